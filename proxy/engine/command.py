@@ -1,0 +1,205 @@
+"""Settings -> the arguments and the environment of `vllm serve`. Pure: no I/O."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from proxy.engine.flags import arguments, flag_name, known_flags
+from proxy.errors import SettingsError
+from proxy.settings import Settings, variables
+
+DEFAULT_GPU_MODEL = "Qwen/Qwen2-VL-7B-Instruct"
+DEFAULT_GPU_MEMORY_UTILIZATION = 0.95
+# The engine's idle connections outlive ours by far, so that none is closed under a request.
+ENGINE_KEEP_ALIVE_SECONDS = 75
+
+# Flags that are the sidecar's to set: with another value the two would not find each
+# other, or a secret would stand in the process list.
+_RESERVED = frozenset(
+    {
+        *("model", "model-tag", "host", "port", "uds", "root-path", "config", "headless"),
+        *("ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "ssl-cert-reqs", "api-key", "hf-token"),
+        *("served-model-name", "revision", "help", "version"),
+    }
+)
+# Names from worker-vllm's templates that mean nothing here; each is met with one warning.
+_TOLERATED = {
+    "MAX_CONCURRENCY": "use MAX_NUM_SEQS for the engine",
+    "VLLM_STARTUP_TIMEOUT": "a start is not timed out",
+    "BASE_PATH": "use HF_HOME",
+    "DEFAULT_BATCH_SIZE": "answers are streamed as the engine sends them",
+    "RAW_OPENAI_OUTPUT": "answers are always the engine's own",
+    "OPENAI_RESPONSE_ROLE": "use RESPONSE_ROLE",
+    "DISABLE_LOG_REQUESTS": "the engine does not log requests unless asked",
+    "VLLM_CONFIG_FILE": "use variables or VLLM_EXTRA_ARGS",
+    "VLLM_API_KEY": "the engine listens on 127.0.0.1 only",
+}
+_NO_ACCESS_LOG = "--disable-uvicorn-access-log"
+_RENAMED = {"TOKENIZER_NAME": "TOKENIZER"}
+# Never handed to the engine: ours, other services' keys, and what vLLM would misread
+# (VLLM_PORT is its internal port; Kubernetes sets it to a URL beside a service `vllm`).
+_NOT_FOR_THE_ENGINE = frozenset(
+    {
+        *("API_KEYS", "API_KEYS_FILE", "RUNPOD_API_KEY", "PUBLIC_KEY", "JUPYTER_PASSWORD"),
+        *("VLLM_MODEL_NAME", "VLLM_EXTRA_ARGS", "VLLM_API_KEY", "VLLM_PORT"),
+        *("VLLM_STARTUP_TIMEOUT", "VLLM_CONFIG_FILE", "UPSTREAM_URL", "UPSTREAM_PORT"),
+        *("HOST", "PORT", "PORT_HEALTH"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to execute, and what to warn about. No secret is in `argv`."""
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+def engine_command(
+    settings: Settings,
+    *,
+    model_path: str,
+    served_names: Iterable[str],
+    has_gpu: bool,
+    executable: str = "vllm",
+    demo: bool = False,
+) -> Command:
+    """The command that serves `model_path` on 127.0.0.1.
+
+    Raises:
+        SettingsError: a variable holds what its flag cannot take.
+    """
+    argv = [executable, "serve", model_path, "--host", "127.0.0.1"]
+    argv += ["--port", str(settings.upstream_port), "--served-model-name", *served_names]
+    argv += _documented_arguments(settings, has_gpu)
+    argv += _demo_arguments(settings, has_gpu) if demo else []
+    argv += _named_like_flags(settings)
+    argv += _extra_arguments(settings)
+    return Command(tuple(argv), _environment(settings, has_gpu, demo), _warnings(settings))
+
+
+def masked(argv: Iterable[str]) -> list[str]:
+    """Arguments as they may be shown: what follows a word like key or token is hidden."""
+    shown: list[str] = []
+    hide_next = False
+    for word in argv:
+        is_flag = word.startswith("--")
+        name, equals, _ = word.partition("=")
+        secret = is_flag and any(part in name for part in ("key", "token", "secret", "password"))
+        secret = secret and "tokens" not in name and "tokenizer" not in name
+        shown.append(
+            f"{name}=***" if secret and equals else "***" if hide_next and not is_flag else word
+        )
+        hide_next = (secret and not equals) or (hide_next and not is_flag)
+    return shown
+
+
+def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
+    utilization = settings.gpu_memory_utilization
+    if utilization is None and has_gpu:
+        utilization = DEFAULT_GPU_MEMORY_UTILIZATION
+    parallel = settings.tensor_parallel_size
+    values: dict[str, object] = {
+        "max-model-len": settings.max_model_len,
+        "gpu-memory-utilization": utilization,
+        "tensor-parallel-size": parallel if parallel > 1 else None,
+        "max-num-seqs": settings.max_num_seqs,
+        "max-num-batched-tokens": settings.max_num_batched_tokens or None,
+        "dtype": settings.dtype,
+        "quantization": settings.quantization,
+        "kv-cache-dtype": settings.kv_cache_dtype,
+        "tool-call-parser": settings.tool_call_parser,
+        "reasoning-parser": settings.reasoning_parser,
+        "chat-template": settings.chat_template,
+        # One vision encoder a GPU, each on its share of the images, instead of every
+        # encoder layer split over all GPUs.
+        "mm-encoder-tp-mode": "data" if parallel > 1 else None,
+        "limit-mm-per-prompt": json.dumps(
+            {
+                "image": settings.image_limit,
+                "video": settings.video_limit,
+                "audio": settings.audio_limit,
+            }
+        ),
+    }
+    argv = [word for name, value in values.items() if value for word in (f"--{name}", str(value))]
+    # The sidecar writes one line a request; the engine's own would tell less, twice.
+    argv += [] if "DISABLE_UVICORN_ACCESS_LOG" in settings.environ else [_NO_ACCESS_LOG]
+    argv += ["--trust-remote-code"] if settings.trust_remote_code else []
+    argv += ["--enable-auto-tool-choice"] if settings.enable_auto_tool_choice else []
+    if has_gpu and "ENABLE_CHUNKED_PREFILL" not in settings.environ:
+        argv.append("--enable-chunked-prefill")
+    return argv
+
+
+def _demo_arguments(settings: Settings, has_gpu: bool) -> list[str]:
+    """The demo model is there to start fast: nothing is compiled for its few layers."""
+    argv = [] if "ENFORCE_EAGER" in settings.environ else ["--enforce-eager"]
+    return argv if has_gpu or settings.dtype else [*argv, "--dtype", "bfloat16"]
+
+
+def _named_like_flags(settings: Settings) -> list[str]:
+    ours = _our_variables()
+    argv: list[str] = []
+    for variable, value in settings.environ.items():
+        name = _RENAMED.get(variable, variable)
+        is_flag = name == name.upper() and flag_name(name) in known_flags()
+        if is_flag and name not in ours and flag_name(name) not in _RESERVED:
+            argv += arguments(name, value)
+    return argv
+
+
+def _extra_arguments(settings: Settings) -> list[str]:
+    try:
+        words = shlex.split(settings.extra_args)
+    except ValueError as error:
+        raise SettingsError(f"VLLM_EXTRA_ARGS: {error}; allowed are shell words") from None
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and flag_name(name[2:]) in _RESERVED:
+            raise SettingsError(f"VLLM_EXTRA_ARGS: {name} is not allowed, the sidecar sets it")
+    return words
+
+
+def _environment(settings: Settings, has_gpu: bool, demo: bool) -> dict[str, str]:
+    given = settings.environ
+    environ = {name: value for name, value in given.items() if name not in _NOT_FOR_THE_ENGINE}
+    environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", str(ENGINE_KEEP_ALIVE_SECONDS))
+    environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # A crash in native code then says so before it ends the process.
+    environ.setdefault("PYTHONFAULTHANDLER", "1")
+    # Without a terminal to draw on, colour codes would only clutter the log.
+    environ.setdefault("VLLM_LOGGING_COLOR", "0")
+    sleeps = "ENABLE_SLEEP_MODE" in given or "--enable-sleep-mode" in settings.extra_args
+    if has_gpu and not sleeps and "PYTORCH_CUDA_ALLOC_CONF" not in given:
+        # Less fragmentation; vLLM's sleep mode has an allocator that refuses it.
+        environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    if demo and not has_gpu:
+        environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    return environ
+
+
+def _warnings(settings: Settings) -> tuple[str, ...]:
+    """Names that look like ours or like a flag but are neither, with the nearest known name."""
+    ours = _our_variables()
+    flags = {name.upper().replace("-", "_") for name in known_flags()}
+    warnings = []
+    for name in settings.environ:
+        if name in _TOLERATED:
+            warnings.append(f"{name} has no effect here: {_TOLERATED[name]}")
+        elif name not in ours and name in flags and flag_name(name) in _RESERVED:
+            warnings.append(f"{name} has no effect: the sidecar sets --{flag_name(name)} itself")
+        elif name not in ours | flags and name not in _RENAMED and "_" in name:
+            near = get_close_matches(name, sorted(ours | flags), n=1, cutoff=0.88)
+            warnings += [f"{name} is not known. Did you mean {near[0]}?"] if near else []
+    return tuple(warnings)
+
+
+def _our_variables() -> frozenset[str]:
+    return frozenset(name for names in variables().values() for name in names)

@@ -1,0 +1,81 @@
+"""The flags of the pinned vLLM, and which environment variable means which flag."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+from proxy.errors import SettingsError
+
+_TABLE = Path(__file__).with_name("flags.json")
+_TRUE = frozenset({"true", "1", "yes", "on"})
+_FALSE = frozenset({"false", "0", "no", "off"})
+
+
+class Flag(msgspec.Struct, frozen=True):
+    """One flag: `kind` is boolean, value or list; `negatable` booleans have a `--no-` form."""
+
+    kind: str
+    negatable: bool = False
+    choices: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    repeated: bool = False
+
+
+class _Table(msgspec.Struct):
+    vllm_version: str
+    flags: dict[str, Flag]
+
+
+@cache
+def _table() -> _Table:
+    return msgspec.json.decode(_TABLE.read_bytes(), type=_Table)
+
+
+def known_flags() -> dict[str, Flag]:
+    """Flag name without dashes in front, e.g. `max-model-len` -> what it takes."""
+    return _table().flags
+
+
+def vllm_version() -> str:
+    """The vLLM whose flags these are."""
+    return _table().vllm_version
+
+
+def flag_name(variable: str) -> str:
+    """`MAX_MODEL_LEN` -> `max-model-len`."""
+    return variable.lower().replace("_", "-")
+
+
+def arguments(variable: str, value: str) -> list[str]:
+    """The arguments that a variable named like a flag stands for.
+
+    Raises:
+        SettingsError: the value cannot be what the flag takes.
+    """
+    name = flag_name(variable)
+    flag = known_flags()[name]
+    if flag.kind == "boolean":
+        return _boolean(variable, name, flag, value)
+    if flag.choices and value not in flag.choices and flag.kind == "value":
+        allowed = ", ".join(flag.choices)
+        raise SettingsError(f"{variable}={value!r}: allowed are {allowed} (vLLM's --{name})")
+    if flag.kind != "list":
+        return [f"--{name}", value]
+    items = [item.strip() for item in value.split(",") if item.strip()]
+    if flag.repeated:
+        return [word for item in items for word in (f"--{name}", item)]
+    return [f"--{name}", *items]
+
+
+def _boolean(variable: str, name: str, flag: Flag, value: str) -> list[str]:
+    # vLLM's booleans take no value: `--flag false` is refused.
+    word = value.strip().lower()
+    if word in _TRUE:
+        return [f"--{name}"]
+    if word not in _FALSE:
+        allowed = "true, 1, yes, on and false, 0, no, off"
+        raise SettingsError(f"{variable}={value!r}: allowed are {allowed} (vLLM's --{name})")
+    return [f"--no-{name}"] if flag.negatable else []

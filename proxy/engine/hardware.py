@@ -1,0 +1,69 @@
+"""What the engine can run on: NVIDIA GPUs as NVML sees them, or none."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU; memory in bytes."""
+
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """GPUs in index order, and the driver where there is one."""
+
+    gpus: tuple[Gpu, ...] = ()
+    driver: str | None = None
+
+    @property
+    def has_gpu(self) -> bool:
+        return bool(self.gpus)
+
+    def sentence(self) -> str:
+        """One line for a log."""
+        if not self.gpus:
+            return "no GPU: the engine runs on the CPU"
+        first = self.gpus[0]
+        size = f"{first.memory_bytes / 1024**3:.0f} GiB each"
+        return f"{len(self.gpus)} x {first.name}, {size}, driver {self.driver}"
+
+
+def detect() -> Hardware:
+    """Ask NVML. A machine without a driver, or without NVML's Python package, has no GPU."""
+    try:
+        import pynvml
+    except ImportError:
+        return Hardware()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return Hardware()
+    try:
+        return _read(pynvml)
+    finally:
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def _read(nvml: Any) -> Hardware:
+    handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+    gpus = tuple(
+        Gpu(nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetMemoryInfo(handle).total)
+        for handle in handles
+    )
+    return Hardware(gpus, nvml.nvmlSystemGetDriverVersion())
+
+
+def engine_version() -> str | None:
+    """The installed vLLM's version (`0.32.0+cpu` for a CPU build), without importing it."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version("vllm")
+    return None

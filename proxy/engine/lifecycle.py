@@ -1,0 +1,243 @@
+"""The engine's life: fetched, started, warmed, watched, restarted, stopped.
+
+One task (`Engine.run`) owns the state and the child process. To stop it, cancel it:
+it lets running requests finish, then ends the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+from proxy.engine.command import DEFAULT_GPU_MODEL, Command, engine_command, masked
+from proxy.engine.diagnosis import diagnose
+from proxy.engine.flags import known_flags
+from proxy.engine.hardware import Hardware, detect
+from proxy.engine.model.demo import DEMO_MODEL_NAME
+from proxy.engine.model.fetch import Model, Transfer, fetch, hf_home, served_names
+from proxy.engine.output import Output
+from proxy.engine.phase import Phase
+from proxy.engine.preflight import check_disk, check_executable, check_port
+from proxy.engine.probe import Probe, WarmUpFailed
+from proxy.engine.process import Process
+from proxy.engine.progress import Progress
+from proxy.engine.state import EngineState
+from proxy.errors import Cause, EngineFailure, SettingsError
+from proxy.settings import Settings
+from proxy.tasks import spawn
+
+_log = logging.getLogger("proxy.engine")
+
+RESTART_WINDOW_SECONDS = 600.0
+_FIRST_BACK_OFF_SECONDS = 1.0
+_LAST_BACK_OFF_SECONDS = 30.0
+_WATCH_SECONDS = 1.0
+_WARM_UP_ATTEMPTS = 3
+# An idle vLLM ends 0.4 s after SIGTERM; one with work left may never.
+_STOP_GRACE_SECONDS = 5.0
+
+Drained = Callable[[], Awaitable[None]]
+
+
+class Engine:
+    """Runs one `vllm serve` for as long as it lives itself."""
+
+    def __init__(self, settings: Settings, state: EngineState, probe: Probe, drained: Drained):
+        self._settings = settings
+        self._state = state
+        self._probe = probe
+        self._drained = drained
+        self._hardware = Hardware()
+        self._model: Model | None = None
+        self._process: Process | None = None
+        self._output = Output()
+        self._restarts: deque[float] = deque()
+
+    @property
+    def hardware(self) -> Hardware:
+        return self._hardware
+
+    async def run(self) -> None:
+        """Keep the engine up; returns only when no start is of any use any more."""
+        try:
+            while True:
+                try:
+                    await self._live_once()
+                except EngineFailure as failure:
+                    if not await self._recover(failure):
+                        return
+        except asyncio.CancelledError:
+            await self._wind_down()
+            raise
+
+    async def _live_once(self) -> None:
+        """From nothing to ready to death. Always ends in an EngineFailure."""
+        if self._model is None:
+            self._model = await self._prepare()
+        command = self._command(self._model)
+        check_port(self._settings.upstream_port)
+        self._output = Output()
+        self._state.enter(Phase.LOADING, arguments=tuple(masked(command.argv)))
+        self._process = await Process.start(command.argv, command.environ)
+        death = spawn(self._follow(self._process), name="engine output")
+        watch = spawn(self._watch(self._model), name="engine watch")
+        try:
+            await asyncio.wait({death, watch}, return_when=asyncio.FIRST_COMPLETED)
+            failure = watch.result() if watch.done() else await death
+        finally:
+            watch.cancel()
+        await self._process.stop(0)
+        self._process = None
+        raise failure
+
+    async def _prepare(self) -> Model:
+        """What is done once, however often the engine is started."""
+        state, settings = self._state, self._settings
+        self._hardware = await asyncio.to_thread(detect)
+        _log.info("hardware: %s", self._hardware.sentence())
+        check_executable("vllm")
+        check_port(settings.upstream_port)
+        check_disk(hf_home(settings))
+        name = settings.model_name or (
+            DEFAULT_GPU_MODEL if self._hardware.has_gpu else DEMO_MODEL_NAME
+        )
+        state.update(served_names=served_names(settings, name), demo=name == DEMO_MODEL_NAME)
+        state.enter(Phase.DOWNLOADING)
+        model = await fetch(settings, name, self._transferred, _log.info)
+        if model.demo:
+            _log.warning("the model is `demo`: RANDOM WEIGHTS, its answers mean nothing")
+        state.update(model_path=model.path, revision=model.revision)
+        return model
+
+    def _command(self, model: Model) -> Command:
+        try:
+            command = engine_command(
+                self._settings,
+                model_path=model.path,
+                served_names=model.served_names,
+                has_gpu=self._hardware.has_gpu,
+                demo=model.demo,
+            )
+        except SettingsError as error:
+            raise EngineFailure(Cause.BAD_FLAG, str(error), permanent=True) from None
+        for warning in command.warnings:
+            _log.warning(warning)
+        return command
+
+    async def _follow(self, process: Process) -> EngineFailure:
+        """Read the engine's output to its end, and say why it ended."""
+        progress = Progress(Phase.LOADING)
+        async for raw in process.lines():
+            for line in self._output.take(raw):
+                progress = self._advance(progress, line)
+        was_ready = self._state.snapshot.model_loaded
+        code = await process.wait()
+        return diagnose(
+            tuple(self._output.lines), code, was_ready=was_ready, known_flags=known_flags()
+        )
+
+    def _advance(self, progress: Progress, line: str) -> Progress:
+        after = progress.after(line)
+        if after is not progress and self._state.snapshot.phase in (Phase.LOADING, Phase.COMPILING):
+            # Only a generated token, never a line, ends the start.
+            if after.phase is Phase.COMPILING is not self._state.snapshot.phase:
+                self._state.enter(Phase.COMPILING)
+            self._state.update(progress=after.fraction)
+        return after
+
+    async def _watch(self, model: Model) -> EngineFailure:
+        """Wait for health, generate a token, then see that health lasts."""
+        await self._probe.until_healthy()
+        self._state.enter(Phase.WARMING)
+        if self._settings.warmup and not await self._warm_up(model):
+            text = "The engine started but failed to generate a token."
+            return EngineFailure(Cause.CRASHED, text, permanent=False)
+        self._state.enter(Phase.READY)
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            self._look(healthy=await self._probe.healthy())
+
+    def _look(self, *, healthy: bool) -> None:
+        phase = self._state.snapshot.phase
+        if not healthy and phase is Phase.READY:
+            self._state.enter(Phase.DEGRADED, reason="the engine's own health check fails")
+        elif healthy and phase is Phase.DEGRADED:
+            self._state.enter(Phase.READY)
+
+    async def _warm_up(self, model: Model) -> bool:
+        """Whether the engine generates, or has nothing that could be asked of it."""
+        for attempt in range(1, _WARM_UP_ATTEMPTS + 1):
+            try:
+                route = await self._probe.warm_up(model.served_names[0])
+            except WarmUpFailed as failure:
+                reason = f"the engine is up but does not generate: {failure}"
+                _log.warning("%s (attempt %d)", reason, attempt)
+                await asyncio.sleep(_WATCH_SECONDS)
+            else:
+                if route is None:
+                    _log.warning("the model has no route that could be warmed")
+                return True
+        return False
+
+    async def _recover(self, failure: EngineFailure) -> bool:
+        """Wait until the next start is due; False where there will be none."""
+        now = monotonic()
+        while self._restarts and now - self._restarts[0] > RESTART_WINDOW_SECONDS:
+            self._restarts.popleft()
+        known = {"cause": failure.cause, "reason": failure.message, "remedy": failure.remedy}
+        if failure.permanent:
+            self._state.enter(Phase.FAILED, **known)
+            return False
+        if len(self._restarts) >= self._settings.max_restarts:
+            known["reason"] = f"{failure.message} (gave up after {len(self._restarts)} restarts)"
+            self._state.enter(Phase.FAILED, **known)
+            return False
+        wait = min(_FIRST_BACK_OFF_SECONDS * 2 ** len(self._restarts), _LAST_BACK_OFF_SECONDS)
+        self._restarts.append(now)
+        restarts = self._state.snapshot.restarts + 1
+        self._state.enter(
+            Phase.RESTARTING,
+            **known,
+            eta_seconds=wait,
+            restarts=restarts,
+            last_restart_cause=failure.cause,
+        )
+        await asyncio.sleep(wait)
+        return True
+
+    def _transferred(self, transfer: Transfer) -> None:
+        before = self._state.snapshot.progress or 0.0
+        self._state.update(
+            progress=transfer.fraction,
+            eta_seconds=transfer.eta_seconds,
+            downloaded_bytes=transfer.bytes_done,
+            download_bytes=transfer.bytes_total,
+        )
+        if int(transfer.fraction * 10) > int(before * 10):  # a line for each tenth
+            rate = (transfer.bytes_per_second or 0) / 1e6
+            done, total = transfer.bytes_done / 1e9, transfer.bytes_total / 1e9
+            _log.info(
+                "downloading: %.2f of %.2f GB (%.0f %%), %.1f MB/s",
+                *(done, total, transfer.fraction * 100, rate),
+            )
+
+    async def _wind_down(self) -> None:
+        """Let running requests finish, then end the engine."""
+        process, was_ready = self._process, self._state.snapshot.ready
+        finished = True
+        self._state.enter(Phase.DRAINING)
+        if was_ready:
+            try:
+                async with asyncio.timeout(self._settings.drain_seconds):
+                    await self._drained()
+            except TimeoutError:
+                finished = False
+                _log.warning("requests were still running after DRAIN_SECONDS")
+        if process is not None:
+            # vLLM ignores SIGTERM while it loads, and mostly hangs on it while requests
+            # run: then only SIGKILL ends it, and its clients get an error, not a cut.
+            await process.stop(_STOP_GRACE_SECONDS if was_ready and finished else 0)
+        self._state.enter(Phase.STOPPED)

@@ -1,0 +1,1 @@
+"""The model: where its files are, and how they come here."""

@@ -1,0 +1,36 @@
+"""What the engine prints: passed on with a tag, kept for a diagnosis, read for progress."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+from proxy.engine.log_lines import clean_lines, parse_line, shorten
+
+# A start that fails prints a few hundred lines; an engine that dies under load, thousands.
+KEPT_LINES = 4000
+
+
+class Output:
+    """The newest lines of one engine process."""
+
+    def __init__(self, logger_name: str = "vllm") -> None:
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._log = logging.getLogger(logger_name)
+
+    def take(self, raw: bytes) -> list[str]:
+        """Log what was read and keep it; returns the clean lines in it."""
+        lines = clean_lines(raw)
+        for line in lines:
+            self.lines.append(line)
+            self._pass_on(line)
+        return lines
+
+    def _pass_on(self, line: str) -> None:
+        said = parse_line(line)
+        level = logging.getLevelNamesMapping().get(said.level, logging.INFO)
+        if not self._log.isEnabledFor(level):
+            return
+        tags = {"process": said.process, "source": said.source}
+        fields = {name: value for name, value in tags.items() if value}
+        self._log.log(level, "%s", shorten(said.message), extra={"fields": fields})

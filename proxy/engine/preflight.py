@@ -1,0 +1,108 @@
+"""What can be known before minutes are spent: the machine, the port, the model's name."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+from contextlib import closing
+from enum import StrEnum
+from pathlib import Path
+
+from proxy.engine.model.demo import DEMO_MODEL_NAME
+from proxy.errors import Cause, EngineFailure
+
+_REPOSITORY = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+# Below this nothing can be fetched or cached at all; a download checks what it needs.
+_MIN_FREE_BYTES = 64 * 1024 * 1024
+
+
+class ModelKind(StrEnum):
+    """Where a model's files come from."""
+
+    DEMO = "demo"
+    LOCAL = "local"
+    HUB = "hub"
+    OTHER = "other"
+    """An object store or a single quantized file of a repository: vLLM fetches it itself."""
+
+
+def kind_of(model_name: str) -> ModelKind:
+    """Raises EngineFailure where the name cannot be any of the kinds."""
+    if model_name == DEMO_MODEL_NAME:
+        return ModelKind.DEMO
+    if model_name.startswith(("/", "./", "../", "~")) or Path(model_name).is_dir():
+        return ModelKind.LOCAL
+    if "://" in model_name or ":" in model_name:
+        return ModelKind.OTHER
+    if _REPOSITORY.fullmatch(model_name):
+        return ModelKind.HUB
+    raise EngineFailure(
+        Cause.MODEL_NOT_FOUND,
+        f"MODEL_NAME={model_name!r} is neither a repository (organisation/name) nor a folder.",
+        remedy="Set MODEL_NAME to a Hugging Face repository or to an existing path.",
+        permanent=True,
+    )
+
+
+def check_local_model(model_name: str) -> Path:
+    """A folder that is served as it is must be there and look like a model."""
+    path = Path(model_name).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    if not path.is_dir():
+        raise EngineFailure(
+            Cause.MODEL_NOT_FOUND,
+            f"The model folder {path} does not exist.",
+            remedy="Check MODEL_NAME and that the volume is mounted.",
+            permanent=True,
+        )
+    if not any((path / name).is_file() for name in ("config.json", "params.json")):
+        raise EngineFailure(
+            Cause.MODEL_NOT_FOUND,
+            f"The folder {path} holds no model: it has no config.json.",
+            remedy="Set MODEL_NAME to the folder that holds config.json and the weights.",
+            permanent=True,
+        )
+    return path
+
+
+def check_executable(name: str) -> str:
+    """Where the engine's command is."""
+    found = shutil.which(name)
+    if found is None:
+        raise EngineFailure(
+            Cause.UNKNOWN,
+            f"The command `{name}` is not on the PATH: vLLM is not installed here.",
+            remedy="Install it (scripts/install-engine.sh), or set UPSTREAM_URL.",
+            permanent=True,
+        )
+    return found
+
+
+def check_port(port: int) -> None:
+    """The engine's port must be free: a foreign server there would pass for the engine."""
+    with closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise EngineFailure(
+                Cause.PORT_IN_USE,
+                f"Port {port} on 127.0.0.1 cannot be used for the engine: {error.strerror}.",
+                remedy="Set UPSTREAM_PORT to a free port.",
+                permanent=False,
+            ) from None
+
+
+def check_disk(cache: Path) -> None:
+    """There must be some room where models are kept."""
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < _MIN_FREE_BYTES:
+        raise EngineFailure(
+            Cause.DISK_FULL,
+            f"The disk under {existing} is full: {free / 1024**2:.0f} MiB are free.",
+            remedy="Free some space, or set HF_HOME to a folder on a larger volume.",
+            permanent=False,
+        )

@@ -1,0 +1,89 @@
+"""One child process with everything below it: start, read its lines, TERM, then KILL."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+_GUARD = Path(__file__).with_name("guard.py")
+_READ_BYTES = 64 * 1024
+# A line without an end (a progress bar) is passed on at this length.
+_MAX_LINE_BYTES = 256 * 1024
+
+
+class Process:
+    """A command under a guard (`engine.guard`), in a session of its own.
+
+    Its output must be read to the end: a full pipe would freeze it.
+    """
+
+    def __init__(self, child: asyncio.subprocess.Process) -> None:
+        self._child = child
+
+    @classmethod
+    async def start(cls, argv: Sequence[str], environ: Mapping[str, str]) -> Process:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-E", "-S", str(_GUARD), *argv),
+            env=dict(environ),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        return cls(child)
+
+    @property
+    def pid(self) -> int:
+        """The guard's pid; the command is its child."""
+        return self._child.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """As `subprocess` has it (-9: killed by signal 9), or None while it runs."""
+        code = self._child.returncode
+        return 128 - code if code is not None and code > 128 else code
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """Output lines without their ends; carriage returns of progress bars end one too."""
+        assert self._child.stdout is not None
+        rest = b""
+        while piece := await self._child.stdout.read(_READ_BYTES):
+            *whole, rest = (rest + piece).replace(b"\r", b"\n").split(b"\n")
+            for line in whole:
+                if line:
+                    yield line
+            if len(rest) > _MAX_LINE_BYTES:
+                yield rest
+                rest = b""
+        if rest:
+            yield rest
+
+    async def wait(self) -> int:
+        """Wait until the command and everything below it is gone; returns its exit code."""
+        await self._child.wait()
+        code = self.exit_code
+        assert code is not None
+        return code
+
+    def terminate(self) -> None:
+        """SIGTERM to the command alone, so that it can end its own children in order."""
+        with suppress(ProcessLookupError):
+            self._child.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Make the guard end everything at once."""
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+
+    async def stop(self, grace_seconds: float) -> int:
+        """TERM; KILL after `grace_seconds`; returns the exit code."""
+        self.terminate()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds):
+                return await self.wait()
+        self.kill()
+        return await self.wait()

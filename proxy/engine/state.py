@@ -1,0 +1,126 @@
+"""Where the engine stands: one task writes it, everybody else reads snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from types import MappingProxyType
+from typing import Any
+
+from proxy.engine.phase import Phase
+from proxy.errors import Cause, EngineUnavailable
+
+_log = logging.getLogger("proxy.engine")
+
+# How long a client is told to wait where nothing better is known, seconds.
+_RETRY_AFTER = {Phase.DOWNLOADING: 30, Phase.LOADING: 15, Phase.FAILED: 120, Phase.WARMING: 5}
+_DEFAULT_RETRY_AFTER = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The engine at one moment. Times are seconds; `progress` is 0..1 of the current phase."""
+
+    phase: Phase = Phase.CHECKING
+    since: float = field(default_factory=monotonic)
+    progress: float | None = None
+    eta_seconds: float | None = None
+    reason: str | None = None
+    remedy: str | None = None
+    cause: Cause | None = None
+    restarts: int = 0
+    last_restart_cause: Cause | None = None
+    phase_seconds: Mapping[Phase, float] = field(default_factory=lambda: MappingProxyType({}))
+    served_names: tuple[str, ...] = ()
+    demo: bool = False
+    model_path: str | None = None
+    revision: str | None = None
+    arguments: tuple[str, ...] = ()
+    downloaded_bytes: int | None = None
+    download_bytes: int | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.phase is Phase.READY
+
+    @property
+    def model_loaded(self) -> bool:
+        return self.phase in (Phase.WARMING, Phase.READY, Phase.DEGRADED, Phase.DRAINING)
+
+
+Listener = Callable[[Snapshot, Snapshot], None]
+
+
+class EngineState:
+    """Holds the newest snapshot; listeners get (before, after) on every change."""
+
+    def __init__(self) -> None:
+        self.snapshot = Snapshot()
+        self._listeners: list[Listener] = []
+        self._ready = asyncio.Event()
+
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    async def wait_until_ready(self) -> None:
+        await self._ready.wait()
+
+    def enter(self, phase: Phase, **changes: Any) -> None:
+        """Go to a phase: one log line with the reason and the seconds of the phase left."""
+        before, now = self.snapshot, monotonic()
+        seconds = now - before.since
+        spent = MappingProxyType({**before.phase_seconds, before.phase: seconds})
+        cleared = {"progress": None, "eta_seconds": None, "reason": None, "remedy": None}
+        self._replace({**cleared, "cause": None, **changes}, phase, now, spent)
+        after = self.snapshot
+        level = logging.ERROR if phase is Phase.FAILED else logging.INFO
+        why = f": {after.reason}" if after.reason else ""
+        remedy = f" {after.remedy}" if after.remedy else ""
+        text = f"{before.phase} -> {phase} after {seconds:.1f} s{why}{remedy}"
+        fields = {"phase": phase, "phase_before": before.phase, "seconds": round(seconds, 2)}
+        if after.cause:
+            fields["cause"] = after.cause
+        _log.log(level, text, extra={"fields": fields})
+
+    def update(self, **changes: Any) -> None:
+        """Change what is known of the current phase."""
+        before = self.snapshot
+        self._replace(changes, before.phase, before.since, before.phase_seconds)
+
+    def refusal(self) -> EngineUnavailable | None:
+        """None where the engine takes requests; else why not, and when to ask again."""
+        now = self.snapshot
+        if now.ready:
+            return None
+        wait = now.eta_seconds or _RETRY_AFTER.get(now.phase, _DEFAULT_RETRY_AFTER)
+        return EngineUnavailable(_unavailable_text(now), retry_after_seconds=max(1, round(wait)))
+
+    def _replace(
+        self, changes: dict[str, Any], phase: Phase, since: float, spent: Mapping[Phase, float]
+    ) -> None:
+        before = self.snapshot
+        after = replace(before, phase=phase, since=since, phase_seconds=spent, **changes)
+        self.snapshot = after
+        if after.ready:
+            self._ready.set()
+        else:
+            self._ready.clear()
+        for listener in self._listeners:
+            listener(before, after)
+
+
+def _unavailable_text(now: Snapshot) -> str:
+    match now.phase:
+        case Phase.FAILED:
+            text = f"The engine cannot start: {now.reason}"
+        case Phase.RESTARTING | Phase.DEGRADED:
+            text = f"The engine is {now.phase}: {now.reason}"
+        case Phase.DRAINING | Phase.STOPPED:
+            text = "This server is shutting down."
+        case _:
+            percent = f" ({now.progress:.0%})" if now.progress is not None else ""
+            text = f"The engine is starting, phase {now.phase}{percent}."
+    return f"{text} See GET /health."

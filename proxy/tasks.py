@@ -1,0 +1,30 @@
+"""The one place where background tasks are made: the loop itself keeps only weak references."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+_log = logging.getLogger("proxy.tasks")
+_running: set[asyncio.Task[Any]] = set()
+
+
+def spawn(coroutine: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+    """Run a coroutine in the background; an exception that nobody awaits is logged."""
+    task = asyncio.create_task(coroutine, name=name)
+    _running.add(task)
+    task.add_done_callback(_finished)
+    return task
+
+
+def _finished(task: asyncio.Task[Any]) -> None:
+    _running.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("background task %s failed", task.get_name(), exc_info=error)
+
+
+def running() -> int:
+    """How many background tasks there are."""
+    return len(_running)

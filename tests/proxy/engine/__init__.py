@@ -1,0 +1,1 @@
+"""Tests of proxy/engine that need no process."""
