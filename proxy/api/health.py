@@ -1,0 +1,84 @@
+"""How the service is, for people, load balancers and Kubernetes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+from proxy.api.service import Service
+from proxy.engine.phase import Phase
+
+_STATUS = {
+    Phase.READY: "ready",
+    Phase.DEGRADED: "degraded",
+    Phase.DRAINING: "draining",
+    Phase.FAILED: "failed",
+    Phase.STOPPED: "stopped",
+}
+_STARTING = "starting"
+_GET = ["GET", "HEAD"]
+
+
+def health_router(service: Service) -> APIRouter:
+    """Routes that answer from a snapshot, in microseconds, whatever the engine does."""
+    router = APIRouter(tags=["health"])
+
+    def answer(*, good: bool) -> JSONResponse:
+        headers = {} if good else _retry_after(service)
+        return JSONResponse(describe(service), status_code=200 if good else 503, headers=headers)
+
+    @router.api_route("/health", methods=_GET)
+    @router.api_route("/health/ready", methods=_GET)
+    @router.api_route("/readyz", methods=_GET)
+    @router.api_route("/health/startup", methods=_GET)
+    @router.api_route("/startupz", methods=_GET)
+    async def ready() -> Response:
+        """200 when the engine has generated a token; else 503 and why."""
+        return answer(good=service.ready)
+
+    @router.api_route("/health/live", methods=_GET)
+    @router.api_route("/livez", methods=_GET)
+    async def live() -> Response:
+        """503 only where a restart of the container is what helps; never for loading."""
+        return answer(good=service.phase is not Phase.FAILED)
+
+    @router.api_route("/health/model", methods=_GET)
+    async def model() -> Response:
+        """200 when the model is loaded."""
+        return answer(good=service.snapshot.model_loaded)
+
+    @router.api_route(service.settings.health_check_path, methods=_GET)
+    async def ping() -> Response:
+        """RunPod's load balancer: 200 ready, 204 starting, anything else takes the worker out."""
+        if service.ready:
+            return Response(status_code=200)
+        status = _STATUS.get(service.phase, _STARTING)
+        # A 204 with a body would break the connection for the next request.
+        return Response(status_code=204) if status is _STARTING else answer(good=False)
+
+    return router
+
+
+def describe(service: Service) -> dict[str, Any]:
+    """The body of `/health`; what is not known is left out."""
+    now = service.snapshot
+    values = {
+        "status": _STATUS.get(service.phase, _STARTING),
+        "model": service.model,
+        "phase": service.phase,
+        "progress": None if now.progress is None else round(now.progress, 3),
+        "eta_seconds": None if now.eta_seconds is None else round(now.eta_seconds, 1),
+        "reason": now.reason,
+        "remedy": now.remedy or None,
+        "uptime_seconds": round(service.uptime_seconds, 1),
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _retry_after(service: Service) -> dict[str, str]:
+    refusal = service.state.refusal()
+    if refusal is None or refusal.retry_after_seconds is None:
+        return {}
+    return {"retry-after": str(refusal.retry_after_seconds)}

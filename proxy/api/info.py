@@ -1,0 +1,66 @@
+"""What runs here: versions, model, arguments, hardware, and how the start went."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from fastapi import APIRouter
+
+from proxy import __version__
+from proxy.api.service import Service
+from proxy.engine.hardware import engine_version
+
+
+def info_router(service: Service) -> APIRouter:
+    router = APIRouter(tags=["info"])
+
+    @router.get("/info")
+    async def info() -> dict[str, Any]:
+        """Everything worth knowing about this instance; no secret is in it."""
+        return describe(service)
+
+    return router
+
+
+def describe(service: Service) -> dict[str, Any]:
+    now, settings, hardware = service.snapshot, service.settings, service.hardware()
+    engine = {
+        "version": engine_version() if settings.upstream_url is None else None,
+        "url": settings.upstream_url,
+        "phase": service.phase,
+        "arguments": list(now.arguments) or None,
+        "phase_seconds": {phase: round(spent, 2) for phase, spent in now.phase_seconds.items()},
+        "restarts": now.restarts,
+        "last_restart_cause": now.last_restart_cause,
+        "cause": now.cause,
+        "reason": now.reason,
+        "remedy": now.remedy or None,
+    }
+    model = {
+        "name": settings.model_name or service.model,
+        "served_names": list(now.served_names),
+        "revision": now.revision,
+        "path": now.model_path,
+        "random_weights": True if now.demo else None,
+    }
+    limits = {
+        "max_body_mb": settings.max_body_mb,
+        "request_timeout_seconds": settings.request_timeout,
+        "stream_idle_timeout_seconds": settings.stream_idle_timeout,
+        "hold_seconds": settings.hold_seconds,
+        "drain_seconds": settings.drain_seconds,
+    }
+    gpus = [{"name": gpu.name, "memory_bytes": gpu.memory_bytes} for gpu in hardware.gpus]
+    return {
+        "sidecar": {"version": __version__, "python": platform.python_version()},
+        "uptime_seconds": round(service.uptime_seconds, 1),
+        "engine": _known(engine),
+        "model": _known(model),
+        "limits": _known(limits),
+        "hardware": _known({"gpus": gpus, "driver": hardware.driver}),
+    }
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

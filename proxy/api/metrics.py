@@ -1,0 +1,32 @@
+"""Two pages for Prometheus: the sidecar's own, and the engine's as it is."""
+
+from __future__ import annotations
+
+import httpx
+from fastapi import APIRouter, Request, Response
+
+from proxy.api.service import Service
+from proxy.errors import EngineUnavailable
+
+
+def metrics_router(service: Service) -> APIRouter:
+    router = APIRouter(tags=["metrics"])
+
+    @router.get("/metrics")
+    async def sidecar_page(request: Request) -> Response:
+        """The sidecar's metrics, as text or OpenMetrics."""
+        page, content_type = service.metrics.page(request.headers.get("accept", ""))
+        return Response(page, headers={"content-type": content_type})
+
+    @router.get("/metrics/engine")
+    async def engine_page() -> Response:
+        """vLLM's page, untouched. Two pages, because both have `process_*` families."""
+        try:
+            page = await service.probe.metrics_page()
+        except httpx.HTTPError:
+            refusal = service.state.refusal()
+            raise refusal or EngineUnavailable("The engine does not answer.") from None
+        content_type = page.headers.get("content-type", "text/plain")
+        return Response(page.content, page.status_code, headers={"content-type": content_type})
+
+    return router

@@ -1,0 +1,49 @@
+"""What the sidecar's own endpoints may look at: snapshots and settings, nothing to act on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+
+from proxy.engine.hardware import Hardware
+from proxy.engine.phase import Phase
+from proxy.engine.probe import Probe
+from proxy.engine.state import EngineState, Snapshot
+from proxy.settings import Settings
+from proxy.telemetry.metrics import Metrics
+
+
+@dataclass
+class Service:
+    """The running sidecar, as its endpoints see it."""
+
+    settings: Settings
+    state: EngineState
+    metrics: Metrics
+    probe: Probe
+    hardware: Callable[[], Hardware]
+    started: float = field(default_factory=monotonic)
+    stopping: bool = False
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.state.snapshot
+
+    @property
+    def phase(self) -> Phase:
+        """The engine's phase; a stop that was announced counts before the engine knows of it."""
+        return Phase.DRAINING if self.stopping and self.snapshot.ready else self.snapshot.phase
+
+    @property
+    def ready(self) -> bool:
+        return self.phase is Phase.READY
+
+    @property
+    def model(self) -> str | None:
+        """The name that stands in answers; None until it is known."""
+        return next(iter(self.snapshot.served_names), None)
+
+    @property
+    def uptime_seconds(self) -> float:
+        return monotonic() - self.started

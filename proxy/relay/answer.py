@@ -1,0 +1,108 @@
+"""The engine's answer on its way to the client: passed on untouched, read in passing."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+import msgspec
+
+from proxy.edge.routes import Route
+from proxy.errors import Source
+from proxy.relay.event import answer_reader, event_reader
+from proxy.relay.headers import Headers, get
+from proxy.relay.stream import EventStream
+from proxy.telemetry.record import Outcome, Record
+
+# A longer JSON answer is passed on all the same; only its usage is not read.
+MAX_READ_BYTES = 16 * 1024 * 1024
+
+
+class PlainAnswer:
+    """An answer that is not a stream of events."""
+
+    def __init__(self, route: Route, headers: Headers, record: Record) -> None:
+        self._route = route
+        self._record = record
+        self._is_json = _content_type(headers).startswith(b"application/json")
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes, now: float) -> bytes:
+        self._size += len(chunk)
+        if self._is_json and self._size <= MAX_READ_BYTES:
+            self._pieces.append(chunk)
+        return chunk
+
+    def close(self) -> bytes:
+        """Read the whole answer; no byte is left to pass on."""
+        if self._pieces and self._size <= MAX_READ_BYTES:
+            self._read(b"".join(self._pieces))
+        return b""
+
+    def _read(self, payload: bytes) -> None:
+        try:
+            said = answer_reader(self._route)(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return
+        if said.usage is not None:
+            said.usage.fill(self._record)
+        self._record.finish_reason = said.finish_reason
+        note_error(self._record, said.error)
+
+
+class StreamedAnswer:
+    """A stream of server-sent events."""
+
+    def __init__(self, route: Route, record: Record, *, withhold_usage: bool) -> None:
+        self._record = record
+        record.stream = True
+        self._events = EventStream(event_reader(route), record, withhold_usage=withhold_usage)
+
+    def feed(self, chunk: bytes, now: float) -> bytes:
+        return self._events.feed(chunk, now)
+
+    def close(self) -> bytes:
+        note_error(self._record, self._events.error)
+        return self._events.close()
+
+    def cut_off(self) -> bytes:
+        return self._events.cut_off()
+
+
+Answer = PlainAnswer | StreamedAnswer
+
+
+def answer_for(route: Route, headers: Headers, record: Record, *, withhold_usage: bool) -> Answer:
+    if is_event_stream(headers):
+        return StreamedAnswer(route, record, withhold_usage=withhold_usage)
+    return PlainAnswer(route, headers, record)
+
+
+def is_event_stream(headers: Headers) -> bool:
+    return _content_type(headers).startswith(b"text/event-stream")
+
+
+def note_error(record: Record, error: str | None) -> None:
+    """Settle the outcome by what the engine said: its status, or an error inside a 200."""
+    status = record.status or 0
+    if status >= 500:
+        record.fail(Outcome.ENGINE_ERROR, Source.UPSTREAM, error or f"status_{status}")
+    elif status >= 400:
+        record.fail(Outcome.CLIENT_ERROR, Source.CLIENT, error or f"status_{status}")
+    elif error is not None or record.finish_reason == "abort":
+        record.fail(Outcome.ENGINE_ERROR, Source.UPSTREAM, error or "abort")
+
+
+def server_timing(record: Record) -> bytes:
+    """Phases before the headers, in ms, as `Server-Timing` gives them."""
+    now = monotonic()
+    sent = record.sent or now
+    phases = [("body", (record.body_read or record.started) - record.started)]
+    if record.connect_seconds is not None:
+        phases.append(("connect", record.connect_seconds))
+    phases.append(("engine", (record.first_byte or now) - sent))
+    return b", ".join(b"%b;dur=%.1f" % (name.encode(), span * 1000) for name, span in phases)
+
+
+def _content_type(headers: Headers) -> bytes:
+    return (get(headers, b"content-type") or b"").lower()

@@ -1,0 +1,83 @@
+"""A request's body on its way to the engine: held whole where it was read, else piped."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from time import monotonic
+
+from proxy.edge.routes import Route
+from proxy.errors import RequestFailure
+from proxy.relay.body import Peek, peek, with_usage_option
+from proxy.relay.client import Client
+from proxy.relay.headers import Headers, get
+from proxy.relay.upstream import Connection, Parts
+from proxy.telemetry.record import Record
+
+
+@dataclass(slots=True)
+class Content:
+    """`length` in bytes, None for a body without a declared one (it goes in chunks)."""
+
+    length: int | None
+    parts: Parts = ()
+    pieces: AsyncGenerator[bytes, None] | None = None
+    adds_usage: bool = False
+
+    def framing(self) -> Headers:
+        if self.length is not None:
+            return [(b"content-length", b"%d" % self.length)]
+        return [(b"transfer-encoding", b"chunked")] if self.pieces is not None else []
+
+    async def send(self, client: Client, connection: Connection, record: Record) -> None:
+        """Send the body, then stay to notice that the client leaves.
+
+        Runs beside the answer: an engine may answer before it has read everything.
+        """
+        try:
+            if self.pieces is not None:
+                await self._pipe(connection)
+                record.sent = monotonic()
+        except RequestFailure as failure:
+            connection.abort(failure)
+            return
+        connection.request_sent()
+        await client.until_it_leaves(connection.abort)
+
+    async def _pipe(self, connection: Connection) -> None:
+        assert self.pieces is not None
+        async with aclosing(self.pieces) as pieces:
+            async for piece in pieces:
+                if self.length is not None:
+                    await connection.send_body((piece,))
+                else:
+                    await connection.send_body((b"%x\r\n" % len(piece), piece, b"\r\n"))
+        if self.length is None:
+            await connection.send_body((b"0\r\n\r\n",))
+
+
+async def content_of(client: Client, route: Route, limit_bytes: int, record: Record) -> Content:
+    """Take in a JSON body whole, to read what it says; let any other flow."""
+    if not client.has_body:
+        record.body_read = record.started
+        return Content(length=client.declared_length)
+    if not _is_json(client.headers):
+        record.audios = 1 if route is Route.AUDIO else 0
+        return Content(length=client.declared_length, pieces=client.body(limit_bytes))
+    body = await client.whole_body(limit_bytes)
+    said = peek(route, body)
+    _note(said, record)
+    if said.lacks_usage_option:
+        parts = with_usage_option(body)
+        return Content(length=sum(map(len, parts)), parts=parts, adds_usage=True)
+    return Content(length=len(body), parts=(body,))
+
+
+def _note(said: Peek, record: Record) -> None:
+    record.model, record.stream = said.model, said.stream
+    record.images, record.videos, record.audios = said.images, said.videos, said.audios
+
+
+def _is_json(headers: Headers) -> bool:
+    return (get(headers, b"content-type") or b"").lower().startswith(b"application/json")

@@ -1,0 +1,50 @@
+"""How long an answer may take, as a whole and without a byte."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+from proxy.errors import EngineTimeout
+from proxy.relay.upstream import Connection
+
+
+class Deadline:
+    """Aborts an exchange that outlives its limits (seconds; None is no limit)."""
+
+    def __init__(self, total_seconds: float | None, idle_seconds: float | None) -> None:
+        self._total_seconds = total_seconds
+        self._idle_seconds = idle_seconds
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def watch(self, connection: Connection, started: float) -> None:
+        """Begin; `started` is when the request came (monotonic seconds)."""
+        loop = asyncio.get_running_loop()
+        if self._total_seconds is not None:
+            left = started + self._total_seconds - monotonic()
+            self._timers["total"] = loop.call_later(left, self._total_passed, connection)
+        if self._idle_seconds is not None:
+            self._check_idle(connection, monotonic())
+
+    def cancel(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+
+    def _total_passed(self, connection: Connection) -> None:
+        connection.abort(
+            EngineTimeout(f"The answer took longer than REQUEST_TIMEOUT={self._total_seconds:g} s.")
+        )
+
+    def _check_idle(self, connection: Connection, watching_since: float) -> None:
+        assert self._idle_seconds is not None
+        now = monotonic()
+        # A client that does not read holds the engine's bytes back: no silence of the engine's.
+        last = now if connection.paused else (connection.last_byte or watching_since)
+        left = last + self._idle_seconds - now
+        if left <= 0:
+            text = f"The engine sent nothing for STREAM_IDLE_TIMEOUT={self._idle_seconds:g} s."
+            connection.abort(EngineTimeout(text))
+            return
+        self._timers["idle"] = asyncio.get_running_loop().call_later(
+            left, self._check_idle, connection, watching_since
+        )

@@ -1,0 +1,192 @@
+"""A request's way to the engine and back, top to bottom."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from time import monotonic
+from typing import Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from proxy import errors
+from proxy.edge.routes import Route
+from proxy.errors import ClientClosed, InternalFailure, RequestFailure
+from proxy.relay import headers
+from proxy.relay.answer import StreamedAnswer, answer_for, server_timing
+from proxy.relay.client import Client
+from proxy.relay.content import Content, content_of
+from proxy.relay.deadline import Deadline
+from proxy.relay.refusal import error_event, refusal
+from proxy.relay.upstream import Connection, Upstream
+from proxy.tasks import spawn
+from proxy.telemetry.record import Outcome, Record
+
+_log = logging.getLogger("proxy.relay")
+
+_OUTCOMES: dict[type[RequestFailure], Outcome] = {
+    errors.ClientClosed: Outcome.CLIENT_CLOSED,
+    errors.UnknownRoute: Outcome.CLIENT_ERROR,
+    errors.BodyTooLarge: Outcome.REJECTED,
+    errors.Draining: Outcome.REJECTED,
+    errors.EngineUnavailable: Outcome.ENGINE_UNAVAILABLE,
+    errors.EngineUnreachable: Outcome.ENGINE_UNAVAILABLE,
+    errors.EngineDied: Outcome.ENGINE_DIED,
+    errors.EngineGarbled: Outcome.ENGINE_ERROR,
+    errors.EngineTimeout: Outcome.TIMEOUT,
+}
+
+
+class Gate(Protocol):
+    """May a request be sent now?"""
+
+    async def enter(self) -> None:
+        """Raises EngineUnavailable or Draining where it may not."""
+
+    def leave(self) -> None:
+        """The request that entered is over."""
+
+
+class Observer(Protocol):
+    """Sees each record begin and end."""
+
+    def began(self, record: Record) -> None: ...
+
+    def ended(self, record: Record) -> None: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes and seconds; None is no limit."""
+
+    max_body_bytes: int
+    request_timeout: float | None = None
+    stream_idle_timeout: float | None = None
+
+
+class Relay:
+    """Relays one request a call."""
+
+    def __init__(self, upstream: Upstream, gate: Gate, observer: Observer, limits: Limits) -> None:
+        self._upstream = upstream
+        self._gate = gate
+        self._observer = observer
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
+        record = _record_of(scope, route)
+        client = Client(scope, receive, send, record)
+        self._observer.began(record)
+        try:
+            await self._through_the_gate(client, route, record)
+        except RequestFailure as failure:
+            await _refuse(client, route, record, failure)
+        except Exception:
+            _log.exception("the sidecar failed", extra={"request_id": record.request_id})
+            await _refuse(client, route, record, InternalFailure("The sidecar failed."))
+        finally:
+            record.finish()
+            self._observer.ended(record)
+
+    async def refuse(
+        self, scope: Scope, receive: Receive, send: Send, failure: RequestFailure
+    ) -> None:
+        """Answer a request that is not the engine's; it is logged and counted like any other."""
+        record = _record_of(scope, Route.UNKNOWN)
+        self._observer.began(record)
+        try:
+            await _refuse(Client(scope, receive, send, record), Route.UNKNOWN, record, failure)
+        finally:
+            record.finish()
+            self._observer.ended(record)
+
+    async def _through_the_gate(self, client: Client, route: Route, record: Record) -> None:
+        await self._gate.enter()
+        try:
+            content = await content_of(client, route, self._limits.max_body_bytes, record)
+            await self._relay(client, route, content, record)
+        finally:
+            self._gate.leave()
+
+    async def _relay(self, client: Client, route: Route, content: Content, record: Record) -> None:
+        connection = await self._send(client, content, record)
+        uplink = spawn(content.send(client, connection, record), name="uplink")
+        deadline = Deadline(self._limits.request_timeout, self._limits.stream_idle_timeout)
+        deadline.watch(connection, record.started)
+        try:
+            await connection.response_head()
+            record.first_byte = connection.first_byte
+            await _pass_on(client, connection, route, record, withhold_usage=content.adds_usage)
+        finally:
+            deadline.cancel()
+            uplink.cancel()
+            record.last_byte = connection.last_byte
+            connection.release()
+
+    async def _send(self, client: Client, content: Content, record: Record) -> Connection:
+        before = monotonic()
+        connection = await self._upstream.connection()
+        if connection.is_new:
+            record.connect_seconds = monotonic() - before
+        request_headers = headers.to_upstream(
+            client.headers, self._upstream.authority, record.request_id.encode()
+        )
+        request_headers += content.framing()
+        connection.send(client.method, client.target, request_headers, content.parts)
+        record.sent = monotonic()
+        return connection
+
+
+async def _pass_on(
+    client: Client, connection: Connection, route: Route, record: Record, *, withhold_usage: bool
+) -> None:
+    """The answer, from its headers to its last byte."""
+    answer = answer_for(route, connection.headers, record, withhold_usage=withhold_usage)
+    answer_headers = headers.to_client(connection.headers, record.request_id.encode())
+    if isinstance(answer, StreamedAnswer):
+        # An event that is withheld would make a declared length untrue.
+        answer_headers = [pair for pair in answer_headers if pair[0] != b"content-length"]
+    else:
+        answer_headers.append((b"server-timing", server_timing(record)))
+    await client.start(connection.status, answer_headers)
+    passed = b""
+    try:
+        while not connection.at_end:
+            passed = answer.feed(await connection.read(), connection.last_byte or monotonic())
+            if passed and not connection.at_end:
+                await client.write(passed)
+                passed = b""
+    except RequestFailure as failure:
+        if isinstance(answer, StreamedAnswer) and not isinstance(failure, ClientClosed):
+            await client.end(answer.cut_off() + error_event(failure, route))
+        raise
+    await client.end(passed + answer.close())
+
+
+async def _refuse(client: Client, route: Route, record: Record, failure: RequestFailure) -> None:
+    """Answer in the engine's place, unless an answer has begun or nobody is there to read it."""
+    outcome = _OUTCOMES.get(type(failure), Outcome.PROXY_ERROR)
+    record.fail(outcome, failure.source, failure.code)
+    if isinstance(failure, ClientClosed):
+        record.status = failure.status
+    elif not client.started:
+        status, answer_headers, body = refusal(failure, route, record.request_id.encode())
+        await client.start(status, answer_headers)
+        await client.end(body)
+
+
+def _record_of(scope: Scope, route: Route) -> Record:
+    request_headers = scope["headers"]
+    peer = scope.get("client")
+    retries = headers.get(request_headers, b"x-stainless-retry-count")
+    user_agent = headers.get(request_headers, b"user-agent")
+    return Record(
+        method=scope["method"],
+        path=scope["raw_path"].decode("latin-1"),
+        route=route,
+        request_id=headers.request_id(request_headers).decode(),
+        trace_id=headers.trace_id(request_headers),
+        client=peer[0] if peer else None,
+        user_agent=user_agent.decode("latin-1")[:200] if user_agent else None,
+        retries=int(retries) if retries is not None and retries.isdigit() else None,
+    )

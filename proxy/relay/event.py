@@ -1,0 +1,228 @@
+"""What one event of a stream, or one whole JSON answer, says: tokens, usage, errors.
+
+Every route has its own shape; a reader turns a payload into `Said`. Payloads are read
+with typed structs, so that what is not named here costs nothing and is never rewritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from proxy.edge.routes import Route
+from proxy.telemetry.record import Record
+
+
+@dataclass(slots=True)
+class Usage:
+    """Token counts as the engine gives them."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+    def fill(self, record: Record) -> None:
+        """Counts are totals: a later one replaces an earlier one."""
+        record.prompt_tokens = _first(self.prompt_tokens, record.prompt_tokens)
+        record.completion_tokens = _first(self.completion_tokens, record.completion_tokens)
+        record.cached_tokens = _first(self.cached_tokens, record.cached_tokens)
+        record.reasoning_tokens = _first(self.reasoning_tokens, record.reasoning_tokens)
+
+
+@dataclass(slots=True)
+class Said:
+    """What a payload carries. `usage_only` marks the event that `include_usage` causes."""
+
+    generated: bool = False
+    usage: Usage | None = None
+    usage_only: bool = False
+    finish_reason: str | None = None
+    error: str | None = None
+
+
+Reader = Callable[[bytes], Said]
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    """`usage` of all routes: chat and completions first, then responses and messages."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+    cache_read_input_tokens: int | None = None
+
+    def plain(self) -> Usage:
+        inputs = self.prompt_tokens_details or self.input_tokens_details
+        outputs = self.completion_tokens_details or self.output_tokens_details
+        cached = inputs.cached_tokens if inputs else self.cache_read_input_tokens
+        return Usage(
+            prompt_tokens=_first(self.prompt_tokens, self.input_tokens),
+            completion_tokens=_first(self.completion_tokens, self.output_tokens),
+            cached_tokens=cached,
+            reasoning_tokens=outputs.reasoning_tokens if outputs else None,
+        )
+
+
+class _Delta(msgspec.Struct):
+    content: Any = None
+    reasoning: Any = None
+    reasoning_content: Any = None
+    tool_calls: Any = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+    def generated(self) -> bool:
+        delta = self.delta
+        if delta is None:
+            return bool(self.text)
+        return bool(delta.content or delta.reasoning or delta.reasoning_content or delta.tool_calls)
+
+
+class _Chunk(msgspec.Struct):
+    """A chunk or a whole answer of chat and completions; also of all that only has usage."""
+
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Any = None
+
+
+class _Incomplete(msgspec.Struct):
+    reason: str | None = None
+
+
+class _Response(msgspec.Struct):
+    usage: _Usage | None = None
+    status: str | None = None
+    incomplete_details: _Incomplete | None = None
+    error: Any = None
+
+
+class _ResponsesEvent(msgspec.Struct):
+    type: str = ""
+    delta: Any = None
+    response: _Response | None = None
+    code: str | None = None
+
+
+class _MessageDelta(msgspec.Struct):
+    stop_reason: str | None = None
+
+
+class _Message(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _MessagesEvent(msgspec.Struct):
+    """An event of `/v1/messages`, or its whole answer (`type` = "message")."""
+
+    type: str = ""
+    delta: _MessageDelta | None = None
+    message: _Message | None = None
+    usage: _Usage | None = None
+    stop_reason: str | None = None
+    error: Any = None
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+_response = msgspec.json.Decoder(_Response)
+_responses_event = msgspec.json.Decoder(_ResponsesEvent)
+_messages_event = msgspec.json.Decoder(_MessagesEvent)
+
+
+def _read_chunk(payload: bytes) -> Said:
+    chunk = _chunk.decode(payload)
+    choices = chunk.choices
+    said = Said(error=error_name(chunk.error))
+    if chunk.usage is not None:
+        said.usage = chunk.usage.plain()
+        said.usage_only = choices is not None and not choices
+    for choice in choices or ():
+        said.generated = said.generated or choice.generated()
+        said.finish_reason = choice.finish_reason or said.finish_reason
+    return said
+
+
+def _read_responses_event(payload: bytes) -> Said:
+    event = _responses_event.decode(payload)
+    if event.type == "error":
+        return Said(error=event.code or "error")
+    if event.response is not None and event.type != "response.created":
+        return _said_of_response(event.response)
+    return Said(generated=event.type.endswith(".delta") and bool(event.delta))
+
+
+def _read_response(payload: bytes) -> Said:
+    return _said_of_response(_response.decode(payload))
+
+
+def _said_of_response(response: _Response) -> Said:
+    incomplete = response.incomplete_details
+    finished = response.status in ("completed", "incomplete", "failed", "cancelled")
+    reason = incomplete.reason if incomplete else response.status
+    return Said(
+        usage=response.usage.plain() if response.usage else None,
+        finish_reason=reason if finished else None,
+        error=error_name(response.error),
+    )
+
+
+def _read_messages_event(payload: bytes) -> Said:
+    event = _messages_event.decode(payload)
+    usage = event.usage or (event.message.usage if event.message else None)
+    return Said(
+        generated=event.type == "content_block_delta",
+        usage=usage.plain() if usage else None,
+        finish_reason=event.stop_reason or (event.delta.stop_reason if event.delta else None),
+        error=error_name(event.error),
+    )
+
+
+def error_name(error: Any) -> str | None:
+    """A short name of an error object: its type or code, never its message."""
+    if not error:
+        return None
+    if isinstance(error, dict):
+        return str(error.get("type") or error.get("code") or "error")
+    return "error"
+
+
+def _first(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one
+
+
+def event_reader(route: Route) -> Reader:
+    """Reads the `data` of one event of a stream."""
+    return _EVENT_READERS.get(route, _read_chunk)
+
+
+def answer_reader(route: Route) -> Reader:
+    """Reads a whole JSON answer."""
+    return _ANSWER_READERS.get(route, _read_chunk)
+
+
+_EVENT_READERS: dict[Route, Reader] = {
+    Route.RESPONSES: _read_responses_event,
+    Route.MESSAGES: _read_messages_event,
+}
+_ANSWER_READERS: dict[Route, Reader] = {
+    Route.RESPONSES: _read_response,
+    Route.MESSAGES: _read_messages_event,
+}

@@ -1,0 +1,76 @@
+"""Which headers travel on, and the two identities of a request: its id and its trace."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from uuid import uuid4
+
+Header = tuple[bytes, bytes]
+Headers = list[Header]
+
+# RFC 9110 section 7.6.1, and the names that proxies treat alike.
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"proxy-connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# Set anew for the upstream connection.
+_OURS_TO_SET = frozenset({b"host", b"content-length", b"expect", b"x-request-id"})
+_NOT_SENT = _HOP_BY_HOP | _OURS_TO_SET
+
+_SANE_REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")
+# W3C trace context: version-traceid-parentid-flags.
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def get(headers: Iterable[Header], name: bytes) -> bytes | None:
+    """The first value of a header; `name` in lower case."""
+    return next((value for key, value in headers if key == name), None)
+
+
+def request_id(headers: Iterable[Header]) -> bytes:
+    """The client's id if it is sane, else a new one."""
+    given = get(headers, b"x-request-id")
+    if given is not None and _SANE_REQUEST_ID.fullmatch(given):
+        return given
+    return uuid4().hex.encode()
+
+
+def trace_id(headers: Iterable[Header]) -> str | None:
+    """The trace a request belongs to, as its `traceparent` says; never invented."""
+    match = _TRACEPARENT.fullmatch(get(headers, b"traceparent") or b"")
+    return match[1].decode() if match else None
+
+
+def to_upstream(headers: Iterable[Header], host: bytes, request_id: bytes) -> Headers:
+    """The request's headers as the engine gets them, but for the body's length."""
+    pairs = list(headers)
+    dropped = _NOT_SENT | _named_by_connection(pairs)
+    kept = [pair for pair in pairs if pair[0] not in dropped]
+    return [(b"host", host), *kept, (b"x-request-id", request_id)]
+
+
+def to_client(headers: Iterable[Header], request_id: bytes) -> Headers:
+    """The engine's headers as the client gets them; names are in lower case."""
+    pairs = list(headers)
+    dropped = _HOP_BY_HOP | _named_by_connection(pairs)
+    kept = [pair for pair in pairs if pair[0] not in dropped]
+    if get(kept, b"x-request-id") is None:
+        kept.append((b"x-request-id", request_id))
+    return kept
+
+
+def _named_by_connection(headers: Iterable[Header]) -> frozenset[bytes]:
+    named = [value for key, value in headers if key == b"connection"]
+    if not named:
+        return frozenset()
+    return frozenset(part.strip().lower() for value in named for part in value.split(b","))

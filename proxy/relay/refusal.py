@@ -1,0 +1,64 @@
+"""How a failure of one request looks on the wire, in the shape of the route it is on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from proxy.edge.routes import Route
+from proxy.errors import RequestFailure
+from proxy.relay.headers import Headers
+
+# openai-python stops retrying when it is told to wait longer.
+MAX_RETRY_AFTER_SECONDS = 120
+
+
+def refusal(
+    failure: RequestFailure, route: Route | None, request_id: bytes
+) -> tuple[int, Headers, bytes]:
+    """Status, headers and body of an answer that is our own."""
+    body = msgspec.json.encode(_body(failure, route))
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", request_id),
+        (b"x-proxy-error", f"{failure.source} {failure.code}".encode()),
+    ]
+    if failure.retry_after_seconds is not None:
+        seconds = max(1, min(failure.retry_after_seconds, MAX_RETRY_AFTER_SECONDS))
+        headers.append((b"retry-after", b"%d" % seconds))
+    if failure.repeats_work:
+        headers.append((b"x-should-retry", b"false"))
+    return failure.status, headers, body
+
+
+def error_event(failure: RequestFailure, route: Route) -> bytes:
+    """What ends a stream whose headers are out, so that it cannot look finished."""
+    match route:
+        case Route.MESSAGES:
+            return b"event: error\ndata: %b\n\n" % msgspec.json.encode(_body(failure, route))
+        case Route.RESPONSES:
+            event = {
+                "type": "error",
+                "code": failure.code,
+                "message": failure.message,
+                "param": failure.param,
+            }
+            return b"event: error\ndata: %b\n\n" % msgspec.json.encode(event)
+        case _:
+            return b"data: %b\n\ndata: [DONE]\n\n" % msgspec.json.encode(_body(failure, route))
+
+
+def _body(failure: RequestFailure, route: Route | None) -> dict[str, Any]:
+    if route is Route.MESSAGES:
+        error = {"type": failure.anthropic_type, "message": failure.message}
+        return {"type": "error", "error": error}
+    return {
+        "error": {
+            "message": failure.message,
+            "type": failure.type,
+            "param": failure.param,
+            "code": failure.code,
+        }
+    }

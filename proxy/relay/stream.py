@@ -1,0 +1,113 @@
+"""A stream of server-sent events as bytes: read on the way through, one event withheld.
+
+Whole events are passed on as they were; the end of a chunk that is only the beginning
+of an event waits for the rest of it (a client cannot use it either), up to a bound.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from proxy.relay.event import Reader, Said
+from proxy.telemetry.record import Record
+
+# An event longer than this is passed on in pieces and not read.
+MAX_HELD_BYTES = 256 * 1024
+
+# Two line ends, each CRLF, LF or CR (WHATWG server-sent events). A CR at the very end
+# may be half of a CRLF: it waits for the next byte.
+_EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?![\n]|\Z))(?:\r\n|\n|\r(?![\n]|\Z))")
+
+
+class EventStream:
+    """Feed it chunks; it answers with the bytes to pass on and fills the record."""
+
+    def __init__(self, read: Reader, record: Record, *, withhold_usage: bool) -> None:
+        self._read = read
+        self._record = record
+        self._withhold_usage = withhold_usage
+        self._held = b""
+        self._inside_long_event = False
+        self.error: str | None = None
+
+    def feed(self, chunk: bytes, now: float) -> bytes:
+        """Pass `chunk` on; `now` (monotonic seconds) is when it came."""
+        data = self._held + chunk if self._held else chunk
+        self._held = b""
+        if not self._inside_long_event and data.endswith(b"\n\n") and b"\r" not in data:
+            return self._pass_events(data, now)
+        return self._feed_ragged(data, now)
+
+    def close(self) -> bytes:
+        """What is still held when the engine ended the stream properly."""
+        held, self._held = self._held, b""
+        return held
+
+    def cut_off(self) -> bytes:
+        """What must precede an error event after the engine broke the stream off."""
+        self._held = b""
+        return b"\n\n" if self._inside_long_event else b""
+
+    def _pass_events(self, data: bytes, now: float) -> bytes:
+        """`data` is whole events that end in LF LF: the shape the engine writes."""
+        if data.find(b"\n\n") == len(data) - 2:
+            return b"" if self._withheld(data, now) else data
+        events = [event + b"\n\n" for event in data[:-2].split(b"\n\n")]
+        return b"".join(event for event in events if not self._withheld(event, now))
+
+    def _feed_ragged(self, data: bytes, now: float) -> bytes:
+        passed = []
+        start = 0
+        for end in _EVENT_END.finditer(data):
+            event = data[start : end.end()]
+            start = end.end()
+            if self._inside_long_event or not self._withheld(event, now):
+                passed.append(event)
+            self._inside_long_event = False
+        passed.append(self._hold(data[start:], now))
+        return b"".join(passed)
+
+    def _hold(self, rest: bytes, now: float) -> bytes:
+        if self._inside_long_event and rest:
+            # The last bytes may be the first of the event's end.
+            keep = len(rest) - len(rest.rstrip(b"\r\n"))
+            self._held = rest[len(rest) - keep :]
+            return rest[: len(rest) - keep]
+        if len(rest) <= MAX_HELD_BYTES:
+            self._held = rest
+            return b""
+        self._inside_long_event = True
+        self._record.token_event(now)
+        return self._hold(rest, now)
+
+    def _withheld(self, event: bytes, now: float) -> bool:
+        payload = _data_of(event)
+        if payload is None or payload == b"[DONE]":
+            return False
+        try:
+            said = self._read(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return False
+        self._note(said, now)
+        return said.usage_only and self._withhold_usage
+
+    def _note(self, said: Said, now: float) -> None:
+        record = self._record
+        if said.generated:
+            record.token_event(now)
+        if said.usage is not None:
+            said.usage.fill(record)
+        if said.finish_reason is not None:
+            record.finish_reason = said.finish_reason
+        if said.error is not None:
+            self.error = said.error
+
+
+def _data_of(event: bytes) -> bytes | None:
+    """The event's data, or None where it has none (a comment, a keep-alive)."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
+        return event[6:-2]
+    lines = [line[5:] for line in event.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(line.strip() for line in lines) if lines else None

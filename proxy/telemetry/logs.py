@@ -1,0 +1,90 @@
+"""Logging: JSON lines, or text for a terminal. Never a prompt, an answer, a key or a token."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
+
+from proxy.settings import LogFormat
+from proxy.telemetry.record import Record
+
+_access = logging.getLogger("proxy.access")
+
+# An answer whose declared length cannot be kept is ended by returning early, which is
+# what makes the server close the connection; our own line already tells why.
+_EXPECTED = "ASGI callable returned without completing response."
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return record.getMessage() != _EXPECTED
+
+
+class TextFormatter(logging.Formatter):
+    """One readable line; the fields of a request follow its message."""
+
+    default_time_format = "%H:%M:%S"
+    default_msec_format = "%s.%03d"
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)-14s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        return line + "".join(f" {name}={value}" for name, value in fields.items())
+
+
+class FieldsFormatter(JsonFormatter):
+    """JSON whose `fields` stand beside `message`, not under a key of their own."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ["levelname", "name", "message"],
+            timestamp=True,
+            rename_fields={"levelname": "level", "name": "logger"},
+            json_ensure_ascii=False,
+        )
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        fields: dict[str, Any] = log_data.pop("fields", {})
+        return log_data | fields
+
+
+def configure(log_format: LogFormat, level: str) -> None:
+    """Set up all loggers of this process, uvicorn's too, on stdout."""
+    formatter = FieldsFormatter if log_format is LogFormat.JSON else TextFormatter
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "filters": {"news": {"()": lambda: _is_news}},
+            "formatters": {"line": {"()": formatter}},
+            "handlers": {
+                "stdout": {
+                    "class": "logging.StreamHandler",
+                    "stream": "ext://sys.stdout",
+                    "formatter": "line",
+                    "filters": ["news"],
+                }
+            },
+            "root": {"level": level.upper(), "handlers": ["stdout"]},
+            "loggers": {
+                # One INFO line for each of our own health probes would be noise.
+                "httpx": {"level": "WARNING"},
+                "httpcore": {"level": "WARNING"},
+                "uvicorn": {"level": "WARNING"},
+                "asyncio": {"level": "WARNING"},
+            },
+        }
+    )
+
+
+def log_request(record: Record) -> None:
+    """The one line of a request."""
+    if not _access.isEnabledFor(logging.INFO):
+        return
+    message = f"{record.method} {record.path} {record.status} {record.outcome}"
+    _access.info(message, extra={"fields": record.fields()})

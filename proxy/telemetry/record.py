@@ -1,0 +1,181 @@
+"""Everything known of one request: filled on its way, finished exactly once.
+
+Times are seconds of the monotonic clock. A value that is not known stays None and is
+left out of the log line; nothing is made up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from time import monotonic
+from typing import Any
+
+from proxy.errors import Source
+
+
+class Outcome(StrEnum):
+    """How a request ended; the closed set of the `outcome` label."""
+
+    OK = "ok"
+    CLIENT_CLOSED = "client_closed"
+    CLIENT_ERROR = "client_error"
+    REJECTED = "rejected"
+    TIMEOUT = "timeout"
+    ENGINE_ERROR = "engine_error"
+    ENGINE_DIED = "engine_died"
+    ENGINE_UNAVAILABLE = "engine_unavailable"
+    PROXY_ERROR = "proxy_error"
+
+
+@dataclass(slots=True)
+class Record:
+    """One request. Token counts are the engine's own; byte counts are of bodies."""
+
+    method: str
+    path: str
+    route: str
+    request_id: str = ""
+    trace_id: str | None = None
+    model: str | None = None
+    status: int | None = None
+    outcome: Outcome | None = None
+    error_source: Source | None = None
+    error: str | None = None
+    stream: bool = False
+    images: int = 0
+    videos: int = 0
+    audios: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    finish_reason: str | None = None
+    client: str | None = None
+    user_agent: str | None = None
+    retries: int | None = None
+
+    started: float = field(default_factory=monotonic)
+    body_read: float | None = None
+    sent: float | None = None
+    connect_seconds: float | None = None
+    first_byte: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+    generated_events: int = 0
+    longest_gap_seconds: float = 0.0
+    client_stall_seconds: float = 0.0
+    last_byte: float | None = None
+    finished: float | None = None
+
+    def token_event(self, now: float) -> None:
+        """An event that carries something generated has come."""
+        if self.last_token is None:
+            self.first_token = now
+        elif (gap := now - self.last_token) > self.longest_gap_seconds:
+            self.longest_gap_seconds = gap
+        self.last_token = now
+        self.generated_events += 1
+
+    def fail(self, outcome: Outcome, source: Source, error: str) -> None:
+        """Note the first thing that went wrong; what follows from it is not noted."""
+        if self.outcome is None:
+            self.outcome, self.error_source, self.error = outcome, source, error
+
+    def finish(self) -> None:
+        self.finished = monotonic()
+        if self.outcome is None:
+            self.outcome = Outcome.OK
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        counts = (("image", self.images), ("video", self.videos), ("audio", self.audios))
+        return ("text", *(name for name, count in counts if count))
+
+    @property
+    def duration_seconds(self) -> float:
+        return (self.finished if self.finished is not None else monotonic()) - self.started
+
+    @property
+    def ttft_seconds(self) -> float | None:
+        """First byte of the request to the first event with something generated."""
+        return None if self.first_token is None else self.first_token - self.started
+
+    @property
+    def itl_mean_seconds(self) -> float | None:
+        if self.first_token is None or self.last_token is None or self.generated_events < 2:
+            return None
+        return (self.last_token - self.first_token) / (self.generated_events - 1)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Output rate without the prefill: tokens after the first over the time after the first."""
+        if self.first_token is None or self.last_token is None or not self.completion_tokens:
+            return None
+        span = self.last_token - self.first_token
+        return (self.completion_tokens - 1) / span if span > 0 else None
+
+    @property
+    def overhead_seconds(self) -> float | None:
+        """Our own share: body read to request sent, and last byte to the end of the answer."""
+        if self.body_read is None or self.sent is None:
+            return None
+        before = self.sent - self.body_read - (self.connect_seconds or 0.0)
+        if self.last_byte is None or self.finished is None:
+            return max(before, 0.0)
+        return max(before, 0.0) + max(self.finished - self.last_byte, 0.0)
+
+    def fields(self) -> dict[str, Any]:
+        """The log line's fields, without those that do not apply."""
+        values = {
+            "request_id": self.request_id,
+            "trace_id": self.trace_id,
+            "method": self.method,
+            "path": self.path,
+            "route": self.route,
+            "model": self.model,
+            "status": self.status,
+            "outcome": self.outcome,
+            "error_source": self.error_source,
+            "error": self.error,
+            "stream": self.stream,
+            "modalities": list(self.modalities),
+            "images": self.images or None,
+            "videos": self.videos or None,
+            "audios": self.audios or None,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "completion_tokens": self.completion_tokens,
+            "reasoning_tokens": self.reasoning_tokens,
+            "finish_reason": self.finish_reason,
+            "duration_ms": _ms(self.duration_seconds),
+            "ttft_ms": _ms(self.ttft_seconds),
+            "itl_mean_ms": _ms(self.itl_mean_seconds),
+            "itl_max_ms": _ms(self.longest_gap_seconds) if self.generated_events > 1 else None,
+            "tokens_per_second": _rounded(self.tokens_per_second, 1),
+            "body_read_ms": _ms(_between(self.started, self.body_read)),
+            "upstream_connect_ms": _ms(self.connect_seconds),
+            "upstream_first_byte_ms": _ms(_between(self.sent, self.first_byte)),
+            "overhead_ms": _ms(self.overhead_seconds),
+            "client_stall_ms": _ms(self.client_stall_seconds) or None,
+            "client": self.client,
+            "user_agent": self.user_agent,
+            "retries": self.retries,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _between(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else end - start
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 2)
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
