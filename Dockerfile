@@ -1,0 +1,74 @@
+# The vLLM image with the sidecar in front: one container, one port.
+#   docker build -t vllm-sidecar .
+#   docker build -t vllm-sidecar --build-arg VLLM_VERSION=v0.32.0-cu129 .   (older drivers)
+ARG VLLM_VERSION=v0.32.0
+FROM vllm/vllm-openai:${VLLM_VERSION}
+
+# PID 1 must forward SIGTERM and reap the engine's orphans, and the base image has no init.
+# This small package is the only thing installed.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends tini=0.19.* \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /app
+
+# Nothing Python is installed: the sidecar runs on what vLLM brings. A base image that
+# lacks something fails here, not in front of a user.
+COPY requirements.txt ./
+RUN python3 <<'PROOF'
+from importlib import import_module
+from importlib.metadata import version
+
+from packaging.requirements import Requirement
+
+MODULES = """
+fastapi uvicorn httpx prometheus_client pythonjsonlogger huggingface_hub msgspec httptools
+uvloop websockets pydantic
+"""
+for name in MODULES.split():
+    import_module(name)
+
+with open("requirements.txt") as lines:
+    wanted = [Requirement(line.strip()) for line in lines if line.strip() and line[0] != "#"]
+for need in wanted:
+    if need.marker is None or need.marker.evaluate():
+        have = version(need.name)
+        assert need.specifier.contains(have, prereleases=True), f"{need}: the image has {have}"
+        print(need.name, have)
+PROOF
+
+# Both caches on one volume, writable for group 0, so `--user 2000:0` works. There is no
+# VOLUME line: it would leave an anonymous copy of every model behind.
+ENV HF_HOME=/workspace/huggingface \
+    VLLM_CACHE_ROOT=/workspace/vllm \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+RUN install -d -m 2775 -g 0 /workspace /workspace/huggingface /workspace/vllm
+
+COPY LICENSE ./
+COPY scripts/ ./scripts/
+COPY proxy/ ./proxy/
+RUN chmod 0755 scripts/start.sh && python3 -m compileall -q proxy
+
+EXPOSE 8000
+
+# Liveness, not readiness: a container that is still loading 16 GB must not be shot for it.
+# docker-compose.yml asks for readiness instead.
+HEALTHCHECK --interval=30s --timeout=6s --start-period=60s --start-interval=2s --retries=3 \
+    CMD ["python3", "-I", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8000), timeout=5); c.request('GET', '/health/live'); sys.exit(c.getresponse().status != 200)"]
+
+# -s: reap also where the platform's own init is PID 1. No -g: SIGTERM to the whole group
+# would kill the engine under the requests that are still being drained.
+ENTRYPOINT ["tini", "-s", "--", "/app/scripts/start.sh"]
+CMD []
+
+# Last, so that a new version or revision rebuilds nothing above.
+ARG VLLM_VERSION
+ARG SIDECAR_VERSION=dev
+ARG SIDECAR_REVISION=unknown
+LABEL org.opencontainers.image.title="vllm-sidecar" \
+      org.opencontainers.image.description="A thin sidecar in front of vLLM: truthful readiness, byte-exact streams, one log line per request" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${SIDECAR_VERSION}" \
+      org.opencontainers.image.revision="${SIDECAR_REVISION}" \
+      org.opencontainers.image.base.name="docker.io/vllm/vllm-openai:${VLLM_VERSION}"

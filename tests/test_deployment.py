@@ -1,0 +1,301 @@
+"""What is shipped around the code holds together: image, Compose, Prometheus, documents."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from enum import Enum
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from proxy.settings import Settings, variables
+
+ROOT = Path(__file__).resolve().parent.parent
+
+Defaults = dict[str, str | None]
+"""Variable -> its default as it would stand in an environment; None where it is unset."""
+
+
+# Dockerfile -----------------------------------------------------------------------------------
+
+
+def dockerfile_instructions() -> list[tuple[str, str]]:
+    """Keyword and rest of each instruction; a here-document's text is part of the rest."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    text = text.replace("\\\n", " ")
+    found = re.finditer(r"^([A-Z]+) (.*?(?:<<'(\w+)'.*?^\3)?)$", text, re.MULTILINE | re.DOTALL)
+    return [(match[1], match[2].strip()) for match in found]
+
+
+def dockerfile(keyword: str) -> list[str]:
+    return [rest for found, rest in dockerfile_instructions() if found == keyword]
+
+
+def exec_form(instruction: str) -> list[str]:
+    words = json.loads(instruction[instruction.index("[") :])
+    assert isinstance(words, list)
+    return [str(word) for word in words]
+
+
+def image_proof() -> str:
+    """The program by which the build shows that the image holds what the sidecar needs."""
+    (run,) = [rest for rest in dockerfile("RUN") if "import_module" in rest]
+    return run.split("\n", 1)[1].rsplit("\n", 1)[0]
+
+
+def test_image_is_the_vllm_that_the_tests_run() -> None:
+    default, again = (rest.removeprefix("VLLM_VERSION") for rest in dockerfile("ARG")[:2])
+    assert dockerfile("FROM") == ["vllm/vllm-openai:${VLLM_VERSION}"]
+    assert again == "", "the second one must inherit"
+    pinned = (ROOT / "requirements-engine.txt").read_text().strip()
+    assert default.removeprefix("=v") == pinned.removeprefix("vllm==")
+
+
+def test_image_adds_tini_and_no_python_package() -> None:
+    runs = " ".join(dockerfile("RUN"))
+    assert not re.search(r"\b(pip3?|uv|conda|poetry)\b", runs)
+    (install,) = re.findall(r"apt-get install (.*?)&&", runs)
+    assert [word for word in install.split() if not word.startswith("-")] == ["tini=0.19.*"]
+
+
+def test_image_starts_the_sidecar_under_an_init_that_leaves_the_engine_to_drain() -> None:
+    (entrypoint,) = dockerfile("ENTRYPOINT")
+    init, *options, start = exec_form(entrypoint)
+    assert (init, options, start) == ("tini", ["-s", "--"], "/app/scripts/start.sh")
+    assert dockerfile("CMD") == ["[]"], "the base image's arguments must not come through"
+
+
+def test_image_keeps_both_caches_on_the_volume() -> None:
+    environment = dict(word.split("=", 1) for word in shlex.split(" ".join(dockerfile("ENV"))))
+    assert environment["HF_HOME"].startswith("/workspace/")
+    assert environment["VLLM_CACHE_ROOT"].startswith("/workspace/")
+    assert not dockerfile("USER"), "root, or whom `docker run --user` names"
+
+
+def test_image_proof_covers_the_requirements_and_passes_here() -> None:
+    names = {"prometheus-client": "prometheus_client", "python-json-logger": "pythonjsonlogger"}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    needed = [re.split(r"[<>=;]", line)[0] for line in lines if line and line[0] != "#"]
+    proof = image_proof()
+    for need in needed:
+        assert names.get(need, need).replace("-", "_") in proof
+    subprocess.run([sys.executable, "-c", proof], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_image_copies_only_what_exists_and_is_let_through() -> None:
+    let_through = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
+    }
+    sources = {Path(word).name for rest in dockerfile("COPY") for word in rest.split()[:-1]}
+    assert sources == let_through
+    assert all((ROOT / source).exists() for source in sources)
+    assert os.access(ROOT / "scripts/start.sh", os.X_OK)
+
+
+# Health checks ----------------------------------------------------------------------------------
+
+
+def image_health_check() -> list[str]:
+    (instruction,) = dockerfile("HEALTHCHECK")
+    return exec_form(instruction)
+
+
+def compose_health_check() -> list[str]:
+    test = compose()["services"]["sidecar"]["healthcheck"]["test"]
+    assert test[0] == "CMD"
+    # The port is a constant inside the Compose container; the test needs another one.
+    program = test[-1].replace("8000", "int(os.environ['PORT'])")
+    return [*test[1:-1], f"import os; {program}"]
+
+
+@pytest.fixture
+def health_server() -> Iterator[tuple[HTTPServer, list[str], list[int]]]:
+    """Answers with the first status of the list; notes the paths it was asked for."""
+    asked: list[str] = []
+    statuses = [200]
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(statuses[0])
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server, asked, statuses
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("check", "path"),
+    [(image_health_check, "/health/live"), (compose_health_check, "/health/ready")],
+)
+def test_health_check_reports_what_the_sidecar_says(
+    check: Callable[[], list[str]],
+    path: str,
+    health_server: tuple[HTTPServer, list[str], list[int]],
+) -> None:
+    server, asked, statuses = health_server
+    program, *arguments = check()
+    assert program == "python3"
+    environment = {"PORT": str(server.server_port), "http_proxy": "http://127.0.0.1:1"}
+    for status, code in ((200, 0), (204, 1), (503, 1)):
+        statuses[0] = status
+        done = subprocess.run([sys.executable, *arguments], env=environment, check=False)
+        assert done.returncode == code
+    assert asked == [path] * 3
+
+
+# Compose ------------------------------------------------------------------------------------------
+
+
+def compose() -> dict[str, Any]:
+    document = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert isinstance(document, dict)
+    return document
+
+
+def seconds(duration: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)([sm])", duration).groups()  # type: ignore[union-attr]
+    return int(number) * {"s": 1, "m": 60}[unit]
+
+
+def test_compose_file_is_valid() -> None:
+    command = [sys.executable, "scripts/check_compose.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "valid Compose file" in done.stdout
+
+
+def test_compose_check_names_the_place_of_a_mistake(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yml"
+    bad.write_text("services: {sidecar: {image: x, prots: ['1:1']}}")
+    command = [sys.executable, str(ROOT / "scripts/check_compose.py"), str(bad)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "services.sidecar: " in done.stderr
+    assert "'prots' was unexpected" in done.stderr
+
+
+def test_compose_gives_the_drain_its_time() -> None:
+    settings = Settings.load({})
+    drain = settings.drain_seconds + settings.drain_delay_seconds
+    grace = seconds(compose()["services"]["sidecar"]["stop_grace_period"])
+    assert grace >= drain + 20, "vLLM needs some seconds to stop after the drain"
+
+
+def test_compose_services_are_pinned_named_safely_and_mount_what_exists() -> None:
+    services = compose()["services"]
+    assert "vllm" not in services, "as a Kubernetes service it would set VLLM_PORT"
+    assert [name for name, service in services.items() if "profiles" not in service] == ["sidecar"]
+    for name, service in services.items():
+        assert re.search(r":(local|v?\d+\.\d+\.\d+)$", service["image"]), name
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            assert not source.startswith(".") or (ROOT / source).exists(), volume
+
+
+# Prometheus and Grafana ---------------------------------------------------------------------------
+
+
+def test_prometheus_scrapes_both_pages_of_the_sidecar() -> None:
+    document = yaml.safe_load((ROOT / "monitoring/prometheus.yml").read_text())
+    pages = {job["job_name"]: job["metrics_path"] for job in document["scrape_configs"]}
+    assert pages == {"sidecar": "/metrics", "engine": "/metrics/engine"}
+    port = compose()["services"]["sidecar"]["environment"]["PORT"]
+    for job in document["scrape_configs"]:
+        assert job["static_configs"] == [{"targets": [f"sidecar:{port}"]}]
+
+
+def test_grafana_is_given_the_prometheus_and_the_folder_that_compose_mounts() -> None:
+    folder = ROOT / "monitoring/grafana/provisioning"
+    (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((folder / "dashboards/sidecar.yml").read_text())["providers"]
+    services = compose()["services"]
+    assert source["url"] == "http://prometheus:9090"
+    assert "prometheus" in services
+    mounted = [volume.split(":")[1] for volume in services["grafana"]["volumes"]]
+    assert provider["options"]["path"] in mounted
+    assert (ROOT / "monitoring/grafana/dashboards").is_dir(), "even when it holds no dashboard"
+
+
+# Documents ----------------------------------------------------------------------------------------
+
+
+def readme_defaults() -> Defaults:
+    """The tables of README whose first column is headed `Variable`."""
+    defaults: Defaults = {}
+    in_table = False
+    for line in (ROOT / "README.md").read_text().splitlines():
+        if not line.startswith("|"):
+            in_table = False
+        elif line.startswith("| Variable |"):
+            in_table = True
+        elif in_table and (row := re.match(r"\| `(\w+)` \| (?:—|`([^`]+)`) \|", line)):
+            assert row[1] not in defaults, f"{row[1]} has two rows"
+            defaults[row[1]] = row[2]
+        else:
+            assert not in_table or line.startswith("| ---"), f"no row of a variable: {line}"
+    return defaults
+
+
+def env_example_defaults() -> Defaults:
+    """`NAME=default`, and `# NAME=example` where the default is to be unset."""
+    defaults: Defaults = {}
+    for line in (ROOT / ".env.example").read_text().split("\n## Any other flag")[0].splitlines():
+        if row := re.fullmatch(r"(# )?([A-Z_]+)=(.*)", line):
+            assert row[2] not in defaults, f"{row[2]} stands there twice"
+            defaults[row[2]] = None if row[1] else row[3]
+    return defaults
+
+
+def settings_defaults() -> Defaults:
+    """The first name of a field has its default, the others are aliases."""
+    defaults: Defaults = {}
+    for field, (name, *aliases) in variables().items():
+        defaults |= dict.fromkeys(aliases)
+        defaults[name] = as_variable(Settings.model_fields[field].default)
+    return defaults
+
+
+def as_variable(value: object) -> str | None:
+    if value in (None, "", ()):
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value.value if isinstance(value, Enum) else value)
+
+
+@pytest.mark.parametrize("source", [readme_defaults, env_example_defaults])
+def test_documents_name_the_variables_and_defaults_of_the_settings(
+    source: Callable[[], Defaults],
+) -> None:
+    assert source() == settings_defaults()
+
+
+def test_env_example_says_one_line_about_each_variable() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    variable = re.compile(r"(# )?[A-Z_]+=")
+    for before, line in pairwise(lines):
+        if variable.match(line):
+            said = before.startswith("# ") and not variable.match(before)
+            assert said, f"nothing is said about {line}"
+
+
+def test_env_example_is_an_environment_the_sidecar_starts_with() -> None:
+    pairs = {name: value for name, value in env_example_defaults().items() if value is not None}
+    assert Settings.load(pairs).model_dump() == Settings.load({}).model_dump()
