@@ -1,0 +1,157 @@
+"""A fake `vllm serve` for faults that real vLLM cannot be made to show on demand, and for speed.
+
+`FakeEngine` runs it as a process; `script.Script` lists what a request can ask it to do wrong;
+`scenario.Scenario` lists the `FAKE_ENGINE_*` variables that script its life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from .received import Received
+from .script import Script
+
+__all__ = ["BIN", "FakeEngine", "Received", "Script", "x_fake"]
+
+BIN = Path(__file__).parent / "bin"
+START_SECONDS = 10.0
+_LISTENING = re.compile(r"^listening on (\d+)$", re.MULTILINE)
+
+
+def x_fake(**keys: Any) -> dict[str, str]:
+    """The header that scripts one request: `x_fake(tokens=3, die="between_events:2")`."""
+    msgspec.convert(keys, Script)  # a typo fails here, in the test
+    return {"x-fake": json.dumps(keys)}  # header values are ASCII
+
+
+class FakeEngine:
+    """The fake engine as a process: `with FakeEngine() as engine:` or `async with`.
+
+    `arguments` go on the command line, `environment` on top of ours (the `FAKE_ENGINE_*` names).
+    The process leads a group of its own; at the end the whole group is killed.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        uds: Path | None = None,
+        wait: bool = True,
+    ) -> None:
+        self._arguments: Sequence[str] = arguments
+        self._environment = {**os.environ, **(environment or {})}
+        self._uds = uds
+        self._wait = wait
+        self._log = Path(tempfile.mkstemp(prefix="fake-engine-", suffix=".log")[1])
+        self.process: subprocess.Popen[bytes]
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """What it has printed so far."""
+        return self._log.read_text(errors="replace")
+
+    def start(self) -> Self:
+        """Start it and, unless `wait` is false, wait until it listens."""
+        arguments = [*self._arguments, "--port", "0"]
+        if self._uds is not None:
+            arguments += ["--uds", str(self._uds), "--also-tcp"]
+        with self._log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, str(BIN / "vllm"), *arguments],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            if self._wait:
+                self.wait_until_listening()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def wait_until_listening(self, seconds: float = START_SECONDS) -> None:
+        """Block until the port is known; `RuntimeError` with the log if it never is."""
+        end = time.monotonic() + seconds
+        while (match := _LISTENING.search(self.log)) is None:
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"the fake engine did not start:\n{self.log}")
+            time.sleep(0.01)
+        self.port = int(match[1])
+
+    def stop(self) -> None:
+        """Kill its group and wait for it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._log.unlink(missing_ok=True)
+
+    def requests(self) -> list[Received]:
+        """What it has been sent since the last reset (its own `/__fake/*` excepted)."""
+        answer = msgspec.json.decode(self._call("GET", "requests"), type=dict[str, list[Received]])
+        return answer["requests"]
+
+    def stats(self) -> dict[str, float]:
+        """Connections, requests in flight, aborts, tokens, CPU seconds."""
+        return msgspec.json.decode(self._call("GET", "stats"), type=dict[str, float])
+
+    def reset(self) -> None:
+        """Forget requests and path scripts."""
+        self._call("POST", "reset")
+
+    def script(self, path: str, **keys: Any) -> None:
+        """Script every request to `path` until the next reset; without keys, no longer."""
+        body = {"path": path, "script": keys or None}
+        self._call("POST", "script", msgspec.json.encode(body))
+
+    def _call(self, method: str, name: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(f"{self.url}/__fake/{name}", body, method=method)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=10) as response:
+            return bytes(response.read())
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        await asyncio.to_thread(self.stop)
