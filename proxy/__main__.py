@@ -97,6 +97,8 @@ def _server_config(sidecar: Sidecar) -> uvicorn.Config:
         sidecar,
         http="httptools",
         ws="websockets-sansio",
+        ws_max_size=sidecar.settings.max_body_bytes,
+        ws_ping_interval=None,  # pings are between the two ends of a session
         lifespan="off",
         log_config=None,
         access_log=False,

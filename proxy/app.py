@@ -7,7 +7,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
-from starlette.routing import Route
+from starlette.routing import Route as OwnRoute
 from starlette.types import Receive, Scope, Send
 
 from proxy import __version__
@@ -16,7 +16,7 @@ from proxy.api.info import info_router
 from proxy.api.metrics import metrics_router
 from proxy.api.service import Service
 from proxy.edge.admission import Admission
-from proxy.edge.routes import RouteTable
+from proxy.edge.routes import Route, RouteTable
 from proxy.engine.attached import AttachedEngine
 from proxy.engine.hardware import Hardware
 from proxy.engine.lifecycle import Engine
@@ -25,8 +25,10 @@ from proxy.engine.state import EngineState, Snapshot
 from proxy.errors import RequestFailure, UnknownRoute
 from proxy.relay.endpoint import Limits, Relay
 from proxy.relay.headers import request_id
+from proxy.relay.passage import Passage
 from proxy.relay.refusal import refusal
 from proxy.relay.upstream import Upstream
+from proxy.relay.websocket import WebSocketRelay
 from proxy.settings import Settings
 from proxy.tasks import spawn
 from proxy.telemetry.logs import log_request
@@ -56,22 +58,35 @@ class Sidecar:
         limits = Limits(
             settings.max_body_bytes, settings.request_timeout, settings.stream_idle_timeout
         )
-        self._relay = Relay(self._upstream, self._admission, self, limits)
+        passage = Passage(self._admission, self)
+        self._relay = Relay(self._upstream, passage, limits)
+        self._websockets = WebSocketRelay(
+            f"{host}:{port}", passage, max_message_bytes=settings.max_body_bytes
+        )
         self._routes = RouteTable(settings.extra_routes)
         self.service = Service(settings, self._state, self._metrics, self._probe, self._hardware)
         self._own = _own_endpoints(self.service)
-        self._own_paths = {route.path for route in self._own.routes if isinstance(route, Route)}
+        self._own_paths = {route.path for route in self._own.routes if isinstance(route, OwnRoute)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._own(scope, receive, send)
-        elif (route := self._routes.find(scope["raw_path"])) is not None:
+        route = self._routes.find(scope["raw_path"])
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send, route)
+        elif route is not None:
             await self._relay(scope, receive, send, route)
         elif scope["path"] in self._own_paths:
             await self._own(scope, receive, send)
         else:
             text = f"There is no route {scope['method']} {scope['path'][:200]} here."
             await self._relay.refuse(scope, receive, send, UnknownRoute(text))
+
+    async def _websocket(
+        self, scope: Scope, receive: Receive, send: Send, route: Route | None
+    ) -> None:
+        if route in (Route.REALTIME, Route.EXTRA):
+            await self._websockets(scope, receive, send, route)
+        else:
+            await send({"type": "websocket.close"})  # the server makes this a 403
 
     def start(self) -> asyncio.Task[None]:
         """Start the engine; the task ends when it cannot be started any more."""

@@ -2,57 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
-from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from proxy import errors
 from proxy.edge.routes import Route
-from proxy.errors import ClientClosed, InternalFailure, RequestFailure
+from proxy.errors import ClientClosed, RequestFailure
 from proxy.relay import headers
 from proxy.relay.answer import StreamedAnswer, answer_for, server_timing
 from proxy.relay.client import Client
 from proxy.relay.content import Content, content_of
 from proxy.relay.deadline import Deadline
+from proxy.relay.passage import Passage, record_of
 from proxy.relay.refusal import error_event, refusal
 from proxy.relay.upstream import Connection, Upstream
 from proxy.tasks import spawn
-from proxy.telemetry.record import Outcome, Record
-
-_log = logging.getLogger("proxy.relay")
-
-_OUTCOMES: dict[type[RequestFailure], Outcome] = {
-    errors.ClientClosed: Outcome.CLIENT_CLOSED,
-    errors.UnknownRoute: Outcome.CLIENT_ERROR,
-    errors.BodyTooLarge: Outcome.REJECTED,
-    errors.Draining: Outcome.REJECTED,
-    errors.EngineUnavailable: Outcome.ENGINE_UNAVAILABLE,
-    errors.EngineUnreachable: Outcome.ENGINE_UNAVAILABLE,
-    errors.EngineDied: Outcome.ENGINE_DIED,
-    errors.EngineGarbled: Outcome.ENGINE_ERROR,
-    errors.EngineTimeout: Outcome.TIMEOUT,
-}
-
-
-class Gate(Protocol):
-    """May a request be sent now?"""
-
-    async def enter(self) -> None:
-        """Raises EngineUnavailable or Draining where it may not."""
-
-    def leave(self) -> None:
-        """The request that entered is over."""
-
-
-class Observer(Protocol):
-    """Sees each record begin and end."""
-
-    def began(self, record: Record) -> None: ...
-
-    def ended(self, record: Record) -> None: ...
+from proxy.telemetry.record import Record
 
 
 @dataclass(frozen=True)
@@ -67,48 +34,28 @@ class Limits:
 class Relay:
     """Relays one request a call."""
 
-    def __init__(self, upstream: Upstream, gate: Gate, observer: Observer, limits: Limits) -> None:
+    def __init__(self, upstream: Upstream, passage: Passage, limits: Limits) -> None:
         self._upstream = upstream
-        self._gate = gate
-        self._observer = observer
+        self._passage = passage
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
-        record = _record_of(scope, route)
+        record = record_of(scope, route)
         client = Client(scope, receive, send, record)
-        self._observer.began(record)
-        try:
-            await self._through_the_gate(client, route, record)
-        except RequestFailure as failure:
-            await _refuse(client, route, record, failure)
-        except Exception:
-            _log.exception("the sidecar failed", extra={"request_id": record.request_id})
-            await _refuse(client, route, record, InternalFailure("The sidecar failed."))
-        finally:
-            record.finish()
-            self._observer.ended(record)
+        work = partial(self._relay, client, route, record)
+        await self._passage.through(record, work, partial(_refuse, client, route, record))
 
     async def refuse(
         self, scope: Scope, receive: Receive, send: Send, failure: RequestFailure
     ) -> None:
         """Answer a request that is not the engine's; it is logged and counted like any other."""
-        record = _record_of(scope, Route.UNKNOWN)
-        self._observer.began(record)
-        try:
-            await _refuse(Client(scope, receive, send, record), Route.UNKNOWN, record, failure)
-        finally:
-            record.finish()
-            self._observer.ended(record)
+        record = record_of(scope, Route.UNKNOWN)
+        client = Client(scope, receive, send, record)
+        tell = partial(_refuse, client, Route.UNKNOWN, record)
+        await self._passage.refused(record, failure, tell)
 
-    async def _through_the_gate(self, client: Client, route: Route, record: Record) -> None:
-        await self._gate.enter()
-        try:
-            content = await content_of(client, route, self._limits.max_body_bytes, record)
-            await self._relay(client, route, content, record)
-        finally:
-            self._gate.leave()
-
-    async def _relay(self, client: Client, route: Route, content: Content, record: Record) -> None:
+    async def _relay(self, client: Client, route: Route, record: Record) -> None:
+        content = await content_of(client, route, self._limits.max_body_bytes, record)
         connection = await self._send(client, content, record)
         uplink = spawn(content.send(client, connection, record), name="uplink")
         deadline = Deadline(self._limits.request_timeout, self._limits.stream_idle_timeout)
@@ -165,28 +112,9 @@ async def _pass_on(
 
 async def _refuse(client: Client, route: Route, record: Record, failure: RequestFailure) -> None:
     """Answer in the engine's place, unless an answer has begun or nobody is there to read it."""
-    outcome = _OUTCOMES.get(type(failure), Outcome.PROXY_ERROR)
-    record.fail(outcome, failure.source, failure.code)
     if isinstance(failure, ClientClosed):
         record.status = failure.status
     elif not client.started:
         status, answer_headers, body = refusal(failure, route, record.request_id.encode())
         await client.start(status, answer_headers)
         await client.end(body)
-
-
-def _record_of(scope: Scope, route: Route) -> Record:
-    request_headers = scope["headers"]
-    peer = scope.get("client")
-    retries = headers.get(request_headers, b"x-stainless-retry-count")
-    user_agent = headers.get(request_headers, b"user-agent")
-    return Record(
-        method=scope["method"],
-        path=scope["raw_path"].decode("latin-1"),
-        route=route,
-        request_id=headers.request_id(request_headers).decode(),
-        trace_id=headers.trace_id(request_headers),
-        client=peer[0] if peer else None,
-        user_agent=user_agent.decode("latin-1")[:200] if user_agent else None,
-        retries=int(retries) if retries is not None and retries.isdigit() else None,
-    )

@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
             self.first_byte = self.last_byte
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(EngineGarbled("The engine answered with something that is not HTTP."))
             self.close()
             return

@@ -14,12 +14,16 @@ from proxy.telemetry.record import Record
 _access = logging.getLogger("proxy.access")
 
 # An answer whose declared length cannot be kept is ended by returning early, which is
-# what makes the server close the connection; our own line already tells why.
-_EXPECTED = "ASGI callable returned without completing response."
+# what makes the server close the connection; a WebSocket handshake that is answered by
+# HTTP ends early too. Our own line already tells why.
+_EXPECTED = (
+    "ASGI callable returned without completing response.",
+    "ASGI callable returned without completing handshake.",
+)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return record.getMessage() != _EXPECTED
+    return record.getMessage() not in _EXPECTED
 
 
 class TextFormatter(logging.Formatter):

@@ -1,0 +1,110 @@
+"""What every relayed request goes through: recorded, let in at the gate, and let out again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from starlette.types import Scope
+
+from proxy import errors
+from proxy.edge.routes import Route
+from proxy.errors import InternalFailure, RequestFailure
+from proxy.relay import headers
+from proxy.telemetry.record import Outcome, Record
+
+_log = logging.getLogger("proxy.relay")
+
+_MAX_USER_AGENT_CHARS = 200
+_OUTCOMES: dict[type[RequestFailure], Outcome] = {
+    errors.ClientClosed: Outcome.CLIENT_CLOSED,
+    errors.UnknownRoute: Outcome.CLIENT_ERROR,
+    errors.BodyTooLarge: Outcome.REJECTED,
+    errors.Draining: Outcome.REJECTED,
+    errors.EngineUnavailable: Outcome.ENGINE_UNAVAILABLE,
+    errors.EngineUnreachable: Outcome.ENGINE_UNAVAILABLE,
+    errors.EngineDied: Outcome.ENGINE_DIED,
+    errors.EngineGarbled: Outcome.ENGINE_ERROR,
+    errors.EngineTimeout: Outcome.TIMEOUT,
+}
+
+Work = Callable[[], Awaitable[None]]
+Refuse = Callable[[RequestFailure], Awaitable[None]]
+
+
+class Gate(Protocol):
+    """May a request be sent now?"""
+
+    async def enter(self) -> None:
+        """Raises EngineUnavailable or Draining where it may not."""
+
+    def leave(self) -> None:
+        """The request that entered is over."""
+
+
+class Observer(Protocol):
+    """Sees each record begin and end."""
+
+    def began(self, record: Record) -> None: ...
+
+    def ended(self, record: Record) -> None: ...
+
+
+class Passage:
+    """One gate and one observer for all requests."""
+
+    def __init__(self, gate: Gate, observer: Observer) -> None:
+        self._gate = gate
+        self._observer = observer
+
+    async def through(self, record: Record, work: Work, refuse: Refuse) -> None:
+        """Do `work` inside the gate; what goes wrong is noted, then told by `refuse`."""
+        self._observer.began(record)
+        try:
+            await self._gate.enter()
+            try:
+                await work()
+            finally:
+                self._gate.leave()
+        except RequestFailure as failure:
+            await _tell(record, failure, refuse)
+        except Exception:
+            _log.exception("the sidecar failed", extra={"request_id": record.request_id})
+            await _tell(record, InternalFailure("The sidecar failed."), refuse)
+        finally:
+            record.finish()
+            self._observer.ended(record)
+
+    async def refused(self, record: Record, failure: RequestFailure, refuse: Refuse) -> None:
+        """A request that never comes to the gate; it is recorded like any other."""
+        self._observer.began(record)
+        try:
+            await _tell(record, failure, refuse)
+        finally:
+            record.finish()
+            self._observer.ended(record)
+
+
+async def _tell(record: Record, failure: RequestFailure, refuse: Refuse) -> None:
+    outcome = _OUTCOMES.get(type(failure), Outcome.PROXY_ERROR)
+    record.fail(outcome, failure.source, failure.code)
+    await refuse(failure)
+
+
+def record_of(scope: Scope, route: Route) -> Record:
+    """The record of a request as its head shows it."""
+    request_headers = scope["headers"]
+    peer = scope.get("client")
+    retries = headers.get(request_headers, b"x-stainless-retry-count")
+    user_agent = headers.get(request_headers, b"user-agent")
+    return Record(
+        method=scope.get("method", "GET"),
+        path=scope["raw_path"].decode("latin-1"),
+        route=route,
+        request_id=headers.request_id(request_headers).decode(),
+        trace_id=headers.trace_id(request_headers),
+        client=peer[0] if peer else None,
+        user_agent=user_agent.decode("latin-1")[:_MAX_USER_AGENT_CHARS] if user_agent else None,
+        retries=int(retries) if retries is not None and retries.isdigit() else None,
+    )
