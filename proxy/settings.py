@@ -7,12 +7,23 @@ them from `Settings.environ`, by the flag table.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SkipValidation,
+    ValidationError,
+)
 
 from proxy.errors import SettingsError
 
@@ -27,7 +38,21 @@ def _split_names(value: Any) -> Any:
     )
 
 
+def _check_engine_url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        good = url.scheme == "http" and bool(url.hostname) and url.port != 0
+    except ValueError:  # the port is none, or the brackets are not of an IPv6 address
+        good = False
+    if not good or not re.fullmatch(r"http://[^/?#@\s]+/?", value):
+        raise ValueError("allowed is http://host:port")
+    return value
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
+UrlPath = Annotated[str, Field(pattern=r"^/\S*$")]
+UrlPaths = Annotated[tuple[UrlPath, ...], BeforeValidator(_split_names)]
+EngineUrl = Annotated[str, AfterValidator(_check_engine_url)]
 
 
 class LogFormat(StrEnum):
@@ -54,7 +79,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
-    environ: Mapping[str, str] = Field(default_factory=dict, exclude=True, repr=False)
+    environ: SkipValidation[Mapping[str, str]] = Field(
+        default_factory=dict, exclude=True, repr=False
+    )
 
     # Model
     model_name: str | None = variable(
@@ -130,18 +157,18 @@ class Settings(BaseModel):
     port_health: Port | None = variable(
         "PORT_HEALTH", effect="Port of the health check (= `PORT`)."
     )
-    health_check_path: Annotated[str, Field(pattern=r"^/\S*$")] = variable(
+    health_check_path: UrlPath = variable(
         "HEALTH_CHECK_PATH", default="/ping", effect="Path of the load balancer's health check."
     )
     upstream_port: Port = variable(
         "UPSTREAM_PORT", default=8001, effect="Port of vLLM on 127.0.0.1."
     )
-    upstream_url: Annotated[str, Field(pattern=r"^http://[^/\s]+/?$")] | None = variable(
+    upstream_url: EngineUrl | None = variable(
         "UPSTREAM_URL", effect="An engine that someone else runs; none is started then."
     )
 
     # Limits
-    max_body_mb: Annotated[float, Field(gt=0)] = variable(
+    max_body_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = variable(
         "MAX_BODY_MB", default=256, effect="Largest request body, MiB."
     )
     hold_seconds: Seconds = variable(
@@ -153,7 +180,7 @@ class Settings(BaseModel):
     request_timeout: Seconds | None = variable(
         "REQUEST_TIMEOUT", effect="Seconds a whole request may take."
     )
-    extra_routes: Names = variable(
+    extra_routes: UrlPaths = variable(
         "EXTRA_ROUTES", default=(), effect="More engine paths to relay, comma-separated."
     )
 
@@ -208,6 +235,8 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     name = str(problem["loc"][0])
     allowed = problem["msg"]
+    if problem["type"] == "value_error":
+        allowed = str(problem["ctx"]["error"])
     if problem["type"] == "bool_parsing":
         allowed = "allowed are true, 1, yes, on and false, 0, no, off"
     return f"{name}={problem['input']!r}: {allowed} ({_effect_of(name)})"

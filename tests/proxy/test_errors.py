@@ -1,0 +1,73 @@
+"""The tree of failures is the one that its documentation draws, and each leaf is complete."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from proxy import errors
+from proxy.errors import Cause, EngineFailure, Failure, RequestFailure, Source
+
+
+def leaves() -> list[type[RequestFailure]]:
+    return sorted(RequestFailure.__subclasses__(), key=lambda leaf: leaf.__name__)
+
+
+def documented() -> dict[str, tuple[str, int]]:
+    """Name -> source and status, as the module's own text has them."""
+    rows = re.findall(r"[├└]── (\w+) +(client|upstream|proxy) +(\d+)", errors.__doc__ or "")
+    return {name: (source, int(status)) for name, source, status in rows}
+
+
+def test_the_tree_in_the_documentation_is_the_tree() -> None:
+    assert documented() == {leaf.__name__: (leaf.source, leaf.status) for leaf in leaves()}
+    assert {node.__name__ for node in Failure.__subclasses__()} >= {
+        *("SettingsError", "EngineFailure", "RequestFailure"),
+    }
+
+
+@pytest.mark.parametrize("leaf", leaves())
+def test_a_failure_keeps_its_words_and_says_who_failed(leaf: type[RequestFailure]) -> None:
+    failure = leaf("Too bad.", param="model", retry_after_seconds=3)
+    assert str(failure) == failure.message == "Too bad."
+    assert (failure.param, failure.retry_after_seconds) == ("model", 3)
+    assert isinstance(failure.source, Source)
+    assert 400 <= failure.status < 600
+    # A 5xx is never the client's fault, a 4xx never anybody else's.
+    assert (failure.source is Source.CLIENT) == (failure.status < 500)
+
+
+def test_no_two_failures_share_a_code() -> None:
+    codes = [leaf.code for leaf in leaves()]
+    assert len(set(codes)) == len(codes)
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", code) for code in codes)
+
+
+def test_a_retry_is_advised_against_only_where_the_engine_may_have_worked() -> None:
+    repeats = {leaf for leaf in leaves() if leaf.repeats_work}
+    assert repeats == {errors.EngineDied, errors.EngineGarbled, errors.EngineTimeout}
+
+
+@pytest.mark.parametrize(
+    ("leaf", "anthropic_type"),
+    [
+        (errors.UnknownRoute, "not_found_error"),
+        (errors.BodyTooLarge, "request_too_large"),
+        (errors.Draining, "overloaded_error"),
+        (errors.EngineUnavailable, "overloaded_error"),
+        (errors.EngineTimeout, "timeout_error"),
+        (errors.EngineDied, "api_error"),
+        (errors.InternalFailure, "api_error"),
+    ],
+)
+def test_anthropic_clients_get_the_types_they_know(
+    leaf: type[RequestFailure], anthropic_type: str
+) -> None:
+    assert leaf("").anthropic_type == anthropic_type
+
+
+def test_an_engine_failure_names_cause_and_remedy() -> None:
+    failure = EngineFailure(Cause.DISK_FULL, "Full.", remedy="Free some.", permanent=False)
+    assert (str(failure), failure.cause, failure.remedy) == ("Full.", "disk_full", "Free some.")
+    assert not failure.permanent

@@ -1,0 +1,231 @@
+"""Every environment variable: what it takes, what it refuses, and how it says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from proxy.errors import SettingsError
+from proxy.settings import LogFormat, OnEngineFailure, Settings, variables
+
+TRUE_WORDS = ("true", "1", "yes", "on", "True", "YES")
+FALSE_WORDS = ("false", "0", "no", "off", "False", "NO")
+BOOLEANS = (
+    *("HF_HUB_OFFLINE", "TRUST_REMOTE_CODE", "ENABLE_AUTO_TOOL_CHOICE", "WARMUP"),
+)  # fmt: skip
+FREE_TEXT = frozenset(
+    {
+        *("MODEL_NAME", "MODEL_ID", "VLLM_MODEL_NAME", "MODEL_REVISION", "SERVED_MODEL_NAME"),
+        *("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "HF_TOKEN", "HF_HOME", "HF_ENDPOINT", "DTYPE"),
+        *("QUANTIZATION", "KV_CACHE_DTYPE", "TOOL_CALL_PARSER", "REASONING_PARSER"),
+        *("CHAT_TEMPLATE", "CUSTOM_CHAT_TEMPLATE", "VLLM_EXTRA_ARGS", "HOST"),
+    }
+)
+GOOD: list[tuple[str, str, str, Any]] = [
+    ("MODEL_NAME", "Qwen/Qwen2-VL-7B-Instruct", "model_name", "Qwen/Qwen2-VL-7B-Instruct"),
+    ("MODEL_ID", "a/b", "model_name", "a/b"),
+    ("VLLM_MODEL_NAME", "a/b", "model_name", "a/b"),
+    ("MODEL_REVISION", "main", "model_revision", "main"),
+    ("SERVED_MODEL_NAME", "a", "served_model_names", ("a",)),
+    ("SERVED_MODEL_NAME", " a , b,, ", "served_model_names", ("a", "b")),
+    ("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "a,b", "served_model_names", ("a", "b")),
+    ("HF_TOKEN", "hf_secret", "hf_token", "hf_secret"),
+    ("HF_HOME", "/workspace/hf", "hf_home", "/workspace/hf"),
+    ("HF_ENDPOINT", "https://mirror", "hf_endpoint", "https://mirror"),
+    ("MAX_MODEL_LEN", "8192", "max_model_len", "8192"),
+    ("MAX_MODEL_LEN", "auto", "max_model_len", "auto"),
+    ("MAX_MODEL_LEN", "-1", "max_model_len", "-1"),
+    ("MAX_MODEL_LEN", "1.5k", "max_model_len", "1.5k"),
+    ("GPU_MEMORY_UTIL", "0.5", "gpu_memory_utilization", 0.5),
+    ("GPU_MEMORY_UTIL", "1", "gpu_memory_utilization", 1.0),
+    ("GPU_MEMORY_UTILIZATION", "0.9", "gpu_memory_utilization", 0.9),
+    ("TENSOR_PARALLEL_SIZE", "2", "tensor_parallel_size", 2),
+    ("MAX_NUM_SEQS", "64", "max_num_seqs", 64),
+    ("MAX_BATCHED_TOKENS", "4096", "max_num_batched_tokens", 4096),
+    ("MAX_BATCHED_TOKENS", "0", "max_num_batched_tokens", 0),
+    ("MAX_NUM_BATCHED_TOKENS", "1", "max_num_batched_tokens", 1),
+    ("IMAGE_LIMIT", "0", "image_limit", 0),
+    ("VIDEO_LIMIT", "3", "video_limit", 3),
+    ("AUDIO_LIMIT", "2", "audio_limit", 2),
+    ("DTYPE", "bfloat16", "dtype", "bfloat16"),
+    ("QUANTIZATION", "awq", "quantization", "awq"),
+    ("KV_CACHE_DTYPE", "fp8", "kv_cache_dtype", "fp8"),
+    ("TOOL_CALL_PARSER", "hermes", "tool_call_parser", "hermes"),
+    ("REASONING_PARSER", "qwen3", "reasoning_parser", "qwen3"),
+    ("CHAT_TEMPLATE", "{{ messages }}\n", "chat_template", "{{ messages }}\n"),
+    ("CUSTOM_CHAT_TEMPLATE", "/t.jinja", "chat_template", "/t.jinja"),
+    ("VLLM_EXTRA_ARGS", "--seed 1", "extra_args", "--seed 1"),
+    ("HOST", "::", "host", "::"),
+    ("PORT", "1", "port", 1),
+    ("PORT", "65535", "port", 65535),
+    ("PORT_HEALTH", "8080", "port_health", 8080),
+    ("HEALTH_CHECK_PATH", "/healthz", "health_check_path", "/healthz"),
+    ("UPSTREAM_PORT", "9000", "upstream_port", 9000),
+    ("UPSTREAM_URL", "http://engine:8000", "upstream_url", "http://engine:8000"),
+    ("UPSTREAM_URL", "http://engine/", "upstream_url", "http://engine/"),
+    ("UPSTREAM_URL", "http://[::1]:8000", "upstream_url", "http://[::1]:8000"),
+    ("MAX_BODY_MB", "0.5", "max_body_mb", 0.5),
+    ("HOLD_SECONDS", "30", "hold_seconds", 30.0),
+    ("STREAM_IDLE_TIMEOUT", "2.5", "stream_idle_timeout", 2.5),
+    ("REQUEST_TIMEOUT", "600", "request_timeout", 600.0),
+    ("EXTRA_ROUTES", "/load, /pause", "extra_routes", ("/load", "/pause")),
+    ("MAX_RESTARTS", "0", "max_restarts", 0),
+    ("ON_ENGINE_FAILURE", "exit", "on_engine_failure", OnEngineFailure.EXIT),
+    ("DRAIN_SECONDS", "0", "drain_seconds", 0.0),
+    ("DRAIN_DELAY_SECONDS", "5", "drain_delay_seconds", 5.0),
+    ("LOG_LEVEL", "WARNING", "log_level", "warning"),
+    ("LOG_FORMAT", "text", "log_format", LogFormat.TEXT),
+]
+BAD: list[tuple[str, str, str]] = [
+    ("MAX_MODEL_LEN", "lots", "auto"),
+    ("MAX_MODEL_LEN", "-2", "auto"),
+    ("GPU_MEMORY_UTIL", "0", "greater than 0"),
+    ("GPU_MEMORY_UTIL", "95", "less than or equal to 1"),
+    ("GPU_MEMORY_UTIL", "nan", "less than or equal to 1"),
+    ("GPU_MEMORY_UTILIZATION", "1.1", "less than or equal to 1"),
+    ("TENSOR_PARALLEL_SIZE", "0", "greater than or equal to 1"),
+    ("MAX_NUM_SEQS", "1.5", "valid integer"),
+    ("MAX_BATCHED_TOKENS", "-1", "greater than or equal to 0"),
+    ("MAX_NUM_BATCHED_TOKENS", "many", "valid integer"),
+    ("IMAGE_LIMIT", "-1", "greater than or equal to 0"),
+    ("VIDEO_LIMIT", "x", "valid integer"),
+    ("AUDIO_LIMIT", "-3", "greater than or equal to 0"),
+    ("PORT", "abc", "valid integer"),
+    ("PORT", "0", "greater than or equal to 1"),
+    ("PORT", "65536", "less than or equal to 65535"),
+    ("PORT_HEALTH", "-1", "greater than or equal to 1"),
+    ("UPSTREAM_PORT", "70000", "less than or equal to 65535"),
+    ("HEALTH_CHECK_PATH", "ping", "'^/"),
+    ("HEALTH_CHECK_PATH", "/a b", "'^/"),
+    ("UPSTREAM_URL", "https://engine", "http://host:port"),
+    ("UPSTREAM_URL", "engine:8000", "http://host:port"),
+    ("UPSTREAM_URL", "http://", "http://host:port"),
+    ("UPSTREAM_URL", "http://engine:http", "http://host:port"),
+    ("UPSTREAM_URL", "http://engine:65536", "http://host:port"),
+    ("UPSTREAM_URL", "http://engine:0", "http://host:port"),
+    ("UPSTREAM_URL", "http://[::1", "http://host:port"),
+    ("UPSTREAM_URL", "http://engine:8000/v1", "http://host:port"),
+    ("UPSTREAM_URL", "http://me:password@engine", "http://host:port"),
+    ("MAX_BODY_MB", "0", "greater than 0"),
+    ("MAX_BODY_MB", "inf", "finite"),
+    ("HOLD_SECONDS", "-1", "greater than or equal to 0"),
+    ("HOLD_SECONDS", "inf", "finite"),
+    ("STREAM_IDLE_TIMEOUT", "nan", "finite"),
+    ("REQUEST_TIMEOUT", "soon", "valid number"),
+    ("EXTRA_ROUTES", "/load, pause", "'^/"),
+    ("MAX_RESTARTS", "-1", "greater than or equal to 0"),
+    ("ON_ENGINE_FAILURE", "panic", "'hold' or 'exit'"),
+    ("DRAIN_SECONDS", "inf", "finite"),
+    ("DRAIN_DELAY_SECONDS", "-5", "greater than or equal to 0"),
+    ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+    ("LOG_FORMAT", "xml", "'json' or 'text'"),
+    *((name, "maybe", "true, 1, yes, on and false, 0, no, off") for name in BOOLEANS),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "field", "expected"), GOOD)
+def test_a_good_value_is_taken(name: str, value: str, field: str, expected: object) -> None:
+    assert getattr(Settings.load({name: value}), field) == expected
+
+
+@pytest.mark.parametrize("name", BOOLEANS)
+@pytest.mark.parametrize("expected", [True, False])
+def test_booleans_take_the_usual_words(name: str, expected: bool) -> None:
+    (field,) = [field for field, names in variables().items() if name in names]
+    words = TRUE_WORDS if expected else FALSE_WORDS
+    assert [getattr(Settings.load({name: word}), field) for word in words] == [expected] * 6
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), BAD)
+def test_a_bad_value_is_refused_in_one_line_with_name_value_and_what_is_allowed(
+    name: str, value: str, allowed: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.load({name: value})
+    text = str(refused.value)
+    assert text.splitlines() == [text]
+    assert text.startswith(f"{name}=")
+    wrong = value.rpartition(", ")[2]
+    assert repr(wrong) in text
+    assert allowed in text
+
+
+def test_every_variable_has_a_good_and_a_bad_case_here() -> None:
+    names = {name for names in variables().values() for name in names}
+    assert {name for name, *_ in GOOD} | set(BOOLEANS) == names
+    assert {name for name, *_ in BAD} | FREE_TEXT == names
+
+
+def test_a_value_of_several_lines_is_refused_in_one() -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.load({"PORT": "80\n00"})
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\t\n"])
+def test_empty_means_unset(empty: str) -> None:
+    names = [name for names in variables().values() for name in names]
+    assert Settings.load(dict.fromkeys(names, empty)) == Settings.load({})
+
+
+@pytest.mark.parametrize("names", [names for names in variables().values() if len(names) > 1])
+def test_the_first_name_of_a_variable_wins_and_an_empty_one_does_not(
+    names: tuple[str, ...],
+) -> None:
+    (field,) = [field for field, known in variables().items() if known == names]
+    environ = {name: f"0.{index}" for index, name in enumerate(names, start=1)}
+    if field == "max_num_batched_tokens":
+        environ = {name: str(index) for index, name in enumerate(names, start=1)}
+    seen = []
+    for name in names:
+        seen.append(getattr(Settings.load(environ), field))
+        assert seen[-1] == getattr(Settings.load({name: environ[name]}), field)
+        environ[name] = ""
+    assert len(set(seen)) == len(names)
+
+
+def test_names_are_read_as_they_are_written() -> None:
+    assert Settings.load({"port": "9", "Port": "9", "environ": "x"}).port == 8000
+
+
+def test_the_whole_environment_is_kept_for_the_engine() -> None:
+    settings = Settings.load({"MM_PROCESSOR_KWARGS": "{}", "EMPTY": "", "environ": "mine"})
+    assert dict(settings.environ) == {"MM_PROCESSOR_KWARGS": "{}", "environ": "mine"}
+
+
+def test_settings_cannot_be_changed() -> None:
+    environ = {"SERVED_MODEL_NAME": "a"}
+    settings = Settings.load(environ)
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.port = 1
+    with pytest.raises(TypeError):
+        settings.environ["PORT"] = "1"  # type: ignore[index]
+    environ["SERVED_MODEL_NAME"] = "b"
+    assert settings.environ["SERVED_MODEL_NAME"] == "a"
+
+
+def test_secrets_do_not_show_where_settings_are_printed() -> None:
+    settings = Settings.load({"HF_TOKEN": "hf_secret", "OTHER_SECRET": "hush", "PORT": "8000"})
+    shown = f"{settings!r} {settings} {settings.model_dump_json(exclude={'hf_token'})}"
+    assert "hf_secret" not in shown
+    assert "hush" not in shown
+    assert "port=8000" in shown
+
+
+def test_a_refusal_does_not_show_other_variables() -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.load({"PORT": "x", "HF_TOKEN": "hf_secret"})
+    assert "hf_secret" not in str(refused.value)
+    assert refused.value.__suppress_context__, "pydantic's own error holds the whole environment"
+
+
+def test_body_limit_is_in_mebibytes() -> None:
+    assert Settings.load({}).max_body_bytes == 256 * 1024 * 1024
+    assert Settings.load({"MAX_BODY_MB": "0.5"}).max_body_bytes == 512 * 1024
+
+
+def test_every_variable_says_what_it_does() -> None:
+    for field, names in variables().items():
+        assert len(Settings.model_fields[field].description or "") > 10, names
