@@ -1,0 +1,119 @@
+"""What NVML says of the machine, and what is made of machines without it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from proxy.engine.hardware import Gpu, Hardware, detect, engine_version
+
+GIB = 1024**3
+A40, H100 = Gpu("NVIDIA A40", 48 * GIB), Gpu("NVIDIA H100", 80 * GIB)
+GB10 = Gpu("NVIDIA GB10", None)
+
+
+class NVMLError(Exception):
+    """What pynvml raises."""
+
+
+class FakeNvml(ModuleType):
+    """`pynvml` as far as the sidecar uses it; it counts who still holds it open."""
+
+    NVMLError = NVMLError
+
+    def __init__(self, gpus: tuple[Gpu, ...], *, driver: str | None = "580.95") -> None:
+        super().__init__("pynvml")
+        self.gpus = gpus
+        self.driver = driver
+        self.open = 0
+
+    def nvmlInit(self) -> None:
+        if self.driver is None:
+            raise NVMLError("Driver Not Loaded")
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Gpu:
+        return self.gpus[index]
+
+    def nvmlDeviceGetName(self, handle: Gpu) -> str:
+        return handle.name
+
+    def nvmlDeviceGetMemoryInfo(self, handle: Gpu) -> SimpleNamespace:
+        if handle.memory_bytes is None:
+            raise NVMLError("Not Supported")
+        return SimpleNamespace(total=handle.memory_bytes, free=0, used=0)
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        assert self.driver is not None
+        return self.driver
+
+
+Install = Callable[[FakeNvml | None], None]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    def install(module: FakeNvml | None) -> None:
+        monkeypatch.setitem(sys.modules, "pynvml", module)
+
+    return install
+
+
+@pytest.mark.parametrize("gpus", [(A40,), (A40, H100), (GB10,)])
+def test_gpus_are_found_in_index_order(install: Install, gpus: tuple[Gpu, ...]) -> None:
+    nvml = FakeNvml(gpus)
+    install(nvml)
+    assert detect() == Hardware(gpus, "580.95")
+    assert detect().has_gpu
+    assert nvml.open == 0, "NVML is let go again"
+
+
+@pytest.mark.parametrize("nvml", [None, FakeNvml((A40,), driver=None)])
+def test_without_the_package_or_a_driver_there_is_no_gpu(
+    install: Install, nvml: FakeNvml | None
+) -> None:
+    install(nvml)
+    assert detect() == Hardware()
+    assert not detect().has_gpu
+
+
+def test_a_driver_without_a_gpu_is_no_gpu(install: Install) -> None:
+    install(FakeNvml(()))
+    assert detect() == Hardware((), "580.95")
+    assert not detect().has_gpu
+
+
+@pytest.mark.parametrize(
+    ("hardware", "sentence"),
+    [
+        (Hardware(), "no GPU: the engine runs on the CPU"),
+        (Hardware((H100, H100), "580.95"), "2 x NVIDIA H100, 80 GiB each, driver 580.95"),
+    ],
+)
+def test_one_line_tells_what_the_engine_runs_on(hardware: Hardware, sentence: str) -> None:
+    assert hardware.sentence() == sentence
+
+
+def test_the_engines_version_is_known_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"vllm": "0.32.0+cpu"}
+
+    def version(name: str) -> str:
+        if name not in known:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert engine_version() == "0.32.0+cpu"
+    known.clear()
+    assert engine_version() is None
+    assert "vllm" not in sys.modules

@@ -1,0 +1,93 @@
+"""The engine's output: passed on with a tag, and kept for a diagnosis."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from proxy.engine.log_lines import MAX_LOG_MESSAGE_CHARS
+from proxy.engine.output import KEPT_LINES, Output
+
+PREFIX = "(EngineCore pid=7) WARNING 11-20 10:46:45 [core.py:133]"
+
+
+def test_a_line_is_passed_on_with_its_level_and_who_wrote_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "vllm")
+    lines = Output().take(f"{PREFIX} Not enough room\n".encode())
+    assert lines == [f"{PREFIX} Not enough room"]
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("vllm", "WARNING")
+    assert record.getMessage() == "Not enough room"
+    assert record.__dict__["fields"] == {"process": "EngineCore", "source": "core.py:133"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "level", "message"),
+    [
+        (b"plain text", "INFO", "plain text"),
+        (b"100% of %s and %d", "INFO", "100% of %s and %d"),
+        (b"INFO:     Started server process [1]", "INFO", "Started server process [1]"),
+        (b"ValueError: no", "ERROR", "ValueError: no"),
+        (b"\x1b[31mred\x1b[0m", "INFO", "red"),
+        (b"caf\xc3\xa9 \xff", "INFO", "café \N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_a_line_without_a_prefix_is_passed_on_too(
+    caplog: pytest.LogCaptureFixture, raw: bytes, level: str, message: str
+) -> None:
+    caplog.set_level(logging.INFO, "vllm")
+    Output().take(raw)
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()) == (level, message)
+    assert record.__dict__["fields"].keys() <= {"source"}
+
+
+def test_the_hubs_token_is_hidden_where_the_engine_prints_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "vllm")
+    output = Output("hf_secret")
+    output.take(b"authorization: Bearer hf_secret and hf_secret again")
+    assert output.lines[0] == "authorization: Bearer *** and *** again"
+    assert "hf_secret" not in caplog.text
+
+
+def test_redrawn_progress_bars_and_blank_lines_do_not_stick_together() -> None:
+    output = Output()
+    assert output.take(b" 10%|#\r 20%|##\r\n\n") == [" 10%|#", " 20%|##"]
+    assert list(output.lines) == [" 10%|#", " 20%|##"]
+
+
+def test_what_the_log_level_hides_is_kept_for_the_diagnosis(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.ERROR, "vllm")
+    output = Output()
+    output.take(f"{PREFIX} Not enough room".encode())
+    assert not caplog.records
+    assert list(output.lines) == [f"{PREFIX} Not enough room"]
+
+
+def test_a_long_line_is_cut_in_the_log_and_whole_for_the_diagnosis(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "vllm")
+    output = Output()
+    output.take(b"x" * 5000)
+    (record,) = caplog.records
+    assert len(record.getMessage()) < MAX_LOG_MESSAGE_CHARS + 50
+    assert record.getMessage().endswith("characters cut]")
+    assert output.lines[0] == "x" * 5000
+
+
+def test_memory_for_old_lines_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "vllm")
+    output = Output()
+    for number in range(KEPT_LINES + 5):
+        output.take(b"%d" % number)
+    assert len(output.lines) == KEPT_LINES
+    assert output.lines[0] == "5"
+    assert output.lines[-1] == str(KEPT_LINES + 4)

@@ -1,0 +1,158 @@
+"""What is found out before minutes are spent."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections import namedtuple
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from proxy.engine.preflight import (
+    ModelKind,
+    check_disk,
+    check_executable,
+    check_local_model,
+    check_port,
+    kind_of,
+)
+from proxy.errors import Cause, EngineFailure
+
+MIB = 1024 * 1024
+DiskUsage = namedtuple("DiskUsage", "total used free")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("demo", ModelKind.DEMO),
+        ("Qwen/Qwen2-VL-7B-Instruct", ModelKind.HUB),
+        ("gpt2", ModelKind.HUB),
+        ("org-1/Model_2.5", ModelKind.HUB),
+        ("/models/mine", ModelKind.LOCAL),
+        ("./mine", ModelKind.LOCAL),
+        ("../mine", ModelKind.LOCAL),
+        ("~/mine", ModelKind.LOCAL),
+        ("s3://bucket/model", ModelKind.OTHER),
+        ("unsloth/Model-GGUF:Q4_K_M", ModelKind.OTHER),
+    ],
+)
+def test_a_models_name_tells_where_its_files_come_from(name: str, kind: ModelKind) -> None:
+    assert kind_of(name) is kind
+
+
+def test_a_folder_beats_a_repository_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert kind_of("org/model") is ModelKind.HUB
+    (tmp_path / "org/model").mkdir(parents=True)
+    assert kind_of("org/model") is ModelKind.LOCAL
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "a b", "-x", "a/", "org/mo del", "ünï|code"])
+def test_a_name_that_can_be_nothing_fails_at_once_and_for_good(name: str) -> None:
+    with pytest.raises(EngineFailure) as failed:
+        kind_of(name)
+    assert failed.value.cause is Cause.MODEL_NOT_FOUND
+    assert failed.value.permanent
+    assert repr(name) in failed.value.message
+    assert "MODEL_NAME" in failed.value.remedy
+
+
+@pytest.mark.parametrize("file", ["config.json", "params.json"])
+def test_a_local_folder_with_a_model_is_served_as_it_is(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).touch()
+    assert check_local_model(str(tmp_path)) == tmp_path
+
+
+def test_a_single_gguf_file_is_served_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.touch()
+    assert check_local_model(str(file)) == file
+
+
+def test_a_local_model_is_found_below_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.json").touch()
+    assert check_local_model("~") == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "says"),
+    [
+        ([], "missing", "does not exist"),
+        (["model.bin"], "model.bin", "does not exist"),
+        (["README.md"], "", "no config.json"),
+    ],
+)
+def test_a_local_path_without_a_model_says_what_is_missing(
+    tmp_path: Path, files: list[str], name: str, says: str
+) -> None:
+    for file in files:
+        (tmp_path / file).touch()
+    with pytest.raises(EngineFailure, match=says) as failed:
+        check_local_model(str(tmp_path / name))
+    assert failed.value.cause is Cause.MODEL_NOT_FOUND
+    assert failed.value.permanent
+    assert str(tmp_path) in failed.value.message
+
+
+def test_the_engines_command_is_found_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineFailure, match="not on the PATH") as failed:
+        check_executable("vllm")
+    assert failed.value.permanent
+    (tmp_path / "vllm").touch(mode=0o755)
+    assert check_executable("vllm") == str(tmp_path / "vllm")
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_port_that_is_taken_is_named_and_worth_another_try(taken_port: int) -> None:
+    with pytest.raises(EngineFailure, match=str(taken_port)) as failed:
+        check_port(taken_port)
+    assert failed.value.cause is Cause.PORT_IN_USE
+    assert not failed.value.permanent
+    assert "UPSTREAM_PORT" in failed.value.remedy
+
+
+def test_a_free_port_stays_free() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port: int = server.getsockname()[1]
+    check_port(port)
+    check_port(port)
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+@pytest.mark.parametrize(("free_mib", "full"), [(0, True), (63, True), (64, False)])
+def test_a_full_disk_is_noticed_at_the_nearest_folder_that_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mib: int, full: bool
+) -> None:
+    asked: list[Path] = []
+
+    def disk_usage(path: Path) -> DiskUsage:
+        asked.append(path)
+        return DiskUsage(0, 0, free_mib * MIB)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    cache = tmp_path / "not/there/yet"
+    if full:
+        with pytest.raises(EngineFailure, match=f"{free_mib} MiB are free") as failed:
+            check_disk(cache)
+        assert failed.value.cause is Cause.DISK_FULL
+        assert "HF_HOME" in failed.value.remedy
+    else:
+        check_disk(cache)
+    assert asked == [tmp_path]
