@@ -7,38 +7,26 @@ port is taken, 2 a variable is wrong.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import uvicorn
 import uvloop
 
 from proxy.app import Sidecar
 from proxy.errors import SettingsError
+from proxy.server import Server, allow_many_connections, listen
 from proxy.settings import OnEngineFailure, Settings
 from proxy.telemetry import logs
 
 _log = logging.getLogger("proxy")
 
-# Longer than the idle time of the load balancers in front of us (60 s is common), so that
-# they close a connection first and none is closed under a request.
-KEEP_ALIVE_SECONDS = 75
-# What is left after the drain is cut off; it has been told so by an error event.
-_CUT_OFF_SECONDS = 3
-_BACKLOG = 2048
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn closes its listener on SIGTERM at once; here the drain comes first."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+# Objects made before the garbage collector looks for cycles. A request makes few of them;
+# Python's 700 would have it look after every second request.
+GC_THRESHOLD = 20_000
 
 
 def main() -> int:
@@ -48,18 +36,22 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     logs.configure(settings.log_format, settings.log_level)
+    allow_many_connections()
     try:
-        sockets = _listen(settings)
+        sockets = listen(settings.host, (settings.port, settings.port_health or settings.port))
     except OSError as error:
         print(f"cannot listen on {settings.host}: {error.strerror}", file=sys.stderr)
         return 1
+    # What is there now stays for good: no collection need ever look at it again.
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
     return uvloop.run(_serve(settings, sockets))
 
 
 async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
     """Run until a signal comes or the engine is given up."""
     sidecar = Sidecar(settings)
-    server = _Server(_server_config(sidecar))
+    server = Server(sidecar, max_message_bytes=settings.max_body_bytes)
     serving = asyncio.create_task(server.serve(sockets))
     stop = _stop_signal()
     engine = sidecar.start()
@@ -68,8 +60,10 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
         waiting.add(engine)
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     if stop.done():
+        # Where nobody was sent here yet, no load balancer has to be waited for.
+        delay = settings.drain_delay_seconds if sidecar.service.ready else 0
         sidecar.announce_stop()
-        await asyncio.sleep(settings.drain_delay_seconds)
+        await asyncio.sleep(delay)
     await sidecar.stop()
     server.should_exit = True
     await serving
@@ -90,42 +84,6 @@ def _stop_signal() -> asyncio.Future[None]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     return stop
-
-
-def _server_config(sidecar: Sidecar) -> uvicorn.Config:
-    return uvicorn.Config(
-        sidecar,
-        http="httptools",
-        ws="websockets-sansio",
-        ws_max_size=sidecar.settings.max_body_bytes,
-        ws_ping_interval=None,  # pings are between the two ends of a session
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,  # `client` in the log is the peer we really have
-        server_header=False,
-        date_header=False,  # the engine sends its own
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=_CUT_OFF_SECONDS,
-        backlog=_BACKLOG,
-    )
-
-
-def _listen(settings: Settings) -> list[socket.socket]:
-    """Listening sockets for PORT and, where it differs, PORT_HEALTH."""
-    ports = dict.fromkeys((settings.port, settings.port_health or settings.port))
-    sockets = []
-    for port in ports:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = socket.socket(family)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((settings.host, port))
-        except OSError as error:
-            raise OSError(error.errno, f"port {port}: {error.strerror}") from None
-        listener.listen(_BACKLOG)
-        sockets.append(listener)
-    return sockets
 
 
 if __name__ == "__main__":

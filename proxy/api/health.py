@@ -29,6 +29,16 @@ def health_router(service: Service) -> APIRouter:
         headers = {} if good else _retry_after(service)
         return JSONResponse(describe(service), status_code=200 if good else 503, headers=headers)
 
+    # First, so that it also wins on a path of ours: HEALTH_CHECK_PATH=/health.
+    @router.api_route(service.settings.health_check_path, methods=_GET)
+    async def ping() -> Response:
+        """RunPod's load balancer: 200 ready, 204 starting, anything else takes the worker out."""
+        if service.ready:
+            return Response(status_code=200)
+        status = _STATUS.get(service.phase, _STARTING)
+        # A 204 with a body would break the connection for the next request.
+        return Response(status_code=204) if status is _STARTING else answer(good=False)
+
     @router.api_route("/health", methods=_GET)
     @router.api_route("/health/ready", methods=_GET)
     @router.api_route("/readyz", methods=_GET)
@@ -48,15 +58,6 @@ def health_router(service: Service) -> APIRouter:
     async def model() -> Response:
         """200 when the model is loaded."""
         return answer(good=service.snapshot.model_loaded)
-
-    @router.api_route(service.settings.health_check_path, methods=_GET)
-    async def ping() -> Response:
-        """RunPod's load balancer: 200 ready, 204 starting, anything else takes the worker out."""
-        if service.ready:
-            return Response(status_code=200)
-        status = _STATUS.get(service.phase, _STARTING)
-        # A 204 with a body would break the connection for the next request.
-        return Response(status_code=204) if status is _STARTING else answer(good=False)
 
     return router
 

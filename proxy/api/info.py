@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,6 +11,7 @@ from fastapi import APIRouter
 from proxy import __version__
 from proxy.api.service import Service
 from proxy.engine.hardware import engine_version
+from proxy.engine.phase import Phase
 
 
 def info_router(service: Service) -> APIRouter:
@@ -30,7 +32,8 @@ def describe(service: Service) -> dict[str, Any]:
         "url": settings.upstream_url,
         "phase": service.phase,
         "arguments": list(now.arguments) or None,
-        "phase_seconds": {phase: round(spent, 2) for phase, spent in now.phase_seconds.items()},
+        "phase_seconds": _rounded(now.phase_seconds),
+        "last_phase_seconds": now.last_phase_seconds and _rounded(now.last_phase_seconds),
         "restarts": now.restarts,
         "last_restart_cause": now.last_restart_cause,
         "cause": now.cause,
@@ -60,6 +63,10 @@ def describe(service: Service) -> dict[str, Any]:
         "limits": _known(limits),
         "hardware": _known({"gpus": gpus, "driver": hardware.driver}),
     }
+
+
+def _rounded(phase_seconds: Mapping[Phase, float]) -> dict[Phase, float]:
+    return {phase: round(spent, 2) for phase, spent in phase_seconds.items()}
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:

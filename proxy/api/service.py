@@ -13,6 +13,8 @@ from proxy.engine.state import EngineState, Snapshot
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
 
+_OVER = (Phase.FAILED, Phase.STOPPED)
+
 
 @dataclass
 class Service:
@@ -33,7 +35,8 @@ class Service:
     @property
     def phase(self) -> Phase:
         """The engine's phase; a stop that was announced counts before the engine knows of it."""
-        return Phase.DRAINING if self.stopping and self.snapshot.ready else self.snapshot.phase
+        phase = self.snapshot.phase
+        return Phase.DRAINING if self.stopping and phase not in _OVER else phase
 
     @property
     def ready(self) -> bool:

@@ -45,7 +45,7 @@ class AttachedEngine:
         phase = self._state.snapshot.phase
         if healthy and phase is not Phase.READY:
             await self._welcome()
-        elif not healthy and phase is Phase.READY:
+        elif not healthy and phase in (Phase.WARMING, Phase.READY):
             self._state.enter(Phase.DEGRADED, reason="the engine does not answer its health check")
 
     async def _welcome(self) -> None:

@@ -189,6 +189,7 @@ def _warnings(settings: Settings) -> tuple[str, ...]:
     """Names that look like ours or like a flag but are neither, with the nearest known name."""
     ours = _our_variables()
     flags = {name.upper().replace("-", "_") for name in known_flags()}
+    ours_or_theirs = sorted(ours | {name for name in flags if flag_name(name) not in _RESERVED})
     warnings = []
     for name in settings.environ:
         if name in _TOLERATED:
@@ -196,7 +197,7 @@ def _warnings(settings: Settings) -> tuple[str, ...]:
         elif name not in ours and name in flags and flag_name(name) in _RESERVED:
             warnings.append(f"{name} has no effect: the sidecar sets --{flag_name(name)} itself")
         elif name not in ours | flags and name not in _RENAMED and "_" in name:
-            near = get_close_matches(name, sorted(ours | flags), n=1, cutoff=0.88)
+            near = get_close_matches(name, ours_or_theirs, n=1, cutoff=0.88)
             warnings += [f"{name} is not known. Did you mean {near[0]}?"] if near else []
     return tuple(warnings)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU; memory in bytes."""
+    """One GPU; memory in bytes, None where it has none of its own (shared with the CPU)."""
 
     name: str
-    memory_bytes: int
+    memory_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Hardware:
         if not self.gpus:
             return "no GPU: the engine runs on the CPU"
         first = self.gpus[0]
-        size = f"{first.memory_bytes / 1024**3:.0f} GiB each"
-        return f"{len(self.gpus)} x {first.name}, {size}, driver {self.driver}"
+        size = f", {first.memory_bytes / 1024**3:.0f} GiB each" if first.memory_bytes else ""
+        return f"{len(self.gpus)} x {first.name}{size}, driver {self.driver}"
 
 
 def detect() -> Hardware:
@@ -55,11 +55,14 @@ def detect() -> Hardware:
 
 def _read(nvml: Any) -> Hardware:
     handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-    gpus = tuple(
-        Gpu(nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetMemoryInfo(handle).total)
-        for handle in handles
-    )
+    gpus = tuple(Gpu(nvml.nvmlDeviceGetName(handle), _memory(nvml, handle)) for handle in handles)
     return Hardware(gpus, nvml.nvmlSystemGetDriverVersion())
+
+
+def _memory(nvml: Any, handle: Any) -> int | None:
+    with suppress(nvml.NVMLError):  # GPUs on the CPU's own memory (GB10, Jetson) do not say
+        return int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+    return None
 
 
 def engine_version() -> str | None:

@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import Any
 
 from proxy.engine.command import DEFAULT_GPU_MODEL, Command, engine_command, masked
 from proxy.engine.diagnosis import diagnose
@@ -18,7 +19,7 @@ from proxy.engine.flags import known_flags
 from proxy.engine.hardware import Hardware, detect
 from proxy.engine.model.demo import DEMO_MODEL_NAME
 from proxy.engine.model.fetch import Model, Transfer, fetch, hf_home, served_names
-from proxy.engine.output import Output
+from proxy.engine.output import Output, hide
 from proxy.engine.phase import Phase
 from proxy.engine.preflight import check_disk, check_executable, check_port
 from proxy.engine.probe import Probe, WarmUpFailed
@@ -67,8 +68,15 @@ class Engine:
                 try:
                     await self._live_once()
                 except EngineFailure as failure:
-                    if not await self._recover(failure):
-                        return
+                    known = failure
+                except Exception as error:
+                    # A fault of ours must not leave an engine that nobody watches.
+                    _log.exception("the sidecar failed to run the engine")
+                    text = f"The sidecar failed to run the engine: {error}"
+                    known = EngineFailure(Cause.UNKNOWN, text, permanent=False)
+                await self._end_process()
+                if not await self._recover(known):
+                    return
         except asyncio.CancelledError:
             await self._wind_down()
             raise
@@ -79,7 +87,7 @@ class Engine:
             self._model = await self._prepare()
         command = self._command(self._model)
         check_port(self._settings.upstream_port)
-        self._output = Output()
+        self._output = Output(self._settings.hf_token)
         self._state.enter(Phase.LOADING, arguments=tuple(masked(command.argv)))
         self._process = await Process.start(command.argv, command.environ)
         death = spawn(self._follow(self._process), name="engine output")
@@ -89,9 +97,12 @@ class Engine:
             failure = watch.result() if watch.done() else await death
         finally:
             watch.cancel()
-        await self._process.stop(0)
-        self._process = None
         raise failure
+
+    async def _end_process(self) -> None:
+        if self._process is not None:
+            await self._process.stop(0)
+            self._process = None
 
     async def _prepare(self) -> Model:
         """What is done once, however often the engine is started."""
@@ -106,11 +117,15 @@ class Engine:
         )
         state.update(served_names=served_names(settings, name), demo=name == DEMO_MODEL_NAME)
         state.enter(Phase.DOWNLOADING)
-        model = await fetch(settings, name, self._transferred, _log.info)
+        model = await fetch(settings, name, self._transferred, self._say)
         if model.demo:
             _log.warning("the model is `demo`: RANDOM WEIGHTS, its answers mean nothing")
         state.update(model_path=model.path, revision=model.revision)
         return model
+
+    def _say(self, line: str) -> None:
+        """Log a line of a child of ours."""
+        _log.info("%s", hide(self._settings.hf_token, line))
 
     def _command(self, model: Model) -> Command:
         try:
@@ -152,9 +167,8 @@ class Engine:
         """Wait for health, generate a token, then see that health lasts."""
         await self._probe.until_healthy()
         self._state.enter(Phase.WARMING)
-        if self._settings.warmup and not await self._warm_up(model):
-            text = "The engine started but failed to generate a token."
-            return EngineFailure(Cause.CRASHED, text, permanent=False)
+        if self._settings.warmup and (problem := await self._warm_up(model)) is not None:
+            return self._useless(problem)
         self._state.enter(Phase.READY)
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
@@ -167,32 +181,48 @@ class Engine:
         elif healthy and phase is Phase.DEGRADED:
             self._state.enter(Phase.READY)
 
-    async def _warm_up(self, model: Model) -> bool:
-        """Whether the engine generates, or has nothing that could be asked of it."""
+    async def _warm_up(self, model: Model) -> WarmUpFailed | None:
+        """None where the engine generates, or has nothing that could be asked of it."""
+        problem = None
         for attempt in range(1, _WARM_UP_ATTEMPTS + 1):
             try:
                 route = await self._probe.warm_up(model.served_names[0])
             except WarmUpFailed as failure:
+                problem = failure
                 reason = f"the engine is up but does not generate: {failure}"
+                self._state.update(reason=reason)
                 _log.warning("%s (attempt %d)", reason, attempt)
                 await asyncio.sleep(_WATCH_SECONDS)
             else:
                 if route is None:
                     _log.warning("the model has no route that could be warmed")
-                return True
-        return False
+                return None
+        return problem
+
+    def _useless(self, problem: WarmUpFailed) -> EngineFailure:
+        """An engine that dies of its first request takes seconds to go: what it said counts."""
+        said = diagnose(tuple(self._output.lines), None, was_ready=True, known_flags=known_flags())
+        if said.cause is not Cause.WEDGED:
+            return said
+        text = f"The engine started but failed to generate a token: {problem}."
+        return EngineFailure(Cause.CRASHED, text, permanent=False)
 
     async def _recover(self, failure: EngineFailure) -> bool:
         """Wait until the next start is due; False where there will be none."""
         now = monotonic()
         while self._restarts and now - self._restarts[0] > RESTART_WINDOW_SECONDS:
             self._restarts.popleft()
-        known = {"cause": failure.cause, "reason": failure.message, "remedy": failure.remedy}
+        known: dict[str, Any] = {
+            "cause": failure.cause,
+            "reason": failure.message,
+            "remedy": failure.remedy,
+        }
         if failure.permanent:
             self._state.enter(Phase.FAILED, **known)
             return False
         if len(self._restarts) >= self._settings.max_restarts:
-            known["reason"] = f"{failure.message} (gave up after {len(self._restarts)} restarts)"
+            if self._restarts:
+                known["reason"] += f" (gave up after {len(self._restarts)} restarts)"
             self._state.enter(Phase.FAILED, **known)
             return False
         wait = min(_FIRST_BACK_OFF_SECONDS * 2 ** len(self._restarts), _LAST_BACK_OFF_SECONDS)
@@ -201,7 +231,7 @@ class Engine:
         self._state.enter(
             Phase.RESTARTING,
             **known,
-            eta_seconds=wait,
+            eta_seconds=wait + self._state.snapshot.start_seconds,
             restarts=restarts,
             last_restart_cause=failure.cause,
         )
@@ -226,10 +256,11 @@ class Engine:
 
     async def _wind_down(self) -> None:
         """Let running requests finish, then end the engine."""
-        process, was_ready = self._process, self._state.snapshot.ready
+        # A degraded engine may still be working on what it was sent.
+        process, was_up = self._process, self._state.snapshot.model_loaded
         finished = True
         self._state.enter(Phase.DRAINING)
-        if was_ready:
+        if was_up:
             try:
                 async with asyncio.timeout(self._settings.drain_seconds):
                     await self._drained()
@@ -239,5 +270,5 @@ class Engine:
         if process is not None:
             # vLLM ignores SIGTERM while it loads, and mostly hangs on it while requests
             # run: then only SIGKILL ends it, and its clients get an error, not a cut.
-            await process.stop(_STOP_GRACE_SECONDS if was_ready and finished else 0)
+            await process.stop(_STOP_GRACE_SECONDS if was_up and finished else 0)
         self._state.enter(Phase.STOPPED)

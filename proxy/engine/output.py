@@ -11,16 +11,22 @@ from proxy.engine.log_lines import clean_lines, parse_line, shorten
 KEPT_LINES = 4000
 
 
+def hide(secret: str | None, line: str) -> str:
+    """Libraries that are told to debug print the headers they send, the hub's token too."""
+    return line.replace(secret, "***") if secret else line
+
+
 class Output:
     """The newest lines of one engine process."""
 
-    def __init__(self, logger_name: str = "vllm") -> None:
+    def __init__(self, secret: str | None = None, logger_name: str = "vllm") -> None:
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._secret = secret
         self._log = logging.getLogger(logger_name)
 
     def take(self, raw: bytes) -> list[str]:
         """Log what was read and keep it; returns the clean lines in it."""
-        lines = clean_lines(raw)
+        lines = [hide(self._secret, line) for line in clean_lines(raw)]
         for line in lines:
             self.lines.append(line)
             self._pass_on(line)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from proxy.tasks import spawn
 
 _GUARD = Path(__file__).with_name("guard.py")
 _READ_BYTES = 64 * 1024
@@ -18,11 +21,13 @@ _MAX_LINE_BYTES = 256 * 1024
 class Process:
     """A command under a guard (`engine.guard`), in a session of its own.
 
-    Its output must be read to the end: a full pipe would freeze it.
+    Its output must be read to the end: a full pipe would freeze it. Needs uvloop: asyncio's
+    own loop does not see an end before all output has been read.
     """
 
     def __init__(self, child: asyncio.subprocess.Process) -> None:
         self._child = child
+        self._end = spawn(self._sweep(), name="guard's end")
 
     @classmethod
     async def start(cls, argv: Sequence[str], environ: Mapping[str, str]) -> Process:
@@ -64,10 +69,18 @@ class Process:
 
     async def wait(self) -> int:
         """Wait until the command and everything below it is gone; returns its exit code."""
-        await self._child.wait()
+        await asyncio.shield(self._end)
         code = self.exit_code
         assert code is not None
         return code
+
+    async def _sweep(self) -> None:
+        """A guard that was itself killed has left everything running; its group is the tree."""
+        code = await self._child.wait()
+        self.kill()
+        if code < 0:
+            with suppress(ProcessLookupError):
+                os.killpg(self._child.pid, signal.SIGKILL)
 
     def terminate(self) -> None:
         """SIGTERM to the command alone, so that it can end its own children in order."""
@@ -78,6 +91,13 @@ class Process:
         """Make the guard end everything at once."""
         assert self._child.stdin is not None
         self._child.stdin.close()
+
+    async def discard(self) -> int:
+        """Kill it and read what is left of its output, so that the pipe is closed."""
+        self.kill()
+        async for _ in self.lines():
+            pass
+        return await self.wait()
 
     async def stop(self, grace_seconds: float) -> int:
         """TERM; KILL after `grace_seconds`; returns the exit code."""

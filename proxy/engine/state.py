@@ -18,11 +18,20 @@ _log = logging.getLogger("proxy.engine")
 # How long a client is told to wait where nothing better is known, seconds.
 _RETRY_AFTER = {Phase.DOWNLOADING: 30, Phase.LOADING: 15, Phase.FAILED: 120, Phase.WARMING: 5}
 _DEFAULT_RETRY_AFTER = 10
+# openai-python stops retrying when it is told to wait longer.
+_MAX_RETRY_AFTER = 120
+
+_START = (Phase.LOADING, Phase.COMPILING, Phase.WARMING)
+# What is said of one phase does not hold for the next.
+_OF_A_PHASE = dict.fromkeys(("progress", "eta_seconds", "reason", "remedy", "cause"))
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The engine at one moment. Times are seconds; `progress` is 0..1 of the current phase."""
+    """The engine at one moment. Times are seconds; `progress` is 0..1 of the current phase.
+
+    `phase_seconds` are of this start, `last_phase_seconds` of the one before it.
+    """
 
     phase: Phase = Phase.CHECKING
     since: float = field(default_factory=monotonic)
@@ -34,6 +43,7 @@ class Snapshot:
     restarts: int = 0
     last_restart_cause: Cause | None = None
     phase_seconds: Mapping[Phase, float] = field(default_factory=lambda: MappingProxyType({}))
+    last_phase_seconds: Mapping[Phase, float] | None = None
     served_names: tuple[str, ...] = ()
     demo: bool = False
     model_path: str | None = None
@@ -48,7 +58,12 @@ class Snapshot:
 
     @property
     def model_loaded(self) -> bool:
-        return self.phase in (Phase.WARMING, Phase.READY, Phase.DEGRADED, Phase.DRAINING)
+        return self.phase in (Phase.WARMING, Phase.READY, Phase.DEGRADED)
+
+    @property
+    def start_seconds(self) -> float:
+        """How long this start took the engine process, as far as it got."""
+        return sum(self.phase_seconds.get(phase, 0.0) for phase in _START)
 
 
 Listener = Callable[[Snapshot, Snapshot], None]
@@ -73,8 +88,11 @@ class EngineState:
         before, now = self.snapshot, monotonic()
         seconds = now - before.since
         spent = MappingProxyType({**before.phase_seconds, before.phase: seconds})
-        cleared = {"progress": None, "eta_seconds": None, "reason": None, "remedy": None}
-        self._replace({**cleared, "cause": None, **changes}, phase, now, spent)
+        changes = {**_OF_A_PHASE, **changes}
+        if before.phase is Phase.RESTARTING:
+            changes["last_phase_seconds"] = before.phase_seconds
+            spent = MappingProxyType({before.phase: seconds})
+        self._replace(changes, phase, now, spent)
         after = self.snapshot
         level = logging.ERROR if phase is Phase.FAILED else logging.INFO
         why = f": {after.reason}" if after.reason else ""
@@ -96,7 +114,8 @@ class EngineState:
         if now.ready:
             return None
         wait = now.eta_seconds or _RETRY_AFTER.get(now.phase, _DEFAULT_RETRY_AFTER)
-        return EngineUnavailable(_unavailable_text(now), retry_after_seconds=max(1, round(wait)))
+        wait = min(max(1, round(wait)), _MAX_RETRY_AFTER)
+        return EngineUnavailable(_unavailable_text(now), retry_after_seconds=wait)
 
     def _replace(
         self, changes: dict[str, Any], phase: Phase, since: float, spent: Mapping[Phase, float]

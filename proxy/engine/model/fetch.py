@@ -96,7 +96,8 @@ async def _build_demo(settings: Settings, on_line: OnLine) -> Path:
     async with _child(settings, "proxy.engine.model.demo", str(directory)) as child:
         async for raw in child.lines():
             for last_line in clean_lines(raw):
-                on_line(last_line)
+                if last_line != str(directory):  # its result, for a shell
+                    on_line(last_line)
         if await child.wait() != 0:
             remedy = "Set HF_HOME to a folder that can be written to."
             raise EngineFailure(Cause.UNKNOWN, last_line, remedy=remedy, permanent=True)
@@ -156,5 +157,4 @@ async def _child(settings: Settings, module: str, *arguments: str) -> AsyncItera
     try:
         yield child
     finally:
-        child.kill()
-        await asyncio.shield(child.wait())
+        await asyncio.shield(child.discard())

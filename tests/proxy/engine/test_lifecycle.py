@@ -1,0 +1,480 @@
+"""The engine's life, with the whole sidecar as a process and a fake engine below it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.engine.service import Service, alive, command_line, free_ports, wait_until
+from tests.fake_engine import BIN, FakeEngine, x_fake
+
+LOGS = Path(__file__).parents[2] / "fixtures" / "engine-logs"
+SECONDS = 15.0
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
+STREAM = CHAT | {"stream": True}
+CHILDREN = {"FAKE_ENGINE_CHILDREN": "2", "FAKE_ENGINE_ORPHANS": "1"}
+BACK_OFF_SECONDS = 1.0
+
+Start = Callable[..., Service]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def start(tmp_path: Path, model: Path) -> Iterator[Start]:
+    """Starts the sidecar with `vllm` being the fake one, that gets these variables."""
+    with ExitStack() as stack:
+
+        def started(**environ: str) -> Service:
+            given = {
+                "PATH": f"{BIN}:{os.environ['PATH']}",
+                "PYTHON": sys.executable,
+                "MODEL_NAME": str(model),
+                "SERVED_MODEL_NAME": "tiny",
+                "FAKE_ENGINE_PHASE_SECONDS": "0.02",
+                "FAKE_ENGINE_STATE": str(tmp_path / "starts"),
+            }
+            command = (sys.executable, "-m", "proxy")
+            service = Service(tmp_path, command, **(given | environ))
+            return stack.enter_context(service)
+
+        yield started
+
+
+def starts(tmp_path: Path) -> int:
+    return int((tmp_path / "starts").read_text())
+
+
+def chat(service: Service, **fake: Any) -> httpx.Response:
+    return service.client.post("/v1/chat/completions", json=CHAT, headers=x_fake(**fake))
+
+
+def streamed(service: Service, **fake: Any) -> Iterator[str]:
+    """The lines of a streamed answer, as they come."""
+    with service.client.stream(
+        "POST", "/v1/chat/completions", json=STREAM, headers=x_fake(**fake)
+    ) as response:
+        assert response.status_code == 200
+        for line in response.iter_lines():
+            if line:
+                yield line
+
+
+# The start
+
+
+def test_start_is_told_phase_by_phase_until_a_token_was_generated(start: Start) -> None:
+    service = start(FAKE_ENGINE_PHASE_SECONDS="import=1.5,weights=0.5")
+    service.wait_until_listening()
+    ping = service.client.get("/ping")
+    assert (ping.status_code, ping.content) == (204, b"")
+    health = service.client.get("/health")
+    assert health.status_code == 503
+    assert health.json()["status"] == "starting"
+    assert 1 <= int(health.headers["retry-after"]) <= 120
+    assert service.client.get("/health/live").status_code == 200
+    refused = chat(service)
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "engine_unavailable"
+    assert "retry-after" in refused.headers
+    assert service.client.get("/metrics/engine").status_code == 503
+
+    service.wait_for("ready", SECONDS)
+    phases = service.phases()
+    assert phases[:2] == ["downloading", "loading"]
+    assert phases[-2:] == ["warming", "ready"]
+    sent = httpx.get(f"{service.engine_url}/__fake/requests", trust_env=False).json()["requests"]
+    (warm_up,) = (each for each in sent if each["method"] == "POST")
+    assert warm_up["target"] == "/v1/completions"
+    assert json.loads(warm_up["body"])["max_tokens"] == 1
+    assert service.client.get("/ping").status_code == 200
+    assert chat(service).status_code == 200
+    assert "reason" not in service.health()
+    assert service.metric("sidecar_engine_state", phase="ready") == 1
+    assert service.metric("sidecar_engine_state") == 1
+
+
+def test_without_warm_up_the_engines_health_is_enough(start: Start) -> None:
+    service = start(WARMUP="false", FAKE_ENGINE_GENERATION="fail")
+    service.wait_for("ready", SECONDS)
+    assert "restarts" not in service.phases()
+
+
+def test_request_is_held_until_the_engine_is_ready(start: Start) -> None:
+    service = start(HOLD_SECONDS="10", FAKE_ENGINE_PHASE_SECONDS="import=1")
+    service.wait_until_listening()
+    before = time.monotonic()
+    assert chat(service).status_code == 200
+    assert time.monotonic() - before > 0.5
+
+
+def test_request_is_not_held_for_ever(start: Start) -> None:
+    service = start(HOLD_SECONDS="0.3", FAKE_ENGINE_HANG_AT="import")
+    service.wait_until_listening()
+    assert chat(service).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "cause"),
+    [
+        ("B_unknown_flag_typo", "2", "bad_flag"),
+        ("B_maxlen_too_big", "1", "context_too_long"),
+        ("B_unsup_arch", "1", "unsupported_model"),
+        ("B_st_trunc", "1", "corrupt_file"),
+        ("B_kv_too_big", "1", "out_of_memory"),
+    ],
+)
+def test_start_that_can_never_work_is_not_tried_again(
+    start: Start, tmp_path: Path, log: str, code: str, cause: str
+) -> None:
+    service = start(FAKE_ENGINE_FAIL_LOG=str(LOGS / f"{log}.log"), FAKE_ENGINE_EXIT_CODE=code)
+    service.wait_for("failed", SECONDS)
+    health = service.health()
+    assert health["status"] == "failed"
+    assert health["reason"]
+    assert health["remedy"]
+    assert service.client.get("/ping").status_code == 503
+    assert service.client.get("/health/live").status_code == 503
+    assert health["reason"] in chat(service).json()["error"]["message"]
+    engine = service.client.get("/info").json()["engine"]
+    assert (engine["cause"], engine["restarts"]) == (cause, 0)
+    assert starts(tmp_path) == 1
+    service.terminate()
+    assert service.exit_code(5) == 0
+
+
+def test_failed_start_is_tried_again_after_a_while(start: Start, tmp_path: Path) -> None:
+    service = start(FAKE_ENGINE_EXIT_CODE="1", FAKE_ENGINE_BAD_STARTS="1")
+    service.wait_for("restarting", SECONDS)
+    health = service.client.get("/health")
+    assert health.json()["reason"]
+    assert "retry-after" in health.headers
+    assert service.client.get("/ping").status_code == 204
+    service.wait_for("ready", SECONDS)
+    assert starts(tmp_path) == 2
+    assert "reason" not in service.health()
+    (restarting,) = (
+        line for line in service.lines("proxy.engine") if line.get("phase_before") == "restarting"
+    )
+    assert restarting["seconds"] >= BACK_OFF_SECONDS
+    engine = service.client.get("/info").json()["engine"]
+    assert (engine["restarts"], engine["last_restart_cause"]) == (1, "unknown")
+    assert set(engine["phase_seconds"]) >= {"loading", "warming"}
+    assert set(engine["last_phase_seconds"]) == {"checking", "downloading", "loading"}
+    assert service.metric("sidecar_engine_restarts_total", cause="unknown") == 1
+    assert service.metric("sidecar_engine_restarts_total") == 1
+
+
+def test_restarts_are_given_up_after_the_last_allowed_one(start: Start, tmp_path: Path) -> None:
+    service = start(FAKE_ENGINE_EXIT_CODE="1", MAX_RESTARTS="1")
+    service.wait_for("failed", SECONDS)
+    assert "gave up after 1 restart" in service.health()["reason"]
+    assert starts(tmp_path) == 2
+
+
+def test_failure_can_end_the_sidecar(start: Start) -> None:
+    service = start(FAKE_ENGINE_EXIT_CODE="1", MAX_RESTARTS="0", ON_ENGINE_FAILURE="exit")
+    assert service.exit_code(SECONDS) == 1
+    failed = service.lines("proxy.engine")[-1]
+    assert (failed["phase"], failed["level"]) == ("failed", "ERROR")
+
+
+def test_folder_without_a_model_is_said_at_once(start: Start, tmp_path: Path) -> None:
+    service = start(MODEL_NAME=str(tmp_path / "nothing"))
+    service.wait_for("failed", SECONDS)
+    assert "does not exist" in service.health()["reason"]
+    assert not (tmp_path / "starts").exists()
+
+
+def test_engine_that_is_not_installed_is_said(start: Start) -> None:
+    service = start(PATH="/usr/bin:/bin")
+    service.wait_for("failed", SECONDS)
+    assert "vLLM is not installed" in service.health()["reason"]
+
+
+def test_flag_with_a_wrong_value_is_said_before_anything_is_started(
+    start: Start, tmp_path: Path
+) -> None:
+    service = start(ENFORCE_EAGER="perhaps")
+    service.wait_for("failed", SECONDS)
+    assert "ENFORCE_EAGER='perhaps'" in service.health()["reason"]
+    assert not (tmp_path / "starts").exists()
+
+
+def test_port_of_the_engine_that_is_taken_is_waited_for(start: Start, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        port = str(foreign.getsockname()[1])
+        service = start(UPSTREAM_PORT=port)
+        service.wait_for("restarting", SECONDS)
+        assert port in service.health()["reason"]
+        assert "UPSTREAM_PORT" in service.health()["remedy"]
+    service.wait_for("ready", SECONDS)
+    assert starts(tmp_path) == 1
+
+
+# The first token
+
+
+def test_engine_that_dies_of_its_first_request_is_told_by_its_own_words(start: Start) -> None:
+    service = start(FAKE_ENGINE_GENERATION="die", FAKE_ENGINE_BAD_STARTS="1", **CHILDREN)
+    service.wait_for("restarting", SECONDS)
+    assert "crashed" in service.health()["reason"]
+    service.wait_for("ready", SECONDS)
+
+
+def test_engine_that_dies_of_its_first_request_and_is_slow_to_go(start: Start) -> None:
+    slow = {"FAKE_ENGINE_GENERATION": "die", "FAKE_ENGINE_CRASH_SECONDS": "9"}
+    service = start(MAX_RESTARTS="0", **slow)
+    service.wait_for("failed", SECONDS)
+    assert "crashed" in service.health()["reason"]
+    assert service.client.get("/info").json()["engine"]["cause"] == "crashed"
+
+
+def test_engine_that_does_not_generate_is_never_ready(start: Start) -> None:
+    service = start(FAKE_ENGINE_GENERATION="fail", MAX_RESTARTS="0")
+    service.wait_for("warming", SECONDS)
+    wait_until(lambda: "reason" in service.health(), SECONDS, "a reason")
+    assert service.client.get("/ping").status_code == 204
+    assert service.client.get("/health/model").status_code == 200
+    service.wait_for("failed", SECONDS)
+    assert "failed to generate a token" in service.health()["reason"]
+    assert "ready" not in service.phases()
+    assert service.client.get("/health/model").status_code == 503
+
+
+# The running engine
+
+
+def test_core_that_is_killed_is_replaced_and_leaves_nothing(start: Start) -> None:
+    service = start(**CHILDREN)
+    service.wait_for("ready", SECONDS)
+    before = service.tree()
+    os.kill(service.find("VLLM::EngineCore"), signal.SIGKILL)
+    wait_until(lambda: "restarting" in service.phases(), SECONDS, "a restart")
+    service.wait_for("ready", SECONDS)
+    engine = service.client.get("/info").json()["engine"]
+    assert engine["last_restart_cause"] == "killed"
+    assert service.metric("sidecar_engine_restarts_total", cause="killed") == 1
+    assert not alive(before)
+    assert chat(service).status_code == 200
+
+
+def test_guard_that_is_killed_takes_the_engine_with_it_and_both_are_replaced(
+    start: Start,
+) -> None:
+    service = start(**CHILDREN)
+    service.wait_for("ready", SECONDS)
+    before = service.tree()
+    (guard,) = (each.pid for each in before if "guard.py" in command_line(each.pid))
+    os.kill(guard, signal.SIGKILL)
+    wait_until(lambda: "restarting" in service.phases(), SECONDS, "a restart")
+    service.wait_for("ready", SECONDS)
+    assert not alive(before)
+
+
+def test_engine_whose_health_fails_gets_no_requests_until_it_is_back(start: Start) -> None:
+    service = start()
+    service.wait_for("ready", SECONDS)
+    script = f"{service.engine_url}/__fake/script"
+    with httpx.Client(trust_env=False) as client:
+        client.post(script, json={"path": "/health", "script": {"status": 503}})
+        service.wait_for("degraded", SECONDS)
+        assert service.client.get("/ping").status_code == 503
+        assert chat(service).status_code == 503
+        client.post(script, json={"path": "/health", "script": None})
+    service.wait_for("ready", SECONDS)
+    assert "reason" not in service.health()
+
+
+# The end
+
+
+def test_sigterm_lets_a_stream_finish_and_takes_no_other(start: Start) -> None:
+    service = start(**CHILDREN)
+    service.wait_for("ready", SECONDS)
+    lines = streamed(service, tokens=30, interval_ms=50)
+    assert next(lines)
+    service.terminate()
+    wait_until(lambda: "draining" in service.phases(), SECONDS, "the drain")
+    refused = httpx.post(f"{service.url}/v1/chat/completions", json=CHAT, trust_env=False)
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "draining"
+    assert httpx.get(f"{service.url}/ping", trust_env=False).status_code == 503
+    *events, done = lines
+    assert done == "data: [DONE]"
+    assert '"finish_reason":"length"' in events[-1] or '"finish_reason":"stop"' in events[-1]
+    assert service.exit_code(5) == 0
+    assert service.phases()[-2:] == ["draining", "stopped"]
+    service.assert_nothing_is_left(0)
+
+
+def test_stream_that_outlives_the_drain_is_told(start: Start) -> None:
+    service = start(DRAIN_SECONDS="0.5", FAKE_ENGINE_IGNORE_TERM="1", **CHILDREN)
+    service.wait_for("ready", SECONDS)
+    lines = streamed(service, tokens=10_000, interval_ms=50)
+    assert next(lines)
+    service.terminate()
+    *_, error, done = lines
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine_died"
+    assert done == "data: [DONE]"
+    assert service.exit_code(5) == 0
+    service.assert_nothing_is_left(0)
+
+
+def test_requests_are_still_taken_during_the_drain_delay(start: Start) -> None:
+    service = start(DRAIN_DELAY_SECONDS="1.5")
+    service.wait_for("ready", SECONDS)
+    before = time.monotonic()
+    service.terminate()
+    wait_until(lambda: service.client.get("/ping").status_code == 503, 1, "no more readiness")
+    assert service.health()["phase"] == "draining"
+    assert chat(service).status_code == 200
+    assert service.exit_code(5) == 0
+    assert time.monotonic() - before >= 1.5
+
+
+def test_second_sigterm_ends_at_once_and_leaves_nothing(start: Start) -> None:
+    service = start(**CHILDREN)
+    service.wait_for("ready", SECONDS)
+    lines = streamed(service, tokens=10_000, interval_ms=50)
+    assert next(lines)
+    service.terminate()
+    wait_until(lambda: "draining" in service.phases(), SECONDS, "the drain")
+    service.process.terminate()
+    assert service.exit_code(2) == 128 + signal.SIGTERM
+    service.assert_nothing_is_left(3)
+    with pytest.raises(httpx.TransportError):
+        list(lines)
+
+
+def test_sigkill_of_the_sidecar_leaves_nothing(start: Start) -> None:
+    service = start(**CHILDREN)
+    service.wait_for("ready", SECONDS)
+    assert len(service.tree()) == 4
+    service.process.kill()
+    service.assert_nothing_is_left(3)
+
+
+@pytest.mark.parametrize("phase", ["import", "weights"])
+def test_sigterm_during_the_start_ends_it(start: Start, phase: str) -> None:
+    service = start(DRAIN_DELAY_SECONDS="60", FAKE_ENGINE_HANG_AT=phase, **CHILDREN)
+    service.wait_for("loading", SECONDS)
+    time.sleep(0.5)
+    service.terminate()
+    assert service.exit_code(3) == 0
+    service.assert_nothing_is_left(0)
+
+
+def test_sigterm_during_the_back_off_ends_it(start: Start) -> None:
+    service = start(FAKE_ENGINE_EXIT_CODE="1")
+    service.wait_for("restarting", SECONDS)
+    service.terminate()
+    assert service.exit_code(2) == 0
+    assert service.phases()[-2:] == ["draining", "stopped"]
+
+
+def test_sigterm_during_the_download_ends_it(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        service = start(MODEL_NAME="some/model", HF_ENDPOINT=endpoint)
+        service.wait_for("downloading", SECONDS)
+        asked, _ = silent.accept()  # the child is at work
+        with closing(asked):
+            service.terminate()
+            assert service.exit_code(3) == 0
+        service.assert_nothing_is_left(0)
+
+
+# What ends it before it begins
+
+
+def test_wrong_variable_is_one_line_and_exit_code_2(start: Start) -> None:
+    service = start(PORT="eighty")
+    assert service.exit_code(SECONDS) == 2
+    (line,) = service.text().splitlines()
+    assert line.startswith("PORT='eighty': ")
+
+
+def test_port_that_is_taken_is_one_line_and_exit_code_1(start: Start) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as foreign:
+        port = foreign.getsockname()[1]
+        service = start(PORT=str(port))
+        assert service.exit_code(SECONDS) == 1
+        (line,) = service.text().splitlines()
+        assert line == f"cannot listen on 0.0.0.0: port {port}: Address already in use"
+
+
+# Someone else's engine
+
+
+def test_engine_of_someone_else_is_followed_and_never_ended(start: Start) -> None:
+    with FakeEngine("--served-model-name", "theirs", "tiny") as engine:
+        service = start(UPSTREAM_URL=engine.url, SERVED_MODEL_NAME="")
+        service.wait_for("ready", SECONDS)
+        assert service.health()["model"] == "theirs"
+        assert service.client.get("/info").json()["engine"]["url"] == engine.url
+        assert not service.tree()
+        assert chat(service).status_code == 200
+        lines = streamed(service, tokens=20, interval_ms=50)
+        assert next(lines)
+        service.terminate()
+        assert list(lines)[-1] == "data: [DONE]"
+        assert service.exit_code(5) == 0
+        assert engine.process.poll() is None
+
+
+def test_engine_of_someone_else_may_come_late_go_and_come_back(start: Start) -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, str(BIN / "vllm"), "--port", str(port)]
+    service = start(UPSTREAM_URL=f"http://127.0.0.1:{port}")
+    service.wait_for("loading", SECONDS)
+    assert service.client.get("/ping").status_code == 204
+    for _ in range(2):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as engine:
+            service.wait_for("ready", SECONDS)
+            engine.kill()
+        service.wait_for("degraded", SECONDS)
+        assert service.client.get("/ping").status_code == 503
+        assert "health check" in service.health()["reason"]
+
+
+# Secrets
+
+
+def test_token_of_the_hub_appears_nowhere(start: Start, tmp_path: Path) -> None:
+    token = "hf_ThisIsNobodysToken"
+    leaking = tmp_path / "leaking.log"
+    leaking.write_text(f"GET /api authorization: Bearer {token}\nValueError: {token} is wrong\n")
+    service = start(
+        HF_TOKEN=token,
+        FAKE_ENGINE_FAIL_LOG=str(leaking),
+        FAKE_ENGINE_BAD_STARTS="1",
+        LOG_LEVEL="debug",
+    )
+    service.wait_for("restarting", SECONDS)
+    pages = [service.client.get(path).text for path in ("/health", "/info", "/metrics")]
+    service.wait_for("ready", SECONDS)
+    pages += [service.client.get(path).text for path in ("/health", "/info", "/metrics")]
+    pages += [command_line(each.pid) for each in service.tree()]
+    engine = service.find(f"{sys.executable} {BIN}")
+    assert token in Path(f"/proc/{engine}/environ").read_text()
+    assert "Bearer ***" in service.text()
+    assert not [page for page in [*pages, service.text()] if token in page]
