@@ -62,8 +62,9 @@ class StreamedAnswer:
         return self._events.feed(chunk, now)
 
     def close(self) -> bytes:
+        rest = self._events.close()
         note_error(self._record, self._events.error)
-        return self._events.close()
+        return rest
 
     def cut_off(self) -> bytes:
         return self._events.cut_off()
@@ -96,12 +97,12 @@ def note_error(record: Record, error: str | None) -> None:
 def server_timing(record: Record) -> bytes:
     """Phases before the headers, in ms, as `Server-Timing` gives them."""
     now = monotonic()
-    sent = record.sent or now
-    phases = [("body", (record.body_read or record.started) - record.started)]
-    if record.connect_seconds is not None:
-        phases.append(("connect", record.connect_seconds))
-    phases.append(("engine", (record.first_byte or now) - sent))
-    return b", ".join(b"%b;dur=%.1f" % (name.encode(), span * 1000) for name, span in phases)
+    body = (record.body_read or record.started) - record.started
+    engine = (record.first_byte or now) - (record.sent or now)
+    phases = b"body;dur=%.1f, engine;dur=%.1f" % (body * 1000, engine * 1000)
+    if record.connect_seconds is None:
+        return phases
+    return phases + b", connect;dur=%.1f" % (record.connect_seconds * 1000)
 
 
 def _content_type(headers: Headers) -> bytes:

@@ -6,6 +6,7 @@ are passed over, not turned into Python objects.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -116,9 +117,10 @@ def with_usage_option(body: bytes) -> Sequence[bytes | memoryview]:
 
 def _decode(route: Route, body: bytes) -> _Request | None:
     """With media where the messages have the shape we know, else without, else not at all."""
+    text = memoryview(body)[len(BOM_UTF8) :] if body.startswith(BOM_UTF8) else body
     for shape in (_SHAPES.get(route, _Request), _Request):
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return _DECODERS[shape].decode(body)
+            return _DECODERS[shape].decode(text)
     return None
 
 

@@ -119,10 +119,12 @@ class _ResponsesEvent(msgspec.Struct):
     type: str = ""
     delta: Any = None
     response: _Response | None = None
-    code: str | None = None
+    code: str | int | None = None
+    error: Any = None
 
 
 class _MessageDelta(msgspec.Struct):
+    type: str = ""
     stop_reason: str | None = None
 
 
@@ -162,8 +164,8 @@ def _read_chunk(payload: bytes) -> Said:
 
 def _read_responses_event(payload: bytes) -> Said:
     event = _responses_event.decode(payload)
-    if event.type == "error":
-        return Said(error=event.code or "error")
+    if event.type == "error" or event.error:
+        return Said(error=error_name(event.error) or str(event.code or "error"))
     if event.response is not None and event.type != "response.created":
         return _said_of_response(event.response)
     return Said(generated=event.type.endswith(".delta") and bool(event.delta))
@@ -187,10 +189,11 @@ def _said_of_response(response: _Response) -> Said:
 def _read_messages_event(payload: bytes) -> Said:
     event = _messages_event.decode(payload)
     usage = event.usage or (event.message.usage if event.message else None)
+    delta = event.delta or _MessageDelta()
     return Said(
-        generated=event.type == "content_block_delta",
+        generated=event.type == "content_block_delta" and delta.type != "signature_delta",
         usage=usage.plain() if usage else None,
-        finish_reason=event.stop_reason or (event.delta.stop_reason if event.delta else None),
+        finish_reason=event.stop_reason or delta.stop_reason,
         error=error_name(event.error),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from uuid import uuid4
+from os import urandom
 
 Header = tuple[bytes, bytes]
 Headers = list[Header]
@@ -28,13 +28,18 @@ _OURS_TO_SET = frozenset({b"host", b"content-length", b"expect", b"x-request-id"
 _NOT_SENT = _HOP_BY_HOP | _OURS_TO_SET
 
 _SANE_REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")
-# W3C trace context: version-traceid-parentid-flags.
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+# W3C trace context: version-traceid-parentid-flags; ids of zeros only are no ids.
+_TRACEPARENT = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
 
 
 def get(headers: Iterable[Header], name: bytes) -> bytes | None:
     """The first value of a header; `name` in lower case."""
-    return next((value for key, value in headers if key == name), None)
+    for key, value in headers:  # a generator would cost five times as much
+        if key == name:
+            return value
+    return None
 
 
 def request_id(headers: Iterable[Header]) -> bytes:
@@ -42,7 +47,7 @@ def request_id(headers: Iterable[Header]) -> bytes:
     given = get(headers, b"x-request-id")
     if given is not None and _SANE_REQUEST_ID.fullmatch(given):
         return given
-    return uuid4().hex.encode()
+    return urandom(16).hex().encode()
 
 
 def trace_id(headers: Iterable[Header]) -> str | None:
@@ -54,7 +59,7 @@ def trace_id(headers: Iterable[Header]) -> str | None:
 def to_upstream(headers: Iterable[Header], host: bytes, request_id: bytes) -> Headers:
     """The request's headers as the engine gets them, but for the body's length."""
     pairs = list(headers)
-    dropped = _NOT_SENT | _named_by_connection(pairs)
+    dropped = _with_named_by_connection(_NOT_SENT, pairs)
     kept = [pair for pair in pairs if pair[0] not in dropped]
     return [(b"host", host), *kept, (b"x-request-id", request_id)]
 
@@ -62,15 +67,16 @@ def to_upstream(headers: Iterable[Header], host: bytes, request_id: bytes) -> He
 def to_client(headers: Iterable[Header], request_id: bytes) -> Headers:
     """The engine's headers as the client gets them; names are in lower case."""
     pairs = list(headers)
-    dropped = _HOP_BY_HOP | _named_by_connection(pairs)
+    dropped = _with_named_by_connection(_HOP_BY_HOP, pairs)
     kept = [pair for pair in pairs if pair[0] not in dropped]
     if get(kept, b"x-request-id") is None:
         kept.append((b"x-request-id", request_id))
     return kept
 
 
-def _named_by_connection(headers: Iterable[Header]) -> frozenset[bytes]:
-    named = [value for key, value in headers if key == b"connection"]
-    if not named:
-        return frozenset()
-    return frozenset(part.strip().lower() for value in named for part in value.split(b","))
+def _with_named_by_connection(names: frozenset[bytes], headers: Headers) -> frozenset[bytes]:
+    """`names` and those that a `Connection` header declares hop-by-hop too."""
+    if get(headers, b"connection") is None:
+        return names
+    values = [value for key, value in headers if key == b"connection"]
+    return names | {part.strip().lower() for value in values for part in value.split(b",")}

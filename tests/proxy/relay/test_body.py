@@ -1,0 +1,314 @@
+"""What a body says is read without touching it; what is added to it changes nothing else."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.edge.routes import Route
+from proxy.relay.body import Peek, peek, with_usage_option
+
+CHAT, COMPLETIONS = Route.CHAT, Route.COMPLETIONS
+OPTION = b',"stream_options":{"include_usage":true}'
+STREAMED = b'{"stream": true}'
+
+
+def body(**fields: object) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def prompt(*parts: object) -> bytes:
+    """A chat body with one message."""
+    return body(model="m", messages=[{"role": "user", "content": list(parts)}])
+
+
+def counts(said: Peek) -> tuple[int, int, int]:
+    return said.images, said.videos, said.audios
+
+
+# Stream and usage -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "stream"),
+    [
+        ("true", True),
+        ('"true"', True),
+        ('"TRUE"', True),
+        ('"1"', True),
+        ('"yes"', True),
+        ('"on"', True),
+        ('"t"', True),
+        ("1", True),
+        ("1.0", True),
+        ("false", False),
+        ('"false"', False),
+        ('"0"', False),
+        ("0", False),
+        ("2", False),
+        ("null", False),
+        ('"maybe"', False),
+        ("[]", False),
+        ("{}", False),
+        ("[true]", False),
+    ],
+)
+def test_stream_is_read_as_the_engine_reads_it(value: str, stream: bool) -> None:
+    said = peek(CHAT, f'{{"stream": {value}, "model": "m"}}'.encode())
+    assert (said.stream, said.lacks_usage_option, said.model) == (stream, stream, "m")
+
+
+@pytest.mark.parametrize(
+    ("options", "lacks"),
+    [
+        ("null", True),
+        ("{}", False),
+        ('{"include_usage": false}', False),
+        ('{"include_usage": true}', False),
+        ('{"include_usage": null}', False),
+        ('{"include_usage": true, "continuous_usage_stats": true}', False),
+        ('{"unknown": [1, {}]}', False),
+        ('"nonsense"', False),
+        ("[]", False),
+        ("false", False),
+    ],
+)
+def test_a_choice_of_the_client_about_usage_is_left_alone(options: str, lacks: bool) -> None:
+    text = f'{{"stream": true, "stream_options": {options}}}'
+    assert peek(CHAT, text.encode()).lacks_usage_option is lacks
+
+
+@pytest.mark.parametrize("route", Route)
+def test_usage_is_added_only_where_it_is_an_option(route: Route) -> None:
+    assert peek(route, STREAMED).lacks_usage_option is (route in (CHAT, COMPLETIONS))
+    assert peek(route, STREAMED).stream
+
+
+@pytest.mark.parametrize(
+    ("text", "stream", "lacks"),
+    [
+        (b'{"stream": false, "stream": true}', True, True),
+        (b'{"stream": true, "stream": false}', False, False),
+        (b'{"strea\\u006d": true}', True, True),
+        (b'{"stream": "\\u0074rue"}', True, True),
+        (b'{"stream": true, "stream_options": {}, "stream_options": null}', True, True),
+        (b'{"stream": true, "stream_options": null, "stream_options": {}}', True, False),
+        (b'{"stream": true, "stream\\u005foptions": {}}', True, False),
+        (b' \t\r\n{ "stream" : true }\n', True, True),
+        (b'\xef\xbb\xbf{"stream": true}', True, True),
+        (b'{"metadata": {"stream": true}}', False, False),
+        (b'{"user": "\\"stream\\": true"}', False, False),
+        (b'{"Stream": true}', False, False),
+        # What the engine reads is skipped here, whatever it holds.
+        (b'{"stream": true, "temperature": 1e999}', True, True),
+        (b'{"stream": true, "seed": 123456789012345678901234567890}', True, True),
+        (b'{"stream": true, "messages": "hello"}', True, True),
+        (b'{"stream": true, "messages": null}', True, True),
+        (b'{"stream": true, "messages": [1, [], "x", null]}', True, True),
+        (b'{"stream": true, "messages": [{"content": 3}]}', True, True),
+    ],
+)
+def test_json_is_read_as_the_engine_reads_it(text: bytes, stream: bool, lacks: bool) -> None:
+    said = peek(CHAT, text)
+    assert (said.stream, said.lacks_usage_option) == (stream, lacks)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b" ",
+        b"{",
+        b'{"stream": true',
+        b'{"stream": true} trailing',
+        b'{"stream": true,}',
+        b"{'stream': true}",
+        b'{"stream": True}',
+        b'{"stream": true, "x": NaN}',
+        b'{"stream": true, "x": Infinity}',
+        b'[{"stream": true}]',
+        b'"stream"',
+        b"null",
+        b"\xff\xff",
+        '{"stream": true}'.encode("utf-16"),
+        '{"stream": true}'.encode("utf-32"),
+        b'{"stream": true, "x": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+        b'{"stream": true, "x": ' + b'{"a":' * 200_000,
+        b'{"messages": [{"content": ' + b'[{"content": ' * 100_000,
+        b"\x1f\x8b\x08\x00 gzip",
+    ],
+)
+@pytest.mark.parametrize("route", [CHAT, Route.RESPONSES, Route.EMBEDDINGS])
+def test_a_body_that_cannot_be_read_says_nothing_and_is_the_engines_to_refuse(
+    route: Route, text: bytes
+) -> None:
+    assert peek(route, text) == Peek()
+
+
+@pytest.mark.parametrize(
+    ("model", "read"),
+    [('"m"', "m"), ('"m\\u00e9"', "mé"), ('""', ""), ("1", None), ("null", None), ("{}", None)],
+)
+def test_a_model_is_a_string_or_unknown(model: str, read: str | None) -> None:
+    assert peek(CHAT, f'{{"model": {model}}}'.encode()).model == read
+
+
+# Media ----------------------------------------------------------------------------------------
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+VIDEO = {"type": "video_url", "video_url": {"url": "https://x/v.mp4"}}
+AUDIO = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+TEXT = {"type": "text", "text": "hello"}
+INPUT_IMAGE = {"type": "input_image", "image_url": "https://x/i.png"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "seen"),
+    [
+        ([TEXT], (0, 0, 0)),
+        ([TEXT, IMAGE], (1, 0, 0)),
+        ([IMAGE, IMAGE, VIDEO, AUDIO, TEXT], (2, 1, 1)),
+        ([{"type": "image_embeds"}, {"type": "image"}, {"type": "input_image"}], (3, 0, 0)),
+        ([{"type": "audio_url"}, {"type": "audio_embeds"}, {"type": "video"}], (0, 1, 2)),
+        ([{"type": "file"}, {"type": "unknown"}, {"type": ""}, {}], (0, 0, 0)),
+        ([IMAGE | {"extra": {"type": "image_url"}}], (1, 0, 0)),
+        ([{"type": "text", "text": '{"type": "image_url"}'}], (0, 0, 0)),
+    ],
+)
+def test_media_in_a_chat_are_counted(parts: list[object], seen: tuple[int, int, int]) -> None:
+    assert counts(peek(CHAT, prompt(*parts))) == seen
+
+
+def test_media_in_all_messages_are_counted() -> None:
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "be nice"},
+        {"role": "user", "content": [IMAGE, TEXT]},
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "tool", "content": [IMAGE]},
+        {"role": "user"},
+    ]
+    assert counts(peek(CHAT, body(messages=messages))) == (2, 0, 0)
+
+
+def test_media_in_a_tool_result_are_counted() -> None:
+    image = {"type": "image", "source": {"type": "base64", "data": "AAAA"}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [image, TEXT]}
+    text = {"type": "tool_result", "content": "plain"}
+    assert counts(peek(Route.MESSAGES, prompt(image, result, text))) == (2, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("items", "seen"),
+    [
+        ("a plain question", (0, 0, 0)),
+        ([{"role": "user", "content": "a question"}], (0, 0, 0)),
+        ([{"role": "user", "content": [INPUT_IMAGE, {"type": "input_text"}]}], (1, 0, 0)),
+        ([{"type": "message", "content": [{"type": "input_audio"}]}], (0, 0, 1)),
+        ([{"type": "message", "content": [{"type": "input_video"}]}], (0, 1, 0)),
+        ([INPUT_IMAGE], (1, 0, 0)),
+        ([{"type": "function_call_output", "output": "x"}], (0, 0, 0)),
+    ],
+)
+def test_media_in_the_input_of_a_response_are_counted(
+    items: object, seen: tuple[int, int, int]
+) -> None:
+    assert counts(peek(Route.RESPONSES, body(model="m", input=items))) == seen
+
+
+def test_messages_of_an_unknown_shape_hide_no_more_than_their_media() -> None:
+    text = body(model="m", stream=True, messages=[{"content": [IMAGE, "just text"]}])
+    assert peek(CHAT, text) == Peek(model="m", stream=True, lacks_usage_option=True)
+
+
+def test_megabytes_of_base64_are_passed_over_not_allocated() -> None:
+    url = "data:image/png;base64," + "A" * 20_000_000
+    text = prompt({"type": "image_url", "image_url": {"url": url}}, TEXT)
+    tracemalloc.start()
+    try:
+        said = peek(CHAT, text)
+        allocated = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert counts(said) == (1, 0, 0)
+    assert allocated < 100_000
+
+
+def test_adding_the_option_does_not_copy_the_body() -> None:
+    text = b'{"stream": true, "x": "' + b"A" * 20_000_000 + b'"}'
+    tracemalloc.start()
+    try:
+        parts = with_usage_option(text)
+        allocated = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(map(len, parts)) == len(text) + len(OPTION)
+    assert allocated < 100_000
+
+
+# The added option -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        STREAMED,
+        b'{"stream":true}\n',
+        b' { "stream" : true } \r\n\t',
+        b'\xef\xbb\xbf{"stream": true}',
+        b'{"stream": true, "stream_options": null}',
+        b'{"a": {"b": "}"}, "stream": true, "c": "}}"}',
+        '{"stream": true, "x": "ünïcödé 🦊 \\ud83e"}'.encode(),
+        b'{"stream": false, "stream": true, "n": 1, "n": 2}',
+        b'{"stream": true, "n": 1.10, "m": 1E5, "k": 12345678901234567890123}',
+    ],
+)
+def test_all_other_bytes_of_the_body_stay_as_they_are(text: bytes) -> None:
+    added = b"".join(with_usage_option(text))
+    head, _, tail = added.rpartition(OPTION)
+    assert head + tail == text
+    assert tail.strip() == b"}"
+    # Of two equal keys the last one wins, here as in the engine.
+    expected = json.loads(text) | {"stream_options": {"include_usage": True}}
+    assert json.loads(added) == expected
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    fields=st.dictionaries(
+        st.text().filter(lambda key: key != "stream_options")
+        | st.sampled_from(["model", "messages", "n", "stream_option"]),
+        JSON,
+        max_size=5,
+    ),
+    ensure_ascii=st.booleans(),
+    indent=st.sampled_from([None, 0, 2]),
+    null_option=st.booleans(),
+)
+def test_any_streamed_body_keeps_its_meaning_and_gains_the_option(
+    fields: dict[str, object], ensure_ascii: bool, indent: int | None, null_option: bool
+) -> None:
+    sent = {**fields, "stream": True} | ({"stream_options": None} if null_option else {})
+    text = json.dumps(sent, ensure_ascii=ensure_ascii, indent=indent).encode()
+    said = peek(CHAT, text)
+    assert said.lacks_usage_option
+    assert said.model == (sent["model"] if isinstance(sent.get("model"), str) else None)
+    added = b"".join(with_usage_option(text))
+    assert json.loads(added) == {**sent, "stream_options": {"include_usage": True}}
+    after = peek(CHAT, added)
+    assert (after.stream, after.lacks_usage_option) == (True, False)

@@ -1,0 +1,194 @@
+"""What one event, or one whole answer, says on each route."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from proxy.edge.routes import Route
+from proxy.relay.event import Said, Usage, answer_reader, error_name, event_reader
+from proxy.telemetry.record import Record
+from tests.proxy.relay.recordings import recording
+
+CHAT, RESPONSES, MESSAGES = Route.CHAT, Route.RESPONSES, Route.MESSAGES
+
+
+def said(route: Route, event: object) -> Said:
+    return event_reader(route)(json.dumps(event).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "route", "usage", "finish"),
+    [
+        ("chat.json", CHAT, Usage(14, 3), "length"),
+        ("chat_tool.json", CHAT, Usage(14, 54, None, 0), "stop"),
+        ("completions.json", Route.COMPLETIONS, Usage(2, 3), "length"),
+        ("messages.json", MESSAGES, Usage(14, 3), "max_tokens"),
+        ("responses.json", RESPONSES, Usage(14, 3, 0, 0), "max_output_tokens"),
+        ("tokenize.json", Route.TOKENIZE, None, None),
+        ("count_tokens.json", Route.TOKENIZE, None, None),
+        ("models.json", Route.MODELS, None, None),
+    ],
+)
+def test_a_recorded_answer_tells_its_usage_and_its_end(
+    name: str, route: Route, usage: Usage | None, finish: str | None
+) -> None:
+    answer = answer_reader(route)(recording(name))
+    assert (answer.usage, answer.finish_reason, answer.error) == (usage, finish, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "route", "error"),
+    [
+        ("unknown_model.json", CHAT, "NotFoundError"),
+        ("unknown_model.json", RESPONSES, "NotFoundError"),
+        ("unknown_model_messages.json", MESSAGES, "NotFoundError"),
+        ("missing_messages.json", CHAT, "Bad Request"),
+        ("missing_messages.json", MESSAGES, "Bad Request"),
+        ("max_tokens_too_big.json", CHAT, "BadRequestError"),
+        ("stream_options_without_stream.json", CHAT, "BadRequestError"),
+    ],
+)
+def test_a_recorded_refusal_tells_its_kind_and_not_its_message(
+    name: str, route: Route, error: str
+) -> None:
+    answer = answer_reader(route)(recording(name))
+    assert (answer.error, answer.usage, answer.generated) == (error, None, False)
+
+
+@pytest.mark.parametrize(
+    ("route", "usage", "read"),
+    [
+        (
+            CHAT,
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 4,
+                "prompt_tokens_details": {"cached_tokens": 8},
+                "completion_tokens_details": {"reasoning_tokens": 2, "audio_tokens": None},
+            },
+            Usage(9, 4, 8, 2),
+        ),
+        (CHAT, {"prompt_tokens": 9, "prompt_tokens_details": None}, Usage(9)),
+        (CHAT, {"prompt_tokens": 0, "completion_tokens": 0}, Usage(0, 0)),
+        (MESSAGES, {"input_tokens": 9, "cache_read_input_tokens": 3}, Usage(9, None, 3)),
+        (Route.EMBEDDINGS, {"prompt_tokens": 5, "total_tokens": 5}, Usage(5)),
+        (Route.RERANK, {"total_tokens": 5}, Usage()),
+    ],
+)
+def test_usage_is_read_in_the_words_of_each_route(
+    route: Route, usage: dict[str, object], read: Usage
+) -> None:
+    assert answer_reader(route)(json.dumps({"usage": usage}).encode()).usage == read
+
+
+def test_a_later_count_replaces_an_earlier_one_and_nothing_replaces_a_count() -> None:
+    record = Record("POST", "/", CHAT)
+    Usage(14, 0, 3, 1).fill(record)
+    Usage(None, 7).fill(record)
+    assert (record.prompt_tokens, record.completion_tokens) == (14, 7)
+    assert (record.cached_tokens, record.reasoning_tokens) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("event", "generated"),
+    [
+        ({"type": "response.created", "response": {"status": "in_progress"}}, False),
+        ({"type": "response.output_item.added", "item": {}}, False),
+        ({"type": "response.output_text.delta", "delta": "a"}, True),
+        ({"type": "response.output_text.delta", "delta": ""}, False),
+        ({"type": "response.reasoning_text.delta", "delta": "a"}, True),
+        ({"type": "response.function_call_arguments.delta", "delta": "{"}, True),
+        ({"type": "response.output_text.done", "text": "a"}, False),
+    ],
+)
+def test_a_response_has_generated_at_its_first_delta(event: object, generated: bool) -> None:
+    assert said(RESPONSES, event).generated is generated
+
+
+@pytest.mark.parametrize(
+    ("delta", "generated"),
+    [
+        ({"type": "text_delta", "text": "a"}, True),
+        ({"type": "thinking_delta", "thinking": "a"}, True),
+        ({"type": "input_json_delta", "partial_json": "{"}, True),
+        # Made by the server once the thinking is over: no token.
+        ({"type": "signature_delta", "signature": "a"}, False),
+    ],
+)
+def test_a_message_generates_by_its_deltas(delta: object, generated: bool) -> None:
+    event = {"type": "content_block_delta", "index": 0, "delta": delta}
+    assert said(MESSAGES, event).generated is generated
+    assert not said(MESSAGES, {"type": "content_block_start", "content_block": {}}).generated
+
+
+@pytest.mark.parametrize(
+    ("response", "finish"),
+    [
+        ({"status": "completed"}, "completed"),
+        ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}},
+         "max_output_tokens"),
+        ({"status": "failed", "error": {"code": "server_error"}}, "failed"),
+        ({"status": "cancelled"}, "cancelled"),
+        ({"status": "in_progress"}, None),
+        ({"status": "queued"}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_a_response_ends_by_its_status(response: dict[str, object], finish: str | None) -> None:
+    event = {"type": "response.completed", "response": response}
+    assert said(RESPONSES, event).finish_reason == finish
+    assert answer_reader(RESPONSES)(json.dumps(response).encode()).finish_reason == finish
+
+
+@pytest.mark.parametrize(
+    ("route", "event", "error"),
+    [
+        (CHAT, {"error": {"type": "InternalServerError", "message": "m"}}, "InternalServerError"),
+        (CHAT, {"error": {"code": 500}}, "500"),
+        (CHAT, {"error": {"message": "m"}}, "error"),
+        (CHAT, {"error": "Unauthorized"}, "error"),
+        (CHAT, {"error": None}, None),
+        (CHAT, {"choices": []}, None),
+        (RESPONSES, {"type": "error", "code": "server_error", "message": "m"}, "server_error"),
+        (RESPONSES, {"type": "error", "code": 500, "message": "m"}, "500"),
+        (RESPONSES, {"type": "error", "code": None, "message": "m"}, "error"),
+        (RESPONSES, {"error": {"type": "InternalServerError"}}, "InternalServerError"),
+        (
+            RESPONSES,
+            {"type": "response.failed", "response": {"error": {"code": "server_error"}}},
+            "server_error",
+        ),
+        (MESSAGES, {"type": "error", "error": {"type": "overloaded_error"}}, "overloaded_error"),
+        (MESSAGES, {"type": "ping"}, None),
+    ],
+)
+def test_an_error_in_a_stream_is_told_by_its_kind(
+    route: Route, event: object, error: str | None
+) -> None:
+    assert said(route, event).error == error
+
+
+def test_no_words_of_an_error_are_kept() -> None:
+    assert error_name({"message": "prompt: my secret"}) == "error"
+    assert error_name(["my secret"]) == "error"
+    assert error_name({}) is None
+
+
+def test_the_usage_event_is_told_from_usage_in_any_other_event() -> None:
+    usage = {"prompt_tokens": 1}
+    assert said(CHAT, {"choices": [], "usage": usage}).usage_only
+    assert not said(CHAT, {"choices": [{"delta": {}}], "usage": usage}).usage_only
+    assert not said(CHAT, {"choices": []}).usage_only
+    assert not said(RESPONSES, {"choices": [], "usage": usage}).usage_only
+    assert not said(MESSAGES, {"choices": [], "usage": usage}).usage_only
+
+
+@pytest.mark.parametrize("route", [CHAT, RESPONSES, MESSAGES])
+@pytest.mark.parametrize("payload", [b"", b"{", b"null", b"3", b"[]", b'"x"', b'{"error": \xff}'])
+def test_what_cannot_be_read_is_left_to_the_caller(route: Route, payload: bytes) -> None:
+    for read in (event_reader(route), answer_reader(route)):
+        with pytest.raises((msgspec.MsgspecError, UnicodeDecodeError)):
+            read(payload)
