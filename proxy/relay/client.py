@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from time import monotonic
+from typing import Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -11,7 +13,16 @@ from proxy.errors import BodyTooLarge, ClientClosed
 from proxy.relay.headers import Headers, get
 from proxy.telemetry.record import Record
 
+# Our server puts the client's connection under this key into the scope (`proxy.server`).
+CONNECTION = "sidecar.connection"
 _CLIENT_LEFT = "The client closed the connection."
+
+
+class ClientConnection(Protocol):
+    """What the server knows of a client: has it gone, and whom to call when it does."""
+
+    gone: bool
+    on_leave: Callable[[], None] | None
 
 
 class Client:
@@ -24,6 +35,7 @@ class Client:
         if query := scope["query_string"]:
             self.target += b"?" + query
         self.started = False
+        self._connection: ClientConnection | None = scope.get(CONNECTION)
         self._receive = receive
         self._send = send
         self._record = record
@@ -64,11 +76,16 @@ class Client:
         pieces = [piece async for piece in self.body(limit_bytes)]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def until_it_leaves(self, on_leave: Callable[[ClientClosed], None]) -> None:
-        """To be run beside the answer, once the body has been read."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        on_leave(ClientClosed(_CLIENT_LEFT))
+    def when_it_leaves(self, tell: Callable[[ClientClosed], None] | None) -> None:
+        """Call `tell` once, when the client closes its connection; None ends the watch."""
+        if self._connection is None:
+            return
+        if tell is None:
+            self._connection.on_leave = None
+        elif self._connection.gone:
+            tell(ClientClosed(_CLIENT_LEFT))
+        else:
+            self._connection.on_leave = partial(tell, ClientClosed(_CLIENT_LEFT))
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True

@@ -30,20 +30,18 @@ class Content:
             return [(b"content-length", b"%d" % self.length)]
         return [(b"transfer-encoding", b"chunked")] if self.pieces is not None else []
 
-    async def send(self, client: Client, connection: Connection, record: Record) -> None:
-        """Send the body, then stay to notice that the client leaves.
+    async def send(self, connection: Connection, record: Record) -> None:
+        """Send what was not there yet when the request began.
 
         Runs beside the answer: an engine may answer before it has read everything.
         """
         try:
-            if self.pieces is not None:
-                await self._pipe(connection)
-                record.sent = monotonic()
+            await self._pipe(connection)
         except RequestFailure as failure:
             connection.abort(failure)
-            return
-        connection.request_sent()
-        await client.until_it_leaves(connection.abort)
+        else:
+            record.sent = monotonic()
+            connection.request_sent()
 
     async def _pipe(self, connection: Connection) -> None:
         assert self.pieces is not None

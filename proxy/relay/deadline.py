@@ -19,8 +19,8 @@ class Deadline:
 
     def watch(self, connection: Connection, started: float) -> None:
         """Begin; `started` is when the request came (monotonic seconds)."""
-        loop = asyncio.get_running_loop()
         if self._total_seconds is not None:
+            loop = asyncio.get_running_loop()
             left = started + self._total_seconds - monotonic()
             self._timers["total"] = loop.call_later(left, self._total_passed, connection)
         if self._idle_seconds is not None:

@@ -57,7 +57,10 @@ class Relay:
     async def _relay(self, client: Client, route: Route, record: Record) -> None:
         content = await content_of(client, route, self._limits.max_body_bytes, record)
         connection = await self._send(client, content, record)
-        uplink = spawn(content.send(client, connection, record), name="uplink")
+        client.when_it_leaves(connection.abort)
+        uplink = None
+        if content.pieces is not None:
+            uplink = spawn(content.send(connection, record), name="uplink")
         deadline = Deadline(self._limits.request_timeout, self._limits.stream_idle_timeout)
         deadline.watch(connection, record.started)
         try:
@@ -66,7 +69,9 @@ class Relay:
             await _pass_on(client, connection, route, record, withhold_usage=content.adds_usage)
         finally:
             deadline.cancel()
-            uplink.cancel()
+            client.when_it_leaves(None)
+            if uplink is not None:
+                uplink.cancel()
             record.last_byte = connection.last_byte
             connection.release()
 
@@ -81,6 +86,8 @@ class Relay:
         request_headers += content.framing()
         connection.send(client.method, client.target, request_headers, content.parts)
         record.sent = monotonic()
+        if content.pieces is None:
+            connection.request_sent()
         return connection
 
 

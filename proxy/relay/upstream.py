@@ -37,6 +37,7 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._closed = False
+        self._parser = httptools.HttpResponseParser(self)
         self._request_sent = True
         self.is_new = True
         self.idle_since = 0.0
@@ -44,7 +45,6 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, method: str) -> None:
         """Forget the exchange before."""
-        self._parser = httptools.HttpResponseParser(self)
         self._method = method
         self._chunks: list[bytes] = []
         self._buffered = 0

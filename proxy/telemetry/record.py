@@ -13,6 +13,9 @@ from typing import Any
 
 from proxy.errors import Source
 
+# Words that came over the wire may be megabytes long; a log line may not.
+MAX_FIELD_CHARS = 512
+
 
 class Outcome(StrEnum):
     """How a request ended; the closed set of the `outcome` label."""
@@ -114,8 +117,8 @@ class Record:
         """Output rate without the prefill: tokens after the first over the time after the first."""
         if self.first_token is None or self.last_token is None or not self.completion_tokens:
             return None
-        span = self.last_token - self.first_token
-        return (self.completion_tokens - 1) / span if span > 0 else None
+        span, after_first = self.last_token - self.first_token, self.completion_tokens - 1
+        return after_first / span if span > 0 and after_first else None
 
     @property
     def overhead_seconds(self) -> float | None:
@@ -133,13 +136,13 @@ class Record:
             "request_id": self.request_id,
             "trace_id": self.trace_id,
             "method": self.method,
-            "path": self.path,
+            "path": _short(self.path),
             "route": self.route,
-            "model": self.model,
+            "model": _short(self.model),
             "status": self.status,
             "outcome": self.outcome,
             "error_source": self.error_source,
-            "error": self.error,
+            "error": _short(self.error),
             "stream": self.stream,
             "modalities": list(self.modalities),
             "images": self.images or None,
@@ -151,7 +154,7 @@ class Record:
             "cached_tokens": self.cached_tokens,
             "completion_tokens": self.completion_tokens,
             "reasoning_tokens": self.reasoning_tokens,
-            "finish_reason": self.finish_reason,
+            "finish_reason": _short(self.finish_reason),
             "duration_ms": _ms(self.duration_seconds),
             "ttft_ms": _ms(self.ttft_seconds),
             "itl_mean_ms": _ms(self.itl_mean_seconds),
@@ -163,10 +166,14 @@ class Record:
             "overhead_ms": _ms(self.overhead_seconds),
             "client_stall_ms": _ms(self.client_stall_seconds) or None,
             "client": self.client,
-            "user_agent": self.user_agent,
+            "user_agent": _short(self.user_agent),
             "retries": self.retries,
         }
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _short(text: str | None) -> str | None:
+    return text[:MAX_FIELD_CHARS] if text is not None else None
 
 
 def _between(start: float | None, end: float | None) -> float | None:
