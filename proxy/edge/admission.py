@@ -22,6 +22,7 @@ class Admission:
         self._wait_until_ready = wait_until_ready
         self._hold_seconds = hold_seconds
         self._draining = False
+        self._holds: set[asyncio.Timeout] = set()
         self._empty = asyncio.Event()
         self._empty.set()
         self.in_flight = 0
@@ -48,8 +49,12 @@ class Admission:
             self._empty.set()
 
     def close(self) -> None:
-        """Let nobody in from now on."""
+        """Let nobody in from now on, also none of those that are held."""
         self._draining = True
+        now = asyncio.get_running_loop().time() if self._holds else 0
+        for hold in self._holds:
+            if not hold.expired():
+                hold.reschedule(now)
 
     async def emptied(self) -> None:
         """Wait until every request that was let in is over."""
@@ -62,8 +67,13 @@ class Admission:
     async def _hold(self, refusal: EngineUnavailable) -> None:
         if not self._hold_seconds:
             raise refusal
+        hold = asyncio.timeout(self._hold_seconds)
         try:
-            async with asyncio.timeout(self._hold_seconds):
+            async with hold:
+                self._holds.add(hold)
                 await self._wait_until_ready()
         except TimeoutError:
-            raise self._refusal() or refusal from None
+            if not self._draining and (still := self._refusal()) is not None:
+                raise still from None
+        finally:
+            self._holds.discard(hold)
