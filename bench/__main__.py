@@ -1,0 +1,94 @@
+"""`python -m bench`: measure side by side, print tables, write them down.
+
+--only ours,haproxy   these alone          --rounds 3    how often each is measured
+--quick               small loads, one round, nothing written into docs/
+--profile tokens|requests|body             where our own CPU time goes
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import machine, profile, report
+from bench.result import Result
+from bench.rounds import Run
+from bench.size import FULL, QUICK
+from bench.subjects import DEFAULT, SUBJECTS, Subject
+
+# A default run takes about five minutes; what does not fit is left out and said.
+SECONDS = 330
+QUICK_SECONDS = 90
+# Past the end by a stuck process: leave all the same, ending what was started.
+_GRACE_SECONDS = 25
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    seconds = QUICK_SECONDS if options.quick else SECONDS
+    _end_at_signals(seconds + _GRACE_SECONDS)
+    machine.allow_many_files()
+    cores = machine.cores()
+    os.sched_setaffinity(0, {cores.others})
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        run = Run(Path(folder), cores, QUICK if options.quick else FULL, seconds)
+        if options.profile:
+            print(profile.profile(run, options.profile, Path(folder)))
+            return 0
+        return _measure(run, options)
+
+
+def _measure(run: Run, options: argparse.Namespace) -> int:
+    on = machine.describe()
+    subjects = [SUBJECTS[name] for name in options.only]
+    run.run(subjects, options.rounds or (1 if options.quick else 3))
+    result = Result(report.now(), on, _versions(subjects), run.absent, run.measured)
+    print(report.tables(result))
+    whole = not options.quick and set(DEFAULT) <= {*options.only}
+    if not options.quick:
+        print(f"\nwritten: {report.save(result, to_page=whole)}", file=sys.stderr)
+    return 0 if run.measured else 1
+
+
+def _versions(subjects: Sequence[Subject]) -> dict[str, str]:
+    return {subject.name: subject.version() or "absent" for subject in subjects}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", type=_names, default=DEFAULT, metavar="NAMES")
+    parser.add_argument("--rounds", type=int, metavar="N")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--profile", choices=profile.LOADS)
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in SUBJECTS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(SUBJECTS)}")
+    return names
+
+
+def _end_at_signals(seconds: int) -> None:
+    """Leave by an exception, so that every `finally` ends what it started."""
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, leave)
+    signal.alarm(seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,37 @@
+"""Everything one run found, ready to be asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+
+from bench.rounds import Measured
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything one run found."""
+
+    date: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+    absent: dict[str, str]
+    rounds: list[Measured]
+
+    def values(self, subject: str, workload: str, figure: str) -> list[float]:
+        """One value a round."""
+        return [
+            one.figures[workload][figure]
+            for one in self.rounds
+            if one.subject == subject and figure in one.figures.get(workload, {})
+        ]
+
+    def middle(self, subject: str, workload: str, figure: str) -> float | None:
+        values = self.values(subject, workload, figure)
+        return median(values) if values else None
+
+    @property
+    def subjects(self) -> list[str]:
+        """Those that were measured, in the order of the versions."""
+        measured = {one.subject for one in self.rounds}
+        return [name for name in self.versions if name in measured]
