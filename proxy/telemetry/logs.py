@@ -41,7 +41,13 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         fields: dict[str, Any] = getattr(record, "fields", {})
-        return line + "".join(f" {name}={value}" for name, value in fields.items())
+        return line + "".join(f" {name}={_on_a_line(value)}" for name, value in fields.items())
+
+
+def _on_a_line(value: Any) -> str:
+    """A client's words must not look like a line of ours, nor move the cursor."""
+    text = ",".join(value) if isinstance(value, list) else str(value)
+    return text if text.isprintable() and " " not in text else repr(text)
 
 
 class FieldsFormatter(JsonFormatter):

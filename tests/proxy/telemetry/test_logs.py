@@ -1,0 +1,187 @@
+"""Lines on stdout: JSON for machines, text for a terminal, one for each request."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from proxy.settings import LogFormat
+from proxy.telemetry.logs import configure, log_request
+from proxy.telemetry.record import Record
+from tests.proxy.telemetry.records import finished, full
+
+HEAD = ("level", "logger", "message", "timestamp")
+OURS = ("httpx", "httpcore", "uvicorn", "uvicorn.error", "asyncio", "proxy.access", "proxy.engine")
+# What `configure` switches off for the whole process.
+SWITCHES = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks", "_srcfile")
+
+Lines = Callable[[], list[str]]
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Logging is the process's own: put back what `configure` changes."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    loggers = [logging.getLogger(name) for name in OURS]
+    before = [(logger, logger.level, logger.filters[:]) for logger in loggers]
+    switches = {name: getattr(logging, name) for name in SWITCHES if hasattr(logging, name)}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for logger, old_level, filters in before:
+        logger.setLevel(old_level)
+        logger.filters[:] = filters
+    for name, value in switches.items():
+        setattr(logging, name, value)
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
+    def lines() -> list[str]:
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert out == "" or out.endswith("\n")
+        return out.split("\n")[:-1]
+
+    return lines
+
+
+def parsed(lines: Lines) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines()]
+
+
+def test_a_request_is_one_json_line_with_all_its_fields(lines: Lines) -> None:
+    configure(LogFormat.JSON, "info")
+    log_request(full())
+    (line,) = parsed(lines)
+    assert line.keys() == {*HEAD, *full().fields()}
+    assert line.items() >= full().fields().items()
+    assert (line["level"], line["logger"]) == ("INFO", "proxy.access")
+    assert line["message"] == "POST /v1/chat/completions 200 engine_error"
+    written = datetime.fromisoformat(line["timestamp"])
+    assert abs((datetime.now(UTC) - written).total_seconds()) < 60
+
+
+def test_a_field_that_does_not_apply_is_not_in_the_line(lines: Lines) -> None:
+    configure(LogFormat.JSON, "info")
+    log_request(finished(status=404))
+    (line,) = parsed(lines)
+    assert line.keys() == {*HEAD, *finished(status=404).fields()}
+    assert "ttft_ms" not in line
+    assert None not in line.values()
+
+
+NASTY = 'a"b\\c\nd\re\tf\x00\x1b[31m ü \u2028 🦊'
+
+
+@pytest.mark.parametrize("log_format", LogFormat)
+def test_a_clients_words_stay_inside_their_line(lines: Lines, log_format: LogFormat) -> None:
+    configure(log_format, "info")
+    log_request(finished(model=NASTY, user_agent="Mozilla/5.0 (X11) status=200"))
+    out = "\n".join(lines())
+    assert "\x1b" not in out
+    assert "\x00" not in out
+    if log_format is LogFormat.JSON:
+        assert json.loads(out)["model"] == NASTY
+    else:
+        assert out.count("\n") == 0
+        assert " user_agent='Mozilla/5.0 (X11) status=200'" in out
+
+
+def test_text_is_a_readable_line_with_the_fields_behind_it(lines: Lines) -> None:
+    configure(LogFormat.TEXT, "info")
+    log_request(full())
+    (line,) = lines()
+    head = r"\d\d:\d\d:\d\d\.\d{3} INFO    proxy\.access   POST /v1/chat/completions 200 "
+    assert re.match(head + r"engine_error request_id=id-1 ", line)
+    assert " modalities=text,image,video,audio " in line
+    assert " duration_ms=500.0 " in line
+    assert len(re.findall(r" (\w+)=", line)) == len(full().fields())
+
+
+@pytest.mark.parametrize("log_format", LogFormat)
+def test_other_lines_have_their_fields_too(lines: Lines, log_format: LogFormat) -> None:
+    configure(log_format, "info")
+    logging.getLogger("proxy.engine").info("loading -> ready", extra={"fields": {"seconds": 3.5}})
+    logging.getLogger("proxy.engine").info("%d %s", 3, "shards")
+    first, second = lines()
+    if log_format is LogFormat.JSON:
+        assert json.loads(first)["seconds"] == 3.5
+        assert json.loads(second)["message"] == "3 shards"
+    else:
+        assert first.endswith("proxy.engine   loading -> ready seconds=3.5")
+        assert second.endswith("proxy.engine   3 shards")
+
+
+@pytest.mark.parametrize("fields", [None, {"request_id": "id-1"}])
+def test_a_fault_of_ours_is_one_json_line_with_its_traceback(
+    lines: Lines, fields: dict[str, str] | None
+) -> None:
+    configure(LogFormat.JSON, "info")
+    try:
+        raise ValueError("oops")
+    except ValueError:
+        extra = {"fields": fields} if fields else {"request_id": "id-1"}
+        logging.getLogger("proxy.relay").exception("the sidecar failed", extra=extra)
+    (line,) = parsed(lines)
+    assert (line["level"], line["request_id"]) == ("ERROR", "id-1")
+    assert "ValueError: oops" in line["exc_info"]
+    assert "fields" not in line
+
+
+@pytest.mark.parametrize(
+    ("level", "seen"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_the_level_hides_what_is_below_it(lines: Lines, level: str, seen: list[str]) -> None:
+    configure(LogFormat.JSON, level)
+    logger = logging.getLogger("proxy.engine")
+    for name in ("debug", "info", "warning", "error"):
+        logger.log(logging.getLevelNamesMapping()[name.upper()], name)
+    assert [line["message"] for line in parsed(lines)] == seen
+
+
+def test_requests_are_not_logged_where_the_level_hides_them(lines: Lines) -> None:
+    configure(LogFormat.JSON, "warning")
+    log_request(full())
+    assert lines() == []
+
+
+def test_the_sidecars_own_probes_and_expected_ends_are_no_news(lines: Lines) -> None:
+    configure(LogFormat.JSON, "info")
+    logging.getLogger("httpx").info("HTTP Request: GET http://127.0.0.1:8001/health")
+    logging.getLogger("uvicorn.access").info("GET /health 200")
+    server = logging.getLogger("uvicorn.error")
+    server.error("ASGI callable returned without completing response.")
+    assert lines() == []
+    server.error("Exception in ASGI application")
+    assert [line["message"] for line in parsed(lines)] == ["Exception in ASGI application"]
+
+
+def test_all_lines_go_to_stdout_once_however_often_logging_is_set_up(lines: Lines) -> None:
+    configure(LogFormat.TEXT, "info")
+    configure(LogFormat.JSON, "info")
+    log_request(full())
+    assert len(parsed(lines)) == 1
+    (handler,) = logging.getLogger().handlers
+    assert isinstance(handler, logging.StreamHandler)
+    assert handler.stream is sys.stdout
+
+
+def test_no_line_holds_what_a_record_has_no_place_for() -> None:
+    # Prompts, answers and keys are never logged because a record cannot hold them.
+    words = {"prompt", "messages", "content", "answer", "text", "authorization", "api_key", "body"}
+    assert not words & set(Record.__dataclass_fields__)

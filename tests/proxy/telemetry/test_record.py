@@ -1,0 +1,186 @@
+"""What is known of a request: measured once, closed once, and nothing made up."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from proxy.edge.routes import Route
+from proxy.errors import Source
+from proxy.telemetry.record import MAX_FIELD_CHARS, Outcome, Record
+from tests.proxy.telemetry.records import finished, full
+
+# The names that users rely on; what cannot be known yet is not among the fields at all.
+ACCESS_LOG = (
+    *("request_id", "trace_id", "method", "path", "route", "model", "key", "status", "outcome"),
+    *("error_source", "error", "stream", "modalities", "images", "videos", "audios", "bytes_in"),
+    *("bytes_out", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
+    *("finish_reason", "duration_ms", "ttft_ms", "itl_mean_ms", "itl_max_ms"),
+    *("tokens_per_second", "body_read_ms", "upstream_connect_ms", "upstream_first_byte_ms"),
+    *("overhead_ms", "client_stall_ms", "engine_ttft_ms", "engine_queue_ms", "client"),
+    *("user_agent", "retries"),
+)
+NOT_YET = {"key", "engine_ttft_ms", "engine_queue_ms"}
+
+
+def test_a_full_line_has_all_fields_in_the_documented_order() -> None:
+    assert list(full().fields()) == [name for name in ACCESS_LOG if name not in NOT_YET]
+
+
+def test_each_field_is_what_was_measured() -> None:
+    assert full().fields() == {
+        "request_id": "id-1",
+        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "route": "chat",
+        "model": "demo",
+        "status": 200,
+        "outcome": "engine_error",
+        "error_source": "upstream",
+        "error": "InternalServerError",
+        "stream": True,
+        "modalities": ["text", "image", "video", "audio"],
+        "images": 2,
+        "videos": 1,
+        "audios": 3,
+        "bytes_in": 1000,
+        "bytes_out": 5000,
+        "prompt_tokens": 35,
+        "cached_tokens": 16,
+        "completion_tokens": 11,
+        "reasoning_tokens": 4,
+        "finish_reason": "length",
+        "duration_ms": 500.0,
+        "ttft_ms": 100.0,
+        "itl_mean_ms": 50.0,
+        "itl_max_ms": 90.0,
+        "tokens_per_second": 40.0,
+        "body_read_ms": 10.0,
+        "upstream_connect_ms": 2.0,
+        "upstream_first_byte_ms": 7.5,
+        "overhead_ms": 1.0,
+        "client_stall_ms": 4.0,
+        "client": "10.0.0.7",
+        "user_agent": "curl/7.88.1",
+        "retries": 2,
+    }
+
+
+def test_what_does_not_apply_is_absent_and_never_a_made_up_zero() -> None:
+    bare = Record("GET", "/v1/models", Route.MODELS, request_id="id")
+    bare.finish()
+    assert bare.fields().keys() == {
+        *("request_id", "method", "path", "route", "outcome", "stream", "modalities"),
+        *("bytes_in", "bytes_out", "duration_ms"),
+    }
+    assert bare.fields()["modalities"] == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("known", "absent"),
+    [
+        (
+            {"first_token": None, "last_token": None, "generated_events": 0},
+            ("ttft_ms", "itl_mean_ms", "itl_max_ms", "tokens_per_second"),
+        ),
+        (
+            {"generated_events": 1, "last_token": 100.1},
+            ("itl_mean_ms", "itl_max_ms", "tokens_per_second"),
+        ),
+        # All tokens came in one piece: there is no time to divide by.
+        ({"last_token": 100.1}, ("tokens_per_second",)),
+        ({"completion_tokens": None}, ("completion_tokens", "tokens_per_second")),
+        ({"completion_tokens": 1}, ("tokens_per_second",)),
+        ({"completion_tokens": 0}, ("tokens_per_second",)),
+        ({"client_stall_seconds": 0.0}, ("client_stall_ms",)),
+        ({"connect_seconds": None}, ("upstream_connect_ms",)),
+        ({"first_byte": None}, ("upstream_first_byte_ms",)),
+        ({"sent": None}, ("overhead_ms", "upstream_first_byte_ms")),
+        ({"body_read": None}, ("overhead_ms", "body_read_ms")),
+        ({"images": 0}, ("images",)),
+    ],
+)
+def test_a_number_without_its_measurement_is_absent(
+    known: dict[str, Any], absent: tuple[str, ...]
+) -> None:
+    record = full()
+    for name, value in known.items():
+        setattr(record, name, value)
+    assert full().fields().keys() - record.fields().keys() == set(absent)
+
+
+def test_no_count_of_tokens_is_zeroed() -> None:
+    fields = finished(prompt_tokens=0, completion_tokens=0, cached_tokens=0).fields()
+    assert fields["prompt_tokens"] == fields["completion_tokens"] == fields["cached_tokens"] == 0
+
+
+@pytest.mark.parametrize("reason", Outcome)
+def test_the_first_thing_that_went_wrong_is_what_is_told(reason: Outcome) -> None:
+    record = Record("POST", "/", Route.CHAT)
+    record.fail(reason, Source.UPSTREAM, "first")
+    record.fail(Outcome.PROXY_ERROR, Source.PROXY, "second")
+    record.finish()
+    assert (record.outcome, record.error_source, record.error) == (reason, "upstream", "first")
+
+
+def test_a_request_with_which_nothing_went_wrong_is_ok() -> None:
+    record = Record("POST", "/", Route.CHAT)
+    record.finish()
+    assert (record.outcome, record.error_source, record.error) == (Outcome.OK, None, None)
+
+
+def test_the_clock_stops_when_the_request_is_finished() -> None:
+    record = Record("POST", "/", Route.CHAT)
+    record.finish()
+    assert record.duration_seconds == record.duration_seconds
+    running = Record("POST", "/", Route.CHAT, started=monotonic() - 1)
+    assert running.duration_seconds >= 1
+    assert running.duration_seconds < running.duration_seconds
+
+
+def test_tokens_mark_their_times() -> None:
+    record = Record("POST", "/", Route.CHAT, started=10.0)
+    for now in (11.0, 11.5, 11.6, 13.0):
+        record.token_event(now)
+    assert (record.ttft_seconds, record.generated_events) == (1.0, 4)
+    assert record.longest_gap_seconds == pytest.approx(1.4)
+    assert record.itl_mean_seconds == pytest.approx(2 / 3)
+    record.completion_tokens = 9
+    assert record.tokens_per_second == pytest.approx(8 / 2), "the prefill is left out"
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        # Before sending: from the body to the request, less the connecting.
+        ({"body_read": 1.0, "sent": 1.5}, 0.5),
+        ({"body_read": 1.0, "sent": 1.5, "connect_seconds": 0.25}, 0.25),
+        ({"body_read": 1.0, "sent": 1.5, "last_byte": 4.0, "finished": 4.25}, 0.75),
+        # A body that is piped ends after the request was sent; that is nobody's overhead.
+        ({"body_read": 2.0, "sent": 1.5}, 0.0),
+        ({"body_read": 2.0, "sent": 1.5, "last_byte": 4.5, "finished": 4.25}, 0.0),
+        ({"body_read": 1.0, "sent": 1.1, "connect_seconds": 5.0}, 0.0),
+    ],
+)
+def test_overhead_is_the_sidecars_own_time_and_never_negative(
+    known: dict[str, float], expected: float
+) -> None:
+    record = Record("POST", "/", Route.CHAT, started=0.5)
+    for name, value in known.items():
+        setattr(record, name, value)
+    assert record.overhead_seconds == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["path", "model", "error", "finish_reason", "user_agent"])
+def test_words_that_came_over_the_wire_cannot_make_a_line_endless(name: str) -> None:
+    record = finished(**{name: "x" * 5_000_000})
+    assert record.fields()[name] == "x" * MAX_FIELD_CHARS
+
+
+def test_a_record_takes_no_field_that_is_not_declared() -> None:
+    record = Record("POST", "/", Route.CHAT)
+    with pytest.raises(AttributeError):
+        record.prompt = "my secret"  # type: ignore[attr-defined]
