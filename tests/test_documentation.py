@@ -1,0 +1,190 @@
+"""What README says is there; what docs/architecture.md forbids is not."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.record import Outcome
+from tests.proxy.house import house
+from tests.proxy.telemetry.records import full
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 60
+
+
+def section(title: str) -> str:
+    """The text below a heading of README, up to the next one of its kind."""
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
+    assert found is not None, title
+    return found[1]
+
+
+# README ---------------------------------------------------------------------------------------
+
+
+def test_readme_names_the_metrics_that_are_registered() -> None:
+    families = Metrics().registry.collect()
+    suffix = {"counter": "_total"}
+    registered = {f"{family.name}{suffix.get(family.type, '')}" for family in families}
+    named = set(re.findall(r"`(sidecar_\w+)", section("Metrics")))
+    assert "sidecar_requests_total" in named
+    assert named == registered
+
+
+def test_every_field_of_the_log_line_in_readme_is_one_that_is_written() -> None:
+    example = re.search(r"```json\n(.*?)```", section("The log"), re.DOTALL)
+    assert example is not None
+    line = json.loads(example[1].replace("\n", ""))
+    written = ["level", "logger", "message", "timestamp", *full().fields()]
+    assert [name for name in written if name in line] == list(line)
+
+
+def test_readme_names_every_outcome() -> None:
+    (listed,) = re.findall(r"`outcome` is one of (.*?);", section("The log"), re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", listed)) == set(Outcome)
+
+
+# What stands for several paths in README.
+SEVERAL = {
+    "/v1/responses…": ("", "/resp_1", "/resp_1/cancel", "/resp_1/input_items"),
+    "/v1/messages…": ("", "/count_tokens"),
+    "/v1/audio/*": ("transcriptions", "translations", "speech"),
+}
+
+
+def endpoints() -> list[str]:
+    """The paths in the first column of README's table of endpoints."""
+    rows = re.findall(r"^\| (`.*?) \| ", section("Endpoints"), re.MULTILINE)
+    paths = [path for row in rows for path in re.findall(r"`(?:GET )?(/\S*)`", row)]
+    return [path.rstrip("…*") + more for path in paths for more in SEVERAL.get(path, ("",))]
+
+
+@pytest.mark.parametrize("path", endpoints())
+async def test_every_endpoint_in_readme_is_routed(path: str) -> None:
+    async with house() as there:
+        answer = await there.get(path)
+        assert answer.status_code in (200, 204, 503)
+        assert answer.headers.get("x-proxy-error") in (None, "upstream engine_unavailable")
+
+
+def test_readme_has_the_endpoints_of_both_kinds() -> None:
+    assert {"/health", "/ping", "/metrics/engine", "/v1/chat/completions"} <= set(endpoints())
+
+
+# Who may know whom ----------------------------------------------------------------------------
+
+
+def modules() -> dict[str, Path]:
+    """`proxy.relay.stream` -> its file."""
+    found = {}
+    for path in sorted((ROOT / "proxy").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+
+def imports(name: str) -> Iterator[str]:
+    """Modules that a module imports, anywhere in it, by their full names."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: a relative import"
+            source = node.module or ""
+            for alias in node.names:
+                full_name = f"{source}.{alias.name}"
+                yield full_name if full_name in MODULES else source
+
+
+def ours(name: str) -> set[str]:
+    return {found for found in imports(name) if found in MODULES} - {"proxy"}
+
+
+def inside(name: str, rooms: tuple[str, ...]) -> bool:
+    return any(name == room or name.startswith(f"{room}.") for room in rooms)
+
+
+_BASE = ("proxy.errors", "proxy.settings", "proxy.tasks")
+MAY_KNOW: dict[str, tuple[str, ...]] = {
+    "proxy.errors": (),
+    "proxy.tasks": (),
+    "proxy.settings": ("proxy.errors",),
+    "proxy.telemetry.record": ("proxy.errors",),
+    "proxy.telemetry": (*_BASE, "proxy.telemetry", "proxy.engine.phase"),
+    "proxy.edge": (*_BASE, "proxy.edge"),
+    "proxy.engine": (*_BASE, "proxy.engine"),
+    "proxy.relay": (
+        *("proxy.errors", "proxy.tasks", "proxy.relay", "proxy.edge.routes"),
+        "proxy.telemetry.record",
+    ),
+    "proxy.api": (*_BASE, "proxy.api", "proxy.engine", "proxy.telemetry"),
+    "proxy.server": ("proxy.relay.client",),
+    "proxy.__main__": (*_BASE, "proxy.app", "proxy.server", "proxy.telemetry.logs"),
+}
+
+
+def rule_of(name: str) -> tuple[str, ...]:
+    """The rule of a module is that of the smallest room it is in."""
+    rooms = [room for room in MAY_KNOW if inside(name, (room,))]
+    assert rooms, f"no rule says whom {name} may know"
+    return MAY_KNOW[max(rooms, key=len)]
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"proxy", "proxy.app"}))
+def test_a_module_knows_only_whom_it_may_know(name: str) -> None:
+    strangers = {found for found in ours(name) if not inside(found, rule_of(name))}
+    assert strangers == set()
+
+
+def test_imports_go_in_no_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way, name))
+        if name not in done:
+            for found in ours(name):
+                visit(found, (*way, name))
+            done.add(name)
+
+    for name in MODULES:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_proxy_process_never_imports_the_engine(name: str) -> None:
+    heavy = {"vllm", "torch", "transformers"}
+    assert not {found.partition(".")[0] for found in imports(name)} & heavy
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_files_and_functions_stay_short(name: str) -> None:
+    lines = MODULES[name].read_text().count("\n")
+    assert lines <= MAX_FILE_LINES
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, node.name
+
+
+def test_background_tasks_are_made_in_one_place() -> None:
+    makers = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("create_task", "ensure_future")
+    }
+    # `__main__` awaits its only one itself.
+    assert makers - {"proxy.__main__"} == {"proxy.tasks"}
