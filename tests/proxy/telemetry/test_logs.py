@@ -79,7 +79,7 @@ def test_a_field_that_does_not_apply_is_not_in_the_line(lines: Lines) -> None:
     assert None not in line.values()
 
 
-NASTY = 'a"b\\c\nd\re\tf\x00\x1b[31m ü \u2028 🦊'
+NASTY = 'a"b\\c\nd\re\tf\x00\x1b[31mü\u2028🦊'
 
 
 @pytest.mark.parametrize("log_format", LogFormat)
