@@ -69,14 +69,15 @@ _TABLES: dict[str, tuple[Column, ...]] = {
         Column("token delay p50 ms", "open_streams", "delay_p50_ms"),
         Column("p99 ms", "open_streams", "delay_p99_ms"),
     ),
-    "Was it the proxy that was measured? CPU shares of the other two during `streams` and "
-    "`requests`": (
+    "Was it the proxy that was measured? CPU shares of all during `streams` and `requests`": (
         Column("engine, streams", _STREAMS, "engine_cpu_share", 2),
         Column("client, streams", _STREAMS, "client_cpu_share", 2),
         Column("proxy, streams", _STREAMS, "proxy_cpu_share", 2),
+        Column("anything else, streams", _STREAMS, "others_cpu_share", 2),
         Column("engine, requests", "requests", "engine_cpu_share", 2),
         Column("client, requests", "requests", "client_cpu_share", 2),
         Column("proxy, requests", "requests", "proxy_cpu_share", 2),
+        Column("anything else, requests", "requests", "others_cpu_share", 2),
     ),
 }
 
