@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -18,11 +19,12 @@ from proxy.api.service import Service
 from proxy.edge.admission import Admission
 from proxy.edge.routes import Route, RouteTable
 from proxy.engine.attached import AttachedEngine
+from proxy.engine.command import warnings_about
 from proxy.engine.hardware import Hardware
 from proxy.engine.lifecycle import Engine
 from proxy.engine.probe import Probe
 from proxy.engine.state import EngineState, Snapshot
-from proxy.errors import RequestFailure, UnknownRoute
+from proxy.errors import MethodNotAllowed, RequestFailure, UnknownRoute
 from proxy.relay.endpoint import Limits, Relay
 from proxy.relay.headers import request_id
 from proxy.relay.passage import Passage
@@ -34,6 +36,8 @@ from proxy.tasks import spawn
 from proxy.telemetry.logs import log_request
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Record
+
+_log = logging.getLogger("proxy")
 
 
 class Sidecar:
@@ -51,17 +55,18 @@ class Sidecar:
             self._state.refusal, self._state.wait_until_ready, settings.hold_seconds
         )
         host, port = _engine_address(settings)
-        self._probe = Probe(f"http://{host}:{port}")
+        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._probe = Probe(f"http://{authority}")
         self._engine = self._make_engine()
         self._engine_task: asyncio.Task[None] | None = None
-        self._upstream = Upstream(host, port)
+        self._upstream = Upstream(host, port, authority)
         limits = Limits(
             settings.max_body_bytes, settings.request_timeout, settings.stream_idle_timeout
         )
         passage = Passage(self._admission, self)
         self._relay = Relay(self._upstream, passage, limits)
         self._websockets = WebSocketRelay(
-            f"{host}:{port}", passage, max_message_bytes=settings.max_body_bytes
+            authority, passage, max_message_bytes=settings.max_body_bytes
         )
         self._routes = RouteTable(settings.extra_routes)
         self.service = Service(settings, self._state, self._metrics, self._probe, self._hardware)
@@ -90,6 +95,8 @@ class Sidecar:
 
     def start(self) -> asyncio.Task[None]:
         """Start the engine; the task ends when it cannot be started any more."""
+        for warning in warnings_about(self.settings):
+            _log.warning(warning)
         self._engine_task = spawn(self._engine.run(), name="engine")
         return self._engine_task
 
@@ -141,7 +148,7 @@ def _engine_address(settings: Settings) -> tuple[str, int]:
 
 def _own_endpoints(service: Service) -> FastAPI:
     """Health, info and metrics."""
-    app = FastAPI(title="vLLM sidecar", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="vLLM sidecar", version=__version__, openapi_url=None)
     for router in (health_router(service), info_router(service), metrics_router(service)):
         app.include_router(router)
 
@@ -150,5 +157,10 @@ def _own_endpoints(service: Service) -> FastAPI:
         assert isinstance(failure, RequestFailure)
         status, headers, body = refusal(failure, None, request_id(request.scope["headers"]))
         return Response(body, status, {key.decode(): value.decode() for key, value in headers})
+
+    @app.exception_handler(405)
+    async def wrong_method(request: Request, failure: Exception) -> Response:
+        text = f"{request.url.path} does not take {request.method}; it takes GET."
+        return await refused(request, MethodNotAllowed(text))
 
     return app

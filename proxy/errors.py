@@ -5,11 +5,13 @@
     ├── EngineFailure                 the engine cannot start or has died, with cause and remedy
     └── RequestFailure                one request cannot be answered
         ├── UnknownRoute              client    404
+        ├── MethodNotAllowed          client    405
         ├── BodyTooLarge              client    413
         ├── ClientClosed              client    499 (never sent, only logged)
         ├── Draining                  proxy     503
         ├── InternalFailure           proxy     500
-        ├── EngineUnavailable         upstream  503 (loading, restarting or failed)
+        ├── EngineUnavailable         upstream  503 (loading or restarting)
+        │   └── EngineGivenUp         upstream  503 (it cannot be started: waiting is of no use)
         ├── EngineUnreachable         upstream  502 (no connection: it never saw the request)
         ├── EngineDied                upstream  502 (the connection broke after sending)
         ├── EngineGarbled             upstream  502 (what came back is not HTTP)
@@ -125,6 +127,10 @@ class UnknownRoute(RequestFailure):
     status, type, code, source = 404, "invalid_request_error", "unknown_route", Source.CLIENT
 
 
+class MethodNotAllowed(RequestFailure):
+    status, type, code, source = 405, "invalid_request_error", "method_not_allowed", Source.CLIENT
+
+
 class BodyTooLarge(RequestFailure):
     status, type, code, source = 413, "invalid_request_error", "body_too_large", Source.CLIENT
 
@@ -143,6 +149,10 @@ class InternalFailure(RequestFailure):
 
 class EngineUnavailable(RequestFailure):
     status, type, code, source = 503, "server_error", "engine_unavailable", Source.UPSTREAM
+
+
+class EngineGivenUp(EngineUnavailable):
+    code = "engine_failed"
 
 
 class EngineUnreachable(RequestFailure):

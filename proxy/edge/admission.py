@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from proxy.errors import Draining, EngineUnavailable
+from proxy.errors import Draining, EngineGivenUp, EngineUnavailable
 
 # None where the engine takes work; else why not, and when to ask again.
 Refusal = Callable[[], EngineUnavailable | None]
@@ -65,7 +65,7 @@ class Admission:
         return self._draining
 
     async def _hold(self, refusal: EngineUnavailable) -> None:
-        if not self._hold_seconds:
+        if not self._hold_seconds or isinstance(refusal, EngineGivenUp):
             raise refusal
         hold = asyncio.timeout(self._hold_seconds)
         try:

@@ -26,6 +26,7 @@ class Route(StrEnum):
     POOLING = "pooling"
     CLASSIFY = "classify"
     TOKENIZE = "tokenize"
+    COUNT_TOKENS = "count_tokens"
     MODELS = "models"
     VERSION = "version"
     EXTRA = "extra"
@@ -37,7 +38,7 @@ _EXACT = {
     b"/v1/completions": Route.COMPLETIONS,
     b"/v1/responses": Route.RESPONSES,
     b"/v1/messages": Route.MESSAGES,
-    b"/v1/messages/count_tokens": Route.TOKENIZE,
+    b"/v1/messages/count_tokens": Route.COUNT_TOKENS,
     b"/v1/embeddings": Route.EMBEDDINGS,
     b"/v1/audio/transcriptions": Route.AUDIO,
     b"/v1/audio/translations": Route.AUDIO,

@@ -23,6 +23,7 @@ _RESERVED = frozenset(
     {
         *("model", "model-tag", "host", "port", "uds", "root-path", "config", "headless"),
         *("ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "ssl-cert-reqs", "api-key", "hf-token"),
+        "grpc",
         *("served-model-name", "revision", "help", "version"),
     }
 )
@@ -54,11 +55,10 @@ _NOT_FOR_THE_ENGINE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to execute, and what to warn about. No secret is in `argv`."""
+    """What to execute. No secret is in `argv`."""
 
     argv: tuple[str, ...]
     environ: Mapping[str, str]
-    warnings: tuple[str, ...] = ()
 
 
 def engine_command(
@@ -81,7 +81,7 @@ def engine_command(
     argv += _demo_arguments(settings, has_gpu) if demo else []
     argv += _named_like_flags(settings)
     argv += _extra_arguments(settings)
-    return Command(tuple(argv), _environment(settings, has_gpu, demo), _warnings(settings))
+    return Command(tuple(argv), _environment(settings, has_gpu, demo))
 
 
 def masked(argv: Iterable[str]) -> list[str]:
@@ -162,9 +162,16 @@ def _extra_arguments(settings: Settings) -> list[str]:
         raise SettingsError(f"VLLM_EXTRA_ARGS: {error}; allowed are shell words") from None
     for word in words:
         name = word.partition("=")[0]
-        if name.startswith("--") and flag_name(name[2:]) in _RESERVED:
+        if name.startswith("--") and _is_reserved(flag_name(name[2:])):
             raise SettingsError(f"VLLM_EXTRA_ARGS: {name} is not allowed, the sidecar sets it")
     return words
+
+
+def _is_reserved(name: str) -> bool:
+    """Whether vLLM's parser, which takes abbreviations, could read `name` as a reserved flag."""
+    if name in known_flags():
+        return name in _RESERVED
+    return bool(name) and any(flag.startswith(name) for flag in _RESERVED)
 
 
 def _environment(settings: Settings, has_gpu: bool, demo: bool) -> dict[str, str]:
@@ -185,7 +192,7 @@ def _environment(settings: Settings, has_gpu: bool, demo: bool) -> dict[str, str
     return environ
 
 
-def _warnings(settings: Settings) -> tuple[str, ...]:
+def warnings_about(settings: Settings) -> tuple[str, ...]:
     """Names that look like ours or like a flag but are neither, with the nearest known name."""
     ours = _our_variables()
     flags = {name.upper().replace("-", "_") for name in known_flags()}

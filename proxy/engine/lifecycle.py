@@ -129,7 +129,7 @@ class Engine:
 
     def _command(self, model: Model) -> Command:
         try:
-            command = engine_command(
+            return engine_command(
                 self._settings,
                 model_path=model.path,
                 served_names=model.served_names,
@@ -138,9 +138,6 @@ class Engine:
             )
         except SettingsError as error:
             raise EngineFailure(Cause.BAD_FLAG, str(error), permanent=True) from None
-        for warning in command.warnings:
-            _log.warning(warning)
-        return command
 
     async def _follow(self, process: Process) -> EngineFailure:
         """Read the engine's output to its end, and say why it ended."""

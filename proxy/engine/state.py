@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from proxy.engine.phase import Phase
-from proxy.errors import Cause, EngineUnavailable
+from proxy.errors import Cause, EngineGivenUp, EngineUnavailable
 
 _log = logging.getLogger("proxy.engine")
 
@@ -22,6 +22,11 @@ _DEFAULT_RETRY_AFTER = 10
 _MAX_RETRY_AFTER = 120
 
 _START = (Phase.LOADING, Phase.COMPILING, Phase.WARMING)
+_LEVELS = {
+    Phase.FAILED: logging.ERROR,
+    Phase.DEGRADED: logging.WARNING,
+    Phase.RESTARTING: logging.WARNING,
+}
 # What is said of one phase does not hold for the next.
 _OF_A_PHASE = dict.fromkeys(("progress", "eta_seconds", "reason", "remedy", "cause"))
 
@@ -94,7 +99,7 @@ class EngineState:
             spent = MappingProxyType({before.phase: seconds})
         self._replace(changes, phase, now, spent)
         after = self.snapshot
-        level = logging.ERROR if phase is Phase.FAILED else logging.INFO
+        level = _LEVELS.get(phase, logging.INFO)
         why = f": {after.reason}" if after.reason else ""
         remedy = f" {after.remedy}" if after.remedy else ""
         text = f"{before.phase} -> {phase} after {seconds:.1f} s{why}{remedy}"
@@ -115,7 +120,8 @@ class EngineState:
             return None
         wait = now.eta_seconds or _RETRY_AFTER.get(now.phase, _DEFAULT_RETRY_AFTER)
         wait = min(max(1, round(wait)), _MAX_RETRY_AFTER)
-        return EngineUnavailable(_unavailable_text(now), retry_after_seconds=wait)
+        kind = EngineGivenUp if now.phase is Phase.FAILED else EngineUnavailable
+        return kind(_unavailable_text(now), retry_after_seconds=wait)
 
     def _replace(
         self, changes: dict[str, Any], phase: Phase, since: float, spent: Mapping[Phase, float]

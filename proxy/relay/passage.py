@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -20,14 +21,18 @@ _MAX_USER_AGENT_CHARS = 200
 _OUTCOMES: dict[type[RequestFailure], Outcome] = {
     errors.ClientClosed: Outcome.CLIENT_CLOSED,
     errors.UnknownRoute: Outcome.CLIENT_ERROR,
+    errors.MethodNotAllowed: Outcome.CLIENT_ERROR,
     errors.BodyTooLarge: Outcome.REJECTED,
     errors.Draining: Outcome.REJECTED,
     errors.EngineUnavailable: Outcome.ENGINE_UNAVAILABLE,
+    errors.EngineGivenUp: Outcome.ENGINE_UNAVAILABLE,
     errors.EngineUnreachable: Outcome.ENGINE_UNAVAILABLE,
     errors.EngineDied: Outcome.ENGINE_DIED,
     errors.EngineGarbled: Outcome.ENGINE_ERROR,
     errors.EngineTimeout: Outcome.TIMEOUT,
 }
+
+_COUNT = re.compile(rb"\d{1,4}")
 
 Work = Callable[[], Awaitable[None]]
 Refuse = Callable[[RequestFailure], Awaitable[None]]
@@ -106,5 +111,5 @@ def record_of(scope: Scope, route: Route) -> Record:
         trace_id=headers.trace_id(request_headers),
         client=peer[0] if peer else None,
         user_agent=user_agent.decode("latin-1")[:_MAX_USER_AGENT_CHARS] if user_agent else None,
-        retries=int(retries) if retries is not None and retries.isdigit() else None,
+        retries=int(retries) if retries is not None and _COUNT.fullmatch(retries) else None,
     )

@@ -12,6 +12,7 @@ from proxy.relay.headers import Headers
 
 # openai-python stops retrying when it is told to wait longer.
 MAX_RETRY_AFTER_SECONDS = 120
+_ANTHROPIC = (Route.MESSAGES, Route.COUNT_TOKENS)
 
 
 def refusal(
@@ -51,7 +52,7 @@ def error_event(failure: RequestFailure, route: Route) -> bytes:
 
 
 def _body(failure: RequestFailure, route: Route | None) -> dict[str, Any]:
-    if route is Route.MESSAGES:
+    if route in _ANTHROPIC:
         error = {"type": failure.anthropic_type, "message": failure.message}
         return {"type": "error", "error": error}
     return {

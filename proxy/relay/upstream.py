@@ -239,11 +239,11 @@ class Connection(asyncio.Protocol):
 class Upstream:
     """Connections to one engine, by TCP or by a Unix socket."""
 
-    def __init__(self, host: str, port: int, *, uds: str | None = None) -> None:
+    def __init__(self, host: str, port: int, authority: str, *, uds: str | None = None) -> None:
         self._host, self._port, self._uds = host, port, uds
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
-        self.authority = f"{host}:{port}".encode()
+        self.authority = authority.encode()
 
     async def connection(self) -> Connection:
         """An idle connection, or a new one.

@@ -10,8 +10,12 @@ from proxy import errors
 from proxy.errors import Cause, EngineFailure, Failure, RequestFailure, Source
 
 
+def below(kind: type[RequestFailure]) -> list[type[RequestFailure]]:
+    return [each for child in kind.__subclasses__() for each in (child, *below(child))]
+
+
 def leaves() -> list[type[RequestFailure]]:
-    return sorted(RequestFailure.__subclasses__(), key=lambda leaf: leaf.__name__)
+    return sorted(below(RequestFailure), key=lambda leaf: leaf.__name__)
 
 
 def documented() -> dict[str, tuple[str, int]]:

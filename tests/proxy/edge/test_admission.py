@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from proxy.edge.admission import Admission
-from proxy.errors import Draining, EngineUnavailable
+from proxy.errors import Draining, EngineGivenUp, EngineUnavailable
 
 HOLD_SECONDS = 5.0
 SOON_SECONDS = 1.0
@@ -141,3 +141,12 @@ async def test_the_house_is_empty_when_the_last_one_has_left() -> None:
     door.leave()
     await asyncio.wait_for(emptied, SOON_SECONDS)
     assert door.in_flight == 0
+
+
+async def test_nobody_is_held_for_an_engine_that_was_given_up() -> None:
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    door = Admission(lambda: EngineGivenUp("The engine cannot start."), never, hold_seconds=60)
+    with pytest.raises(EngineGivenUp):
+        await asyncio.wait_for(door.enter(), 1)

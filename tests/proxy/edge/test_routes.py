@@ -17,7 +17,7 @@ LISTED = {
     "/v1/responses/resp_0a1b/cancel": Route.RESPONSES,
     "/v1/responses/resp_0a1b/input_items": Route.RESPONSES,
     "/v1/messages": Route.MESSAGES,
-    "/v1/messages/count_tokens": Route.TOKENIZE,
+    "/v1/messages/count_tokens": Route.COUNT_TOKENS,
     "/v1/embeddings": Route.EMBEDDINGS,
     "/v1/models": Route.MODELS,
     "/v1/models/demo": Route.MODELS,

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from proxy.engine.command import Command, engine_command, masked
+from proxy.engine.command import Command, engine_command, masked, warnings_about
 from proxy.errors import SettingsError
 from proxy.relay.upstream import MAX_IDLE_SECONDS
 from proxy.settings import Settings
@@ -34,6 +34,10 @@ def command(
         has_gpu=has_gpu,
         demo=demo,
     )
+
+
+def warnings(environ: dict[str, str]) -> tuple[str, ...]:
+    return warnings_about(Settings.load(environ))
 
 
 def values(argv: tuple[str, ...], flag: str) -> list[str]:
@@ -232,10 +236,10 @@ def test_a_flags_variable_with_a_bad_value_is_refused_by_name(
 
 
 def test_no_secret_is_in_the_arguments_or_in_a_warning() -> None:
-    made = command(SECRETS, has_gpu=True)
-    shown = " ".join((*made.argv, *made.warnings))
+    made, said = command(SECRETS, has_gpu=True), warnings(SECRETS)
+    shown = " ".join((*made.argv, *said))
     assert "secret-" not in shown
-    assert "API_KEY has no effect: the sidecar sets --api-key itself" in made.warnings
+    assert "API_KEY has no effect: the sidecar sets --api-key itself" in said
 
 
 def test_the_engine_does_not_get_what_is_not_its_own() -> None:
@@ -293,7 +297,7 @@ TOLERATED = (
 @pytest.mark.parametrize("name", TOLERATED)
 def test_a_name_of_another_image_gets_one_warning_and_has_no_effect(name: str) -> None:
     made = command({name: "some-value"})
-    (warning,) = made.warnings
+    (warning,) = warnings({name: "some-value"})
     assert warning.startswith(f"{name} has no effect here: ")
     assert made.argv == command().argv
     assert "some-value" not in warning
@@ -311,7 +315,7 @@ def test_a_name_of_another_image_gets_one_warning_and_has_no_effect(name: str) -
     ],
 )
 def test_a_typo_is_met_with_the_nearest_known_name(typo: str, meant: str) -> None:
-    (warning,) = command({typo: "1"}).warnings
+    (warning,) = warnings({typo: "1"})
     assert warning == f"{typo} is not known. Did you mean {meant}?"
 
 
@@ -336,7 +340,7 @@ def test_the_rest_of_an_ordinary_environment_is_not_warned_about() -> None:
         "SSH_AUTH_SOCK": "/s",
         "TERM": "xterm",
     }
-    assert command(ordinary).warnings == ()
+    assert warnings(ordinary) == ()
 
 
 @pytest.mark.parametrize(
@@ -361,3 +365,9 @@ def test_what_is_shown_of_the_arguments_hides_secrets(argv: list[str], shown: li
 def test_what_is_shown_of_the_arguments_is_else_all_of_them() -> None:
     argv = command({"MAX_BATCHED_TOKENS": "1", "TOKENIZER_MODE": "auto"}, has_gpu=True).argv
     assert masked(argv) == list(argv)
+
+
+@pytest.mark.parametrize("word", ["--api-k", "--por", "--hos=0.0.0.0", "--ud", "--served-model-n"])
+def test_a_reserved_flag_is_refused_in_short_too(word: str) -> None:
+    with pytest.raises(SettingsError, match="is not allowed, the sidecar sets it"):
+        command({"VLLM_EXTRA_ARGS": f"{word} x"})
