@@ -94,8 +94,8 @@ async def test_an_engine_that_is_not_ready_is_told_before_it_is_asked(
         assert int(answer.headers["retry-after"]) > 0
         (line,) = access_log()
         assert (line["status"], line["outcome"]) == (503, "engine_unavailable")
-        error = "engine_failed" if phase is Phase.FAILED else "engine_unavailable"
-        assert (line["error_source"], line["error"]) == ("upstream", error)
+        code = "engine_failed" if phase is Phase.FAILED else "engine_unavailable"
+        assert (line["error_source"], line["error"]) == ("upstream", code)
 
 
 async def test_anthropic_clients_are_refused_in_their_own_shape() -> None:
