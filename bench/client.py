@@ -15,7 +15,7 @@ from time import monotonic, monotonic_ns
 RECEIVE_BYTES = 65536
 CONNECT_SECONDS = 5.0
 _STAMP = b'"t":'
-# The fake engine's tokens end so; for a proxy that rewrites events and drops the stamp.
+# The fake engine's tokens end so; counted where a proxy rewrites events and drops the stamp.
 _TEXT = b'xx"'
 _DONE = b"[DONE]"
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -95,7 +95,9 @@ class Stream(Connection):
                 return
         text = self._tail + data
         rest = self._read_stamps(text, now_ns)
-        if not self.first_ns and (self.tokens or _TEXT in text):
+        if not self.last_tick_ns:
+            self.tokens += data.count(_TEXT)
+        if not self.first_ns and self.tokens:
             self.first_ns = now_ns
         self._tail = rest[-_TAIL_BYTES:]
         if text.endswith(_LAST_CHUNK) and _DONE in self._tail:

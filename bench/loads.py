@@ -13,7 +13,7 @@ from bench.figures import Figures, Meter, in_ms
 from bench.requests import chat
 from bench.size import TICK_MS, Size, Target
 
-_WARM_UP_SECONDS = 3.0
+_WARM_UP_SECONDS = 8.0
 _OPEN_SECONDS = 5.0
 _OVERLOADED = 1.3
 _OPENED_AT_ONCE = 10
@@ -26,18 +26,16 @@ def streams(target: Target, size: Size) -> Figures:
     """All start at once, on connections that have served a short stream before."""
     connections = [Stream(target.port) for _ in range(size.streams)]
     with under_load(connections) as load:
-        send_all(connections, chat(2, stream=True))
-        load.pump(_WARM_UP_SECONDS, load.idle)
+        _warm_up(connections, load)
         _wait_for_tick(connections)
-        for connection in connections:
-            connection.delays_ns.clear()
         with Meter(target.proxy, target.engine) as meter:
             send_all(connections, chat(size.tokens, stream=True))
             load.pump(size.stream_seconds, load.idle)
     unfinished = sum(one.busy or one.failed for one in connections)
     figures = {**meter.shares(), **_stream_times(connections), "unfinished": unfinished}
-    if not unfinished:
-        figures["cpu_us_per_token"] = meter.proxy_seconds * 1e6 / (size.streams * size.tokens)
+    if tokens := _tokens(connections):
+        figures["tokens"] = tokens
+        figures["cpu_us_per_token"] = meter.proxy_seconds * 1e6 / tokens
     return figures
 
 
@@ -55,8 +53,7 @@ def arrivals(target: Target, size: Size) -> Figures:
     connections = [Stream(target.port) for _ in range(size.streams)]
     request = chat(size.arrival_tokens, stream=True)
     with under_load(connections) as load:
-        send_all(connections, chat(2, stream=True))
-        load.pump(_WARM_UP_SECONDS, load.idle)
+        _warm_up(connections, load)
         due = monotonic()
         for connection in connections:
             load.pump(due - monotonic())
@@ -79,6 +76,8 @@ def requests(target: Target, size: Size) -> Figures:
     with under_load(askers) as load:
         _start(askers)
         load.pump(size.warm_up_seconds, load.idle)
+        limit = 0
+        load.pump(size.request_seconds, load.idle)
         for asker in askers:
             asker.latencies_ns.clear()
         limit = size.requests
@@ -144,6 +143,16 @@ def send_all(connections: list[Stream], request: bytes) -> None:
             connection.send(request)
 
 
+def _warm_up(connections: list[Stream], load: Load) -> None:
+    """A short stream on each; one that is not over by then takes no part in what follows."""
+    send_all(connections, chat(2, stream=True))
+    load.pump(_WARM_UP_SECONDS, load.idle)
+    for connection in connections:
+        connection.delays_ns.clear()
+        if connection.busy:
+            connection.fail()
+
+
 def _wait_for_tick(connections: list[Stream]) -> None:
     """Until just after a tick: all proxies get the same time to their first token."""
     ticks = [one.last_tick_ns for one in connections if one.last_tick_ns]
@@ -154,7 +163,7 @@ def _wait_for_tick(connections: list[Stream]) -> None:
 
 def _start(askers: list[Asker]) -> None:
     for asker in askers:
-        if not asker.failed:
+        if not asker.failed and not asker.busy:
             asker.go_on()
 
 

@@ -38,6 +38,7 @@ _TABLES: dict[str, tuple[Column, ...]] = {
         Column("p99", _STREAMS, "ttft_p99_ms"),
         Column("token delay p50", _STREAMS, "delay_p50_ms"),
         Column("p99", _STREAMS, "delay_p99_ms"),
+        Column("unfinished", _STREAMS, "unfinished", 0),
     ),
     "128 streams of 25 tokens, one begun every 3.2 ms (ms)": (
         Column("first bytes p50", "arrivals", "head_p50_ms", 2),
