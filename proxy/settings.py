@@ -23,6 +23,7 @@ from pydantic import (
     Field,
     SkipValidation,
     ValidationError,
+    model_validator,
 )
 
 from proxy.errors import SettingsError
@@ -212,6 +213,14 @@ class Settings(BaseModel):
         "LOG_FORMAT", default=LogFormat.JSON, effect="`json`, or `text` for a terminal."
     )
 
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Settings:
+        ours = {"PORT": self.port, "PORT_HEALTH": self.port_health}
+        for name, port in ours.items():
+            if self.upstream_url is None and port == self.upstream_port:
+                raise ValueError(f"UPSTREAM_PORT={port}: the same as {name}; allowed is any other")
+        return self
+
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Settings:
         """Read an environment.
@@ -233,6 +242,8 @@ class Settings(BaseModel):
 def _first_problem(error: ValidationError) -> str:
     """One line for a human: `PORT='abc': Input should be a valid integer ... (Port ...)`."""
     problem = error.errors()[0]
+    if not problem["loc"]:  # two variables that do not go together
+        return str(problem["ctx"]["error"])
     name = str(problem["loc"][0])
     allowed = problem["msg"]
     if problem["type"] == "value_error":

@@ -67,6 +67,7 @@ def engine_command(
     model_path: str,
     served_names: Iterable[str],
     has_gpu: bool,
+    revision: str | None = None,
     executable: str = "vllm",
     demo: bool = False,
 ) -> Command:
@@ -77,6 +78,7 @@ def engine_command(
     """
     argv = [executable, "serve", model_path, "--host", "127.0.0.1"]
     argv += ["--port", str(settings.upstream_port), "--served-model-name", *served_names]
+    argv += ["--revision", revision] if revision else []
     argv += _documented_arguments(settings, has_gpu)
     argv += _demo_arguments(settings, has_gpu) if demo else []
     argv += _named_like_flags(settings)

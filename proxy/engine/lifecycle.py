@@ -135,6 +135,7 @@ class Engine:
                 served_names=model.served_names,
                 has_gpu=self._hardware.has_gpu,
                 demo=model.demo,
+                revision=model.revision if model.fetched_by_engine else None,
             )
         except SettingsError as error:
             raise EngineFailure(Cause.BAD_FLAG, str(error), permanent=True) from None

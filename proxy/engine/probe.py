@@ -15,7 +15,9 @@ _HEALTH_POLL_SECONDS = 0.25
 _WARM_UP_TIMEOUT_SECONDS = 600.0
 _WARM_UP_TEXT = "Hello"
 # What vLLM answers on routes that the model at hand does not have.
-_ROUTE_IS_NOT_THERE = (400, 404, 405, 501)
+_ROUTE_IS_NOT_THERE = (404, 405, 501)
+# What it answers on a route that is there, for a model of another kind or without a tokenizer.
+_NOT_ITS_TASK = 400
 
 
 class WarmUpFailed(Failure):
@@ -71,12 +73,18 @@ class Probe:
             ("/v1/embeddings", {"input": _WARM_UP_TEXT}),
             ("/pooling", {"input": _WARM_UP_TEXT}),
         )
+        refused = None
         for path, body in attempts:
             response = await self._post(path, {"model": model, **body})
             if response.status_code == 200 and _is_an_answer(response):
                 return path
-            if response.status_code not in _ROUTE_IS_NOT_THERE:
-                raise WarmUpFailed(f"{path} answered {response.status_code}")
+            if response.status_code in _ROUTE_IS_NOT_THERE:
+                continue
+            refused = refused or f"{path} answered {response.status_code}"
+            if response.status_code != _NOT_ITS_TASK:
+                raise WarmUpFailed(refused)
+        if refused:
+            raise WarmUpFailed(refused)
         return None
 
     async def close(self) -> None:

@@ -66,6 +66,11 @@ class StreamedAnswer:
         note_error(self._record, self._events.error)
         return rest
 
+    @property
+    def finished(self) -> bool:
+        """The event that ends the answer has been passed on."""
+        return self._events.finished
+
     def cut_off(self) -> bytes:
         return self._events.cut_off()
 

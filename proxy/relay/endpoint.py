@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from proxy.edge.routes import Route
 from proxy.errors import ClientClosed, RequestFailure
 from proxy.relay import headers
-from proxy.relay.answer import StreamedAnswer, answer_for, server_timing
+from proxy.relay.answer import Answer, StreamedAnswer, answer_for, server_timing
 from proxy.relay.client import Client
 from proxy.relay.content import Content, content_of
 from proxy.relay.deadline import Deadline
@@ -84,8 +84,9 @@ class Relay:
             client.headers, self._upstream.authority, record.request_id.encode()
         )
         request_headers += content.framing()
-        connection.send(client.method, client.target, request_headers, content.parts)
+        # Before the system call: what comes after it is the engine's time.
         record.sent = monotonic()
+        connection.send(client.method, client.target, request_headers, content.parts)
         if content.pieces is None:
             connection.request_sent()
         return connection
@@ -97,6 +98,7 @@ async def _pass_on(
     """The answer, from its headers to its last byte."""
     answer = answer_for(route, connection.headers, record, withhold_usage=withhold_usage)
     answer_headers = headers.to_client(connection.headers, record.request_id.encode())
+    client.when_it_leaves(partial(_left, connection, answer))
     if isinstance(answer, StreamedAnswer):
         # An event that is withheld would make a declared length untrue.
         answer_headers = [pair for pair in answer_headers if pair[0] != b"content-length"]
@@ -115,6 +117,12 @@ async def _pass_on(
             await client.end(answer.cut_off() + error_event(failure, route))
         raise
     await client.end(passed + answer.close())
+
+
+def _left(connection: Connection, answer: Answer, failure: ClientClosed) -> None:
+    """Stop the engine's work, unless it is done: clients close as soon as they read `[DONE]`."""
+    if not (isinstance(answer, StreamedAnswer) and answer.finished):
+        connection.abort(failure)
 
 
 async def _refuse(client: Client, route: Route, record: Record, failure: RequestFailure) -> None:

@@ -35,13 +35,15 @@ class Usage:
 
 @dataclass(slots=True)
 class Said:
-    """What a payload carries. `usage_only` marks the event that `include_usage` causes."""
+    """What a payload carries. `usage_only` marks the event that `include_usage` causes, `last`
+    the one that ends a stream where no `[DONE]` does."""
 
     generated: bool = False
     usage: Usage | None = None
     usage_only: bool = False
     finish_reason: str | None = None
     error: str | None = None
+    last: bool = False
 
 
 Reader = Callable[[bytes], Said]
@@ -183,6 +185,7 @@ def _said_of_response(response: _Response) -> Said:
         usage=response.usage.plain() if response.usage else None,
         finish_reason=reason if finished else None,
         error=error_name(response.error),
+        last=finished,
     )
 
 
@@ -195,6 +198,7 @@ def _read_messages_event(payload: bytes) -> Said:
         usage=usage.plain() if usage else None,
         finish_reason=event.stop_reason or delta.stop_reason,
         error=error_name(event.error),
+        last=event.type == "message_stop",
     )
 
 

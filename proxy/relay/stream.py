@@ -32,6 +32,7 @@ class EventStream:
         self._held = b""
         self._inside_long_event = False
         self.error: str | None = None
+        self.finished = False
 
     def feed(self, chunk: bytes, now: float) -> bytes:
         """Pass `chunk` on; `now` (monotonic seconds) is when it came."""
@@ -88,6 +89,7 @@ class EventStream:
     def _withheld(self, event: bytes, now: float) -> bool:
         payload = _data_of(event)
         if payload is None or payload == b"[DONE]":
+            self.finished = self.finished or payload is not None
             return False
         try:
             said = self._read(payload)
@@ -106,6 +108,8 @@ class EventStream:
             record.finish_reason = said.finish_reason
         if said.error is not None:
             self.error = said.error
+        if said.last:
+            self.finished = True
 
 
 def _data_of(event: bytes) -> bytes | None:

@@ -229,3 +229,11 @@ def test_body_limit_is_in_mebibytes() -> None:
 def test_every_variable_says_what_it_does() -> None:
     for field, names in variables().items():
         assert len(Settings.model_fields[field].description or "") > 10, names
+
+
+@pytest.mark.parametrize("name", ["PORT", "PORT_HEALTH"])
+def test_the_engine_does_not_get_a_port_of_ours(name: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.load({name: "8001", "HF_TOKEN": "secret"})
+    assert str(error.value) == f"UPSTREAM_PORT=8001: the same as {name}; allowed is any other"
+    assert Settings.load({name: "8001", "UPSTREAM_URL": "http://h:1"})

@@ -30,6 +30,7 @@ class Model:
     served_names: tuple[str, ...]
     revision: str | None = None
     demo: bool = False
+    fetched_by_engine: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,9 @@ async def fetch(
             done = await _download(settings, model_name, on_transfer, on_line)
             return Model(done.path, names, revision=done.revision)
         case ModelKind.OTHER:
-            return Model(model_name, names, revision=settings.model_revision)
+            return Model(
+                model_name, names, revision=settings.model_revision, fetched_by_engine=True
+            )
 
 
 async def _build_demo(settings: Settings, on_line: OnLine) -> Path:

@@ -371,3 +371,11 @@ def test_what_is_shown_of_the_arguments_is_else_all_of_them() -> None:
 def test_a_reserved_flag_is_refused_in_short_too(word: str) -> None:
     with pytest.raises(SettingsError, match="is not allowed, the sidecar sets it"):
         command({"VLLM_EXTRA_ARGS": f"{word} x"})
+
+
+def test_a_revision_is_named_only_where_the_engine_fetches_the_model_itself() -> None:
+    settings = Settings.load({"MODEL_REVISION": "v2"})
+    where = {"model_path": "s3://b/m", "served_names": ("m",), "has_gpu": False}
+    assert "--revision" not in engine_command(settings, **where).argv  # type: ignore[arg-type]
+    argv = engine_command(settings, **where, revision="v2").argv  # type: ignore[arg-type]
+    assert values(argv, "--revision") == ["v2"]

@@ -118,7 +118,8 @@ async def test_warming_up_finds_a_route_that_makes_the_engine_work(
         ([httpx.Response(503)], "/v1/completions answered 503"),
         ([httpx.Response(200, json={"error": {}})], "/v1/completions answered 200"),
         ([httpx.Response(200, text="<html>")], "/v1/completions answered 200"),
-        ([NOT_ITS_TASK, DEAD], "/v1/embeddings answered 500"),
+        ([NOT_ITS_TASK, DEAD], "/v1/completions answered 400"),
+        ([NOT_ITS_TASK, NO_SUCH_ROUTE, NO_SUCH_ROUTE], "/v1/completions answered 400"),
         ([httpx.ReadTimeout("slow")], "/v1/completions: ReadTimeout"),
         ([httpx.ConnectError("refused")], "/v1/completions: ConnectError"),
     ],
@@ -127,7 +128,9 @@ async def test_an_engine_that_does_not_work_fails_the_warm_up(
     probe: Probe, engine: respx.MockRouter, answers: list[httpx.Response | Exception], says: str
 ) -> None:
     with engine:
-        for path, answer in zip(("/v1/completions", "/v1/embeddings"), answers, strict=False):
+        for path, answer in zip(
+            ("/v1/completions", "/v1/embeddings", "/pooling"), answers, strict=False
+        ):
             engine.post(path).mock(side_effect=[answer])
         with pytest.raises(WarmUpFailed, match=says):
             await probe.warm_up("m")
