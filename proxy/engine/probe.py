@@ -33,8 +33,6 @@ class Probe:
             timeout=_HEALTH_TIMEOUT_SECONDS,
             trust_env=False,
             verify=False,  # plain HTTP: loading certificates would only delay the start
-            # A fresh connection each time says more about the engine than a kept one.
-            limits=httpx.Limits(max_keepalive_connections=0),
         )
 
     async def healthy(self) -> bool:

@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
         self._closed = True
         self._pool.forget(self)
         self._writable.set()
-        if self._head_done and not self._complete and self._ends_at_eof():
+        if exc is None and self._head_done and self._ends_at_eof():
             self._complete = True
         if not self._complete:
             self._fail(EngineDied("The engine closed the connection before its answer was whole."))
