@@ -7,6 +7,7 @@ import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any, cast
 
 import uvicorn
@@ -62,21 +63,37 @@ class HttpConnection(HttpToolsProtocol):
     """
 
     gone = False
-    on_leave: Callable[[], None] | None = None
+    began = 0.0
+    _on_leave: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.transport = cast("asyncio.Transport", HeadFirst(transport))
 
+    def watch(self, on_leave: Callable[[], None] | None) -> None:
+        """Call back when the client leaves; also where it has left already."""
+        self._on_leave = on_leave
+        if on_leave is not None and self.gone:
+            on_leave()
+        elif on_leave is not None:
+            # A large body leaves reading paused, and with it the news of the client's end.
+            self.flow.resume_reading()
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.began = monotonic()
         self.scope[CONNECTION] = self  # type: ignore[literal-required]
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            self.headers = []  # trailers would be taken for headers (RFC 9110, 6.5.1)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.gone = True
-        if self.on_leave is not None:
-            self.on_leave()
+        if self._on_leave is not None:
+            self._on_leave()
 
 
 class Server(uvicorn.Server):

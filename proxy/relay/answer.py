@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from time import monotonic
 
 import msgspec
 
 from proxy.edge.routes import Route
 from proxy.errors import Source
-from proxy.relay.event import answer_reader, event_reader
+from proxy.relay.event import Said, answer_reader, event_reader
 from proxy.relay.headers import Headers, get
 from proxy.relay.stream import EventStream
 from proxy.telemetry.record import Outcome, Record
@@ -23,7 +24,8 @@ class PlainAnswer:
     def __init__(self, route: Route, headers: Headers, record: Record) -> None:
         self._route = route
         self._record = record
-        self._is_json = _content_type(headers).startswith(b"application/json")
+        is_json = _content_type(headers).startswith(b"application/json")
+        self._is_json = is_json and not _is_encoded(headers)
         self._pieces: list[bytes] = []
         self._size = 0
 
@@ -35,19 +37,15 @@ class PlainAnswer:
 
     def close(self) -> bytes:
         """Read the whole answer; no byte is left to pass on."""
+        said = Said()
         if self._pieces and self._size <= MAX_READ_BYTES:
-            self._read(b"".join(self._pieces))
-        return b""
-
-    def _read(self, payload: bytes) -> None:
-        try:
-            said = answer_reader(self._route)(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return
+            with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                said = answer_reader(self._route)(b"".join(self._pieces))
         if said.usage is not None:
             said.usage.fill(self._record)
         self._record.finish_reason = said.finish_reason
         note_error(self._record, said.error)
+        return b""
 
 
 class StreamedAnswer:
@@ -79,7 +77,7 @@ Answer = PlainAnswer | StreamedAnswer
 
 
 def answer_for(route: Route, headers: Headers, record: Record, *, withhold_usage: bool) -> Answer:
-    if is_event_stream(headers):
+    if is_event_stream(headers) and not _is_encoded(headers):
         return StreamedAnswer(route, record, withhold_usage=withhold_usage)
     return PlainAnswer(route, headers, record)
 
@@ -108,6 +106,11 @@ def server_timing(record: Record) -> bytes:
     if record.connect_seconds is None:
         return phases
     return phases + b", connect;dur=%.1f" % (record.connect_seconds * 1000)
+
+
+def _is_encoded(headers: Headers) -> bool:
+    """Compressed: its bytes say nothing to us, and pass as they are."""
+    return get(headers, b"content-encoding") not in (None, b"identity")
 
 
 def _content_type(headers: Headers) -> bytes:

@@ -84,7 +84,7 @@ class Peek:
     audios: int = 0
 
 
-def peek(route: Route, body: bytes) -> Peek:
+def peek(route: Route, body: bytes | bytearray) -> Peek:
     """Read a JSON body as far as this project needs to."""
     request = _decode(route, body)
     if request is None:
@@ -104,7 +104,7 @@ def peek(route: Route, body: bytes) -> Peek:
     )
 
 
-def with_usage_option(body: bytes) -> Sequence[bytes | memoryview]:
+def with_usage_option(body: bytes | bytearray) -> Sequence[bytes | memoryview]:
     """The body with `include_usage` added before its last brace; the rest is not copied.
 
     Of two equal keys the engine takes the last, so this also stands where the client
@@ -115,7 +115,7 @@ def with_usage_option(body: bytes) -> Sequence[bytes | memoryview]:
     return view[:end], _USAGE_OPTION, view[end:]
 
 
-def _decode(route: Route, body: bytes) -> _Request | None:
+def _decode(route: Route, body: bytes | bytearray) -> _Request | None:
     """With media where the messages have the shape we know, else without, else not at all."""
     text = memoryview(body)[len(BOM_UTF8) :] if body.startswith(BOM_UTF8) else body
     for shape in (_SHAPES.get(route, _Request), _Request):

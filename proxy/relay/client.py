@@ -21,8 +21,10 @@ _CLIENT_LEFT = "The client closed the connection."
 class ClientConnection(Protocol):
     """What the server knows of a client: has it gone, and whom to call when it does."""
 
-    gone: bool
-    on_leave: Callable[[], None] | None
+    began: float
+    """When the first byte of its request came (monotonic seconds)."""
+
+    def watch(self, on_leave: Callable[[], None] | None) -> None: ...
 
 
 class Client:
@@ -36,6 +38,8 @@ class Client:
             self.target += b"?" + query
         self.started = False
         self._connection: ClientConnection | None = scope.get(CONNECTION)
+        if self._connection is not None:
+            record.started = self._connection.began
         self._receive = receive
         self._send = send
         self._record = record
@@ -72,20 +76,21 @@ class Client:
                 self._record.body_read = monotonic()
                 return
 
-    async def whole_body(self, limit_bytes: int) -> bytes:
-        pieces = [piece async for piece in self.body(limit_bytes)]
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    async def whole_body(self, limit_bytes: int) -> bytearray:
+        """The body in one piece; at no moment is it in memory twice."""
+        if (length := self.declared_length) is None or length > limit_bytes:
+            length = 0
+        whole = bytearray(length)
+        end = 0
+        async for piece in self.body(limit_bytes):
+            whole[end : end + len(piece)] = piece
+            end += len(piece)
+        return whole
 
     def when_it_leaves(self, tell: Callable[[ClientClosed], None] | None) -> None:
         """Call `tell` once, when the client closes its connection; None ends the watch."""
-        if self._connection is None:
-            return
-        if tell is None:
-            self._connection.on_leave = None
-        elif self._connection.gone:
-            tell(ClientClosed(_CLIENT_LEFT))
-        else:
-            self._connection.on_leave = partial(tell, ClientClosed(_CLIENT_LEFT))
+        if self._connection is not None:
+            self._connection.watch(tell and partial(tell, ClientClosed(_CLIENT_LEFT)))
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True

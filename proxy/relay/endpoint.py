@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from time import monotonic
 
 from starlette.types import Receive, Scope, Send
@@ -99,8 +100,9 @@ async def _pass_on(
     answer = answer_for(route, connection.headers, record, withhold_usage=withhold_usage)
     answer_headers = headers.to_client(connection.headers, record.request_id.encode())
     client.when_it_leaves(partial(_left, connection, answer))
-    if isinstance(answer, StreamedAnswer):
-        # An event that is withheld would make a declared length untrue.
+    if isinstance(answer, StreamedAnswer) or connection.status == HTTPStatus.NOT_MODIFIED:
+        # An event that is withheld would make a declared length untrue; that of a 304 is of
+        # a body which does not follow, and the server would wait for it.
         answer_headers = [pair for pair in answer_headers if pair[0] != b"content-length"]
     else:
         answer_headers.append((b"server-timing", server_timing(record)))

@@ -17,7 +17,7 @@ import httptools
 from proxy.errors import EngineDied, EngineGarbled, EngineUnreachable, RequestFailure
 from proxy.relay.headers import Header, Headers, get
 
-Parts = Sequence[bytes | memoryview]
+Parts = Sequence[bytes | bytearray | memoryview]
 
 # What one answer may hold in memory when its client reads slowly.
 HIGH_WATER_BYTES = 256 * 1024
@@ -25,6 +25,7 @@ HIGH_WATER_BYTES = 256 * 1024
 # at that moment would be lost, so a connection is not used again after a part of it.
 MAX_IDLE_SECONDS = 2.0
 CONNECT_TIMEOUT_SECONDS = 5.0
+_LAST_STATUS = 599
 
 
 class Connection(asyncio.Protocol):
@@ -114,7 +115,7 @@ class Connection(asyncio.Protocol):
 
     def release(self) -> None:
         """Give the connection back after the exchange, or close it where it cannot be kept."""
-        if self._complete and self._reusable and self._request_sent and not self._closed:
+        if self._complete and self._reusable and self._all_sent() and not self._closed:
             self.idle_since = monotonic()
             self.is_new = False
             self._pool.put(self)
@@ -134,6 +135,11 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         return not self._closed and monotonic() - self.idle_since < MAX_IDLE_SECONDS
+
+    def _all_sent(self) -> bool:
+        """Whether nothing of the request is still to go out: an engine may answer before."""
+        buffered = self._transport.get_write_buffer_size() if self._transport else 0
+        return self._request_sent and not buffered
 
     def _write(self, parts: Parts) -> None:
         if self._transport is not None and not self._closed:
@@ -212,11 +218,19 @@ class Connection(asyncio.Protocol):
     # httptools
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        if not self._head_done:  # what comes later is a trailer, or nobody's
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        if self._complete:
+            self._reusable = False  # an answer to nothing that was asked
+            return
         self.status = self._parser.get_status_code()
         if self.status < 200:
+            return
+        if self.status > _LAST_STATUS:
+            self._fail(EngineGarbled(f"The engine answered with the status {self.status}."))
+            self.close()
             return
         self._head_done = True
         self._reusable = self._parser.should_keep_alive()

@@ -1,0 +1,1 @@
+"""What a user of the sidecar is promised, over real sockets against an engine that misbehaves."""

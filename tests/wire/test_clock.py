@@ -1,0 +1,161 @@
+"""Promise 5: the clock is honest. Bounds are wide: the machine may be busy."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.wire.client import (
+    CHAT,
+    COMPLETIONS,
+    MESSAGES,
+    NO_USAGE,
+    RESPONSES,
+    STREAM,
+    new_id,
+    prompt,
+    request,
+)
+from tests.wire.service import Sidecar, fields, until
+from tests.wire.streams import CHUNKED, DONE, ROLE, WORD, chunk, raw
+
+ROUTES = [CHAT, COMPLETIONS, MESSAGES, RESPONSES]
+WAIT_MS = 300
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("fake", [{}, {"reasoning": 4}], ids=["text", "thinking"])
+def test_the_first_token_is_the_first_with_something_generated(
+    service: Sidecar, path: str, fake: Any
+) -> None:
+    fake |= {"first_ms": WAIT_MS, "tokens": 8, "interval_ms": 20}
+    answer = service.ask(path, prompt(path, STREAM), fake=fake)
+    record = service.record(answer)
+    assert WAIT_MS <= record["ttft_ms"] < WAIT_MS + 100
+    assert record["upstream_first_byte_ms"] < 200  # the headers come at once
+
+
+@pytest.mark.parametrize("fake", [{}, {"reasoning": 4}, {"tool": True}], ids=str)
+def test_the_event_with_only_a_role_is_no_token(service: Sidecar, fake: Any) -> None:
+    fake |= {"role_ms": WAIT_MS, "tokens": 4}
+    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
+    assert WAIT_MS <= service.record(answer)["ttft_ms"] < WAIT_MS + 100
+
+
+def test_a_tool_call_is_something_generated(service: Sidecar) -> None:
+    fake = {"tool": True, "tokens": 20, "interval_ms": 30}
+    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
+    assert service.record(answer)["ttft_ms"] < 200
+
+
+@pytest.mark.parametrize("fake", [{"tokens": 0}, {"comment": True, "tokens": 0}], ids=str)
+def test_without_a_token_there_is_no_first_one(service: Sidecar, fake: Any) -> None:
+    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
+    names = ("ttft_ms", "itl_mean_ms", "itl_max_ms", "tokens_per_second", "outcome")
+    assert fields(service.record(answer), *names) == (None, None, None, None, "ok")
+
+
+def test_a_whole_answer_has_no_first_token(service: Sidecar) -> None:
+    answer = service.ask(CHAT, prompt(CHAT), fake={"first_ms": 50})
+    record = service.record(answer)
+    assert fields(record, "ttft_ms", "tokens_per_second") == (None, None)
+    assert record["duration_ms"] >= 50
+
+
+def test_the_clock_starts_with_the_first_byte_of_the_request(service: Sidecar) -> None:
+    request_id = new_id()
+    whole = request(CHAT, prompt(CHAT, STREAM), request_id=request_id)
+    with service.connect() as client:
+        client.send(whole[:30])
+        time.sleep(WAIT_MS / 1000)
+        client.send(whole[30:])
+        client.answer()
+    record = service.record(request_id)
+    assert record["ttft_ms"] >= WAIT_MS
+    assert record["duration_ms"] >= WAIT_MS
+
+
+def test_a_slow_body_counts_as_waiting(service: Sidecar) -> None:
+    request_id = new_id()
+    whole = request(CHAT, prompt(CHAT, STREAM), request_id=request_id)
+    with service.connect() as client:
+        client.send(whole[:-20])
+        until(lambda: service.value("sidecar_requests_in_flight", route="chat") == 1, "a request")
+        time.sleep(WAIT_MS / 1000)
+        client.send(whole[-20:])
+        client.answer()
+    record = service.record(request_id)
+    assert record["ttft_ms"] >= WAIT_MS
+    assert record["body_read_ms"] >= WAIT_MS
+    assert record["overhead_ms"] < 100  # the client's slowness is not our work
+
+
+def test_the_clock_starts_anew_on_a_kept_connection(service: Sidecar) -> None:
+    with service.connect() as client:
+        client.ask(CHAT, prompt(CHAT, STREAM))
+        client.answer()
+        time.sleep(WAIT_MS / 1000)
+        request_id = client.ask(CHAT, prompt(CHAT, STREAM))
+        client.answer()
+    record = service.record(request_id)
+    assert record["duration_ms"] < WAIT_MS
+    assert record["ttft_ms"] < WAIT_MS
+
+
+def test_the_rate_does_not_count_the_prefill(service: Sidecar) -> None:
+    fake = {"first_ms": 600, "tokens": 21, "interval_ms": 20}
+    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
+    record = service.record(answer)
+    assert 30 < record["tokens_per_second"] <= 50.5  # with the prefill it would be 20
+    assert 19 <= record["itl_mean_ms"] < 30
+    assert record["itl_max_ms"] >= record["itl_mean_ms"]
+
+
+def test_the_longest_gap_is_known(service: Sidecar) -> None:
+    pieces = [chunk(ROLE), chunk(WORD), chunk(WORD), chunk(WORD), chunk(DONE) + b"0\r\n\r\n"]
+    wire = CHUNKED + b"".join(pieces)
+    at = len(CHUNKED) + sum(map(len, pieces[:3]))
+    fake = raw(wire, cut=f"at:{at}", cut_ms=200)
+    record = service.record(service.ask(CHAT, prompt(CHAT, NO_USAGE), fake=fake))
+    assert 190 <= record["itl_max_ms"] < 400
+
+
+def test_our_own_share_is_not_the_engines(service: Sidecar) -> None:
+    fake = {"head_ms": WAIT_MS, "first_ms": WAIT_MS, "tokens": 3}
+    record = service.record(service.ask(CHAT, prompt(CHAT, STREAM), fake=fake))
+    assert record["overhead_ms"] < 100
+    assert WAIT_MS <= record["upstream_first_byte_ms"] < WAIT_MS + 100
+
+
+def test_a_request_is_in_flight_until_its_last_byte(service: Sidecar) -> None:
+    with service.connect() as client:
+        request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 4})
+        client.until(b"\n\n")
+        assert service.value("sidecar_requests_in_flight", route="chat") == 1
+        assert service.records(request_id) == []
+    service.record(request_id)
+    assert service.value("sidecar_requests_in_flight", route="chat") == 0
+
+
+def test_the_metrics_say_what_the_log_says(service: Sidecar) -> None:
+    labels = {"route": "responses", "model": "tiny"}
+    ttft = "sidecar_time_to_first_token_seconds"
+    duration = "sidecar_request_duration_seconds"
+    names = [f"{name}_{part}" for name in (ttft, duration) for part in ("count", "sum")]
+    before = [service.value(name, **labels) for name in names]
+    answer = service.ask(RESPONSES, prompt(RESPONSES, STREAM), fake={"first_ms": 100})
+    record = service.record(answer)
+    after = [service.value(name, **labels) for name in names]
+    grown = [late - early for late, early in zip(after, before, strict=True)]
+    expected = [1, record["ttft_ms"] / 1000, 1, record["duration_ms"] / 1000]
+    assert grown == pytest.approx(expected, abs=1e-4)
+
+
+def test_server_timing_tells_a_whole_answers_phases(service: Sidecar) -> None:
+    answer = service.ask(CHAT, prompt(CHAT), fake={"head_ms": 50})
+    phases = dict(part.strip().split(";dur=") for part in answer.header("server-timing").split(","))
+    assert {"body", "engine"} <= set(phases) <= {"body", "engine", "connect"}
+    assert 50 <= float(phases["engine"]) < 250
+    assert service.ask(CHAT, prompt(CHAT, STREAM)).all("server-timing") == []

@@ -1,0 +1,100 @@
+"""SIGTERM: what runs may finish, what is new is told to come again, the exit code is 0."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fake_engine import FakeEngine
+from tests.wire.client import CHAT, STREAM, Answer, prompt
+from tests.wire.service import Sidecar, ending, fields, until
+
+
+@pytest.fixture
+def stopping(shared_engine: FakeEngine, tmp_path: Path) -> Iterator[Sidecar]:
+    shared_engine.reset()
+    with Sidecar(tmp_path, shared_engine, DRAIN_SECONDS="3") as service:
+        service.wait_until_ready()
+        yield service
+
+
+def test_running_streams_finish(stopping: Sidecar) -> None:
+    fake = {"tokens": 40, "interval_ms": 25}
+    clients = [stopping.connect() for _ in range(5)]
+    ids = [client.ask(CHAT, prompt(CHAT, STREAM), fake=fake) for client in clients]
+    for client in clients:
+        client.until(b"\n\n")
+    stopping.process.terminate()
+    late: Answer | None = None
+    until(lambda: "draining" in stopping.text(), "the beginning of the end")
+    late = stopping.ask(CHAT, prompt(CHAT))
+    assert (late.status, late.header("x-proxy-error")) == (503, "proxy draining")
+    assert 1 <= int(late.header("retry-after")) <= 120
+    assert late.all("x-should-retry") == []
+    for client in clients:
+        assert client.until(b"data: [DONE]\n\n").count(b'"content":') >= 38
+        client.close()
+    assert stopping.process.wait(5) == 0
+    assert [fields(stopping.record(each), "outcome") for each in ids] == [("ok",)] * 5
+    assert ending(stopping.record(late)) == (503, "rejected", "proxy", "draining")
+
+
+def test_a_stream_that_outlives_the_drain_is_told(stopping: Sidecar) -> None:
+    with stopping.connect() as client:
+        request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 3})
+        client.until(b"\n\n")
+        stopping.process.terminate()
+        rest = client.until(b"data: [DONE]\n\n")
+    assert b'data: {"error":' in rest
+    assert stopping.process.wait(5) == 0
+    record = stopping.record(request_id)
+    assert record["outcome"] != "ok"
+
+
+def test_an_upload_that_runs_may_finish(stopping: Sidecar) -> None:
+    body = b"x" * 1000
+    with stopping.connect() as client:
+        headers = [("content-type", "text/plain"), ("content-length", "1000")]
+        request_id = client.ask("/v1/audio/transcriptions", b"", headers=headers)
+        client.send(body[:500])
+        stopping.wait_until_seen(request_id)
+        stopping.process.terminate()
+        until(lambda: "draining" in stopping.text(), "the beginning of the end")
+        client.send(body[500:])
+        assert client.answer().status == 400  # the engine's own: no multipart
+    assert stopping.process.wait(5) == 0
+
+
+def test_idle_clients_do_not_hold_it_up(stopping: Sidecar) -> None:
+    clients = [stopping.connect() for _ in range(5)]
+    for client in clients:
+        client.ask("/v1/models")
+        assert client.answer(method="GET").status == 200
+    stopping.process.terminate()
+    assert stopping.process.wait(2) == 0
+    for client in clients:
+        assert client.rest() == b""
+        client.close()
+
+
+def test_a_second_signal_ends_it_at_once(stopping: Sidecar) -> None:
+    with stopping.connect() as client:
+        client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 3})
+        client.until(b"\n\n")
+        stopping.process.terminate()
+        until(lambda: "draining" in stopping.text(), "the beginning of the end")
+        stopping.process.terminate()
+        assert stopping.process.wait(1) == 128 + 15
+
+
+def test_nobody_waits_for_a_client_that_has_left(stopping: Sidecar) -> None:
+    client = stopping.connect()
+    request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 3})
+    client.until(b"\n\n")
+    stopping.process.terminate()
+    threading.Timer(0.2, client.close).start()
+    assert stopping.process.wait(2) == 0
+    assert fields(stopping.record(request_id), "outcome") == ("client_closed",)

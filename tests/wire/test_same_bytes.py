@@ -1,0 +1,328 @@
+"""Promise 1: what the engine sends reaches the client unchanged and at once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from tests.fake_engine import FakeEngine
+from tests.wire.client import (
+    CHAT,
+    COMPLETIONS,
+    MESSAGES,
+    NO_USAGE,
+    RESPONSES,
+    STREAM,
+    USAGE,
+    new_id,
+    prompt,
+)
+from tests.wire.service import Sidecar, fields
+from tests.wire.streams import (
+    CHUNKED,
+    DONE,
+    FINISH,
+    ROLE,
+    WORD,
+    chunk,
+    chunked,
+    nameless,
+    raw,
+    sized,
+    steady,
+)
+from tests.wire.streams import USAGE as USAGE_EVENT
+
+ROUTES = [CHAT, COMPLETIONS, MESSAGES, RESPONSES]
+ALL = ROLE + WORD + FINISH + USAGE_EVENT + DONE
+
+
+def same(service: Sidecar, path: str, body: Any, fake: dict[str, Any]) -> bytes:
+    """The body through the sidecar; fails where the engine's own differs."""
+    request_id = new_id()
+    direct = service.ask_engine(path, body, request_id=request_id, fake=fake)
+    through = service.ask(path, body, request_id=request_id, fake=fake)
+    assert through.whole
+    assert through.status == direct.status
+    assert steady(through.body) == steady(direct.body)
+    return through.body
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize(
+    "fake",
+    [
+        {},
+        {"newline": "crlf"},
+        {"newline": "cr"},
+        {"space": "json"},
+        {"space": "wide"},
+        {"space": "none"},
+        {"comment": True},
+        {"comment": True, "newline": "crlf", "glue": 2},
+        {"glue": 100},
+        {"chunk_bytes": 1},
+        {"chunk_bytes": 7, "chunk_extension": ";a=b"},
+        {"cut": "every:3"},
+        {"reasoning": 3},
+        {"tool": True},
+        {"no_done": True},
+        {"after_done": "data: more\n\n: and more"},
+        {"tokens": 0},
+        {"tokens_per_event": 3, "finish_in_last": True},
+        {"http10": True},
+    ],
+    ids=str,
+)
+def test_a_stream_is_what_the_engine_wrote(service: Sidecar, path: str, fake: Any) -> None:
+    options = NO_USAGE if path in (CHAT, COMPLETIONS) else STREAM
+    body = same(service, path, prompt(path, options), fake)
+    assert body
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_a_json_answer_is_what_the_engine_wrote(service: Sidecar, path: str) -> None:
+    same(service, path, prompt(path), {})
+    same(service, path, prompt(path), {"space": "wide"})
+    same(service, path, prompt(path), {"chunk_bytes": 3})
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_cuts_change_nothing(service: Sidecar, seed: int) -> None:
+    cut = f"random:{seed}:{1 + seed * 9}"
+    fake = {"cut": cut, "chunk_bytes": 1 + seed * 5, "newline": ("lf", "crlf", "cr")[seed % 3]}
+    same(service, CHAT, prompt(CHAT, NO_USAGE), fake)
+
+
+def test_a_stream_cut_at_any_byte_is_the_same_stream(service: Sidecar) -> None:
+    wire = chunked([ROLE, WORD, FINISH, USAGE_EVENT, DONE])
+    body = prompt(CHAT, NO_USAGE)
+    with service.connect() as client:
+        for at in range(1, len(wire)):
+            client.ask(CHAT, body, fake=raw(wire, cut=f"at:{at}"))
+            answer = client.answer()
+            assert (answer.whole, answer.body) == (True, ALL), f"cut at {at}"
+
+
+def test_an_event_split_over_two_chunks_anywhere_is_the_same_event(service: Sidecar) -> None:
+    """Multi-byte characters are split too."""
+    whole = ROLE + WORD + DONE
+    with service.connect() as client:
+        for at in range(1, len(whole)):
+            pieces = [whole[:at], whole[at:]]
+            wire = chunked(pieces)
+            first = len(CHUNKED) + len(chunk(pieces[0]))
+            client.ask(CHAT, prompt(CHAT, NO_USAGE), fake=raw(wire, cut=f"at:{first}"))
+            answer = client.answer()
+            assert (answer.whole, answer.body) == (True, whole), f"split at {at}"
+
+
+def test_text_that_looks_like_events_is_text(service: Sidecar) -> None:
+    texts = [
+        "\n\ndata: [DONE]\n\n",
+        'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n',
+        '"choices":[],"usage":{"prompt_tokens":1}',
+        "event: error\r\n\r\n",
+        "\u2028\u2029\x85\x0b\x0c",
+        "}\n\n{",
+    ]
+    plain = same(service, CHAT, prompt(CHAT, NO_USAGE), {"text": texts, "tokens": 6})
+    request_id = new_id()
+    more = {"request_id": request_id, "fake": {"text": texts, "tokens": 6}}
+    withheld = service.ask(CHAT, prompt(CHAT, STREAM), **more)
+    direct = service.ask_engine(CHAT, prompt(CHAT, STREAM), **more)
+    assert nameless(withheld.body) == nameless(direct.body)
+    assert plain.count(b"[DONE]") == 2
+    assert fields(service.record(request_id), "completion_tokens", "outcome") == (6, "ok")
+
+
+@pytest.mark.parametrize("options", [STREAM, USAGE, NO_USAGE], ids=["asked for nothing", "1", "0"])
+def test_an_event_of_5_mb_passes(service: Sidecar, options: Any) -> None:
+    fake = {"event_bytes": 5_000_000, "tokens": 2}
+    request_id = new_id()
+    direct = service.ask_engine(CHAT, prompt(CHAT, options), request_id=request_id, fake=fake)
+    answer = service.ask(CHAT, prompt(CHAT, options), request_id=request_id, fake=fake)
+    assert answer.whole
+    assert sha256(nameless(answer.body)).digest() == sha256(nameless(direct.body)).digest()
+    record = service.record(answer)
+    tokens = None if options is NO_USAGE else 2
+    assert fields(record, "completion_tokens", "outcome") == (tokens, "ok")
+    assert record["ttft_ms"] > 0
+
+
+def test_a_long_event_that_ends_right_at_the_limit_passes(service: Sidecar) -> None:
+    limit = 256 * 1024
+    for size in range(limit - 3, limit + 4):
+        event = b"data: " + b"x" * (size - 8) + b"\n\n"
+        pieces = [ROLE, event[: size // 2], event[size // 2 : -1], event[-1:], USAGE_EVENT, DONE]
+        service.engine.script(CHAT, **raw(chunked(pieces), cut="every:65536"))
+        answer = service.ask(CHAT, prompt(CHAT, STREAM))
+        assert answer.body == ROLE + event + DONE
+
+
+def test_every_event_arrives_while_the_next_one_is_still_to_come(service: Sidecar) -> None:
+    for events in range(1, 5):
+        with service.connect() as client:
+            client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": events})
+            client.head()
+            data = b""
+            while data.count(b"\n\n") < events:
+                data += client.chunk()
+            assert data.count(b"\n\n") == events
+            assert data.endswith(b"\n\n")
+
+
+def test_the_headers_arrive_before_the_first_event(service: Sidecar) -> None:
+    with service.connect() as client:
+        client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 0})
+        assert client.head().status == 200
+
+
+def test_a_json_body_reaches_the_client_as_it_is_generated(service: Sidecar) -> None:
+    half = b'{"choices":[' + b" " * 1000
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n"
+    with service.connect() as client:
+        client.ask("/v1/models", fake=raw(head + half))
+        assert client.head().header("content-length") == "5000"
+        assert client.exactly(len(half)) == half
+
+
+def test_json_is_never_written_anew(service: Sidecar) -> None:
+    """Key order, big integers, unknown fields, blanks, escapes, a lone surrogate, NaN."""
+    odd = (
+        b'{ "z":1,"a" : 123456789012345678901234567890,"reasoning":"r","reasoning_content":null,'
+        b'"e":1.0e+2,"u":"\\u00fc\\ud800\\/","a":[ ],"n":NaN,"choices":[]}\n\n'
+    )
+    answer = service.ask(CHAT, prompt(CHAT), fake=raw(sized(odd)))
+    assert answer.body == odd
+    event = b"data: " + odd.strip() + b"\n\n"
+    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=raw(chunked([event, DONE])))
+    assert answer.body == event + DONE
+
+
+@pytest.mark.parametrize("options", [{}, USAGE, NO_USAGE], ids=["plain", "usage", "no usage"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        b'"seed": 123456789012345678901234567890',
+        b'"temperature":1.0000000000000001,"x":1E400',
+        b'"a":1,"a":2,"\\u0062":"\\ud83e\\udd8a"',
+        '"user":"ü狐🦊"'.encode(),
+        b'"deep":' + b"[" * 500 + b"]" * 500,
+        b'"blank" \r\n\t : [ 1 ,2 ]  ',
+    ],
+    ids=["big integer", "numbers", "twice", "utf-8", "deep", "blanks"],
+)
+def test_a_request_body_reaches_the_engine_as_it_was_sent(
+    service: Sidecar, options: Any, more: bytes
+) -> None:
+    body = json.dumps(prompt(CHAT, options)).encode()[:-1] + b"," + more + b"}"
+    answer = service.ask(CHAT, body, fake=raw(sized(b"{}")))
+    (received,) = service.seen(answer)
+    assert (received.body_bytes, received.body_sha256) == (len(body), sha256(body).hexdigest())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff\xfe", b"null", b"[]", b'"x"', b"{}{}", b"\x00", b"{\xef\xbb\xbf}"],
+    ids=repr,
+)
+def test_a_body_that_is_no_json_is_for_the_engine_to_refuse(service: Sidecar, body: bytes) -> None:
+    answer = service.ask(CHAT, body)
+    (received,) = service.seen(answer)
+    assert received.body_sha256 == sha256(body).hexdigest()
+    assert answer.status == 400
+    assert fields(service.record(answer), "outcome", "error_source") == ("client_error", "client")
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 405, 422, 429, 500, 501, 503])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_an_error_of_the_engine_is_passed_on_untouched(
+    service: Sidecar, path: str, status: int
+) -> None:
+    fake = {"status": status, "headers": [("retry-after", "77"), ("x-engine", "1")]}
+    direct = service.ask_engine(path, prompt(path), fake=fake)
+    answer = service.ask(path, prompt(path, STREAM), fake=fake)
+    assert (answer.status, answer.body) == (status, direct.body)
+    assert answer.header("retry-after") == "77"
+    assert answer.all("x-proxy-error") == []
+    outcome = "engine_error" if status >= 500 else "client_error"
+    source = "upstream" if status >= 500 else "client"
+    record = service.record(answer)
+    assert fields(record, "status", "outcome", "error_source") == (status, outcome, source)
+    assert record["error"]
+
+
+@pytest.mark.parametrize("body", [b'{"detail":"x"}', b'{"error":"Unauthorized"}', b"plain words"])
+def test_an_error_of_any_shape_is_passed_on_untouched(service: Sidecar, body: bytes) -> None:
+    answer = service.ask(CHAT, prompt(CHAT), fake=raw(sized(body, status=b"400 Bad Request")))
+    assert (answer.status, answer.body) == (400, body)
+
+
+def test_a_gzipped_json_answer_stays_gzipped(service: Sidecar) -> None:
+    answer = service.ask(
+        CHAT, prompt(CHAT), fake={"gzip": True}, headers=[("accept-encoding", "gzip")]
+    )
+    assert answer.header("content-encoding") == "gzip"
+    assert json.loads(gzip.decompress(answer.body))["choices"]
+    (received,) = service.seen(answer)
+    assert received.header("accept-encoding") == ["gzip"]
+
+
+def test_a_gzipped_stream_stays_gzipped(service: Sidecar) -> None:
+    answer = service.ask(CHAT, prompt(CHAT, NO_USAGE), fake={"gzip": True})
+    assert gzip.decompress(answer.body).endswith(DONE)
+
+
+def test_a_gzipped_stream_is_not_held_back(service: Sidecar) -> None:
+    with service.connect(seconds=1) as client:
+        client.ask(CHAT, prompt(CHAT, NO_USAGE), fake={"gzip": True, "stall_at": 3})
+        assert client.head().header("content-encoding") == "gzip"
+        unzip = zlib.decompressobj(wbits=31)
+        text = b""
+        while text.count(b"\n\n") < 3:
+            text += unzip.decompress(client.chunk())
+
+
+def test_a_gzipped_request_body_reaches_the_engine_as_it_was_sent(service: Sidecar) -> None:
+    body = gzip.compress(json.dumps(prompt(CHAT, STREAM)).encode())
+    answer = service.ask(CHAT, body, headers=[("content-encoding", "gzip")])
+    (received,) = service.seen(answer)
+    assert received.body_sha256 == sha256(body).hexdigest()
+    assert received.header("content-encoding") == ["gzip"]
+    assert answer.status == 400  # vLLM does not take it, and says so
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v1/models?a=1&b=%20%2F&c",
+        "/v1/models/a%2Fb",
+        "/v1/models?x=/../y",
+        "/v1/responses/resp_1?include[]=a&stream=true",
+    ],
+)
+def test_path_and_query_reach_the_engine_as_they_were_sent(service: Sidecar, target: str) -> None:
+    answer = service.ask(target)
+    (received,) = service.seen(answer)
+    assert (received.method, received.target) == ("GET", target)
+    assert service.record(answer)["path"] == target.partition("?")[0]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_the_method_reaches_the_engine(service: Sidecar, engine: FakeEngine, method: str) -> None:
+    answer = service.ask("/v1/responses/resp_1/cancel", method=method)
+    (received,) = service.seen(answer)
+    assert received.method == method
+
+
+def test_what_is_logged_of_bytes_is_what_went_over_the_wire(service: Sidecar) -> None:
+    body = json.dumps(prompt(CHAT, STREAM)).encode()
+    answer = service.ask(CHAT, body)
+    record = service.record(answer)
+    assert fields(record, "bytes_in", "bytes_out") == (len(body), len(answer.body))

@@ -1,0 +1,203 @@
+"""Promise 7: slow readers slow only themselves, and memory per stream is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tests.wire.client import CHAT, NO_USAGE, STREAM, Client, prompt, request
+from tests.wire.service import Sidecar, fields, until
+
+FAST = {"tokens": 25_000, "event_bytes": 2048, "backpressure": True}  # 50 MB
+MIB = 1024 * 1024
+
+
+def wait_until_at_rest(service: Sidecar, request_id: str) -> None:
+    """Until the engine waits for its reader for good."""
+    service.wait_until_seen(request_id)
+    sent = -1
+
+    def rests() -> bool:
+        nonlocal sent
+        time.sleep(0.1)
+        before, received = sent, service.seen(request_id)[0]
+        sent = received.events
+        return received.unsent_bytes > 0 and sent == before
+
+    until(rests, "an engine that waits")
+
+
+def test_a_fast_stream_to_one_who_does_not_read_is_not_kept_in_memory(service: Sidecar) -> None:
+    """The engine is made to wait instead."""
+    before = service.memory_mib()
+    with service.connect(receive_bytes=4096) as client:
+        request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake=FAST)
+        wait_until_at_rest(service, request_id)
+        # What is on the way is in the kernel's buffers, not in the sidecar's memory.
+        assert service.seen(request_id)[0].events * 2048 < 40 * MIB
+        assert service.memory_mib() - before < 8
+
+
+def test_ten_who_do_not_read_take_little(service: Sidecar) -> None:
+    before = service.memory_mib()
+    clients = [service.connect(receive_bytes=4096) for _ in range(10)]
+    ids = [client.ask(CHAT, prompt(CHAT, STREAM), fake=FAST) for client in clients]
+
+    def all_wait() -> bool:
+        waiting = [each for each in service.relayed() if each.unsent_bytes > 0]
+        return len(waiting) == len(ids)
+
+    until(all_wait, "an engine that waits")
+    grown = service.memory_mib() - before
+    for client in clients:
+        client.close()
+    assert grown < 20
+
+
+def test_a_whole_answer_to_one_who_does_not_read_is_not_kept_in_memory(service: Sidecar) -> None:
+    service.engine.script("/v1/models", body="x" * 40 * MIB, backpressure=True)
+    before = service.memory_mib()
+    with service.connect(receive_bytes=4096) as client:
+        request_id = client.ask("/v1/models")
+        until(lambda: bool(service.seen(request_id)), "the request")
+        until(lambda: service.seen(request_id)[0].unsent_bytes > 0, "an engine that waits")
+        assert service.memory_mib() - before < 25
+
+
+def test_a_slow_reader_gets_everything(service: Sidecar) -> None:
+    fake = {"tokens": 15_000, "event_bytes": 2048, "backpressure": True}
+    with service.connect(receive_bytes=4096) as client:
+        request_id = client.ask(CHAT, prompt(CHAT, NO_USAGE), fake=fake)
+        wait_until_at_rest(service, request_id)
+        answer = client.answer()
+    assert answer.whole
+    data = answer.data()
+    assert len(data) == 15_000 + 3
+    assert data[-1] == "[DONE]"
+    record = service.record(request_id)
+    assert fields(record, "outcome", "bytes_out") == ("ok", len(answer.body))
+    assert record["client_stall_ms"] > 0
+
+
+def test_one_byte_a_second_slows_nobody_else(service: Sidecar) -> None:
+    stop = threading.Event()
+
+    def sip(client: Client) -> None:
+        while not stop.wait(0.2):
+            client.receive(1)
+
+    slow = [service.connect(receive_bytes=4096) for _ in range(5)]
+    for client in slow:
+        client.ask(CHAT, prompt(CHAT, STREAM), fake=FAST)
+    until(
+        lambda: sum(each.unsent_bytes > 0 for each in service.relayed()) == len(slow),
+        "an engine that waits for all of them",
+    )
+    threads = [threading.Thread(target=sip, args=(client,)) for client in slow]
+    for thread in threads:
+        thread.start()
+    try:
+        started = time.monotonic()
+        answers = [
+            service.ask(CHAT, prompt(CHAT, STREAM), fake={"tokens": 20, "interval_ms": 10})
+            for _ in range(3)
+        ]
+        seconds = time.monotonic() - started
+        records = [service.record(answer) for answer in answers]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        for client in slow:
+            client.close()
+    assert all(answer.data()[-1] == "[DONE]" for answer in answers)
+    assert seconds < 3  # 0.6 by itself
+    assert all(record["itl_max_ms"] < 200 for record in records)
+    assert all(record.get("client_stall_ms", 0) < 50 for record in records)
+
+
+def test_a_slow_reader_is_not_taken_for_a_silent_engine(impatient_service: Sidecar) -> None:
+    """STREAM_IDLE_TIMEOUT is about the engine; REQUEST_TIMEOUT holds all the same."""
+    service = impatient_service
+    with service.connect(receive_bytes=4096) as client:
+        request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake=FAST)
+        client.until(b"\n\n")
+        service.wait_until_aborted(request_id, 2.5)
+    record = service.record(request_id)
+    assert record["error"] == "engine_timeout"
+    assert record["duration_ms"] > 1000
+
+
+async def streams(service: Sidecar, count: int, **fake: Any) -> list[bytes]:
+    """So many streams at once, each read to its end."""
+    body = prompt(CHAT, STREAM)
+    opened = asyncio.Event()
+    waiting = 0
+
+    async def one(number: int) -> bytes:
+        nonlocal waiting
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(request(CHAT, body, fake=fake, headers=[("connection", "close")]))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n"), head
+        waiting += 1
+        if waiting == count:
+            opened.set()
+        await opened.wait()  # nobody reads before everybody has an answer
+        rest = await reader.read()
+        writer.close()
+        return rest
+
+    return await asyncio.gather(*(one(number) for number in range(count)))
+
+
+async def many(service: Sidecar, count: int) -> None:
+    before = service.open_files()
+    answers = await streams(service, count, tokens=8, first_ms=2000, interval_ms=20)
+    assert len(answers) == count
+    for answer in answers:
+        assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"), answer[-200:]
+        assert answer.count(b'"content":') == 9
+        assert b'"usage"' not in answer
+    service.wait_until_idle()
+    # The pool keeps connections to the engine for its next burst; the clients' are gone.
+    until(lambda: service.open_files() <= before + count + 8, "closed connections")
+    assert json.loads(json.dumps(service.ask(CHAT, prompt(CHAT)).json()))["choices"]
+
+
+async def test_500_streams_at_once(service: Sidecar) -> None:
+    await many(service, 500)
+
+
+@pytest.mark.slow
+async def test_2000_streams_at_once(service: Sidecar) -> None:
+    await many(service, 2000)
+
+
+def test_a_long_event_in_small_pieces_holds_up_nobody(service: Sidecar) -> None:
+    """250 KB in pieces of 250 bytes, while another stream's tokens are timed."""
+    event = {"event_bytes": 250_000, "tokens": 1, "chunk_bytes": 250, "cut": "every:257"}
+    with service.connect() as client:
+        client.ask(CHAT, prompt(CHAT, STREAM), fake=event)
+        other = service.ask(CHAT, prompt(CHAT, STREAM), fake={"tokens": 50, "interval_ms": 10})
+        assert client.answer().whole
+    assert service.record(other)["itl_max_ms"] < 150
+
+
+def test_a_large_body_holds_up_nobody(service: Sidecar) -> None:
+    """20 MB of JSON are read while another stream's tokens are timed."""
+    parts = [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 20 * MIB}}]
+    large = request(CHAT, {"messages": [{"role": "user", "content": parts}], "stream": True})
+    with service.connect() as other, service.connect() as client:
+        request_id = other.ask(CHAT, prompt(CHAT, STREAM), fake={"tokens": 100, "interval_ms": 10})
+        assert other.head().status == 200
+        client.send(large)
+        assert client.answer().whole
+        while other.chunk():
+            pass
+    assert service.record(request_id)["itl_max_ms"] < 250

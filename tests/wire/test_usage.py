@@ -1,0 +1,300 @@
+"""Promise 2: usage is always known; the one event it takes is withheld, nothing else."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from tests.wire.client import (
+    CHAT,
+    COMPLETIONS,
+    MESSAGES,
+    NO_USAGE,
+    RESPONSES,
+    STREAM,
+    USAGE,
+    new_id,
+    prompt,
+)
+from tests.wire.service import Sidecar, fields
+from tests.wire.streams import (
+    CHUNKED,
+    DONE,
+    FINISH,
+    ROLE,
+    WORD,
+    chunk,
+    chunked,
+    nameless,
+    raw,
+    sized,
+    steady,
+)
+from tests.wire.streams import USAGE as USAGE_EVENT
+
+ADDED = b',"stream_options":{"include_usage":true}'
+ALL = ROLE + WORD + FINISH + USAGE_EVENT + DONE
+WITHHELD = ROLE + WORD + FINISH + DONE
+
+
+def tokens(service: Sidecar, of: Any) -> tuple[Any, ...]:
+    return fields(service.record(of), "prompt_tokens", "completion_tokens")
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_usage_is_asked_for_and_its_event_withheld(service: Sidecar, path: str) -> None:
+    body = json.dumps(prompt(path, STREAM)).encode()
+    request_id = new_id()
+    direct = service.ask_engine(path, body, request_id=request_id)
+    answer = service.ask(path, body, request_id=request_id)
+    sent = body[:-1] + ADDED + b"}"
+    received = service.seen(answer)[-1]
+    assert received.body_sha256 == sha256(sent).hexdigest()
+    assert nameless(answer.body) == nameless(direct.body)
+    assert b"usage" not in answer.body
+    assert tokens(service, answer) == (14, 8)
+
+
+@pytest.mark.parametrize("path", [MESSAGES, RESPONSES])
+def test_where_usage_is_always_there_nothing_is_added(service: Sidecar, path: str) -> None:
+    body = json.dumps(prompt(path, STREAM)).encode()
+    answer = service.ask(path, body, fake={"prompt_tokens": 14, "tokens": 6})
+    (received,) = service.seen(answer)
+    assert received.body_sha256 == sha256(body).hexdigest()
+    assert tokens(service, answer) == (14, 6)
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, MESSAGES, RESPONSES])
+def test_usage_of_a_whole_answer_is_known(service: Sidecar, path: str) -> None:
+    answer = service.ask(path, prompt(path), fake={"tokens": 5, "prompt_tokens": 33})
+    assert tokens(service, answer) == (33, 5)
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_an_explicit_no_is_left_alone(service: Sidecar, path: str) -> None:
+    body = json.dumps(prompt(path, NO_USAGE)).encode()
+    answer = service.ask(path, body)
+    (received,) = service.seen(answer)
+    assert received.body_sha256 == sha256(body).hexdigest()
+    assert b"usage" not in answer.body
+    assert tokens(service, answer) == (None, None)
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_an_explicit_yes_gets_the_event(service: Sidecar, path: str) -> None:
+    answer = service.ask(path, prompt(path, USAGE))
+    *_, last, done = answer.data()
+    assert (last["choices"], last["usage"]["completion_tokens"], done) == ([], 8, "[DONE]")
+    assert tokens(service, answer) == (14, 8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        b'{"include_usage":true,"continuous_usage_stats":true}',
+        b'{"continuous_usage_stats":true}',
+        b"{}",
+        b'{"include_usage":null}',
+        b'{"unknown":1}',
+    ],
+)
+def test_any_choice_of_the_client_is_left_alone(service: Sidecar, options: bytes) -> None:
+    body = b'{"stream":true,"messages":[{"role":"user","content":"x"}],"stream_options":%b}'
+    body %= options
+    request_id = new_id()
+    direct = service.ask_engine(CHAT, body, request_id=request_id)
+    answer = service.ask(CHAT, body, request_id=request_id)
+    received = service.seen(answer)[-1]
+    assert received.body_sha256 == sha256(body).hexdigest()
+    assert steady(answer.body) == steady(direct.body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"stream":true,"stream_options":null,"messages":[]}',
+        b'{"stream":"true","messages":[]}',
+        b'{"stream":1,"messages":[]}',
+        b'{"strea\\u006d":true,"messages":[]}',
+        b'{"stream":false,"messages":[],"stream":true}',
+        b'  {"stream" : true ,"messages":[] }\r\n ',
+        b'\xef\xbb\xbf{"stream":true,"messages":[]}',
+        b'{"stream":true,"messages":[{"role":"user","content":[{"type":"image_url","x":"}"}]}]}',
+        b'{"stream":true,"messages":"not a list"}',
+    ],
+    ids=repr,
+)
+def test_usage_is_asked_for_however_the_stream_is(service: Sidecar, body: bytes) -> None:
+    answer = service.ask(CHAT, body, fake=raw(chunked([ALL])))
+    (received,) = service.seen(answer)
+    at = body.rindex(b"}")
+    assert received.body_sha256 == sha256(body[:at] + ADDED + body[at:]).hexdigest()
+    assert answer.body == WITHHELD
+    assert tokens(service, answer) == (14, 2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"messages":[]}',
+        b'{"stream":false,"messages":[]}',
+        b'{"stream":null,"messages":[]}',
+        b'{"stream":0,"messages":[]}',
+        b'{"stream":true,"messages":[],"stream":false}',
+        b'{"messages":[{"content":"\\"stream\\":true"}]}',
+    ],
+    ids=repr,
+)
+def test_nothing_is_added_where_no_stream_is_asked_for(service: Sidecar, body: bytes) -> None:
+    answer = service.ask(CHAT, body, fake=raw(sized(b"{}")))
+    (received,) = service.seen(answer)
+    assert received.body_sha256 == sha256(body).hexdigest()
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"], ids=["lf", "crlf"])
+def test_the_event_is_withheld_wherever_it_is_cut(service: Sidecar, newline: bytes) -> None:
+    events = [part.replace(b"\n", newline) for part in (ROLE, WORD, FINISH, USAGE_EVENT, DONE)]
+    wire = chunked(events)
+    expected = b"".join(events[:3]) + events[4]
+    begin = wire.index(b'"choices":[],') - 40
+    with service.connect() as client:
+        for at in range(begin, len(wire)):
+            request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake=raw(wire, cut=f"at:{at}"))
+            answer = client.answer()
+            assert (answer.whole, answer.body) == (True, expected), f"cut at {at}"
+    assert tokens(service, request_id) == (14, 2)
+
+
+def test_the_event_is_withheld_wherever_chunks_end(service: Sidecar) -> None:
+    begin = ALL.index(USAGE_EVENT) - 3
+    with service.connect() as client:
+        for at in range(begin, len(ALL)):
+            first = len(CHUNKED) + len(chunk(ALL[:at]))
+            fake = raw(chunked([ALL[:at], ALL[at:]]), cut=f"at:{first}")
+            client.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
+            answer = client.answer()
+            assert (answer.whole, answer.body) == (True, WITHHELD), f"chunk of {at}"
+
+
+@pytest.mark.parametrize(
+    "fake",
+    [
+        {"glue": 2},
+        {"glue": 3},
+        {"glue": 100},
+        {"newline": "crlf"},
+        {"newline": "crlf", "glue": 100},
+        {"newline": "cr"},
+        {"newline": "cr", "chunk_bytes": 1},
+        {"space": "wide"},
+        {"space": "wide", "newline": "crlf", "chunk_bytes": 1},
+        {"space": "none", "glue": 4},
+        {"space": "json"},
+        {"comment": True},
+        {"comment": True, "glue": 100, "newline": "crlf"},
+        {"chunk_bytes": 1},
+        {"cut": "every:1", "chunk_bytes": 11},
+        {"cut": "random:7:30", "newline": "crlf"},
+        {"no_done": True},
+        {"after_done": "data: {}\n\n"},
+        {"http10": True},
+        {"reasoning": 2},
+        {"tool": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_the_event_is_withheld_however_it_looks(service: Sidecar, path: str, fake: Any) -> None:
+    """A client cannot tell the answer from one that was never asked for usage."""
+    request_id = new_id()
+    more = {"request_id": request_id, "fake": fake}
+    direct = service.ask_engine(path, prompt(path, STREAM), **more)
+    answer = service.ask(path, prompt(path, STREAM), **more)
+    if not fake.get("comment"):  # a comment follows each event, also the one withheld
+        assert nameless(answer.body) == nameless(direct.body)
+    assert b"prompt_tokens" not in answer.body
+    assert answer.whole
+    assert tokens(service, answer) == (14, 8)
+
+
+def test_an_event_with_choices_is_never_withheld(service: Sidecar) -> None:
+    both = WORD.replace(b"}\n\n", b',"usage":{"prompt_tokens":3,"completion_tokens":1}}\n\n')
+    pieces = [ROLE, both, FINISH, USAGE_EVENT, DONE]
+    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=raw(chunked(pieces)))
+    assert answer.body == ROLE + both + FINISH + DONE
+    assert tokens(service, answer) == (14, 2)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"choices":[]}\n\n',
+        b'data: {"choices":[],"usage":null}\n\n',
+        b'data: {"usage":{"prompt_tokens":1}}\n\n',
+        b'data: {"choices":null,"usage":{"prompt_tokens":1}}\n\n',
+        b'data: {"choices":[],"usage":{"prompt_tokens":"many"}}\n\n',
+        b'data: {"choices":[],"usage":{"prompt_tokens":1}\n\n',
+        b"data:\n\n",
+        b"data\n\n",
+        b"\n\n",
+        b"id: 7\nretry: 10\n\n",
+        b'event: x\ndata: {"a":\ndata: 1}\n\n',
+    ],
+    ids=repr,
+)
+def test_other_events_are_never_withheld(service: Sidecar, event: bytes) -> None:
+    answer = service.ask(
+        CHAT, prompt(CHAT, STREAM), fake=raw(chunked([ROLE, event, USAGE_EVENT, DONE]))
+    )
+    assert answer.body == ROLE + event + DONE
+
+
+def test_a_usage_event_without_its_blank_line_is_withheld(service: Sidecar) -> None:
+    for cut in (0, 1, 2):
+        last = USAGE_EVENT[: len(USAGE_EVENT) - cut]
+        answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=raw(chunked([ROLE, WORD, last])))
+        assert (answer.whole, answer.body) == (True, ROLE + WORD)
+        assert tokens(service, answer) == (14, 2)
+
+
+def test_usage_of_several_choices_and_prompts_is_the_sum(service: Sidecar) -> None:
+    answer = service.ask(
+        COMPLETIONS, {"prompt": ["a", "b"], "n": 2, "stream": True}, fake={"tokens": 3}
+    )
+    assert tokens(service, answer) == (28, 12)
+    assert b"usage" not in answer.body
+
+
+def test_cached_and_reasoning_tokens_are_known(service: Sidecar) -> None:
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 4,
+        "prompt_tokens_details": {"cached_tokens": 6},
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    }
+    event = b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n"
+    wire = raw(chunked([ROLE, WORD, FINISH, event, DONE]))
+    record = service.record(service.ask(CHAT, prompt(CHAT, STREAM), fake=wire))
+    names = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+    assert fields(record, *names, "finish_reason") == (10, 6, 4, 3, "stop")
+
+
+def test_tokens_are_counted_once(service: Sidecar) -> None:
+    names = ("sidecar_prompt_tokens_total", "sidecar_completion_tokens_total")
+    before = [service.value(name, route="chat", model="tiny") for name in names]
+    options = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    for body in (prompt(CHAT), prompt(CHAT, STREAM), prompt(CHAT, STREAM, options)):
+        service.record(service.ask(CHAT, body, fake={"tokens": 5, "prompt_tokens": 7}))
+    after = [service.value(name, route="chat", model="tiny") for name in names]
+    assert [late - early for late, early in zip(after, before, strict=True)] == [21, 15]
+
+
+def test_an_answer_that_has_no_usage_has_no_tokens(service: Sidecar) -> None:
+    wire = raw(chunked([ROLE, WORD, FINISH, DONE]))
+    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=wire)
+    assert answer.body == WITHHELD
+    assert tokens(service, answer) == (None, None)
+    assert fields(service.record(answer), "outcome", "tokens_per_second") == ("ok", None)

@@ -1,0 +1,104 @@
+"""`/v1/realtime`: a session passes both ways, and ends on both sides in the same way."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from tests.fake_engine import x_fake
+from tests.wire.client import new_id
+from tests.wire.service import Sidecar, ending
+
+_REFUSED = 403
+
+
+@contextmanager
+def session(service: Sidecar, **more: Any) -> Iterator[tuple[ClientConnection, str]]:
+    """An open session after the engine's greeting, and its request id."""
+    request_id = new_id()
+    headers = {"x-request-id": request_id, **more.pop("headers", {})}
+    url = f"ws://127.0.0.1:{service.port}/v1/realtime?model=tiny"
+    with connect(url, additional_headers=headers, proxy=None, open_timeout=5, **more) as client:
+        assert "session.created" in str(client.recv(5))
+        yield client, request_id
+
+
+def closed(client: ClientConnection) -> ConnectionClosed:
+    """What ends a session for the client."""
+    with pytest.raises(ConnectionClosed) as error:
+        client.recv(5)
+    return error.value
+
+
+def test_messages_pass_both_ways_as_they_are(service: Sidecar) -> None:
+    with session(service) as (client, request_id):
+        for message in ("text", "ü\u2028\U0001f600", b"\x00\xff" * 40_000, "", b""):
+            client.send(message)
+            assert client.recv(5) == message
+    line = service.record(request_id)
+    assert (line["route"], line["status"], line["outcome"]) == ("realtime", 101, "ok")
+    assert line["bytes_in"] == 4 + 9 + 80_000
+
+
+def test_the_query_and_the_request_id_reach_the_engine(service: Sidecar) -> None:
+    with session(service) as (_, request_id):
+        (received,) = service.seen(request_id)
+        assert received.target == "/v1/realtime?model=tiny"
+
+
+def test_the_engines_close_code_reaches_the_client(service: Sidecar) -> None:
+    with session(service) as (client, request_id):
+        client.send("close:4001:why")
+        end = closed(client).rcvd
+        assert end is not None
+        assert (end.code, end.reason) == (4001, "why")
+    assert service.record(request_id)["outcome"] == "ok"
+
+
+def test_an_engine_that_drops_the_session_is_a_failure_of_the_engine(service: Sidecar) -> None:
+    with session(service) as (client, request_id):
+        client.send("drop")
+        end = closed(client).rcvd
+        assert end is not None
+        assert end.code == 1011
+    assert ending(service.record(request_id)) == (101, "engine_died", "upstream", "engine_died")
+
+
+def test_a_client_that_closes_ends_the_engines_session(service: Sidecar) -> None:
+    with session(service) as (client, request_id):
+        client.close(4321, "bye")
+    assert service.record(request_id)["outcome"] == "ok"
+    service.wait_until_idle()
+
+
+def test_a_client_that_vanishes_ends_the_engines_session(service: Sidecar) -> None:
+    with session(service) as (client, request_id):
+        client.socket.shutdown(socket.SHUT_RDWR)
+    assert service.record(request_id)["status"] == 101
+    service.wait_until_idle()
+
+
+def test_the_engines_refusal_of_a_handshake_passes_as_it_is(service: Sidecar) -> None:
+    with (
+        pytest.raises(InvalidStatus) as refused,
+        session(service, headers=x_fake(ws_status=401)),
+    ):
+        pass
+    assert refused.value.response.status_code == 401
+    assert refused.value.response.body == b"scripted refusal"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/nope", "/metrics", "/v1/realtime/x"])
+def test_no_other_path_takes_a_session(service: Sidecar, path: str) -> None:
+    with (
+        pytest.raises(InvalidStatus) as refused,
+        connect(f"ws://127.0.0.1:{service.port}{path}", proxy=None, open_timeout=5),
+    ):
+        pass
+    assert refused.value.response.status_code == _REFUSED
