@@ -77,14 +77,10 @@ class Client:
                 return
 
     async def whole_body(self, limit_bytes: int) -> bytearray:
-        """The body in one piece; at no moment is it in memory twice."""
-        if (length := self.declared_length) is None or length > limit_bytes:
-            length = 0
-        whole = bytearray(length)
-        end = 0
+        """The body in one piece; at no moment is it in memory twice, or before it has come."""
+        whole = bytearray()
         async for piece in self.body(limit_bytes):
-            whole[end : end + len(piece)] = piece
-            end += len(piece)
+            whole += piece
         return whole
 
     def when_it_leaves(self, tell: Callable[[ClientClosed], None] | None) -> None:

@@ -11,8 +11,8 @@ from proxy.edge.routes import Route
 from proxy.errors import RequestFailure
 from proxy.relay.body import Peek, peek, with_usage_option
 from proxy.relay.client import Client
+from proxy.relay.connection import Connection, Parts
 from proxy.relay.headers import Headers, get
-from proxy.relay.upstream import Connection, Parts
 from proxy.telemetry.record import Record
 
 

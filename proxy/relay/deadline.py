@@ -6,7 +6,7 @@ import asyncio
 from time import monotonic
 
 from proxy.errors import EngineTimeout
-from proxy.relay.upstream import Connection
+from proxy.relay.connection import Connection
 
 
 class Deadline:

@@ -14,11 +14,12 @@ from proxy.errors import ClientClosed, RequestFailure
 from proxy.relay import headers
 from proxy.relay.answer import Answer, StreamedAnswer, answer_for, server_timing
 from proxy.relay.client import Client
+from proxy.relay.connection import Connection
 from proxy.relay.content import Content, content_of
 from proxy.relay.deadline import Deadline
 from proxy.relay.passage import Passage, record_of
 from proxy.relay.refusal import error_event, refusal
-from proxy.relay.upstream import Connection, Upstream
+from proxy.relay.upstream import Upstream
 from proxy.tasks import spawn
 from proxy.telemetry.record import Record
 
@@ -99,7 +100,6 @@ async def _pass_on(
     """The answer, from its headers to its last byte."""
     answer = answer_for(route, connection.headers, record, withhold_usage=withhold_usage)
     answer_headers = headers.to_client(connection.headers, record.request_id.encode())
-    client.when_it_leaves(partial(_left, connection, answer))
     if isinstance(answer, StreamedAnswer) or connection.status == HTTPStatus.NOT_MODIFIED:
         # An event that is withheld would make a declared length untrue; that of a 304 is of
         # a body which does not follow, and the server would wait for it.
@@ -115,16 +115,17 @@ async def _pass_on(
                 await client.write(passed)
                 passed = b""
     except RequestFailure as failure:
-        if isinstance(answer, StreamedAnswer) and not isinstance(failure, ClientClosed):
-            await client.end(answer.cut_off() + error_event(failure, route))
-        raise
+        # After `[DONE]` the answer is whole: many clients close their connection there.
+        if not (isinstance(answer, StreamedAnswer) and answer.finished):
+            await _break_off(client, answer, failure, route)
+            raise
     await client.end(passed + answer.close())
 
 
-def _left(connection: Connection, answer: Answer, failure: ClientClosed) -> None:
-    """Stop the engine's work, unless it is done: clients close as soon as they read `[DONE]`."""
-    if not (isinstance(answer, StreamedAnswer) and answer.finished):
-        connection.abort(failure)
+async def _break_off(client: Client, answer: Answer, failure: RequestFailure, route: Route) -> None:
+    """End a stream that cannot go on so that it does not look finished."""
+    if isinstance(answer, StreamedAnswer) and not isinstance(failure, ClientClosed):
+        await client.end(answer.cut_off() + error_event(failure, route))
 
 
 async def _refuse(client: Client, route: Route, record: Record, failure: RequestFailure) -> None:

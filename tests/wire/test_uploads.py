@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -132,22 +133,28 @@ def test_json_is_held_once(own_service: Sidecar) -> None:
     assert service.memory_mib("VmHWM") - before < 64 * 1.5
 
 
-@pytest.mark.parametrize("kind", [FORM, ("content-type", "application/json")], ids=["form", "json"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        FORM,
+        ("content-type", "application/json"),
+    ],
+    ids=["form", "json"],
+)
 def test_a_length_that_is_only_declared_takes_no_memory(
-    service: Sidecar, kind: tuple[str, str]
+    own_service: Sidecar, kind: tuple[str, str]
 ) -> None:
-    """Else ten clients that send nothing take gigabytes."""
-    before = service.memory_mib()
-    headers = [kind, ("content-length", str(200 * MIB))]
-    clients = [service.connect() for _ in range(10)]
-    for client in clients:
-        client.ask(CHAT, b"", headers=headers)
-        client.send(b"{")
-    until(lambda: service.value("sidecar_requests_in_flight", route="chat") == 10, "requests")
-    grown = service.memory_mib() - before
-    for client in clients:
-        client.close()
-    assert grown < 20
+    """Else a few clients that send nothing take gigabytes."""
+    before = own_service.memory_mib()
+    headers = [kind, ("content-length", str(100 * MIB))]
+    with ExitStack() as stack:
+        for _ in range(4):
+            client = stack.enter_context(own_service.connect())
+            client.ask(CHAT, b"", headers=headers)
+            client.send(b"{")
+        inside = partial(own_service.value, "sidecar_requests_in_flight", route="chat")
+        until(lambda: inside() == 4, "four requests")
+        assert own_service.memory_mib() - before < 20
 
 
 def test_memory_of_large_bodies_is_given_back(own_service: Sidecar) -> None:
@@ -180,7 +187,8 @@ def test_an_early_answer_to_an_upload_arrives(
     assert service.ask(CHAT, prompt(CHAT)).status == 200
 
 
-@pytest.mark.xfail(strict=True, reason="A failed write wins over the answer that came before it")
+# A race in the kernel: it is lost in most runs, not in all.
+@pytest.mark.xfail(strict=False, reason="A failed write wins over the answer before it")
 def test_an_early_answer_before_the_engine_closes_arrives(service: Sidecar) -> None:
     """vLLM's own 401 to a large body does that."""
     data = b"x" * 3 * MIB

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.engine.command import Command, engine_command, masked, warnings_about
 from proxy.errors import SettingsError
-from proxy.relay.upstream import MAX_IDLE_SECONDS
+from proxy.relay.connection import MAX_IDLE_SECONDS
 from proxy.settings import Settings
 
 SECRETS = {

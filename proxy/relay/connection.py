@@ -1,0 +1,257 @@
+"""One HTTP/1.1 connection to the engine, with one exchange at a time.
+
+This is the hot path. It speaks through `asyncio.Protocol` and httptools (the parser that
+uvicorn itself uses), because a general client costs several times the engine's own work
+per token (docs/architecture.md has the figures).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from time import monotonic
+from typing import Protocol, cast
+
+import httptools
+
+from proxy.errors import EngineDied, EngineGarbled, RequestFailure
+from proxy.relay.headers import Header, Headers, get
+
+Parts = Sequence[bytes | bytearray | memoryview]
+
+# What one answer may hold in memory when its client reads slowly.
+HIGH_WATER_BYTES = 256 * 1024
+# The engine closes a connection that was idle for 5 s (vLLM's default). A request sent
+# at that moment would be lost, so a connection is not used again after a part of it.
+MAX_IDLE_SECONDS = 2.0
+_LAST_STATUS = 599
+
+
+class Pool(Protocol):
+    """Where a connection goes when its exchange is over."""
+
+    def put(self, connection: Connection) -> None: ...
+
+    def forget(self, connection: Connection) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """One connection and the exchange that runs on it."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._closed = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._request_sent = True
+        self.is_new = True
+        self.idle_since = 0.0
+        self._begin("GET")
+
+    def _begin(self, method: str) -> None:
+        """Forget the exchange before."""
+        self._method = method
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self.paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._head_done = False
+        self._complete = False
+        self._failure: RequestFailure | None = None
+        self._reusable = True
+        self.status = 0
+        self.headers: Headers = []
+        self.first_byte: float | None = None
+        self.last_byte: float | None = None
+
+    # The exchange, as its one user sees it.
+
+    def send(self, method: str, target: bytes, headers: Iterable[Header], body: Parts) -> None:
+        """Begin a request; `body` is what of it is there already."""
+        self._begin(method)
+        self._request_sent = False
+        lines = [b"%b %b HTTP/1.1\r\n" % (method.encode(), target)]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        lines.append(b"\r\n")
+        self._write((b"".join(lines), *body))
+
+    async def send_body(self, parts: Parts) -> None:
+        """Write more of the body; waits while the engine does not read."""
+        self._write(parts)
+        if not self._writable.is_set():
+            await self._writable.wait()
+
+    def request_sent(self) -> None:
+        """The body has ended: the connection may serve another request after this one."""
+        self._request_sent = True
+
+    async def response_head(self) -> int:
+        """Wait for the final status line and headers; returns the status.
+
+        Raises:
+            EngineDied: the connection closed first.
+            EngineGarbled: what came is not HTTP.
+        """
+        while not self._head_done:
+            await self._wait()
+        return self.status
+
+    async def read(self) -> bytes:
+        """All body bytes that have come since the last call; empty at the end.
+
+        Raises:
+            EngineDied: the connection closed before the declared end.
+        """
+        while not self._chunks:
+            if self._complete:
+                return b""
+            await self._wait()
+        chunks, self._chunks, self._buffered = self._chunks, [], 0
+        if self.paused:
+            self._resume_reading()
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def abort(self, failure: RequestFailure) -> None:
+        """End the exchange at once: the engine sees the connection close and stops its work."""
+        if not self._complete:
+            self._fail(failure)
+            self.close()
+
+    def release(self) -> None:
+        """Give the connection back after the exchange, or close it where it cannot be kept."""
+        if self._complete and self._reusable and self._all_sent() and not self._closed:
+            self.idle_since = monotonic()
+            self.is_new = False
+            self._pool.put(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        if self._transport is not None and not self._closed:
+            self._closed = True
+            self._transport.abort()
+
+    @property
+    def at_end(self) -> bool:
+        """Nothing more can be read."""
+        return self._complete and not self._chunks
+
+    @property
+    def usable(self) -> bool:
+        return not self._closed and monotonic() - self.idle_since < MAX_IDLE_SECONDS
+
+    def _all_sent(self) -> bool:
+        """Whether nothing of the request is still to go out: an engine may answer before."""
+        buffered = self._transport.get_write_buffer_size() if self._transport else 0
+        return self._request_sent and not buffered
+
+    def _write(self, parts: Parts) -> None:
+        if self._transport is not None and not self._closed:
+            self._transport.writelines(parts)
+
+    async def _wait(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, failure: RequestFailure) -> None:
+        if self._failure is None:
+            self._failure = failure
+        self._wake()
+
+    def _resume_reading(self) -> None:
+        self.paused = False
+        if self._transport is not None and not self._closed:
+            self._transport.resume_reading()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports do not derive from asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._complete:  # nobody asked for this: what follows could not be trusted
+            self.close()
+            return
+        self.last_byte = monotonic()
+        if self.first_byte is None:
+            self.first_byte = self.last_byte
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._fail(EngineGarbled("The engine answered with something that is not HTTP."))
+            self.close()
+            return
+        if self._buffered > HIGH_WATER_BYTES and not self.paused and self._transport is not None:
+            self.paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        self._pool.forget(self)
+        self._writable.set()
+        if exc is None and self._head_done and self._ends_at_eof():
+            self._complete = True
+        if not self._complete:
+            self._fail(EngineDied("The engine closed the connection before its answer was whole."))
+        self._wake()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def _ends_at_eof(self) -> bool:
+        """Without a length and without chunks, the end of the connection ends the body."""
+        return (
+            get(self.headers, b"content-length") is None
+            and get(self.headers, b"transfer-encoding") is None
+        )
+
+    # httptools
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._head_done:  # what comes later is a trailer, or nobody's
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self._complete:
+            self._reusable = False  # an answer to nothing that was asked
+            return
+        self.status = self._parser.get_status_code()
+        if self.status < 200:
+            return
+        if self.status > _LAST_STATUS:
+            self._fail(EngineGarbled(f"The engine answered with the status {self.status}."))
+            self.close()
+            return
+        self._head_done = True
+        self._reusable = self._parser.should_keep_alive()
+        if self._method == "HEAD":
+            # Its headers speak of a body that does not follow; the parser cannot know.
+            self._complete, self._reusable = True, False
+
+    def on_body(self, body: bytes) -> None:
+        if not self._complete:
+            self._chunks.append(body)
+            self._buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        if self._head_done:
+            self._complete = True
+        else:
+            self.headers = []  # an interim answer (1xx): the final one follows
