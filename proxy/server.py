@@ -49,7 +49,7 @@ class HeadFirst:
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._head:
+        if self._head and not self._transport.is_closing():
             self.write(b"")
 
     def __getattr__(self, name: str) -> Any:

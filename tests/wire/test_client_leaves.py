@@ -154,7 +154,6 @@ def test_without_reading_what_came(service: Sidecar, how: str) -> None:
     assert record["client_stall_ms"] > 0
 
 
-@pytest.mark.xfail(strict=True, reason="The head is written to a connection that is closed")
 def test_just_as_the_headers_are_written(own_service: Sidecar) -> None:
     """At any moment: no traceback, whoever it is shown to."""
     ask = request(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 0})
