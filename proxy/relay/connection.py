@@ -1,8 +1,8 @@
 """One HTTP/1.1 connection to the engine, with one exchange at a time.
 
 This is the hot path. It speaks through `asyncio.Protocol` and httptools (the parser that
-uvicorn itself uses), because a general client costs several times the engine's own work
-per token (docs/architecture.md has the figures).
+uvicorn itself uses), because a general client costs several times as much
+(docs/performance.md has the figures).
 """
 
 from __future__ import annotations

@@ -56,7 +56,3 @@ class Upstream:
         for connection in tuple(self._open):
             connection.close()
         self._idle.clear()
-
-    @property
-    def open_connections(self) -> int:
-        return len(self._open)
