@@ -3,6 +3,7 @@
 --only ours,haproxy   these alone          --rounds 3    how often each is measured
 --quick               small loads, one round, nothing written into docs/
 --profile tokens|requests|body             where our own CPU time goes
+--real                real vLLM            --clock       the log's clock against a client's own
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import machine, profile, report
+from bench import clock, machine, profile, real, report
 from bench.result import Result
 from bench.rounds import Run
 from bench.size import FULL, QUICK
@@ -24,12 +25,18 @@ from bench.subjects import DEFAULT, SUBJECTS, Subject
 # A default run takes about five minutes; what does not fit is left out and said.
 SECONDS = 330
 QUICK_SECONDS = 90
+# With the start of the engine; three rounds take about four minutes.
+REAL_SECONDS = 540
 # Past the end by a stuck process: leave all the same, ending what was started.
 _GRACE_SECONDS = 25
 
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
+    if options.real:
+        return _measure_real(options)
+    if options.clock:
+        return _compare_clocks(options)
     seconds = QUICK_SECONDS if options.quick else SECONDS
     _end_at_signals(seconds + _GRACE_SECONDS)
     machine.allow_many_files()
@@ -49,10 +56,46 @@ def _measure(run: Run, options: argparse.Namespace) -> int:
     run.run(subjects, options.rounds or (1 if options.quick else 3))
     result = Result(report.now(), on, _versions(subjects), run.absent, run.measured)
     print(report.tables(result))
-    whole = not options.quick and set(DEFAULT) <= {*options.only}
     if not options.quick:
-        print(f"\nwritten: {report.save(result, to_page=whole)}", file=sys.stderr)
+        print(f"\nwritten: {report.save(result)}", file=sys.stderr)
+        if set(DEFAULT) <= {*options.only}:
+            report.write_page(report.SIDE_BY_SIDE, report.tables(result))
     return 0 if run.measured else 1
+
+
+def _measure_real(options: argparse.Namespace) -> int:
+    vllm = real.vllm_version()
+    if vllm is None:
+        print("bench: vLLM is not installed, nothing to measure with --real", file=sys.stderr)
+        return 1
+    _end_at_signals(REAL_SECONDS + _GRACE_SECONDS)
+    on = machine.describe()
+    rounds = options.rounds or (1 if options.quick else 3)
+    load = real.QUICK if options.quick else real.FULL
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        try:
+            measured = real.run(Path(folder), load, rounds, REAL_SECONDS)
+        except RuntimeError as error:
+            print(f"bench: {error}", file=sys.stderr)
+            return 1
+    versions = {"direct": f"vllm {vllm}", "ours": SUBJECTS["ours"].version() or "unknown"}
+    result = Result(report.now(), on, versions, {}, measured)
+    print(report.real_tables(result))
+    if not options.quick:
+        print(f"\nwritten: {report.save(result, kind='-real')}", file=sys.stderr)
+        report.write_page(report.WITH_VLLM, report.real_tables(result))
+    return 0
+
+
+def _compare_clocks(options: argparse.Namespace) -> int:
+    _end_at_signals(REAL_SECONDS)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        try:
+            print(clock.run(Path(folder), 50 if options.quick else clock.STREAMS))
+        except RuntimeError as error:
+            print(f"bench: {error}", file=sys.stderr)
+            return 1
+    return 0
 
 
 def _versions(subjects: Sequence[Subject]) -> dict[str, str]:
@@ -69,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, metavar="N")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--profile", choices=profile.LOADS)
+    parser.add_argument("--real", action="store_true")
+    parser.add_argument("--clock", action="store_true")
     return parser
 
 

@@ -21,21 +21,21 @@ _RESET_PEAK = "5"  # proc(5): clear_refs sets VmHWM back to the present size
 
 
 class Child:
-    """One process with its descendants."""
+    """One process with its descendants; on `core` alone, or on all that this one may use."""
 
     def __init__(
         self,
         command: Sequence[str],
         *,
-        core: int,
         log: Path,
+        core: int | None = None,
         environ: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> None:
-        pinned = ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", str(core), *command]
+        pinned = [] if core is None else ["taskset", "-c", str(core)]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                pinned,
+                ["setpriv", "--pdeathsig", "KILL", *pinned, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -67,6 +67,10 @@ class Child:
         """
         return sum(map(_cpu_seconds, self.pids()))
 
+    def own_cpu_seconds(self) -> float:
+        """The same without its descendants."""
+        return _cpu_seconds(self.pid)
+
     def rss_mib(self) -> float:
         return self._memory("VmRSS")
 
@@ -86,15 +90,19 @@ class Child:
     def wake(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def stop(self) -> None:
+    def wait(self, seconds: float) -> int | None:
+        """Its exit code, or None where it still runs."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(seconds)
+        return None
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
         if self.alive:
             self.wake()
             self._signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_SECONDS)
+            self.wait(seconds)
         self._signal(signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_SECONDS)
+        self.wait(STOP_SECONDS)
 
     def _memory(self, field: str) -> float:
         return sum(_status_kib(pid, field) for pid in self.pids()) / 1024
@@ -105,11 +113,11 @@ class Child:
 
 
 @contextmanager
-def running(child: Child) -> Iterator[Child]:
+def running(child: Child, *, stop_seconds: float = STOP_SECONDS) -> Iterator[Child]:
     try:
         yield child
     finally:
-        child.stop()
+        child.stop(stop_seconds)
 
 
 def clean_environ() -> dict[str, str]:

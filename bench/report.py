@@ -1,4 +1,4 @@
-"""Results as JSON, and as tables in docs/performance.md between two markers."""
+"""Results as JSON, and as tables in docs/performance.md, each run's between its markers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,25 @@ from statistics import median
 
 from bench.result import Result
 from bench.subjects import REPOSITORY
-from bench.targets import TARGETS, Target
+from bench.targets import REAL_TARGETS, TARGETS, Target
 
 RESULTS = REPOSITORY / "bench" / "results"
 PAGE = REPOSITORY / "docs" / "performance.md"
-BEGIN = "<!-- bench: written by `make bench`, do not edit -->"
-END = "<!-- bench: end -->"
 _NONE = "-"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where on the page a run's tables go."""
+
+    begin: str
+    end: str
+
+
+SIDE_BY_SIDE = Place("<!-- bench: written by `make bench`, do not edit -->", "<!-- bench: end -->")
+WITH_VLLM = Place(
+    "<!-- bench --real: written by `make bench`, do not edit -->", "<!-- bench --real: end -->"
+)
 
 
 @dataclass(frozen=True)
@@ -83,34 +95,55 @@ _TABLES: dict[str, tuple[Column, ...]] = {
 }
 
 
+_REAL_TITLE = "Real vLLM: `vllm bench serve`, 64 streams of 128 tokens (ms where no unit is named)"
+_REAL_COLUMNS = (
+    Column("output tokens / s", "real", "tokens_per_second", 0),
+    Column("TTFT p50", "real", "ttft_p50_ms"),
+    Column("p99", "real", "ttft_p99_ms"),
+    Column("ITL p50", "real", "itl_p50_ms"),
+    Column("p99", "real", "itl_p99_ms"),
+    Column("failed", "real", "failed", 0),
+    Column("sidecar's CPU us / token", "real", "cpu_us_per_token"),
+)
+
+
 def tables(result: Result) -> str:
     """The whole of what stands between the markers."""
-    parts = [_heading(result), _targets(result)]
+    parts = [_heading(result), _targets(result, TARGETS)]
     parts += [_table(result, title, columns) for title, columns in _TABLES.items()]
     return "\n\n".join(part for part in parts if part)
 
 
-def save(result: Result, *, to_page: bool) -> Path:
-    """Write the JSON and, for a full run, the page."""
+def real_tables(result: Result) -> str:
+    """The same of a run with real vLLM; the last row is the ratio, round by round."""
+    rows = _rows(result, _REAL_COLUMNS)
+    ratios = [result.ratios(column.workload, column.figure) for column in _REAL_COLUMNS]
+    rows.append(["ours / direct", *(_spread(values, 3) for values in ratios)])
+    table = _markdown(_REAL_TITLE, ("", *(column.title for column in _REAL_COLUMNS)), rows)
+    parts = [_heading(result), _targets(result, REAL_TARGETS), table]
+    return "\n\n".join(part for part in parts if part)
+
+
+def save(result: Result, *, kind: str = "") -> Path:
+    """Write the JSON; its name ends with the kind of run."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     stamp = result.date.replace(":", "").replace("-", "").removesuffix("Z")
-    path = RESULTS / f"{stamp}.json"
+    path = RESULTS / f"{stamp}{kind}.json"
     path.write_text(json.dumps(_rounded(asdict(result)), indent=1) + "\n")
-    if to_page:
-        _write_page(PAGE, tables(result))
     return path
+
+
+def write_page(place: Place, text: str, page: Path = PAGE) -> None:
+    """Put a run's tables in the place of the last one's."""
+    before, begin, rest = page.read_text().partition(place.begin)
+    _, end, after = rest.partition(place.end)
+    if not begin or not end:
+        raise ValueError(f"{page} has no markers {place.begin} ... {place.end}")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _write_page(page: Path, text: str) -> None:
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} has no markers {BEGIN} ... {END}")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
 def _heading(result: Result) -> str:
@@ -128,35 +161,42 @@ def _count_rounds(result: Result) -> int:
     return max((one.round for one in result.rounds), default=0)
 
 
-def _targets(result: Result) -> str:
+def _targets(result: Result, targets: Sequence[Target]) -> str:
     rows = [
         _target_row(target, value)
-        for target in TARGETS
+        for target in targets
         if (value := target.value(result)) is not None
     ]
-    return _markdown("Targets", ("", "measured", "at most", ""), rows) if rows else ""
+    return _markdown("Targets", ("", "measured", "good", ""), rows) if rows else ""
 
 
 def _target_row(target: Target, value: float) -> list[str]:
-    verdict = "reached" if value <= target.limit else "missed"
+    verdict = "reached" if target.reached(value) else "missed"
     measured, limit = (f"{number:.3g} {target.unit}".strip() for number in (value, target.limit))
-    return [target.text, measured, limit, verdict]
+    return [target.text, measured, f"at {'least' if target.is_floor else 'most'} {limit}", verdict]
 
 
 def _table(result: Result, title: str, columns: Sequence[Column]) -> str:
-    rows = [
+    return _markdown(title, ("", *(column.title for column in columns)), _rows(result, columns))
+
+
+def _rows(result: Result, columns: Sequence[Column]) -> list[list[str]]:
+    return [
         [subject, *(_cell(result, subject, column) for column in columns)]
         for subject in result.subjects
     ]
-    return _markdown(title, ("", *(column.title for column in columns)), rows)
 
 
 def _cell(result: Result, subject: str, column: Column) -> str:
-    values = result.values(subject, column.workload, column.figure)
+    return _spread(result.values(subject, column.workload, column.figure), column.digits)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    """The median, and the least and the most where they differ from it."""
     if not values:
         return _NONE
     low, middle, high = (
-        f"{value:,.{column.digits}f}" for value in (min(values), median(values), max(values))
+        f"{value:,.{digits}f}" for value in (min(values), median(values), max(values))
     )
     return middle if low == high else f"{middle} ({low}-{high})"
 

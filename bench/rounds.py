@@ -146,11 +146,11 @@ class Run:
     def _asleep(self, subject: Subject, engine: Engine) -> Iterator[Stand | None]:
         if subject.version() is None:
             self.absent[subject.name] = "not installed (bench/install-peers.sh)"
-            _say(f"{subject.name}: absent")
+            say(f"{subject.name}: absent")
             yield None
             return
         with self.started(subject, engine) as stand:
-            _say(f"{subject.name}: {'started' if stand else self.absent[subject.name]}")
+            say(f"{subject.name}: {'started' if stand else self.absent[subject.name]}")
             if stand is not None and stand.target.proxy is not None:
                 stand.target.proxy.sleep()
             yield stand
@@ -161,14 +161,14 @@ class Run:
         if number > 0 and stand.subject.is_slow:
             return
         if before + self._cost.get(name, 0.0) > self._end:
-            _say(f"round {number + 1}, {name}: left out, the time is over")
+            say(f"round {number + 1}, {name}: left out, the time is over")
             return
         measured = Measured(name, number + 1)
         self._awake(stand, measured)
         self._afresh(stand.subject, slow, measured)
         self.measured.append(measured)
         self._cost[name] = monotonic() - before
-        _say(f"round {number + 1}, {name}: {self._cost[name]:.1f} s")
+        say(f"round {number + 1}, {name}: {self._cost[name]:.1f} s")
 
     def _awake(self, stand: Stand, measured: Measured) -> None:
         """Workloads on the process that runs all the time."""
@@ -199,5 +199,5 @@ def _last_line(log: Path) -> str:
     return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "no output")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)

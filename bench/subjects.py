@@ -164,6 +164,11 @@ def _pipe(at: Address) -> Launch:
     return Launch([sys.executable, "-m", "bench.pipe"], environ)
 
 
+def _bare(at: Address) -> Launch:
+    environ = {"UPSTREAM_PORT": str(at.engine_port), "PORT": str(at.port)}
+    return Launch([sys.executable, "-m", "bench.bare"], environ)
+
+
 def _our_environ(at: Address) -> dict[str, str]:
     log = {"LOG_FORMAT": "json", "LOG_LEVEL": "info"}
     return {"UPSTREAM_URL": at.engine_url, "HOST": "127.0.0.1", "PORT": str(at.port), **log}
@@ -176,6 +181,19 @@ def _ours(at: Address) -> Launch:
 def _ours_uds(at: Address) -> Launch:
     environ = {**_our_environ(at), "UPSTREAM_UDS": str(at.engine_uds)}
     return Launch([sys.executable, "-m", "bench.uds"], environ)
+
+
+def _ours_keys(at: Address) -> Launch:
+    """With a key, limits and a waiting room, none of which ever says no."""
+    much = "rpm=1000000000,tpm=1000000000000,tpd=1000000000000,in_flight=100000"
+    access = {
+        "API_KEYS": "bench:none",  # what every request of the load has
+        "KEY_LIMITS": f"{much}; all: {much}",
+        "MAX_IN_FLIGHT": "100000",
+        "MAX_WAITING": "1000",
+        "HF_HOME": str(at.folder / "hf"),
+    }
+    return Launch([sys.executable, "-m", "proxy"], {**_our_environ(at), **access})
 
 
 def _path(name: str) -> str:
@@ -232,9 +250,11 @@ SUBJECTS = {
         Subject("naive", _naive_version, _naive),
         Subject("ours", _our_version, _ours),
         Subject("ours-uds", _our_version, _ours_uds),
+        Subject("ours-keys", _our_version, _ours_keys),
         Subject("pipe", lambda: f"uvloop {installed_version('uvloop')}", _pipe),
+        Subject("bare", lambda: f"uvicorn {installed_version('uvicorn')}", _bare),
     )
 }
 # Experiments are measured only when they are named.
-_EXPERIMENTS = ("ours-uds", "pipe")
+_EXPERIMENTS = ("ours-uds", "ours-keys", "pipe", "bare")
 DEFAULT = tuple(name for name in SUBJECTS if name not in _EXPERIMENTS)

@@ -15,4 +15,4 @@ if __name__ == "__main__":
     # The probe keeps to TCP; only relayed requests take the socket.
     sidecar: Any = app
     sidecar.Upstream = functools.partial(Upstream, uds=os.environ["UPSTREAM_UDS"])
-    sys.exit(main())
+    sys.exit(main([]))

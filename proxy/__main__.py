@@ -1,7 +1,7 @@
-"""`python3 -m proxy`: exit codes, the server, signals; nothing else.
+"""`python3 -m proxy`: commands, exit codes, the server, signals; nothing else.
 
 Exit codes: 0 stopped by a signal, 1 the engine failed (`ON_ENGINE_FAILURE=exit`) or the
-port is taken, 2 a variable is wrong.
+port is taken, 2 a variable or the command line is wrong, 128 + N ended by force with signal N.
 """
 
 from __future__ import annotations
@@ -10,16 +10,22 @@ import asyncio
 import gc
 import logging
 import os
+import shlex
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 
 import uvloop
 
+from proxy import check
 from proxy.app import Sidecar
+from proxy.edge.keys import Keys
 from proxy.errors import SettingsError
+from proxy.init import serve_as_child
 from proxy.server import Server, allow_many_connections, listen
 from proxy.settings import OnEngineFailure, Settings
+from proxy.settings.keys import new_key_line
 from proxy.telemetry import logs
 
 _log = logging.getLogger("proxy")
@@ -29,16 +35,53 @@ _log = logging.getLogger("proxy")
 GC_THRESHOLD = 20_000
 
 
-def main() -> int:
+HELP = """\
+python3 -m proxy          start the engine and serve it; environment variables are the settings
+python3 -m proxy check    find out whether that would work, in seconds: 0 yes, 1 no, 2 bad settings
+python3 -m proxy keys     make an API key, as label:key; `keys LABEL` calls it so
+python3 -m proxy --help   this text; README.md has the variables
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    match list(arguments):
+        case []:
+            return serve()
+        case ["check"]:
+            return check.main(os.environ)
+        case ["keys", *label] if len(label) <= 1:
+            return make_key(*label)
+        case ["--help" | "-h"]:
+            print(HELP, end="")
+            return 0
+    words = shlex.join(arguments)
+    print(f"unknown command: {words}; allowed are none, check, keys and --help", file=sys.stderr)
+    return 2
+
+
+def make_key(label: str | None = None) -> int:
     try:
-        settings = Settings.load(os.environ)
+        print(new_key_line(label))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    logs.configure(settings.log_format, settings.log_level)
+    return 0
+
+
+def serve() -> int:
+    try:
+        settings = Settings.load(os.environ)
+        Keys(settings)  # what is wrong with their file is told before anything is started
+        if os.getpid() == 1 and (code := serve_as_child()) is not None:
+            return code
+        logs.configure(settings.log_format, settings.log_level, settings.log_file)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
     allow_many_connections()
     try:
-        sockets = listen(settings.host, (settings.port, settings.port_health or settings.port))
+        ports = (settings.port, settings.port_health, settings.port_of_metrics)
+        sockets = listen(settings.host, tuple(filter(None, ports)))
     except OSError as error:
         print(f"cannot listen on {settings.host}: {error.strerror}", file=sys.stderr)
         return 1
@@ -51,9 +94,13 @@ def main() -> int:
 async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
     """Run until a signal comes or the engine is given up."""
     sidecar = Sidecar(settings)
-    server = Server(sidecar, max_message_bytes=settings.max_body_bytes)
+    server = Server(
+        sidecar,
+        max_message_bytes=settings.max_body_bytes,
+        stall_seconds=settings.body_timeout,
+    )
     serving = asyncio.create_task(server.serve(sockets))
-    stop = _stop_signal()
+    stop, hurry = _signals()
     engine = sidecar.start()
     waiting = {serving, stop}
     if settings.on_engine_failure is OnEngineFailure.EXIT:
@@ -63,28 +110,37 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
         # Where nobody was sent here yet, no load balancer has to be waited for.
         delay = settings.drain_delay_seconds if sidecar.service.ready else 0
         sidecar.announce_stop()
-        await asyncio.sleep(delay)
+        await asyncio.wait({hurry}, timeout=delay)
+    hurry.add_done_callback(lambda _: sidecar.hurry())
     await sidecar.stop()
     server.should_exit = True
     await serving
+    finished, cut = sidecar.drained
+    fields = {"finished": finished, "cut": cut}
+    _log.info("stopped: %d requests finished, %d were cut", finished, cut, extra={"fields": fields})
     return 0 if stop.done() else 1
 
 
-def _stop_signal() -> asyncio.Future[None]:
-    """Done at the first SIGTERM or SIGINT; a second one ends the process at once."""
+def _signals() -> tuple[asyncio.Future[None], asyncio.Future[None]]:
+    """Done at the first and at the second SIGTERM or SIGINT; a third one ends all at once."""
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[None] = loop.create_future()
+    hurry: asyncio.Future[None] = loop.create_future()
 
     def on_signal(number: signal.Signals) -> None:
-        if stop.done():
+        if not stop.done():
+            _log.info("%s: draining", number.name)
+            stop.set_result(None)
+        elif not hurry.done():
+            _log.warning("%s again: what still runs is cut now", number.name)
+            hurry.set_result(None)
+        else:
             os._exit(128 + number)  # the engine's guard sees us go and ends the engine
-        _log.info("%s: draining", number.name)
-        stop.set_result(None)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    return stop
+    return stop, hurry
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -4,40 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request, Response
-from starlette.routing import Route as OwnRoute
 from starlette.types import Receive, Scope, Send
 
-from proxy import __version__
-from proxy.api.health import health_router
-from proxy.api.info import info_router
-from proxy.api.metrics import metrics_router
 from proxy.api.service import Service
 from proxy.edge.admission import Admission
-from proxy.edge.routes import Route, RouteTable
+from proxy.edge.cors import Cors
+from proxy.edge.door import Door
+from proxy.edge.poison import PoisonGuard
+from proxy.edge.routes import GENERATING, Route, RouteTable
 from proxy.engine.attached import AttachedEngine
 from proxy.engine.command import warnings_about
+from proxy.engine.engine_meter import EngineMeter
+from proxy.engine.gpu_meter import GpuMeter
 from proxy.engine.hardware import Hardware
 from proxy.engine.lifecycle import Engine
+from proxy.engine.model.fetch import data_directory
+from proxy.engine.phase import Phase
 from proxy.engine.probe import Probe
+from proxy.engine.progress_bar import ProgressBar, can_be_drawn
 from proxy.engine.state import EngineState, Snapshot
-from proxy.errors import MethodNotAllowed, RequestFailure, UnknownRoute
+from proxy.errors import RequestFailure, UnknownRoute
+from proxy.media.intake import intake
+from proxy.own_pages import OwnPages, own_pages
+from proxy.relay.client import ADDED_HEADERS, FAILURE, KEY
 from proxy.relay.endpoint import Limits, Relay
-from proxy.relay.headers import request_id
+from proxy.relay.flights import Flights
+from proxy.relay.headers import Header
 from proxy.relay.passage import Passage
-from proxy.relay.refusal import refusal
 from proxy.relay.upstream import Upstream
 from proxy.relay.websocket import WebSocketRelay
 from proxy.settings import Settings
 from proxy.tasks import spawn
-from proxy.telemetry.logs import log_request
+from proxy.telemetry.logs import log_flights, log_request
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Record
 
 _log = logging.getLogger("proxy")
+
+_SERVING = (Phase.READY, Phase.DEGRADED)
+_DEAD = (Phase.RESTARTING, Phase.FAILED)
 
 
 class Sidecar:
@@ -48,82 +59,153 @@ class Sidecar:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._metrics = Metrics()
+        self._metrics = Metrics(GENERATING)
         self._state = EngineState()
         self._state.listen(self._engine_changed)
+        ledger = data_directory(settings) / f"used-{settings.port}.sqlite3"
+        self._door = Door(settings, ledger, self._metrics.keys.know)
+        room = self._door.waiting_room()
+        self._metrics.waiting(lambda: room.waiting)
         self._admission = Admission(
-            self._state.refusal, self._state.wait_until_ready, settings.hold_seconds
+            self._state.refusal, self._state.wait_until_ready, settings.hold_seconds, room
         )
         host, port = _engine_address(settings)
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._probe = Probe(f"http://{authority}")
+        self._poison = PoisonGuard(enabled=settings.poison_guard)
+        self._flights = Flights(self._poison)
         self._engine = self._make_engine()
         self._engine_task: asyncio.Task[None] | None = None
+        self._bar_task: asyncio.Task[None] | None = None
+        self._engine_meter = EngineMeter(self._probe, self._state)
+        self._engine_meter_task: asyncio.Task[None] | None = None
+        self._gpu_meter = GpuMeter()
+        self._metrics.gauges.engine = self._engine_meter.reading
+        self._metrics.gauges.gpus = self._gpu_meter.readings
         self._upstream = Upstream(host, port, authority)
         limits = Limits(
             settings.max_body_bytes, settings.request_timeout, settings.stream_idle_timeout
         )
-        passage = Passage(self._admission, self)
-        self._relay = Relay(self._upstream, passage, limits)
+        passage = Passage(self._admission, self, self._flights)
+        self._media = intake(settings)
+        self._relay = Relay(self._upstream, passage, limits, self._media)
         self._websockets = WebSocketRelay(
             authority, passage, max_message_bytes=settings.max_body_bytes
         )
         self._routes = RouteTable(settings.extra_routes)
+        self._cors = Cors(settings.cors_origins) if settings.cors_origins else None
         self.service = Service(settings, self._state, self._metrics, self._probe, self._hardware)
-        self._own = _own_endpoints(self.service)
-        self._own_paths = {route.path for route in self._own.routes if isinstance(route, OwnRoute)}
+        self._own, self._scraped = own_pages(self.service)
+        self._metrics_port = settings.port_of_metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self._routes.find(scope["raw_path"])
+        own, route = self._own, self._routes.find(scope["raw_path"])
+        if self._metrics_port is not None and scope["server"][1] == self._metrics_port:
+            own, route = self._scraped, None
+        failure = scope.get(FAILURE)
+        if self._cors is not None and failure is None and scope["type"] == "http":
+            if (preflight := self._cors.preflight(scope)) is not None:
+                await _answer_empty(send, preflight)
+                return
+            scope[ADDED_HEADERS] = self._cors.headers(scope)
+        if failure is None and self._door.guarded:
+            failure = self._check_in(scope, route, own)
         if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send, route)
+            await self._websocket(scope, receive, send, route, failure)
+        elif failure is not None:
+            await self._relay.refuse(scope, receive, send, failure, route or Route.UNKNOWN)
         elif route is not None:
             await self._relay(scope, receive, send, route)
-        elif scope["path"] in self._own_paths:
-            await self._own(scope, receive, send)
+        elif scope["path"] in own.paths:
+            await own(scope, receive, send)
         else:
             text = f"There is no route {scope['method']} {scope['path'][:200]} here."
             await self._relay.refuse(scope, receive, send, UnknownRoute(text))
 
+    def _check_in(self, scope: Scope, route: Route | None, own: OwnPages) -> RequestFailure | None:
+        """Why a request may not come in; else note who it is."""
+        if route is None and scope["path"] in own.open_paths:
+            return None
+        try:
+            scope[KEY], scope["headers"] = self._door.identify(scope["headers"])
+            if route is not None:
+                added = self._door.admit(scope[KEY])
+                scope[ADDED_HEADERS] = (*scope.get(ADDED_HEADERS, ()), *added)
+        except RequestFailure as failure:
+            return failure
+        return None
+
     async def _websocket(
-        self, scope: Scope, receive: Receive, send: Send, route: Route | None
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        route: Route | None,
+        failure: RequestFailure | None,
     ) -> None:
-        if route in (Route.REALTIME, Route.EXTRA):
+        if failure is not None:
+            await self._websockets.refuse(scope, receive, send, failure, route or Route.UNKNOWN)
+        elif route in (Route.REALTIME, Route.EXTRA):
             await self._websockets(scope, receive, send, route)
         else:
             await send({"type": "websocket.close"})  # the server makes this a 403
 
     def start(self) -> asyncio.Task[None]:
         """Start the engine; the task ends when it cannot be started any more."""
-        for warning in warnings_about(self.settings):
+        for warning in (*warnings_about(self.settings), *self._door.warnings):
             _log.warning(warning)
+        self._door.start()
+        if can_be_drawn(sys.stderr, os.environ):
+            bar = ProgressBar(sys.stderr, lambda: self._state.snapshot)
+            self._bar_task = spawn(bar.run(), name="progress bar")
+        self._engine_meter_task = spawn(self._engine_meter.run(), name="engine meter")
+        self._gpu_meter.start()
         self._engine_task = spawn(self._engine.run(), name="engine")
         return self._engine_task
 
     def announce_stop(self) -> None:
         """Say "not ready" from now on, but go on taking requests."""
         self.service.stopping = True
+        self._admission.count_anew()
+
+    def hurry(self) -> None:
+        """Do not wait for running requests any longer."""
+        self._admission.hurry()
+
+    @property
+    def drained(self) -> tuple[int, int]:
+        """Requests that have finished since the stop was announced, and those that were cut."""
+        return self._admission.drained
 
     async def stop(self) -> None:
         """Take no more requests, let the running ones finish, end the engine."""
         self._admission.close()
+        if self._bar_task is not None:
+            self._bar_task.cancel()
         if self._engine_task is not None:
             self._engine_task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._engine_task
+        if self._engine_meter_task is not None:
+            self._engine_meter_task.cancel()
+        self._gpu_meter.stop()
         self._upstream.close()
         await self._probe.close()
+        await self._door.stop()
+        await self._media.close()
 
     def began(self, record: Record) -> None:
         self._metrics.began(record)
 
     def ended(self, record: Record) -> None:
         self._metrics.ended(record)
+        self.service.recent.add(record)
+        self._door.charge(record.key, record.charged_tokens)
         log_request(record)
 
     def _make_engine(self) -> Engine | AttachedEngine:
         kind = AttachedEngine if self.settings.upstream_url else Engine
-        return kind(self.settings, self._state, self._probe, self._admission.emptied)
+        return kind(self.settings, self._state, self._probe, self._admission.emptied, self._flights)
 
     def _hardware(self) -> Hardware:
         return self._engine.hardware if isinstance(self._engine, Engine) else Hardware()
@@ -133,10 +215,23 @@ class Sidecar:
         if after.phase is not before.phase:
             self._metrics.engine_phase(after.phase)
             self._metrics.engine_phase_seconds(before.phase, after.phase_seconds[before.phase])
+        if before.phase in _SERVING and after.phase in _DEAD:
+            self._engine_died()
         if after.restarts > before.restarts and after.last_restart_cause is not None:
             self._metrics.engine_restarted(after.last_restart_cause)
         if after.downloaded_bytes is not None:
             self._metrics.model_downloaded(after.downloaded_bytes)
+
+    def _engine_died(self) -> None:
+        lost = self._flights.take_lost()
+        log_flights([record for record, _ in lost])
+        refused = self._poison.died(print_ for _, print_ in lost if print_ is not None)
+        for record, print_ in lost:
+            if print_ in refused:
+                _log.warning(
+                    "the engine has died of this request again: refused for ten minutes",
+                    extra={"fields": {"request_id": record.request_id}},
+                )
 
 
 def _engine_address(settings: Settings) -> tuple[str, int]:
@@ -146,21 +241,6 @@ def _engine_address(settings: Settings) -> tuple[str, int]:
     return url.hostname or "127.0.0.1", url.port or 80
 
 
-def _own_endpoints(service: Service) -> FastAPI:
-    """Health, info and metrics."""
-    app = FastAPI(title="vLLM sidecar", version=__version__, openapi_url=None)
-    for router in (health_router(service), info_router(service), metrics_router(service)):
-        app.include_router(router)
-
-    @app.exception_handler(RequestFailure)
-    async def refused(request: Request, failure: Exception) -> Response:
-        assert isinstance(failure, RequestFailure)
-        status, headers, body = refusal(failure, None, request_id(request.scope["headers"]))
-        return Response(body, status, {key.decode(): value.decode() for key, value in headers})
-
-    @app.exception_handler(405)
-    async def wrong_method(request: Request, failure: Exception) -> Response:
-        text = f"{request.url.path} does not take {request.method}; it takes GET."
-        return await refused(request, MethodNotAllowed(text))
-
-    return app
+async def _answer_empty(send: Send, headers: Sequence[Header]) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": list(headers)})
+    await send({"type": "http.response.body"})

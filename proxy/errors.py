@@ -4,11 +4,21 @@
     ├── SettingsError                 a variable is wrong: exit code 2, one line
     ├── EngineFailure                 the engine cannot start or has died, with cause and remedy
     └── RequestFailure                one request cannot be answered
+        ├── Unauthorized              client    401 (no API key, or not one of ours)
         ├── UnknownRoute              client    404
         ├── MethodNotAllowed          client    405
+        ├── MalformedRequest          client    400 (what came is not HTTP)
+        ├── SlowClient                client    408 (it does not finish what it has begun)
+        ├── HeadTooLarge              client    431
         ├── BodyTooLarge              client    413
+        ├── MediaRefused              client    400 (a URL that may not be fetched)
+        ├── MediaUnavailable          client    400 (a URL that could not be fetched)
+        ├── PoisonedRequest           client    422 (the engine died of it, twice)
+        ├── RateLimited               client    429 (a minute's worth is used up)
+        ├── QuotaUsedUp               client    429 (a day's worth is)
         ├── ClientClosed              client    499 (never sent, only logged)
         ├── Draining                  proxy     503
+        ├── Overloaded                proxy     503 (MAX_IN_FLIGHT, and MAX_WAITING wait)
         ├── InternalFailure           proxy     500
         ├── EngineUnavailable         upstream  503 (loading or restarting)
         │   └── EngineGivenUp         upstream  503 (it cannot be started: waiting is of no use)
@@ -37,22 +47,26 @@ class Source(StrEnum):
 class Cause(StrEnum):
     """Why an engine could not start or has died; the closed set of the `cause` label."""
 
+    NOT_INSTALLED = "not_installed"
     BAD_FLAG = "bad_flag"
     MODEL_NOT_FOUND = "model_not_found"
     MODEL_GATED = "model_gated"
-    TOKEN_INVALID = "token_invalid"
+    TOKEN_INVALID = "token_invalid"  # nosec B105
     HUB_UNREACHABLE = "hub_unreachable"
     HUB_RATE_LIMITED = "hub_rate_limited"
     DISK_FULL = "disk_full"
+    CACHE_NOT_WRITABLE = "cache_not_writable"
     CORRUPT_FILE = "corrupt_file"
     NO_TOKENIZER = "no_tokenizer"
     UNSUPPORTED_MODEL = "unsupported_model"
+    MISSING_PACKAGE = "missing_package"
     TRUST_REMOTE_CODE = "trust_remote_code"
     CONTEXT_TOO_LONG = "context_too_long"
     KV_CACHE_TOO_SMALL = "kv_cache_too_small"
     OUT_OF_MEMORY = "out_of_memory"
     TOO_FEW_GPUS = "too_few_gpus"
     DRIVER_TOO_OLD = "driver_too_old"
+    GPU_UNSUPPORTED = "gpu_unsupported"
     PORT_IN_USE = "port_in_use"
     START_TIMEOUT = "start_timeout"
     CRASHED = "crashed"
@@ -85,11 +99,15 @@ class EngineFailure(Failure):
 
 
 _ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
     401: "authentication_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    408: "timeout_error",
     413: "request_too_large",
+    422: "invalid_request_error",
     429: "rate_limit_error",
+    431: "invalid_request_error",
     503: "overloaded_error",
     504: "timeout_error",
 }
@@ -100,7 +118,7 @@ class RequestFailure(Failure):
 
     `retry_after_seconds` becomes `Retry-After` (clients stop retrying above 120 s).
     `repeats_work` marks failures after which a retry would make the engine do paid
-    work again: they carry `x-should-retry: false`.
+    work again: they carry `x-should-retry: false`. `headers` are added to the answer.
     """
 
     status = 500
@@ -108,6 +126,7 @@ class RequestFailure(Failure):
     code = "internal_error"
     source = Source.PROXY
     repeats_work = False
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after_seconds: int | None = None
@@ -123,6 +142,11 @@ class RequestFailure(Failure):
         return _ANTHROPIC_TYPES.get(self.status, "api_error")
 
 
+class Unauthorized(RequestFailure):
+    status, type, code, source = 401, "invalid_request_error", "invalid_api_key", Source.CLIENT
+    headers = ((b"www-authenticate", b"Bearer"),)
+
+
 class UnknownRoute(RequestFailure):
     status, type, code, source = 404, "invalid_request_error", "unknown_route", Source.CLIENT
 
@@ -131,8 +155,44 @@ class MethodNotAllowed(RequestFailure):
     status, type, code, source = 405, "invalid_request_error", "method_not_allowed", Source.CLIENT
 
 
+class MalformedRequest(RequestFailure):
+    status, type, code, source = 400, "invalid_request_error", "malformed_request", Source.CLIENT
+
+
+class SlowClient(RequestFailure):
+    status, type, code, source = 408, "invalid_request_error", "request_timeout", Source.CLIENT
+
+
+class HeadTooLarge(RequestFailure):
+    status, type, code, source = 431, "invalid_request_error", "head_too_large", Source.CLIENT
+
+
 class BodyTooLarge(RequestFailure):
     status, type, code, source = 413, "invalid_request_error", "body_too_large", Source.CLIENT
+
+
+class MediaRefused(RequestFailure):
+    status, type, code, source = 400, "invalid_request_error", "media_url_refused", Source.CLIENT
+
+
+class MediaUnavailable(RequestFailure):
+    status, type, code, source = 400, "invalid_request_error", "media_fetch_failed", Source.CLIENT
+
+
+class PoisonedRequest(RequestFailure):
+    status, type, code = 422, "invalid_request_error", "request_kills_engine"
+    source = Source.CLIENT
+    repeats_work = True
+
+
+class RateLimited(RequestFailure):
+    """`type` is what there is no more of: `requests` or `tokens`, as OpenAI has it."""
+
+    status, type, code, source = 429, "requests", "rate_limit_exceeded", Source.CLIENT
+
+
+class QuotaUsedUp(RequestFailure):
+    status, type, code, source = 429, "insufficient_quota", "insufficient_quota", Source.CLIENT
 
 
 class ClientClosed(RequestFailure):
@@ -141,6 +201,10 @@ class ClientClosed(RequestFailure):
 
 class Draining(RequestFailure):
     status, type, code, source = 503, "server_error", "draining", Source.PROXY
+
+
+class Overloaded(RequestFailure):
+    status, type, code, source = 503, "server_error", "overloaded", Source.PROXY
 
 
 class InternalFailure(RequestFailure):

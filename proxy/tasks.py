@@ -23,8 +23,3 @@ def _finished(task: asyncio.Task[Any]) -> None:
     _running.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error("background task %s failed", task.get_name(), exc_info=error)
-
-
-def running() -> int:
-    """How many background tasks there are."""
-    return len(_running)

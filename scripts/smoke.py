@@ -255,9 +255,12 @@ def check_image_url(target: Target) -> str:
         try:
             measured = ask_about_picture(target, url)
         except Wrong as problem:
-            if fetched.is_set() or not str(problem).startswith("status 5"):
+            if "ALLOW_PRIVATE_MEDIA" in str(problem):
+                reason = "pictures of this network are refused (ALLOW_PRIVATE_MEDIA)"
+                raise Skipped(f"{reason}; try --image-url") from None
+            if fetched.is_set():
                 raise
-            hint = f"the engine never fetched {url}; in a container? try --image-url"
+            hint = f"nobody fetched {url}; in a container? try --image-url"
             raise Wrong(f"{problem}; {hint}") from None
     return measured
 

@@ -221,6 +221,16 @@ def test_prometheus_scrapes_both_pages_of_the_sidecar() -> None:
         assert job["static_configs"] == [{"targets": [f"sidecar:{port}"]}]
 
 
+def test_compose_mounts_the_rules_where_prometheus_looks_for_them() -> None:
+    document = yaml.safe_load((ROOT / "monitoring/prometheus.yml").read_text())
+    mounted = dict(
+        volume.split(":")[:2] for volume in compose()["services"]["prometheus"]["volumes"]
+    )
+    assert document["rule_files"] == ["rules.yml", "alerts.yml"]
+    for name in document["rule_files"]:
+        assert mounted[f"./monitoring/{name}"] == f"/etc/prometheus/{name}"
+
+
 def test_grafana_is_given_the_prometheus_and_the_folder_that_compose_mounts() -> None:
     folder = ROOT / "monitoring/grafana/provisioning"
     (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
@@ -230,7 +240,12 @@ def test_grafana_is_given_the_prometheus_and_the_folder_that_compose_mounts() ->
     assert "prometheus" in services
     mounted = [volume.split(":")[1] for volume in services["grafana"]["volumes"]]
     assert provider["options"]["path"] in mounted
-    assert (ROOT / "monitoring/grafana/dashboards").is_dir(), "even when it holds no dashboard"
+    assert (
+        f"./monitoring/grafana/dashboards:{provider['options']['path']}:ro"
+        in (services["grafana"]["volumes"])
+    )
+    names = {path.name for path in (ROOT / "monitoring/grafana/dashboards").iterdir()}
+    assert names == {"service.json", "engine.json", "cost.json"}
 
 
 # Documents ----------------------------------------------------------------------------------------

@@ -121,18 +121,33 @@ _BASE = ("proxy.errors", "proxy.settings", "proxy.tasks")
 MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.errors": (),
     "proxy.tasks": (),
-    "proxy.settings": ("proxy.errors",),
+    "proxy.settings": ("proxy.errors", "proxy.settings"),
     "proxy.telemetry.record": ("proxy.errors",),
-    "proxy.telemetry": (*_BASE, "proxy.telemetry", "proxy.engine.phase"),
+    "proxy.telemetry": (
+        *(*_BASE, "proxy.telemetry", "proxy.engine.phase"),
+        "proxy.engine.reading",
+    ),
     "proxy.edge": (*_BASE, "proxy.edge"),
+    "proxy.media": (*_BASE, "proxy.media", "proxy.edge.routes", "proxy.telemetry.record"),
     "proxy.engine": (*_BASE, "proxy.engine"),
     "proxy.relay": (
         *("proxy.errors", "proxy.tasks", "proxy.relay", "proxy.edge.routes"),
         "proxy.telemetry.record",
     ),
     "proxy.api": (*_BASE, "proxy.api", "proxy.engine", "proxy.telemetry"),
-    "proxy.server": ("proxy.relay.client",),
-    "proxy.__main__": (*_BASE, "proxy.app", "proxy.server", "proxy.telemetry.logs"),
+    "proxy.own_pages": (
+        *("proxy.errors", "proxy.api", "proxy.relay.headers", "proxy.relay.refusal"),
+        "proxy.relay.client",
+    ),
+    "proxy.server": ("proxy.client_connection",),
+    "proxy.client_connection": ("proxy.errors", "proxy.exchange", "proxy.relay.client"),
+    "proxy.exchange": ("proxy.errors", "proxy.relay.headers"),
+    "proxy.init": (),
+    "proxy.check": (*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.server"),
+    "proxy.__main__": (
+        *(*_BASE, "proxy.app", "proxy.check", "proxy.edge.keys", "proxy.init", "proxy.server"),
+        "proxy.telemetry.logs",
+    ),
 }
 
 

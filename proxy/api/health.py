@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from proxy.api.service import Service
 from proxy.engine.phase import Phase
+from proxy.engine.state import Snapshot
 
 _STATUS = {
     Phase.READY: "ready",
@@ -65,17 +66,29 @@ def health_router(service: Service) -> APIRouter:
 def describe(service: Service) -> dict[str, Any]:
     """The body of `/health`; what is not known is left out."""
     now = service.snapshot
+    left = now.seconds_left
     values = {
         "status": _STATUS.get(service.phase, _STARTING),
         "model": service.model,
         "phase": service.phase,
         "progress": None if now.progress is None else round(now.progress, 3),
-        "eta_seconds": None if now.eta_seconds is None else round(now.eta_seconds, 1),
+        "eta_seconds": None if left is None else round(left, 1),
+        **(_transfer(now) if service.phase is Phase.DOWNLOADING else {}),
         "reason": now.reason,
         "remedy": now.remedy or None,
         "uptime_seconds": round(service.uptime_seconds, 1),
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _transfer(now: Snapshot) -> dict[str, float | None]:
+    """How far the download is; these are not known before its first byte."""
+    rate = now.bytes_per_second
+    return {
+        "downloaded_bytes": now.downloaded_bytes,
+        "download_bytes": now.download_bytes,
+        "bytes_per_second": None if rate is None else round(rate),
+    }
 
 
 def _retry_after(service: Service) -> dict[str, str]:

@@ -49,6 +49,9 @@ def describe(service: Service) -> dict[str, Any]:
     }
     limits = {
         "max_body_mb": settings.max_body_mb,
+        "max_in_flight": settings.max_in_flight,
+        "max_waiting": settings.max_waiting if settings.max_in_flight else None,
+        "body_timeout_seconds": settings.body_timeout,
         "request_timeout_seconds": settings.request_timeout,
         "stream_idle_timeout_seconds": settings.stream_idle_timeout,
         "hold_seconds": settings.hold_seconds,

@@ -12,6 +12,7 @@ from proxy.engine.probe import Probe
 from proxy.engine.state import EngineState, Snapshot
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.recent import Recent
 
 _OVER = (Phase.FAILED, Phase.STOPPED)
 
@@ -25,6 +26,7 @@ class Service:
     metrics: Metrics
     probe: Probe
     hardware: Callable[[], Hardware]
+    recent: Recent = field(default_factory=Recent)
     started: float = field(default_factory=monotonic)
     stopping: bool = False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from enum import StrEnum
+from urllib.parse import unquote_to_bytes
 
 
 class Route(StrEnum):
@@ -32,6 +33,8 @@ class Route(StrEnum):
     EXTRA = "extra"
     UNKNOWN = "unknown"
 
+
+GENERATING = (Route.CHAT, Route.COMPLETIONS, Route.RESPONSES, Route.MESSAGES)
 
 _EXACT = {
     b"/v1/chat/completions": Route.CHAT,
@@ -58,11 +61,16 @@ _EXACT = {
 }
 
 # Routes that take a name or an id: /v1/models/{model}, /v1/responses/{id}[/cancel|/input_items].
+# An id begins with `resp_`: vLLM has other routes beside it, such as /v1/responses/render.
 _SEGMENT = rb"(?!\.{1,2}(?:/|$))[\w.:~%-]+"
 _WITH_ID = (
     (re.compile(rb"/v1/models/" + _SEGMENT + rb"(?:/" + _SEGMENT + rb")*"), Route.MODELS),
-    (re.compile(rb"/v1/responses/[\w-]+(?:/[a-z_]+)?"), Route.RESPONSES),
+    (re.compile(rb"/v1/responses/resp_[\w-]+(?:/(?:cancel|input_items))?"), Route.RESPONSES),
 )
+
+
+# What somebody else's server may read as more than a part of a name, once it is decoded.
+_NO_NAME = re.compile(rb"[\x00-\x1f\x7f\\;?#%]|(?:^|/)\.{0,2}(?:/|$)")
 
 
 class RouteTable:
@@ -75,4 +83,17 @@ class RouteTable:
         """The kind of work behind a path, or None where it is not the engine's."""
         if route := self._exact.get(raw_path):
             return route
-        return next((route for pattern, route in _WITH_ID if pattern.fullmatch(raw_path)), None)
+        for pattern, route in _WITH_ID:
+            if pattern.fullmatch(raw_path):
+                return route if _is_plain(raw_path) else None
+        return None
+
+
+def _is_plain(raw_path: bytes) -> bool:
+    """Whether a path is the same once it is decoded and its dots are resolved, to any server."""
+    decoded = unquote_to_bytes(raw_path)
+    try:
+        decoded.decode()
+    except UnicodeDecodeError:
+        return False
+    return not _NO_NAME.search(decoded[1:])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
 from proxy.engine.phase import Phase
 from proxy.engine.probe import Probe, WarmUpFailed
 from proxy.engine.state import EngineState
+from proxy.engine.wedge import WedgeWatch, Work
 from proxy.settings import Settings
 
-_log = logging.getLogger("proxy.engine")
 _POLL_SECONDS = 1.0
 
 
@@ -23,23 +22,41 @@ class AttachedEngine:
         settings: Settings,
         state: EngineState,
         probe: Probe,
-        drained: Callable[[], Awaitable[None]],
+        drained: Callable[[float], Awaitable[bool]],
+        work: Work,
     ) -> None:
         self._settings = settings
         self._state = state
         self._probe = probe
         self._drained = drained
+        self._stuck = False
+        self._watch = WedgeWatch(settings.wedge_seconds, work, probe, self._generates)
 
     async def run(self) -> None:
         """Follow it until cancelled; then let running requests finish."""
         self._state.enter(Phase.LOADING, reason=f"waiting for {self._settings.upstream_url}")
         try:
             while True:
-                await self._step(healthy=await self._probe.healthy())
+                healthy = await self._probe.healthy()
+                await self._step(healthy=healthy)
+                if self._state.snapshot.phase is Phase.READY:
+                    self._tell(await self._watch.look(healthy=healthy))
                 await asyncio.sleep(_POLL_SECONDS)
         except asyncio.CancelledError:
+            self._watch.close()
             await self._wind_down()
             raise
+
+    def _tell(self, symptom: str | None) -> None:
+        """It is not ours to restart: it gets no requests until it generates again."""
+        if symptom is not None:
+            self._stuck = True
+            self._state.enter(Phase.DEGRADED, reason=f"the engine is stuck: {symptom}")
+
+    async def _generates(self) -> bool:
+        """One token. Raises WarmUpFailed."""
+        names = await self._probe.served_models()
+        return bool(names) and await self._probe.warm_up(names[0]) is not None
 
     async def _step(self, *, healthy: bool) -> None:
         phase = self._state.snapshot.phase
@@ -51,21 +68,18 @@ class AttachedEngine:
     async def _welcome(self) -> None:
         models = await self._probe.served_models()
         self._state.update(served_names=self._settings.served_model_names or models)
-        if self._state.snapshot.phase is not Phase.WARMING:
+        if self._state.snapshot.phase is Phase.LOADING:
             self._state.enter(Phase.WARMING)
         try:
-            if self._settings.warmup and models:
+            if models and (self._settings.warmup or self._stuck):
                 await self._probe.warm_up(models[0])
         except WarmUpFailed as failure:
             self._state.update(reason=f"the engine does not generate: {failure}")
         else:
+            self._stuck = False
             self._state.enter(Phase.READY)
 
     async def _wind_down(self) -> None:
         self._state.enter(Phase.DRAINING)
-        try:
-            async with asyncio.timeout(self._settings.drain_seconds):
-                await self._drained()
-        except TimeoutError:
-            _log.warning("requests were still running after DRAIN_SECONDS")
+        await self._drained(self._settings.drain_seconds)
         self._state.enter(Phase.STOPPED)

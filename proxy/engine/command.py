@@ -39,6 +39,8 @@ _TOLERATED = {
     "VLLM_CONFIG_FILE": "use variables or VLLM_EXTRA_ARGS",
     "VLLM_API_KEY": "the engine listens on 127.0.0.1 only",
 }
+# The one host that may be fetched from by an engine that is not to fetch: nobody has it (RFC 6761).
+_NO_MEDIA_DOMAIN = "fetched-by-the-sidecar.invalid"
 _NO_ACCESS_LOG = "--disable-uvicorn-access-log"
 _RENAMED = {"TOKENIZER_NAME": "TOKENIZER"}
 # Never handed to the engine: ours, other services' keys, and what vLLM would misread
@@ -48,7 +50,7 @@ _NOT_FOR_THE_ENGINE = frozenset(
         *("API_KEYS", "API_KEYS_FILE", "RUNPOD_API_KEY", "PUBLIC_KEY", "JUPYTER_PASSWORD"),
         *("VLLM_MODEL_NAME", "VLLM_EXTRA_ARGS", "VLLM_API_KEY", "VLLM_PORT"),
         *("VLLM_STARTUP_TIMEOUT", "VLLM_CONFIG_FILE", "UPSTREAM_URL", "UPSTREAM_PORT"),
-        *("HOST", "PORT", "PORT_HEALTH"),
+        *("HOST", "PORT", "PORT_HEALTH", "METRICS_PORT", "LOG_FILE"),
     }
 )
 
@@ -130,7 +132,9 @@ def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
             }
         ),
     }
-    argv = [word for name, value in values.items() if value for word in (f"--{name}", str(value))]
+    # A list takes all words up to the next flag: none of VLLM_EXTRA_ARGS.
+    argv = _media_arguments(settings)
+    argv += [word for name, value in values.items() if value for word in (f"--{name}", str(value))]
     # The sidecar writes one line a request; the engine's own would tell less, twice.
     argv += [] if "DISABLE_UVICORN_ACCESS_LOG" in settings.environ else [_NO_ACCESS_LOG]
     argv += ["--trust-remote-code"] if settings.trust_remote_code else []
@@ -138,6 +142,14 @@ def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
     if has_gpu and "ENABLE_CHUNKED_PREFILL" not in settings.environ:
         argv.append("--enable-chunked-prefill")
     return argv
+
+
+def _media_arguments(settings: Settings) -> list[str]:
+    """A URL that the sidecar has overlooked is not fetched either."""
+    if settings.sidecar_fetches_media:
+        return ["--allowed-media-domains", _NO_MEDIA_DOMAIN]
+    domains = settings.allowed_media_domains
+    return ["--allowed-media-domains", *map(str.lower, domains)] if domains else []
 
 
 def _demo_arguments(settings: Settings, has_gpu: bool) -> list[str]:
@@ -181,6 +193,8 @@ def _environment(settings: Settings, has_gpu: bool, demo: bool) -> dict[str, str
     environ = {name: value for name, value in given.items() if name not in _NOT_FOR_THE_ENGINE}
     environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", str(ENGINE_KEEP_ALIVE_SECONDS))
     environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # Nobody has looked at where a redirect leads.
+    environ.setdefault("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0")
     # A crash in native code then says so before it ends the process.
     environ.setdefault("PYTHONFAULTHANDLER", "1")
     # Without a terminal to draw on, colour codes would only clutter the log.

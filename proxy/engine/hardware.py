@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,11 @@ class Hardware:
     def has_gpu(self) -> bool:
         return bool(self.gpus)
 
+    @property
+    def kind(self) -> str:
+        """What a start's duration depends on."""
+        return ", ".join(gpu.name for gpu in self.gpus) or "CPU"
+
     def sentence(self) -> str:
         """One line for a log."""
         if not self.gpus:
@@ -36,21 +42,30 @@ class Hardware:
         return f"{len(self.gpus)} x {first.name}{size}, driver {self.driver}"
 
 
-def detect() -> Hardware:
-    """Ask NVML. A machine without a driver, or without NVML's Python package, has no GPU."""
+@contextmanager
+def opened_nvml() -> Iterator[Any]:
+    """NVML's Python package, ready to be asked; None without it, or without a driver."""
     try:
         import pynvml
     except ImportError:
-        return Hardware()
+        yield None
+        return
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return Hardware()
+        yield None
+        return
     try:
-        return _read(pynvml)
+        yield pynvml
     finally:
         with suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
+
+
+def detect() -> Hardware:
+    """Ask NVML. A machine without a driver, or without NVML's Python package, has no GPU."""
+    with opened_nvml() as nvml:
+        return Hardware() if nvml is None else _read(nvml)
 
 
 def _read(nvml: Any) -> Hardware:

@@ -8,58 +8,59 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import Any
 
-from proxy.engine.command import DEFAULT_GPU_MODEL, Command, engine_command, masked
+from proxy.engine.command import Command, engine_command, masked
 from proxy.engine.diagnosis import diagnose
 from proxy.engine.flags import known_flags
-from proxy.engine.hardware import Hardware, detect
-from proxy.engine.model.demo import DEMO_MODEL_NAME
-from proxy.engine.model.fetch import Model, Transfer, fetch, hf_home, served_names
-from proxy.engine.output import Output, hide
+from proxy.engine.hardware import Hardware
+from proxy.engine.model.fetch import Model
+from proxy.engine.output import Output
 from proxy.engine.phase import Phase
-from proxy.engine.preflight import check_disk, check_executable, check_port
+from proxy.engine.preflight import check_port
+from proxy.engine.preparation import Preparation
 from proxy.engine.probe import Probe, WarmUpFailed
 from proxy.engine.process import Process
 from proxy.engine.progress import Progress
+from proxy.engine.restarts import Restarts
 from proxy.engine.state import EngineState
+from proxy.engine.wedge import WedgeWatch, Work
 from proxy.errors import Cause, EngineFailure, SettingsError
 from proxy.settings import Settings
 from proxy.tasks import spawn
 
 _log = logging.getLogger("proxy.engine")
 
-RESTART_WINDOW_SECONDS = 600.0
-_FIRST_BACK_OFF_SECONDS = 1.0
-_LAST_BACK_OFF_SECONDS = 30.0
 _WATCH_SECONDS = 1.0
 _WARM_UP_ATTEMPTS = 3
 # An idle vLLM ends 0.4 s after SIGTERM; one with work left may never.
 _STOP_GRACE_SECONDS = 5.0
 
-Drained = Callable[[], Awaitable[None]]
+# Waits for running requests, at most so many seconds; false where some still run.
+Drained = Callable[[float], Awaitable[bool]]
 
 
 class Engine:
     """Runs one `vllm serve` for as long as it lives itself."""
 
-    def __init__(self, settings: Settings, state: EngineState, probe: Probe, drained: Drained):
+    def __init__(
+        self, settings: Settings, state: EngineState, probe: Probe, drained: Drained, work: Work
+    ) -> None:
         self._settings = settings
         self._state = state
         self._probe = probe
         self._drained = drained
-        self._hardware = Hardware()
+        self._work = work
+        self._preparation = Preparation(settings, state)
         self._model: Model | None = None
         self._process: Process | None = None
         self._output = Output()
-        self._restarts: deque[float] = deque()
+        self._restarts = Restarts(settings.max_restarts)
 
     @property
     def hardware(self) -> Hardware:
-        return self._hardware
+        return self._preparation.hardware
 
     async def run(self) -> None:
         """Keep the engine up; returns only when no start is of any use any more."""
@@ -84,7 +85,7 @@ class Engine:
     async def _live_once(self) -> None:
         """From nothing to ready to death. Always ends in an EngineFailure."""
         if self._model is None:
-            self._model = await self._prepare()
+            self._model = await self._preparation.run()
         command = self._command(self._model)
         check_port(self._settings.upstream_port)
         self._output = Output(self._settings.hf_token)
@@ -104,36 +105,13 @@ class Engine:
             await self._process.stop(0)
             self._process = None
 
-    async def _prepare(self) -> Model:
-        """What is done once, however often the engine is started."""
-        state, settings = self._state, self._settings
-        self._hardware = await asyncio.to_thread(detect)
-        _log.info("hardware: %s", self._hardware.sentence())
-        check_executable("vllm")
-        check_port(settings.upstream_port)
-        check_disk(hf_home(settings))
-        name = settings.model_name or (
-            DEFAULT_GPU_MODEL if self._hardware.has_gpu else DEMO_MODEL_NAME
-        )
-        state.update(served_names=served_names(settings, name), demo=name == DEMO_MODEL_NAME)
-        state.enter(Phase.DOWNLOADING)
-        model = await fetch(settings, name, self._transferred, self._say)
-        if model.demo:
-            _log.warning("the model is `demo`: RANDOM WEIGHTS, its answers mean nothing")
-        state.update(model_path=model.path, revision=model.revision)
-        return model
-
-    def _say(self, line: str) -> None:
-        """Log a line of a child of ours."""
-        _log.info("%s", hide(self._settings.hf_token, line))
-
     def _command(self, model: Model) -> Command:
         try:
             return engine_command(
                 self._settings,
                 model_path=model.path,
                 served_names=model.served_names,
-                has_gpu=self._hardware.has_gpu,
+                has_gpu=self.hardware.has_gpu,
                 demo=model.demo,
                 revision=model.revision if model.fetched_by_engine else None,
             )
@@ -162,17 +140,35 @@ class Engine:
         return after
 
     async def _watch(self, model: Model) -> EngineFailure:
-        """Wait for health, generate a token, then see that health lasts."""
+        """Wait for health, generate a token, then see that the engine goes on working."""
         await self._probe.until_healthy()
         self._state.enter(Phase.WARMING)
         if self._settings.warmup and (problem := await self._warm_up(model)) is not None:
             return self._useless(problem)
         self._state.enter(Phase.READY)
-        while True:
-            await asyncio.sleep(_WATCH_SECONDS)
-            self._look(healthy=await self._probe.healthy())
+        return self._wedged(await self._until_wedged(model.served_names[0]))
 
-    def _look(self, *, healthy: bool) -> None:
+    async def _until_wedged(self, name: str) -> str:
+        async def generates() -> bool:
+            return await self._probe.warm_up(name) is not None
+
+        watch = WedgeWatch(self._settings.wedge_seconds, self._work, self._probe, generates)
+        try:
+            return await watch.until_wedged(self._look)
+        finally:
+            watch.close()
+
+    def _wedged(self, symptom: str) -> EngineFailure:
+        """Not ready from this moment on: it takes seconds to end the engine."""
+        said = diagnose(tuple(self._output.lines), None, was_ready=True, known_flags=known_flags())
+        text = f"{said.message.rstrip('.')} ({symptom})."
+        eta_seconds = self._state.snapshot.start_seconds
+        self._state.enter(
+            Phase.DEGRADED, reason=text, cause=said.cause, eta_seconds=eta_seconds or None
+        )
+        return EngineFailure(said.cause, text, remedy=said.remedy, permanent=False)
+
+    def _look(self, healthy: bool) -> None:
         phase = self._state.snapshot.phase
         if not healthy and phase is Phase.READY:
             self._state.enter(Phase.DEGRADED, reason="the engine's own health check fails")
@@ -207,9 +203,6 @@ class Engine:
 
     async def _recover(self, failure: EngineFailure) -> bool:
         """Wait until the next start is due; False where there will be none."""
-        now = monotonic()
-        while self._restarts and now - self._restarts[0] > RESTART_WINDOW_SECONDS:
-            self._restarts.popleft()
         known: dict[str, Any] = {
             "cause": failure.cause,
             "reason": failure.message,
@@ -218,13 +211,13 @@ class Engine:
         if failure.permanent:
             self._state.enter(Phase.FAILED, **known)
             return False
-        if len(self._restarts) >= self._settings.max_restarts:
-            if self._restarts:
-                known["reason"] += f" (gave up after {len(self._restarts)} restarts)"
+        was_ready = self._state.snapshot.phase in (Phase.READY, Phase.DEGRADED)
+        wait = self._restarts.next(was_ready=was_ready)
+        if wait is None:
+            if self._restarts.recent:
+                known["reason"] += f" (gave up after {self._restarts.recent} restarts)"
             self._state.enter(Phase.FAILED, **known)
             return False
-        wait = min(_FIRST_BACK_OFF_SECONDS * 2 ** len(self._restarts), _LAST_BACK_OFF_SECONDS)
-        self._restarts.append(now)
         restarts = self._state.snapshot.restarts + 1
         self._state.enter(
             Phase.RESTARTING,
@@ -236,35 +229,12 @@ class Engine:
         await asyncio.sleep(wait)
         return True
 
-    def _transferred(self, transfer: Transfer) -> None:
-        before = self._state.snapshot.progress or 0.0
-        self._state.update(
-            progress=transfer.fraction,
-            eta_seconds=transfer.eta_seconds,
-            downloaded_bytes=transfer.bytes_done,
-            download_bytes=transfer.bytes_total,
-        )
-        if int(transfer.fraction * 10) > int(before * 10):  # a line for each tenth
-            rate = (transfer.bytes_per_second or 0) / 1e6
-            done, total = transfer.bytes_done / 1e9, transfer.bytes_total / 1e9
-            _log.info(
-                "downloading: %.2f of %.2f GB (%.0f %%), %.1f MB/s",
-                *(done, total, transfer.fraction * 100, rate),
-            )
-
     async def _wind_down(self) -> None:
         """Let running requests finish, then end the engine."""
         # A degraded engine may still be working on what it was sent.
         process, was_up = self._process, self._state.snapshot.model_loaded
-        finished = True
         self._state.enter(Phase.DRAINING)
-        if was_up:
-            try:
-                async with asyncio.timeout(self._settings.drain_seconds):
-                    await self._drained()
-            except TimeoutError:
-                finished = False
-                _log.warning("requests were still running after DRAIN_SECONDS")
+        finished = await self._drained(self._settings.drain_seconds if was_up else 0)
         if process is not None:
             # vLLM ignores SIGTERM while it loads, and mostly hangs on it while requests
             # run: then only SIGKILL ends it, and its clients get an error, not a cut.

@@ -71,11 +71,6 @@ def parse_line(line: str) -> LogLine:
     return LogLine(process, _plain_level(rest), "", rest)
 
 
-def strip_prefix(line: str) -> str:
-    """The message alone."""
-    return parse_line(line).message
-
-
 def shorten(message: str, limit: int = MAX_LOG_MESSAGE_CHARS) -> str:
     """Cut a long message for the log, and say how much is missing."""
     cut = len(message) - limit

@@ -1,4 +1,4 @@
-"""What can be known before minutes are spent: the machine, the port, the model's name."""
+"""What can be known before minutes are spent: the machine, the port, the model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 
+from proxy.engine.architectures import check_architecture
+from proxy.engine.finding import Finding
+from proxy.engine.hardware import Hardware
+from proxy.engine.memory import check_memory
 from proxy.engine.model.demo import DEMO_MODEL_NAME
+from proxy.engine.model.description import Description
 from proxy.errors import Cause, EngineFailure
+from proxy.settings import Settings
 
 _REPOSITORY = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 # Below this nothing can be fetched or cached at all; a download checks what it needs.
@@ -72,7 +78,7 @@ def check_executable(name: str) -> str:
     found = shutil.which(name)
     if found is None:
         raise EngineFailure(
-            Cause.UNKNOWN,
+            Cause.NOT_INSTALLED,
             f"The command `{name}` is not on the PATH: vLLM is not installed here.",
             remedy="Install it (scripts/install-engine.sh), or set UPSTREAM_URL.",
             permanent=True,
@@ -95,8 +101,8 @@ def check_port(port: int) -> None:
             ) from None
 
 
-def check_disk(cache: Path) -> None:
-    """There must be some room where models are kept."""
+def check_disk(cache: Path) -> int:
+    """Bytes that are free where models are kept; there must be some."""
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < _MIN_FREE_BYTES:
@@ -106,3 +112,14 @@ def check_disk(cache: Path) -> None:
             remedy="Free some space, or set HF_HOME to a folder on a larger volume.",
             permanent=False,
         )
+    return free
+
+
+def inspect(model: Description, settings: Settings, hardware: Hardware) -> list[Finding]:
+    """What can be said of a model before its weights are here.
+
+    Raises:
+        EngineFailure: vLLM certainly cannot run it.
+    """
+    found = (check_architecture(model, settings), check_memory(model, settings, hardware))
+    return [finding for finding in found if finding is not None]

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import httpx
 
-from proxy.errors import Failure
+from proxy.engine.warm_up import WarmUpFailed, warm_up
+
+__all__ = ["Probe", "WarmUpFailed"]
 
 _HEALTH_TIMEOUT_SECONDS = 5.0
 _HEALTH_POLL_SECONDS = 0.25
-# The first token may have to wait for kernels to be compiled.
-_WARM_UP_TIMEOUT_SECONDS = 600.0
-_WARM_UP_TEXT = "Hello"
-# What vLLM answers on routes that the model at hand does not have.
-_ROUTE_IS_NOT_THERE = (404, 405, 501)
-# What it answers on a route that is there, for a model of another kind or without a tokenizer.
-_NOT_ITS_TASK = 400
-
-
-class WarmUpFailed(Failure):
-    """The engine did not generate; `str()` says what it did instead."""
 
 
 class Probe:
     """Questions to one engine. Control plane only: requests of users never pass here."""
 
     def __init__(self, base_url: str) -> None:
-        self._client = httpx.AsyncClient(
+        # Plain HTTP: loading certificates would only delay the start.
+        self._client = httpx.AsyncClient(  # nosec B501
             base_url=base_url,
             timeout=_HEALTH_TIMEOUT_SECONDS,
             trust_env=False,
-            verify=False,  # plain HTTP: loading certificates would only delay the start
+            verify=False,
         )
 
     async def healthy(self) -> bool:
@@ -59,45 +50,8 @@ class Probe:
         return await self._client.get("/metrics")
 
     async def warm_up(self, model: str) -> str | None:
-        """Make the engine work once; returns the route that answered.
-
-        None where the model has none of the routes that are tried.
-
-        Raises:
-            WarmUpFailed: a route is there but did not answer as it should.
-        """
-        attempts: tuple[tuple[str, dict[str, Any]], ...] = (
-            ("/v1/completions", {"prompt": _WARM_UP_TEXT, "max_tokens": 1}),
-            ("/v1/embeddings", {"input": _WARM_UP_TEXT}),
-            ("/pooling", {"input": _WARM_UP_TEXT}),
-        )
-        refused = None
-        for path, body in attempts:
-            response = await self._post(path, {"model": model, **body})
-            if response.status_code == 200 and _is_an_answer(response):
-                return path
-            if response.status_code in _ROUTE_IS_NOT_THERE:
-                continue
-            refused = refused or f"{path} answered {response.status_code}"
-            if response.status_code != _NOT_ITS_TASK:
-                raise WarmUpFailed(refused)
-        if refused:
-            raise WarmUpFailed(refused)
-        return None
+        """Make the engine work once; the route that answered. Raises WarmUpFailed."""
+        return await warm_up(self._client, model)
 
     async def close(self) -> None:
         await self._client.aclose()
-
-    async def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        try:
-            return await self._client.post(path, json=body, timeout=_WARM_UP_TIMEOUT_SECONDS)
-        except httpx.HTTPError as error:
-            raise WarmUpFailed(f"{path}: {type(error).__name__}") from error
-
-
-def _is_an_answer(response: httpx.Response) -> bool:
-    """vLLM also tells of errors in a body with status 200."""
-    try:
-        return "error" not in response.json()
-    except ValueError:
-        return False

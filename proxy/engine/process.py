@@ -100,8 +100,12 @@ class Process:
         return await self.wait()
 
     async def stop(self, grace_seconds: float) -> int:
-        """TERM; KILL after `grace_seconds`; returns the exit code."""
-        self.terminate()
+        """TERM; KILL after `grace_seconds`, or at once where that is 0; returns the exit code.
+
+        TERM would have vLLM end the answers that still run as if they were finished.
+        """
+        if grace_seconds:
+            self.terminate()
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds):
                 return await self.wait()

@@ -10,7 +10,9 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any
 
+from proxy.engine.history import START_PHASES
 from proxy.engine.phase import Phase
+from proxy.engine.transitions import TRANSITIONS
 from proxy.errors import Cause, EngineGivenUp, EngineUnavailable
 
 _log = logging.getLogger("proxy.engine")
@@ -21,21 +23,24 @@ _DEFAULT_RETRY_AFTER = 10
 # openai-python stops retrying when it is told to wait longer.
 _MAX_RETRY_AFTER = 120
 
-_START = (Phase.LOADING, Phase.COMPILING, Phase.WARMING)
 _LEVELS = {
     Phase.FAILED: logging.ERROR,
     Phase.DEGRADED: logging.WARNING,
     Phase.RESTARTING: logging.WARNING,
 }
 # What is said of one phase does not hold for the next.
-_OF_A_PHASE = dict.fromkeys(("progress", "eta_seconds", "reason", "remedy", "cause"))
+_OF_A_PHASE = dict.fromkeys(
+    ("progress", "eta_seconds", "bytes_per_second", "reason", "remedy", "cause")
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The engine at one moment. Times are seconds; `progress` is 0..1 of the current phase.
 
-    `phase_seconds` are of this start, `last_phase_seconds` of the one before it.
+    `phase_seconds` are of this start, `last_phase_seconds` of the one before it, and
+    `expected_seconds` of the newest one that became ready, in this process or an earlier one.
+    `eta_seconds` is of the phase alone, as it was when it was written.
     """
 
     phase: Phase = Phase.CHECKING
@@ -49,6 +54,7 @@ class Snapshot:
     last_restart_cause: Cause | None = None
     phase_seconds: Mapping[Phase, float] = field(default_factory=lambda: MappingProxyType({}))
     last_phase_seconds: Mapping[Phase, float] | None = None
+    expected_seconds: Mapping[Phase, float] = field(default_factory=lambda: MappingProxyType({}))
     served_names: tuple[str, ...] = ()
     demo: bool = False
     model_path: str | None = None
@@ -56,6 +62,7 @@ class Snapshot:
     arguments: tuple[str, ...] = ()
     downloaded_bytes: int | None = None
     download_bytes: int | None = None
+    bytes_per_second: float | None = None
 
     @property
     def ready(self) -> bool:
@@ -68,7 +75,22 @@ class Snapshot:
     @property
     def start_seconds(self) -> float:
         """How long this start took the engine process, as far as it got."""
-        return sum(self.phase_seconds.get(phase, 0.0) for phase in _START)
+        return sum(self.phase_seconds.get(phase, 0.0) for phase in START_PHASES)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until ready, from now; None where nothing is known, or the start is overdue."""
+        elapsed, expected = monotonic() - self.since, self.expected_seconds
+        left: float | None = None
+        if self.phase is Phase.DOWNLOADING and self.eta_seconds is not None:
+            left = self.eta_seconds + sum(expected.values())
+        elif self.phase in START_PHASES and self.phase in expected:
+            later = START_PHASES[START_PHASES.index(self.phase) + 1 :]
+            rest = sum(expected.get(phase, 0.0) for phase in later)
+            left = max(0.0, expected[self.phase] - elapsed) + rest
+        elif self.eta_seconds is not None:
+            left = self.eta_seconds - elapsed
+        return left if left is not None and left > 0 else None
 
 
 Listener = Callable[[Snapshot, Snapshot], None]
@@ -94,6 +116,12 @@ class EngineState:
         seconds = now - before.since
         spent = MappingProxyType({**before.phase_seconds, before.phase: seconds})
         changes = {**_OF_A_PHASE, **changes}
+        if phase not in TRANSITIONS[before.phase]:
+            _log.error("undeclared transition: %s -> %s", before.phase, phase)
+        if phase is Phase.READY and before.phase is Phase.WARMING:
+            changes["expected_seconds"] = MappingProxyType(
+                {each: spent[each] for each in START_PHASES if each in spent}
+            )
         if before.phase is Phase.RESTARTING:
             changes["last_phase_seconds"] = before.phase_seconds
             spent = MappingProxyType({before.phase: seconds})
@@ -118,7 +146,7 @@ class EngineState:
         now = self.snapshot
         if now.ready:
             return None
-        wait = now.eta_seconds or _RETRY_AFTER.get(now.phase, _DEFAULT_RETRY_AFTER)
+        wait = now.seconds_left or _RETRY_AFTER.get(now.phase, _DEFAULT_RETRY_AFTER)
         wait = min(max(1, round(wait)), _MAX_RETRY_AFTER)
         kind = EngineGivenUp if now.phase is Phase.FAILED else EngineUnavailable
         return kind(_unavailable_text(now), retry_after_seconds=wait)

@@ -6,8 +6,9 @@ are passed over, not turned into Python objects.
 
 from __future__ import annotations
 
+import json
 from codecs import BOM_UTF8
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,8 @@ _MODALITY_OF_TYPE = {
 _TRUE_WORDS = frozenset({"true", "1", "yes", "y", "on", "t"})
 _WITH_USAGE_OPTION = (Route.CHAT, Route.COMPLETIONS)
 _USAGE_OPTION = b',"stream_options":{"include_usage":true}'
+# Python's reader takes some 10 ms for a MiB, and holds up every stream meanwhile.
+_MAX_READ_AGAIN_BYTES = 256 * 1024
 
 
 @dataclass(slots=True)
@@ -93,7 +96,7 @@ def peek(route: Route, body: bytes | bytearray) -> Peek:
     _count_media(_messages(request), counts)
     stream = _is_true(request.stream)
     return Peek(
-        model=request.model if isinstance(request.model, str) else None,
+        model=_text(request.model),
         stream=stream,
         lacks_usage_option=stream
         and route in _WITH_USAGE_OPTION
@@ -118,9 +121,25 @@ def with_usage_option(body: bytes | bytearray) -> Sequence[bytes | memoryview]:
 def _decode(route: Route, body: bytes | bytearray) -> _Request | None:
     """With media where the messages have the shape we know, else without, else not at all."""
     text = memoryview(body)[len(BOM_UTF8) :] if body.startswith(BOM_UTF8) else body
-    for shape in (_SHAPES.get(route, _Request), _Request):
+    shapes = (_SHAPES.get(route, _Request), _Request)
+    for shape in shapes:
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return _DECODERS[shape].decode(text)
+    if len(text) > _MAX_READ_AGAIN_BYTES:
+        return None
+    # The engine's own reader takes NaN, and half of a character that a client has cut in two.
+    with suppress(ValueError, RecursionError):
+        said = json.loads(str(text, "utf-8"))
+        return _converted(said, shapes) if isinstance(said, dict) else None
+    return None
+
+
+def _converted(said: dict[str, Any], shapes: Iterable[type[_Request]]) -> _Request | None:
+    for shape in shapes:
+        # A key, too, may hold half a character: only those that are asked for are looked at.
+        fields = {name: said[name] for name in shape.__struct_fields__ if name in said}
+        with suppress(msgspec.MsgspecError, UnicodeEncodeError):
+            return msgspec.convert(fields, shape)
     return None
 
 
@@ -140,6 +159,11 @@ def _count_media(parts: Sequence[_Message | _Part], counts: dict[str, int]) -> N
             counts[modality] += 1
         if isinstance(part.content, list):
             _count_media(part.content, counts)
+
+
+def _text(value: Any) -> str | None:
+    """What can be written to a log: half a character becomes a question mark."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else None
 
 
 def _is_true(value: Any) -> bool:

@@ -2,47 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from time import monotonic
 from typing import Protocol
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope
 
-from proxy.errors import BodyTooLarge, ClientClosed
-from proxy.relay.headers import Headers, get
+from proxy.errors import BodyTooLarge, ClientClosed, RequestFailure
+from proxy.relay.headers import Header, Headers, get
 from proxy.telemetry.record import Record
 
-# Our server puts the client's connection under this key into the scope (`proxy.server`).
-CONNECTION = "sidecar.connection"
+# Our server puts the exchange under this key into the scope (`proxy.client_connection`).
+EXCHANGE = "sidecar.exchange"
+# Under this one the label of its API key, where it needed one,
+KEY = "sidecar.key"
+# under this one headers that every answer to it gets,
+ADDED_HEADERS = "sidecar.added_headers"
+# and under this one why a request could not be read.
+FAILURE = "sidecar.failure"
 _CLIENT_LEFT = "The client closed the connection."
 
 
-class ClientConnection(Protocol):
-    """What the server knows of a client: has it gone, and whom to call when it does."""
+class Exchange(Protocol):
+    """One request at our server, and the way its answer takes."""
 
     began: float
     """When the first byte of its request came (monotonic seconds)."""
+    body_bytes: int
+    """Bytes of the answer's body that were written."""
+    failure: RequestFailure | None
+    """Why the rest of the request cannot be read."""
+
+    async def whole_body(self, limit_bytes: int) -> tuple[bytearray, bool]: ...
 
     def watch(self, on_leave: Callable[[], None] | None) -> None: ...
 
+    def start(self, status: int, headers: Headers) -> None: ...
+
+    def write(self, data: bytes) -> bool: ...
+
+    def end(self, data: bytes) -> None: ...
+
+    def when_writable(self, call: Callable[[], None] | None) -> None: ...
+
+    async def caught_up(self) -> None: ...
+
+    def abort(self) -> None: ...
+
 
 class Client:
-    """One request over ASGI; counts bytes and the time its reader makes us wait."""
+    """One request; counts bytes and the time its reader makes us wait."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+    def __init__(self, scope: Scope, receive: Receive, record: Record) -> None:
         self.method: str = scope["method"]
         self.headers: Headers = scope["headers"]
         self.target: bytes = scope["raw_path"]
         if query := scope["query_string"]:
             self.target += b"?" + query
         self.started = False
-        self._connection: ClientConnection | None = scope.get(CONNECTION)
-        if self._connection is not None:
-            record.started = self._connection.began
+        self._added: Sequence[Header] = scope.get(ADDED_HEADERS, ())
+        self._exchange: Exchange = scope.pop(EXCHANGE)  # it holds the scope: no circle
         self._receive = receive
-        self._send = send
         self._record = record
+        self._behind_since: float | None = None
+        record.started = self._exchange.began
+        # Hands bytes to the socket; False where the client is behind in reading them.
+        self.write = self._exchange.write
 
     @property
     def declared_length(self) -> int | None:
@@ -59,11 +85,13 @@ class Client:
         Raises:
             BodyTooLarge: it is, or says that it is, longer than `limit_bytes`.
             ClientClosed: the client left before its end.
+            MalformedRequest: its framing is not HTTP's.
         """
-        if (self.declared_length or 0) > limit_bytes:
-            raise _too_large(limit_bytes)
+        self._check_declared(limit_bytes)
         while True:
             message = await self._receive()
+            if self._exchange.failure is not None:
+                raise self._exchange.failure
             if message["type"] == "http.disconnect":
                 raise ClientClosed(_CLIENT_LEFT)
             piece: bytes = message.get("body", b"")
@@ -77,33 +105,78 @@ class Client:
                 return
 
     async def whole_body(self, limit_bytes: int) -> bytearray:
-        """The body in one piece; at no moment is it in memory twice, or before it has come."""
-        whole = bytearray()
-        async for piece in self.body(limit_bytes):
-            whole += piece
-        return whole
+        """The body in one piece; at no moment is it in memory twice, or before it has come.
 
-    def when_it_leaves(self, tell: Callable[[ClientClosed], None] | None) -> None:
+        Raises:
+            BodyTooLarge: it is, or says that it is, longer than `limit_bytes`.
+            ClientClosed: the client left before its end.
+            MalformedRequest: its framing is not HTTP's.
+        """
+        self._check_declared(limit_bytes)
+        body, is_whole = await self._exchange.whole_body(limit_bytes)
+        self._record.bytes_in = len(body)
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+        if not is_whole:
+            raise self._exchange.failure or ClientClosed(_CLIENT_LEFT)
+        self._record.body_read = monotonic()
+        return body
+
+    def when_it_leaves(self, tell: Callable[[RequestFailure], None] | None) -> None:
         """Call `tell` once, when the client closes its connection; None ends the watch."""
-        if self._connection is not None:
-            self._connection.watch(tell and partial(tell, ClientClosed(_CLIENT_LEFT)))
+        self._exchange.watch(tell and partial(tell, ClientClosed(_CLIENT_LEFT)))
 
-    async def start(self, status: int, headers: Headers) -> None:
+    def when_it_has_caught_up(self, call: Callable[[], None]) -> None:
+        """Call back each time it reads again after it fell behind."""
+        self._exchange.when_writable(partial(self._caught_up, call))
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Begin the answer; its head goes out with what is written next."""
         self.started = True
         self._record.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self._exchange.start(status, [*headers, *self._added] if self._added else headers)
 
-    async def write(self, data: bytes) -> None:
-        """Hand bytes to the socket; waits while the client does not read."""
-        self._record.bytes_out += len(data)
-        message: Message = {"type": "http.response.body", "body": data, "more_body": True}
-        before = monotonic()
-        await self._send(message)
-        self._record.client_stall_seconds += monotonic() - before
+    def end(self, data: bytes) -> None:
+        """Hand the last bytes of the answer to the socket."""
+        self._exchange.end(data)
+        self._record.bytes_out = self._exchange.body_bytes
 
-    async def end(self, data: bytes = b"") -> None:
-        self._record.bytes_out += len(data)
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+    def fell_behind(self) -> None:
+        """`write` answered that the client does not read as fast as it is written to."""
+        if self._behind_since is None:
+            self._behind_since = monotonic()
+
+    async def caught_up(self) -> None:
+        """Wait until what is written already has mostly been read, or the client has left."""
+        await self._exchange.caught_up()
+        self._note_stall()
+
+    def settle(self) -> None:
+        """Nothing more will be written until the end: note what was, and end the waiting."""
+        self._exchange.when_writable(None)
+        self._record.bytes_out = self._exchange.body_bytes
+        self._note_stall()
+
+    def drop(self) -> None:
+        """Close the connection; what the client has not read yet is lost to it."""
+        self._exchange.abort()
+
+    @property
+    def is_behind(self) -> bool:
+        return self._behind_since is not None
+
+    def _caught_up(self, call: Callable[[], None]) -> None:
+        self._note_stall()
+        call()
+
+    def _note_stall(self) -> None:
+        if self._behind_since is not None:
+            self._record.client_stall_seconds += monotonic() - self._behind_since
+            self._behind_since = None
+
+    def _check_declared(self, limit_bytes: int) -> None:
+        if (self.declared_length or 0) > limit_bytes:
+            raise _too_large(limit_bytes)
 
 
 def _too_large(limit_bytes: int) -> BodyTooLarge:

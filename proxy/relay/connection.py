@@ -8,7 +8,7 @@ uvicorn itself uses), because a general client costs several times as much
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Protocol, cast
 
@@ -18,13 +18,15 @@ from proxy.errors import EngineDied, EngineGarbled, RequestFailure
 from proxy.relay.headers import Header, Headers, get
 
 Parts = Sequence[bytes | bytearray | memoryview]
+# Takes body bytes and when they came (monotonic seconds).
+Sink = Callable[[bytes, float], None]
 
-# What one answer may hold in memory when its client reads slowly.
-HIGH_WATER_BYTES = 256 * 1024
 # The engine closes a connection that was idle for 5 s (vLLM's default). A request sent
 # at that moment would be lost, so a connection is not used again after a part of it.
 MAX_IDLE_SECONDS = 2.0
-_LAST_STATUS = 599
+_FIRST_STATUS, _LAST_STATUS = 100, 599
+# Interim answers count too; so does what comes behind the body without an end.
+MAX_HEAD_BYTES = 256 * 1024
 
 
 class Pool(Protocol):
@@ -55,12 +57,13 @@ class Connection(asyncio.Protocol):
         """Forget the exchange before."""
         self._method = method
         self._chunks: list[bytes] = []
-        self._buffered = 0
+        self._sink: Sink | None = None
         self.paused = False
         self._waiter: asyncio.Future[None] | None = None
         self._head_done = False
+        self._fruitless_bytes = 0
         self._complete = False
-        self._failure: RequestFailure | None = None
+        self._failure: Exception | None = None
         self._reusable = True
         self.status = 0
         self.headers: Headers = []
@@ -99,20 +102,38 @@ class Connection(asyncio.Protocol):
             await self._wait()
         return self.status
 
-    async def read(self) -> bytes:
-        """All body bytes that have come since the last call; empty at the end.
+    async def pass_on(self, sink: Sink) -> bytes:
+        """Hand the body to `sink` as it comes; returns the bytes that came with its end.
+
+        Unless the body has ended already, the sink is called at once, be it with nothing. It is
+        called from within the read of the socket: a task that wakes up for each token would
+        cost more than everything that is done for it.
 
         Raises:
             EngineDied: the connection closed before the declared end.
+            Exception: what `sink` raised.
         """
-        while not self._chunks:
-            if self._complete:
-                return b""
-            await self._wait()
-        chunks, self._chunks, self._buffered = self._chunks, [], 0
+        self._sink = sink
+        try:
+            if not self._complete:
+                self._deliver(sink, self.last_byte or monotonic())
+            while not self._complete:
+                await self._wait()
+        finally:
+            self._sink = None
+        return self._taken()
+
+    def pause(self) -> None:
+        """Read no more of the answer for now; the engine's writes will stall."""
+        if not self.paused and self._transport is not None and not self._closed:
+            self.paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
         if self.paused:
-            self._resume_reading()
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            self.paused = False
+            if self._transport is not None and not self._closed:
+                self._transport.resume_reading()
 
     def abort(self, failure: RequestFailure) -> None:
         """End the exchange at once: the engine sees the connection close and stops its work."""
@@ -133,11 +154,6 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self._closed:
             self._closed = True
             self._transport.abort()
-
-    @property
-    def at_end(self) -> bool:
-        """Nothing more can be read."""
-        return self._complete and not self._chunks
 
     @property
     def usable(self) -> bool:
@@ -165,15 +181,22 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _fail(self, failure: RequestFailure) -> None:
+    def _fail(self, failure: Exception) -> None:
         if self._failure is None:
             self._failure = failure
         self._wake()
 
-    def _resume_reading(self) -> None:
-        self.paused = False
-        if self._transport is not None and not self._closed:
-            self._transport.resume_reading()
+    def _taken(self) -> bytes:
+        chunks = self._chunks
+        taken = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        return taken
+
+    def _deliver(self, sink: Sink, now: float) -> None:
+        try:
+            sink(self._taken(), now)
+        except Exception as error:  # to the request's own task, not to the event loop
+            self._fail(error)
 
     # asyncio.Protocol
 
@@ -185,25 +208,27 @@ class Connection(asyncio.Protocol):
         if self._complete:  # nobody asked for this: what follows could not be trusted
             self.close()
             return
-        self.last_byte = monotonic()
+        self.last_byte = now = monotonic()
         if self.first_byte is None:
-            self.first_byte = self.last_byte
+            self.first_byte = now
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._fail(EngineGarbled("The engine answered with something that is not HTTP."))
-            self.close()
-            return
-        if self._buffered > HIGH_WATER_BYTES and not self.paused and self._transport is not None:
-            self.paused = True
-            self._transport.pause_reading()
-        self._wake()
+            self._garbled("The engine answered with something that is not HTTP.")
+        if self._sink is None or self._complete:
+            self._check_end(len(data))
+            self._wake()
+        elif self._chunks:
+            self._fruitless_bytes = 0
+            self._deliver(self._sink, now)
+        else:
+            self._check_end(len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
         self._pool.forget(self)
         self._writable.set()
-        if exc is None and self._head_done and self._ends_at_eof():
+        if exc is None and self._failure is None and self._head_done and self._ends_at_eof():
             self._complete = True
         if not self._complete:
             self._fail(EngineDied("The engine closed the connection before its answer was whole."))
@@ -215,6 +240,17 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._writable.set()
 
+    def _check_end(self, more_bytes: int) -> None:
+        """Of a head or trailers: the parser keeps a header until it is whole."""
+        if not (self._complete or self._chunks):
+            self._fruitless_bytes += more_bytes
+            if self._fruitless_bytes > MAX_HEAD_BYTES:
+                self._garbled("The engine's answer has a head or trailers without an end.")
+
+    def _garbled(self, text: str) -> None:
+        self._fail(EngineGarbled(text))
+        self.close()
+
     def _ends_at_eof(self) -> bool:
         """Without a length and without chunks, the end of the connection ends the body."""
         return (
@@ -224,20 +260,22 @@ class Connection(asyncio.Protocol):
 
     # httptools
 
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._reusable = False  # an answer to nothing that was asked
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._head_done:  # what comes later is a trailer, or nobody's
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if self._complete:
-            self._reusable = False  # an answer to nothing that was asked
+        if self._complete or self._closed:
             return
         self.status = self._parser.get_status_code()
-        if self.status < 200:
+        if not _FIRST_STATUS <= self.status <= _LAST_STATUS:
+            self._garbled(f"The engine answered with the status {self.status}.")
             return
-        if self.status > _LAST_STATUS:
-            self._fail(EngineGarbled(f"The engine answered with the status {self.status}."))
-            self.close()
+        if self.status < 200:
             return
         self._head_done = True
         self._reusable = self._parser.should_keep_alive()
@@ -248,7 +286,6 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if not self._complete:
             self._chunks.append(body)
-            self._buffered += len(body)
 
     def on_message_complete(self) -> None:
         if self._head_done:

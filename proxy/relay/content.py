@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
+from typing import Protocol
 
 from proxy.edge.routes import Route
 from proxy.errors import RequestFailure
@@ -14,6 +16,16 @@ from proxy.relay.client import Client
 from proxy.relay.connection import Connection, Parts
 from proxy.relay.headers import Headers, get
 from proxy.telemetry.record import Record
+
+
+class Media(Protocol):
+    """Judges the media URLs of a body, and may put what they lead to in their place."""
+
+    def concerns(self, route: str, body: bytes | bytearray) -> bool: ...
+
+    async def settle(
+        self, route: str, body: bytes | bytearray, record: Record
+    ) -> Sequence[bytes] | None: ...
 
 
 @dataclass(slots=True)
@@ -55,8 +67,15 @@ class Content:
             await connection.send_body((b"0\r\n\r\n",))
 
 
-async def content_of(client: Client, route: Route, limit_bytes: int, record: Record) -> Content:
-    """Take in a JSON body whole, to read what it says; let any other flow."""
+async def content_of(
+    client: Client, route: Route, limit_bytes: int, media: Media, record: Record
+) -> Content:
+    """Take in a JSON body whole, to read what it says; let any other flow.
+
+    Raises:
+        BodyTooLarge, ClientClosed, MalformedRequest: see `Client.whole_body`.
+        MediaRefused, MediaUnavailable: a URL in it is not for fetching, or leads to nothing.
+    """
     if not client.has_body:
         record.body_read = record.started
         return Content(length=client.declared_length)
@@ -66,10 +85,33 @@ async def content_of(client: Client, route: Route, limit_bytes: int, record: Rec
     body = await client.whole_body(limit_bytes)
     said = peek(route, body)
     _note(said, record)
+    whole: Sequence[bytes | bytearray] = (body,)
+    if media.concerns(route, body):
+        whole = await _settled(client, media, route, body, record) or whole
+    parts: Parts = whole
     if said.lacks_usage_option:
-        parts = with_usage_option(body)
-        return Content(length=sum(map(len, parts)), parts=parts, adds_usage=True)
-    return Content(length=len(body), parts=(body,))
+        parts = (*whole[:-1], *with_usage_option(whole[-1]))
+    return Content(sum(map(len, parts)), parts, adds_usage=said.lacks_usage_option)
+
+
+async def _settled(
+    client: Client, media: Media, route: Route, body: bytes | bytearray, record: Record
+) -> Sequence[bytes] | None:
+    """The body with its media; a client that leaves ends the fetching."""
+    left: list[RequestFailure] = []
+
+    def leave(failure: RequestFailure) -> None:
+        left.append(failure)
+        until.reschedule(asyncio.get_running_loop().time())
+
+    try:
+        async with asyncio.timeout(None) as until:
+            client.when_it_leaves(leave)
+            return await media.settle(route, body, record)
+    except TimeoutError:
+        raise left[0] from None  # nothing else in there lets one out
+    finally:
+        client.when_it_leaves(None)
 
 
 def _note(said: Peek, record: Record) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from time import monotonic
 
 from proxy.errors import EngineTimeout
@@ -30,9 +31,25 @@ class Deadline:
         for timer in self._timers.values():
             timer.cancel()
 
+    async def within(self, wait: Awaitable[None]) -> None:
+        """Wait for a client no longer than the whole may take.
+
+        Raises:
+            EngineTimeout: that time is over.
+        """
+        timer = self._timers.get("total")
+        try:
+            async with asyncio.timeout_at(timer.when() if timer else None):
+                await wait
+        except TimeoutError:
+            raise self._too_long() from None
+
     def _total_passed(self, connection: Connection) -> None:
-        connection.abort(
-            EngineTimeout(f"The answer took longer than REQUEST_TIMEOUT={self._total_seconds:g} s.")
+        connection.abort(self._too_long())
+
+    def _too_long(self) -> EngineTimeout:
+        return EngineTimeout(
+            f"The answer took longer than REQUEST_TIMEOUT={self._total_seconds:g} s."
         )
 
     def _check_idle(self, connection: Connection, watching_since: float) -> None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from http import HTTPStatus
 from time import monotonic
 
 from starlette.types import Receive, Scope, Send
 
 from proxy.edge.routes import Route
-from proxy.errors import ClientClosed, RequestFailure
+from proxy.errors import ClientClosed, EngineTimeout, RequestFailure
 from proxy.relay import headers
 from proxy.relay.answer import Answer, StreamedAnswer, answer_for, server_timing
 from proxy.relay.client import Client
 from proxy.relay.connection import Connection
-from proxy.relay.content import Content, content_of
+from proxy.relay.content import Content, Media, content_of
 from proxy.relay.deadline import Deadline
 from proxy.relay.passage import Passage, record_of
 from proxy.relay.refusal import error_event, refusal
@@ -36,28 +35,37 @@ class Limits:
 class Relay:
     """Relays one request a call."""
 
-    def __init__(self, upstream: Upstream, passage: Passage, limits: Limits) -> None:
+    def __init__(self, upstream: Upstream, passage: Passage, limits: Limits, media: Media) -> None:
         self._upstream = upstream
         self._passage = passage
         self._limits = limits
+        self._media = media
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
         record = record_of(scope, route)
-        client = Client(scope, receive, send, record)
+        client = Client(scope, receive, record)
         work = partial(self._relay, client, route, record)
-        await self._passage.through(record, work, partial(_refuse, client, route, record))
+        tell = partial(_refuse, client, route, record)
+        await self._passage.through(record, work, tell, client.when_it_leaves)
 
     async def refuse(
-        self, scope: Scope, receive: Receive, send: Send, failure: RequestFailure
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        failure: RequestFailure,
+        route: Route = Route.UNKNOWN,
     ) -> None:
-        """Answer a request that is not the engine's; it is logged and counted like any other."""
-        record = record_of(scope, Route.UNKNOWN)
-        client = Client(scope, receive, send, record)
-        tell = partial(_refuse, client, Route.UNKNOWN, record)
+        """Answer a request that is not for the engine; it is logged and counted like any other."""
+        record = record_of(scope, route)
+        client = Client(scope, receive, record)
+        tell = partial(_refuse, client, route, record)
         await self._passage.refused(record, failure, tell)
 
     async def _relay(self, client: Client, route: Route, record: Record) -> None:
-        content = await content_of(client, route, self._limits.max_body_bytes, record)
+        most = self._limits.max_body_bytes
+        content = await content_of(client, route, most, self._media, record)
+        self._passage.carries(record, content.parts)
         connection = await self._send(client, content, record)
         client.when_it_leaves(connection.abort)
         uplink = None
@@ -68,7 +76,11 @@ class Relay:
         try:
             await connection.response_head()
             record.first_byte = connection.first_byte
-            await _pass_on(client, connection, route, record, withhold_usage=content.adds_usage)
+            answer = answer_for(
+                route, connection.headers, record, withhold_usage=content.adds_usage
+            )
+            client.start(connection.status, _answer_headers(connection, answer, record))
+            await _pass_on(client, connection, answer, route, deadline)
         finally:
             deadline.cancel()
             client.when_it_leaves(None)
@@ -95,37 +107,51 @@ class Relay:
 
 
 async def _pass_on(
-    client: Client, connection: Connection, route: Route, record: Record, *, withhold_usage: bool
+    client: Client, connection: Connection, answer: Answer, route: Route, deadline: Deadline
 ) -> None:
-    """The answer, from its headers to its last byte."""
-    answer = answer_for(route, connection.headers, record, withhold_usage=withhold_usage)
-    answer_headers = headers.to_client(connection.headers, record.request_id.encode())
-    if isinstance(answer, StreamedAnswer) or connection.status == HTTPStatus.NOT_MODIFIED:
-        # An event that is withheld would make a declared length untrue; that of a 304 is of
-        # a body which does not follow, and the server would wait for it.
-        answer_headers = [pair for pair in answer_headers if pair[0] != b"content-length"]
-    else:
-        answer_headers.append((b"server-timing", server_timing(record)))
-    await client.start(connection.status, answer_headers)
-    passed = b""
+    """The answer's body, from its first byte to its last."""
+
+    feed, write = answer.feed, client.write
+
+    def pass_on(chunk: bytes, now: float) -> None:
+        if not write(feed(chunk, now)):
+            client.fell_behind()
+            connection.pause()
+
+    client.when_it_has_caught_up(connection.resume)
     try:
-        while not connection.at_end:
-            passed = answer.feed(await connection.read(), connection.last_byte or monotonic())
-            if passed and not connection.at_end:
-                await client.write(passed)
-                passed = b""
+        last = await connection.pass_on(pass_on)
+        last = answer.feed(last, connection.last_byte or monotonic()) + answer.close()
+        if client.is_behind:
+            await deadline.within(client.caught_up())
     except RequestFailure as failure:
         # After `[DONE]` the answer is whole: many clients close their connection there.
         if not (isinstance(answer, StreamedAnswer) and answer.finished):
-            await _break_off(client, answer, failure, route)
+            _break_off(client, answer, failure, route)
             raise
-    await client.end(passed + answer.close())
+        last = answer.close()
+    finally:
+        client.settle()
+    client.end(last)
 
 
-async def _break_off(client: Client, answer: Answer, failure: RequestFailure, route: Route) -> None:
+def _answer_headers(connection: Connection, answer: Answer, record: Record) -> headers.Headers:
+    pairs = headers.to_client(connection.headers, record.request_id.encode())
+    if isinstance(answer, StreamedAnswer):
+        # An event that is withheld would make a declared length untrue.
+        return [pair for pair in pairs if pair[0] != b"content-length"]
+    pairs.append((b"server-timing", server_timing(record)))
+    return pairs
+
+
+def _break_off(client: Client, answer: Answer, failure: RequestFailure, route: Route) -> None:
     """End a stream that cannot go on so that it does not look finished."""
-    if isinstance(answer, StreamedAnswer) and not isinstance(failure, ClientClosed):
-        await client.end(answer.cut_off() + error_event(failure, route))
+    if isinstance(failure, ClientClosed):
+        return
+    if client.is_behind and isinstance(failure, EngineTimeout):
+        client.drop()  # what is unsent would be kept for as long as nobody reads it
+    elif isinstance(answer, StreamedAnswer):
+        client.end(answer.cut_off() + error_event(failure, route))
 
 
 async def _refuse(client: Client, route: Route, record: Record, failure: RequestFailure) -> None:
@@ -134,5 +160,5 @@ async def _refuse(client: Client, route: Route, record: Record, failure: Request
         record.status = failure.status
     elif not client.started:
         status, answer_headers, body = refusal(failure, route, record.request_id.encode())
-        await client.start(status, answer_headers)
-        await client.end(body)
+        client.start(status, answer_headers)
+        client.end(body)

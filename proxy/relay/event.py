@@ -36,10 +36,13 @@ class Usage:
 @dataclass(slots=True)
 class Said:
     """What a payload carries. `usage_only` marks the event that `include_usage` causes, `last`
-    the one that ends a stream where no `[DONE]` does."""
+    the one that ends a stream where no `[DONE]` does; `timings` are the engine's, in its words.
+    `usage_of` is the choice that usage in the middle of a stream is of."""
 
     generated: bool = False
     usage: Usage | None = None
+    usage_of: int | None = None
+    timings: Any = None
     usage_only: bool = False
     finish_reason: str | None = None
     error: str | None = None
@@ -48,13 +51,16 @@ class Said:
 
 Reader = Callable[[bytes], Said]
 
+# Nothing but something generated: what nearly all events say. Made once; do not change it.
+TOKEN = Said(generated=True)
 
-class _Details(msgspec.Struct):
+
+class _Details(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     """`usage` of all routes: chat and completions first, then responses and messages."""
 
     prompt_tokens: int | None = None
@@ -66,27 +72,36 @@ class _Usage(msgspec.Struct):
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
     cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
     def plain(self) -> Usage:
         inputs = self.prompt_tokens_details or self.input_tokens_details
         outputs = self.completion_tokens_details or self.output_tokens_details
         cached = inputs.cached_tokens if inputs else self.cache_read_input_tokens
         return Usage(
-            prompt_tokens=_first(self.prompt_tokens, self.input_tokens),
+            prompt_tokens=_first(self.prompt_tokens, self._input_tokens()),
             completion_tokens=_first(self.completion_tokens, self.output_tokens),
             cached_tokens=cached,
             reasoning_tokens=outputs.reasoning_tokens if outputs else None,
         )
 
+    def _input_tokens(self) -> int | None:
+        """All of them: `/v1/messages` has what the cache gave or took beside `input_tokens`."""
+        if self.input_tokens is None:
+            return None
+        beside = (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
+        return self.input_tokens + beside
 
-class _Delta(msgspec.Struct):
+
+class _Delta(msgspec.Struct, gc=False):
     content: Any = None
     reasoning: Any = None
     reasoning_content: Any = None
     tool_calls: Any = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
+    index: Any = 0
     delta: _Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
@@ -95,29 +110,33 @@ class _Choice(msgspec.Struct):
         delta = self.delta
         if delta is None:
             return bool(self.text)
-        return bool(delta.content or delta.reasoning or delta.reasoning_content or delta.tool_calls)
+        if delta.content:
+            return True
+        return bool(delta.reasoning or delta.reasoning_content or delta.tool_calls)
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     """A chunk or a whole answer of chat and completions; also of all that only has usage."""
 
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
+    metrics: Any = None
     error: Any = None
 
 
-class _Incomplete(msgspec.Struct):
+class _Incomplete(msgspec.Struct, gc=False):
     reason: str | None = None
 
 
-class _Response(msgspec.Struct):
+class _Response(msgspec.Struct, gc=False):
     usage: _Usage | None = None
+    metrics: Any = None
     status: str | None = None
     incomplete_details: _Incomplete | None = None
     error: Any = None
 
 
-class _ResponsesEvent(msgspec.Struct):
+class _ResponsesEvent(msgspec.Struct, gc=False):
     type: str = ""
     delta: Any = None
     response: _Response | None = None
@@ -125,16 +144,16 @@ class _ResponsesEvent(msgspec.Struct):
     error: Any = None
 
 
-class _MessageDelta(msgspec.Struct):
+class _MessageDelta(msgspec.Struct, gc=False):
     type: str = ""
     stop_reason: str | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     usage: _Usage | None = None
 
 
-class _MessagesEvent(msgspec.Struct):
+class _MessagesEvent(msgspec.Struct, gc=False):
     """An event of `/v1/messages`, or its whole answer (`type` = "message")."""
 
     type: str = ""
@@ -145,19 +164,24 @@ class _MessagesEvent(msgspec.Struct):
     error: Any = None
 
 
-_chunk = msgspec.json.Decoder(_Chunk)
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _response = msgspec.json.Decoder(_Response)
 _responses_event = msgspec.json.Decoder(_ResponsesEvent)
 _messages_event = msgspec.json.Decoder(_MessagesEvent)
 
 
 def _read_chunk(payload: bytes) -> Said:
-    chunk = _chunk.decode(payload)
+    chunk = _decode_chunk(payload)
     choices = chunk.choices
-    said = Said(error=error_name(chunk.error))
+    if choices and len(choices) == 1 and chunk.usage is None and chunk.error is None:
+        choice = choices[0]
+        if choice.finish_reason is None and choice.generated():
+            return TOKEN
+    said = Said(error=error_name(chunk.error), timings=chunk.metrics)
     if chunk.usage is not None:
         said.usage = chunk.usage.plain()
         said.usage_only = choices is not None and not choices
+        said.usage_of = choices[0].index if choices else None
     for choice in choices or ():
         said.generated = said.generated or choice.generated()
         said.finish_reason = choice.finish_reason or said.finish_reason
@@ -183,6 +207,7 @@ def _said_of_response(response: _Response) -> Said:
     reason = incomplete.reason if incomplete else response.status
     return Said(
         usage=response.usage.plain() if response.usage else None,
+        timings=response.metrics,
         finish_reason=reason if finished else None,
         error=error_name(response.error),
         last=finished,
@@ -193,9 +218,12 @@ def _read_messages_event(payload: bytes) -> Said:
     event = _messages_event.decode(payload)
     usage = event.usage or (event.message.usage if event.message else None)
     delta = event.delta or _MessageDelta()
+    counts = usage.plain() if usage else None
+    if counts is not None and event.type == "message_start":
+        counts.completion_tokens = None  # its 0 says nothing of what will have been generated
     return Said(
         generated=event.type == "content_block_delta" and delta.type != "signature_delta",
-        usage=usage.plain() if usage else None,
+        usage=counts,
         finish_reason=event.stop_reason or delta.stop_reason,
         error=error_name(event.error),
         last=event.type == "message_stop",

@@ -13,6 +13,9 @@ from proxy import errors
 from proxy.edge.routes import Route
 from proxy.errors import InternalFailure, RequestFailure
 from proxy.relay import headers
+from proxy.relay.client import KEY
+from proxy.relay.connection import Parts
+from proxy.relay.flights import Flights
 from proxy.telemetry.record import Outcome, Record
 
 _log = logging.getLogger("proxy.relay")
@@ -20,10 +23,20 @@ _log = logging.getLogger("proxy.relay")
 _MAX_USER_AGENT_CHARS = 200
 _OUTCOMES: dict[type[RequestFailure], Outcome] = {
     errors.ClientClosed: Outcome.CLIENT_CLOSED,
+    errors.Unauthorized: Outcome.REJECTED,
+    errors.RateLimited: Outcome.REJECTED,
+    errors.QuotaUsedUp: Outcome.REJECTED,
     errors.UnknownRoute: Outcome.CLIENT_ERROR,
     errors.MethodNotAllowed: Outcome.CLIENT_ERROR,
+    errors.MalformedRequest: Outcome.CLIENT_ERROR,
+    errors.SlowClient: Outcome.TIMEOUT,
+    errors.HeadTooLarge: Outcome.REJECTED,
     errors.BodyTooLarge: Outcome.REJECTED,
+    errors.MediaRefused: Outcome.REJECTED,
+    errors.MediaUnavailable: Outcome.CLIENT_ERROR,
+    errors.PoisonedRequest: Outcome.REJECTED,
     errors.Draining: Outcome.REJECTED,
+    errors.Overloaded: Outcome.REJECTED,
     errors.EngineUnavailable: Outcome.ENGINE_UNAVAILABLE,
     errors.EngineGivenUp: Outcome.ENGINE_UNAVAILABLE,
     errors.EngineUnreachable: Outcome.ENGINE_UNAVAILABLE,
@@ -36,15 +49,18 @@ _COUNT = re.compile(rb"\d{1,4}")
 
 Work = Callable[[], Awaitable[None]]
 Refuse = Callable[[RequestFailure], Awaitable[None]]
+# Calls back when the client leaves; None ends the watch.
+Watch = Callable[[Callable[[RequestFailure], None] | None], None]
 
 
 class Gate(Protocol):
     """May a request be sent now?"""
 
-    async def enter(self) -> None:
-        """Raises EngineUnavailable or Draining where it may not."""
+    async def enter(self, key: str | None, watch: Watch | None) -> float:
+        """Seconds it had to wait, with `watch` on its client. Raises a RequestFailure where it may
+        not be sent."""
 
-    def leave(self) -> None:
+    def leave(self, key: str | None) -> None:
         """The request that entered is over."""
 
 
@@ -59,19 +75,23 @@ class Observer(Protocol):
 class Passage:
     """One gate and one observer for all requests."""
 
-    def __init__(self, gate: Gate, observer: Observer) -> None:
+    def __init__(self, gate: Gate, observer: Observer, flights: Flights) -> None:
         self._gate = gate
         self._observer = observer
+        self._flights = flights
 
-    async def through(self, record: Record, work: Work, refuse: Refuse) -> None:
+    async def through(
+        self, record: Record, work: Work, refuse: Refuse, watch: Watch | None = None
+    ) -> None:
         """Do `work` inside the gate; what goes wrong is noted, then told by `refuse`."""
         self._observer.began(record)
         try:
-            await self._gate.enter()
+            record.waited_seconds = await self._gate.enter(record.key, watch)
+            self._flights.begin(record)
             try:
                 await work()
             finally:
-                self._gate.leave()
+                self._gate.leave(record.key)
         except RequestFailure as failure:
             await _tell(record, failure, refuse)
         except Exception:
@@ -79,7 +99,16 @@ class Passage:
             await _tell(record, InternalFailure("The sidecar failed."), refuse)
         finally:
             record.finish()
+            self._flights.end(record)
             self._observer.ended(record)
+
+    def carries(self, record: Record, body: Parts) -> None:
+        """The body of a request that is inside, where it is held whole (else empty).
+
+        Raises:
+            PoisonedRequest, EngineUnavailable: the engine may die of it.
+        """
+        self._flights.carries(record, body)
 
     async def refused(self, record: Record, failure: RequestFailure, refuse: Refuse) -> None:
         """A request that never comes to the gate; it is recorded like any other."""
@@ -109,6 +138,7 @@ def record_of(scope: Scope, route: Route) -> Record:
         route=route,
         request_id=headers.request_id(request_headers).decode(),
         trace_id=headers.trace_id(request_headers),
+        key=scope.get(KEY),
         client=peer[0] if peer else None,
         user_agent=user_agent.decode("latin-1")[:_MAX_USER_AGENT_CHARS] if user_agent else None,
         retries=int(retries) if retries is not None and _COUNT.fullmatch(retries) else None,

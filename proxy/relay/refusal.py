@@ -26,6 +26,7 @@ def refusal(
         (b"x-request-id", request_id),
         (b"x-proxy-error", f"{failure.source} {failure.code}".encode()),
     ]
+    headers += failure.headers
     if failure.retry_after_seconds is not None:
         seconds = max(1, min(failure.retry_after_seconds, MAX_RETRY_AFTER_SECONDS))
         headers.append((b"retry-after", b"%d" % seconds))

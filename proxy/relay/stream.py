@@ -11,15 +11,18 @@ from time import monotonic
 
 import msgspec
 
-from proxy.relay.event import Reader, Said
+from proxy.relay.event import TOKEN, Reader, Said, Usage
+from proxy.relay.timings import note_timings
 from proxy.telemetry.record import Record
 
-# An event longer than this is passed on in pieces and not read.
-MAX_HELD_BYTES = 256 * 1024
+# An event longer than this is passed on in pieces and not read. The last event of
+# `/v1/responses` repeats the whole answer, and has the usage.
+MAX_HELD_BYTES = 1024 * 1024
 
 # Two line ends, each CRLF, LF or CR (WHATWG server-sent events). A CR at the very end
 # may be half of a CRLF: it waits for the next byte.
 _EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?![\n]|\Z))(?:\r\n|\n|\r(?![\n]|\Z))")
+_LONGEST_END = 4
 
 
 class EventStream:
@@ -31,16 +34,21 @@ class EventStream:
         self._withhold_usage = withhold_usage
         self._held = b""
         self._inside_long_event = False
+        self._several_choices = False
         self.error: str | None = None
         self.finished = False
 
     def feed(self, chunk: bytes, now: float) -> bytes:
         """Pass `chunk` on; `now` (monotonic seconds) is when it came."""
-        data = self._held + chunk if self._held else chunk
-        self._held = b""
-        if not self._inside_long_event and data.endswith(b"\n\n") and b"\r" not in data:
-            return self._pass_events(data, now)
-        return self._feed_ragged(data, now)
+        searched = 0
+        if self._held:
+            searched = max(len(self._held) - _LONGEST_END + 1, 0)
+            chunk, self._held = self._held + chunk, b""
+        if self._inside_long_event or not chunk.endswith(b"\n\n") or b"\r" in chunk:
+            return self._feed_ragged(chunk, searched, now)
+        if chunk.find(b"\n") == len(chunk) - 2:  # one event of one line: nearly all are
+            return b"" if self._withheld(chunk, now) else chunk
+        return self._pass_events(chunk, now)
 
     def close(self) -> bytes:
         """What is still held when the engine ended the stream properly."""
@@ -56,15 +64,14 @@ class EventStream:
 
     def _pass_events(self, data: bytes, now: float) -> bytes:
         """`data` is whole events that end in LF LF: the shape the engine writes."""
-        if data.find(b"\n\n") == len(data) - 2:
-            return b"" if self._withheld(data, now) else data
         events = [event + b"\n\n" for event in data[:-2].split(b"\n\n")]
         return b"".join(event for event in events if not self._withheld(event, now))
 
-    def _feed_ragged(self, data: bytes, now: float) -> bytes:
+    def _feed_ragged(self, data: bytes, searched: int, now: float) -> bytes:
+        """Any bytes; no event ends in the first `searched` of them."""
         passed = []
         start = 0
-        for end in _EVENT_END.finditer(data):
+        for end in _EVENT_END.finditer(data, searched):
             event = data[start : end.end()]
             start = end.end()
             if self._inside_long_event or not self._withheld(event, now):
@@ -95,6 +102,9 @@ class EventStream:
             said = self._read(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return False
+        if said is TOKEN:
+            self._record.token_event(now)
+            return False
         self._note(said, now)
         return said.usage_only and self._withhold_usage
 
@@ -103,13 +113,24 @@ class EventStream:
         if said.generated:
             record.token_event(now)
         if said.usage is not None:
-            said.usage.fill(record)
+            self._note_usage(said.usage, said.usage_of)
+        if said.timings is not None:
+            note_timings(record, said.timings)
         if said.finish_reason is not None:
             record.finish_reason = said.finish_reason
         if said.error is not None:
             self.error = said.error
         if said.last:
             self.finished = True
+
+    def _note_usage(self, usage: Usage, choice: int | None) -> None:
+        """With `continuous_usage_stats`, what comes in the middle is of one choice: a total
+        only where there is but one."""
+        if choice and not self._several_choices:
+            self._several_choices = True
+            self._record.forget_tokens()
+        if choice is None or not self._several_choices:
+            usage.fill(self._record)
 
 
 def _data_of(event: bytes) -> bytes | None:

@@ -43,6 +43,15 @@ class WebSocketRelay:
         work = partial(self._relay, scope, session, record)
         await self._passage.through(record, work, partial(session.refuse, route))
 
+    async def refuse(
+        self, scope: Scope, receive: Receive, send: Send, failure: RequestFailure, route: Route
+    ) -> None:
+        """Answer a handshake that is not for the engine."""
+        record = record_of(scope, route)
+        session = _Session(scope, receive, send, record)
+        await session.opening()
+        await self._passage.refused(record, failure, partial(session.refuse, route))
+
     async def _relay(self, scope: Scope, session: _Session, record: Record) -> None:
         await session.opening()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.config
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,10 +12,19 @@ import msgspec
 from pythonjsonlogger.json import JsonFormatter
 
 from proxy.settings import LogFormat
+from proxy.telemetry.log_file import open_log_file
 from proxy.telemetry.record import Record
+
+# What is said of a request that was running when the engine died; never what was in it.
+_FLIGHT_FIELDS = (
+    *("request_id", "trace_id", "method", "path", "route", "model", "stream", "modalities"),
+    *("images", "videos", "audios", "bytes_in", "bytes_out", "completion_tokens"),
+)
+MAX_FLIGHTS = 50
 
 _encode = msgspec.json.Encoder().encode
 _access = logging.getLogger("proxy.access")
+_flights = logging.getLogger("proxy.flights")
 
 # An answer whose declared length cannot be kept is ended by returning early, which is
 # what makes the server close the connection; a WebSocket handshake that is answered by
@@ -79,8 +89,26 @@ class FieldsFormatter(JsonFormatter):
         return log_data | fields
 
 
-def configure(log_format: LogFormat, level: str) -> None:
-    """Set up all loggers of this process, uvicorn's too, on stdout."""
+class Once(logging.Formatter):
+    """Makes a line once for all who ask: stdout, the file, and the file's look at its length."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._formatter = formatter
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: str | None = record.__dict__.get("_line")
+        if line is None:
+            line = record.__dict__["_line"] = self._formatter.format(record)
+        return line
+
+
+def configure(log_format: LogFormat, level: str, file: str | None = None) -> None:
+    """Set up all loggers of this process, uvicorn's too: on stdout, and in a file.
+
+    Raises:
+        SettingsError: the file cannot be written.
+    """
     # Nobody prints these, and looking them up for every line costs (Python's logging howto).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
@@ -102,6 +130,8 @@ def configure(log_format: LogFormat, level: str) -> None:
                 # One INFO line for each of our own health probes would be noise.
                 "httpx": {"level": "WARNING"},
                 "httpcore": {"level": "WARNING"},
+                # Below that it writes heads and messages of sessions: keys, questions, answers.
+                "websockets": {"level": "WARNING"},
                 "uvicorn": {"level": "WARNING"},
                 "asyncio": {"level": "WARNING"},
             },
@@ -109,6 +139,15 @@ def configure(log_format: LogFormat, level: str) -> None:
     )
 
     logging.getLogger("uvicorn.error").addFilter(_is_news)
+    if file is not None:
+        _write_also(file, Once(formatter()))
+
+
+def _write_also(file: str, formatter: logging.Formatter) -> None:
+    root = logging.getLogger()
+    root.addHandler(open_log_file(file))
+    for handler in root.handlers:
+        handler.setFormatter(formatter)
 
 
 def log_request(record: Record) -> None:
@@ -116,5 +155,20 @@ def log_request(record: Record) -> None:
     if not _access.isEnabledFor(logging.INFO):
         return
     fields = record.fields()
-    message = f"{record.method} {fields['path']} {record.status} {record.outcome}"
+    asked = f"{record.method} {fields['path']}" if record.method else "unreadable request"
+    message = f"{asked} {record.status} {record.outcome}"
     _access.info(message, extra={"fields": fields})
+
+
+def log_flights(records: Sequence[Record]) -> None:
+    """The engine has died: a line for each request that was in flight, then how many more."""
+    for record in records[:MAX_FLIGHTS]:
+        known = record.fields()
+        fields = {name: known[name] for name in _FLIGHT_FIELDS if name in known}
+        # Where the engine has not counted them: an event holds one token, or a few.
+        fields.setdefault("completion_tokens", record.generated_events)
+        fields["age_ms"] = known["duration_ms"]
+        text = f"in flight when the engine died: {record.method} {fields['path']}"
+        _flights.warning(text, extra={"fields": fields})
+    if (more := len(records) - MAX_FLIGHTS) > 0:
+        _flights.warning("in flight when the engine died: %d more", more)

@@ -7,6 +7,7 @@ is there from the start, as 0.
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from prometheus_client import (
@@ -20,6 +21,8 @@ from prometheus_client.exposition import choose_encoder
 from proxy import __version__
 from proxy.engine.phase import Phase
 from proxy.errors import Cause
+from proxy.telemetry.gauges import Gauges
+from proxy.telemetry.key_series import KeySeries
 from proxy.telemetry.record import Record
 from proxy.telemetry.series import Families, Series
 
@@ -38,12 +41,17 @@ class Modality(StrEnum):
 class Metrics:
     """Renders records and engine states as Prometheus families."""
 
-    def __init__(self) -> None:
+    def __init__(self, routes: Iterable[str] = ()) -> None:
+        """`routes` are there from the start, with every model that is served."""
         self.registry = CollectorRegistry()
-        self.served_models: tuple[str, ...] = ()
+        self._routes = tuple(routes)
+        self._served_models: tuple[str, ...] = ()
         self._in_flight = self._gauge("requests_in_flight", "Requests not yet over.", "route")
         self._in_flight_of: dict[str, Gauge] = {}
+        self._waiting = self._gauge("requests_waiting", "Requests that wait for a place.")
         self._families = Families(self.registry)
+        self.keys = KeySeries()
+        self.registry.register(self.keys)
         self._series: dict[tuple[str, str], Series] = {}
         self._inputs = self._counter("inputs", "Images, videos and audio clips.", "modality")
         self._state = self._gauge("engine_state", "1 for the phase the engine is in.", "phase")
@@ -51,8 +59,27 @@ class Metrics:
         self._phase_seconds = self._gauge(
             "engine_phase_seconds", "Seconds the last start spent in a phase.", "phase"
         )
-        self._download = self._gauge("model_download_bytes", "Bytes of the model on disk.")
+        self.gauges = Gauges()
+        self.registry.register(self.gauges)
         self._zero()
+
+    @property
+    def served_models(self) -> tuple[str, ...]:
+        """The names that the engine answers to, empty until they are known."""
+        return self._served_models
+
+    @served_models.setter
+    def served_models(self, names: tuple[str, ...]) -> None:
+        if names == self._served_models:
+            return
+        self._served_models = names
+        for route in self._routes:
+            for name in names:
+                self._of_series(route, name).zero()
+
+    def waiting(self, count: Callable[[], int]) -> None:
+        """Where it is read how many wait, when somebody asks."""
+        self._waiting.set_function(count)
 
     def began(self, record: Record) -> None:
         self._of_route(record.route).inc()
@@ -60,6 +87,7 @@ class Metrics:
     def ended(self, record: Record) -> None:
         self._of_route(record.route).dec()
         self._of_series(record.route, self._model_label(record.model)).add(record)
+        self.keys.add(record)
         for modality, count in (
             (Modality.IMAGE, record.images),
             (Modality.VIDEO, record.videos),
@@ -79,7 +107,7 @@ class Metrics:
         self._restarts.labels(cause).inc()
 
     def model_downloaded(self, bytes_on_disk: int) -> None:
-        self._download.set(bytes_on_disk)
+        self.gauges.downloaded_bytes = bytes_on_disk
 
     def page(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type, as the scraper asked for it."""
@@ -109,6 +137,8 @@ class Metrics:
         return Gauge(f"sidecar_{name}", text, labels, registry=self.registry)
 
     def _zero(self) -> None:
+        for route in self._routes:
+            self._of_route(route)
         for modality in Modality:
             self._inputs.labels(modality)
         for cause in Cause:

@@ -33,13 +33,18 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class Record:
-    """One request. Token counts are the engine's own; byte counts are of bodies."""
+    """One request. Token counts are the engine's own; byte counts are of bodies.
+
+    `method` and `path` are empty where what came could not be read as a request. `key` is the
+    label of its API key, None where no key was needed or none was good.
+    """
 
     method: str
     path: str
     route: str
     request_id: str = ""
     trace_id: str | None = None
+    key: str | None = None
     model: str | None = None
     status: int | None = None
     outcome: Outcome | None = None
@@ -60,6 +65,10 @@ class Record:
     user_agent: str | None = None
     retries: int | None = None
 
+    media_bytes: int = 0
+    """Of the files that were fetched in the engine's place."""
+    media_seconds: float | None = None
+
     started: float = field(default_factory=monotonic)
     body_read: float | None = None
     sent: float | None = None
@@ -69,7 +78,10 @@ class Record:
     last_token: float | None = None
     generated_events: int = 0
     longest_gap_seconds: float = 0.0
+    engine_queue_seconds: float | None = None
+    engine_ttft_seconds: float | None = None
     client_stall_seconds: float = 0.0
+    waited_seconds: float = 0.0
     last_byte: float | None = None
     finished: float | None = None
 
@@ -81,6 +93,11 @@ class Record:
             self.longest_gap_seconds = gap
         self.last_token = now
         self.generated_events += 1
+
+    def forget_tokens(self) -> None:
+        """The counts so far were not of the whole request."""
+        self.prompt_tokens = self.cached_tokens = None
+        self.completion_tokens = self.reasoning_tokens = None
 
     def fail(self, outcome: Outcome, source: Source, error: str) -> None:
         """Note the first thing that went wrong; what follows from it is not noted."""
@@ -96,6 +113,15 @@ class Record:
     def modalities(self) -> tuple[str, ...]:
         counts = (("image", self.images), ("video", self.videos), ("audio", self.audios))
         return ("text", *(name for name, count in counts if count))
+
+    @property
+    def charged_tokens(self) -> int:
+        """What a key pays: the engine's usage. Where the client left before it was known, the
+        events that were generated: each is a token at least."""
+        generated = self.completion_tokens
+        return (self.prompt_tokens or 0) + (
+            self.generated_events if generated is None else generated
+        )
 
     @property
     def duration_seconds(self) -> float:
@@ -122,10 +148,14 @@ class Record:
 
     @property
     def overhead_seconds(self) -> float | None:
-        """Our own share: body read to request sent, and last byte to the end of the answer."""
+        """Our own share: body read to request sent, and last byte to the end of the answer.
+
+        Not what others made us wait for: the engine's connection, the servers of media URLs.
+        """
         if self.body_read is None or self.sent is None:
             return None
-        before = self.sent - self.body_read - (self.connect_seconds or 0.0)
+        waited = (self.connect_seconds or 0.0) + (self.media_seconds or 0.0)
+        before = self.sent - self.body_read - waited
         if self.last_byte is None or self.finished is None:
             return max(before, 0.0)
         return max(before, 0.0) + max(self.finished - self.last_byte, 0.0)
@@ -135,10 +165,11 @@ class Record:
         values = {
             "request_id": self.request_id,
             "trace_id": self.trace_id,
-            "method": self.method,
-            "path": _short(self.path),
+            "method": self.method or None,
+            "path": _short(self.path) or None,
             "route": self.route,
             "model": _short(self.model),
+            "key": self.key,
             "status": self.status,
             "outcome": self.outcome,
             "error_source": self.error_source,
@@ -154,17 +185,23 @@ class Record:
             "cached_tokens": self.cached_tokens,
             "completion_tokens": self.completion_tokens,
             "reasoning_tokens": self.reasoning_tokens,
+            "generated_events": self.generated_events or None,
             "finish_reason": _short(self.finish_reason),
             "duration_ms": _ms(self.duration_seconds),
             "ttft_ms": _ms(self.ttft_seconds),
             "itl_mean_ms": _ms(self.itl_mean_seconds),
             "itl_max_ms": _ms(self.longest_gap_seconds) if self.generated_events > 1 else None,
             "tokens_per_second": _rounded(self.tokens_per_second, 1),
-            "body_read_ms": _ms(_between(self.started, self.body_read)),
+            "wait_ms": _ms(self.waited_seconds) or None,
+            "body_read_ms": _ms(_between(self.started + self.waited_seconds, self.body_read)),
+            "media_fetch_ms": _ms(self.media_seconds),
+            "media_bytes": self.media_bytes or None,
             "upstream_connect_ms": _ms(self.connect_seconds),
             "upstream_first_byte_ms": _ms(_between(self.sent, self.first_byte)),
             "overhead_ms": _ms(self.overhead_seconds),
             "client_stall_ms": _ms(self.client_stall_seconds) or None,
+            "engine_ttft_ms": _ms(self.engine_ttft_seconds),
+            "engine_queue_ms": _ms(self.engine_queue_seconds),
             "client": self.client,
             "user_agent": _short(self.user_agent),
             "retries": self.retries,

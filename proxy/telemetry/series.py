@@ -2,9 +2,15 @@
 
 `labels()` of prometheus_client takes a lock and builds a tuple; eleven of them cost more
 than all the observing. A series keeps the children it needs.
+
+A histogram is a series for each bucket. So each is labelled by what its question is about, and
+by no more: how long work takes depends on its kind (`route`), the speed of tokens on the model,
+our own share on neither. docs/metrics.md counts what that makes.
 """
 
 from __future__ import annotations
+
+from functools import cached_property
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -29,32 +35,39 @@ OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 
 STALL_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 5, 10, 60)
 BODY_BUCKETS = tuple(1024 * 4**power for power in range(10))
 
-_LABELS = ("route", "model")
+_ROUTE, _MODEL, _BOTH = ("route",), ("model",), ("route", "model")
 
 
 class Families:
-    """The families that are labelled by route and model."""
+    """The families of requests."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, *more_labels: str) -> Counter:
-            return Counter(f"sidecar_{name}", text, (*_LABELS, *more_labels), registry=registry)
+        def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
+            return Counter(f"sidecar_{name}", text, labels, registry=registry)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"sidecar_{name}", text, _LABELS, registry=registry, buckets=buckets)
+        def histogram(
+            name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()
+        ) -> Histogram:
+            return Histogram(f"sidecar_{name}", text, labels, registry=registry, buckets=buckets)
 
-        self.requests = counter("requests", "Requests that ended.", "outcome")
-        self.response_bytes = counter("response_body_bytes", "Response bodies.")
-        self.prompt_tokens = counter("prompt_tokens", "Tokens read.")
-        self.completion_tokens = counter("completion_tokens", "Tokens generated.")
-        self.cached_tokens = counter("cached_prompt_tokens", "Tokens read from the prefix cache.")
+        self.requests = counter("requests", "Requests that ended.", (*_BOTH, "outcome"))
+        self.prompt_tokens = counter("prompt_tokens", "Tokens read.", _BOTH)
+        self.cached_tokens = counter(
+            "cached_prompt_tokens", "Tokens read from the prefix cache.", _BOTH
+        )
+        self.completion_tokens = counter("completion_tokens", "Tokens generated.", _BOTH)
+        self.response_bytes = counter("response_body_bytes", "Response bodies.", _ROUTE)
         self.duration = histogram(
-            "request_duration_seconds", "First byte in to last byte out.", DURATION_BUCKETS
+            "request_duration_seconds", "First byte in to last byte out.", DURATION_BUCKETS, _ROUTE
         )
         self.ttft = histogram(
-            "time_to_first_token_seconds", "First byte in to first token.", TTFT_BUCKETS
+            "time_to_first_token_seconds", "First byte in to first token.", TTFT_BUCKETS, _MODEL
         )
         self.itl = histogram(
-            "inter_token_latency_seconds", "Mean time between tokens of a request.", ITL_BUCKETS
+            "inter_token_latency_seconds",
+            "Mean time between tokens of a request.",
+            ITL_BUCKETS,
+            _MODEL,
         )
         self.rate = histogram(
             "output_tokens_per_second", "Output rate after the first token.", RATE_BUCKETS
@@ -69,45 +82,72 @@ class Families:
 
 
 class Series:
-    """All of them for one route and model."""
+    """What a route and a model count. A series that is not asked for is not made, unless
+    `zero` makes them all."""
 
     def __init__(self, families: Families, route: str, model: str) -> None:
-        labels = (route, model)
-        self._requests = {
-            outcome: families.requests.labels(*labels, outcome) for outcome in Outcome
-        }
-        self._response_bytes = families.response_bytes.labels(*labels)
-        self._prompt_tokens = families.prompt_tokens.labels(*labels)
-        self._completion_tokens = families.completion_tokens.labels(*labels)
-        self._cached_tokens = families.cached_tokens.labels(*labels)
-        self._duration = families.duration.labels(*labels)
-        self._ttft = families.ttft.labels(*labels)
-        self._itl = families.itl.labels(*labels)
-        self._rate = families.rate.labels(*labels)
-        self._overhead = families.overhead.labels(*labels)
-        self._stall = families.stall.labels(*labels)
-        self._request_bytes = families.request_bytes.labels(*labels)
+        self._families = families
+        self._labels = (route, model)
+        self._model = model
+        self._requests: dict[Outcome, Counter] = {}
+        self._duration = families.duration.labels(route)
+        self._response_bytes = families.response_bytes.labels(route)
+
+    @cached_property
+    def _prompt_tokens(self) -> Counter:
+        return self._families.prompt_tokens.labels(*self._labels)
+
+    @cached_property
+    def _cached_tokens(self) -> Counter:
+        return self._families.cached_tokens.labels(*self._labels)
+
+    @cached_property
+    def _completion_tokens(self) -> Counter:
+        return self._families.completion_tokens.labels(*self._labels)
+
+    @cached_property
+    def _ttft(self) -> Histogram:
+        return self._families.ttft.labels(self._model)
+
+    @cached_property
+    def _itl(self) -> Histogram:
+        return self._families.itl.labels(self._model)
+
+    def zero(self) -> None:
+        """All of them, from now on: a rate needs the 0 before the 1."""
+        for outcome in Outcome:
+            self._requests_of(outcome)
+        _ = (self._prompt_tokens, self._cached_tokens, self._completion_tokens)
+        _ = (self._ttft, self._itl)
 
     def add(self, record: Record) -> None:
         """Count a record that is finished."""
         assert record.outcome is not None
-        self._requests[record.outcome].inc()
-        self._duration.observe(record.duration_seconds)
-        self._stall.observe(record.client_stall_seconds)
-        self._request_bytes.observe(record.bytes_in)
-        for histogram, value in (
-            (self._ttft, record.ttft_seconds),
-            (self._itl, record.itl_mean_seconds),
-            (self._rate, record.tokens_per_second),
-            (self._overhead, record.overhead_seconds),
-        ):
-            if value is not None:
-                histogram.observe(value)
-        for counter, amount in (
-            (self._response_bytes, record.bytes_out),
-            (self._prompt_tokens, record.prompt_tokens),
-            (self._completion_tokens, record.completion_tokens),
-            (self._cached_tokens, record.cached_tokens),
-        ):
-            if amount:
-                counter.inc(amount)
+        families = self._families
+        exemplar = {"trace_id": record.trace_id} if record.trace_id is not None else None
+        self._requests_of(record.outcome).inc()
+        self._duration.observe(record.duration_seconds, exemplar)
+        families.stall.observe(record.client_stall_seconds)
+        families.request_bytes.observe(record.bytes_in)
+        if record.bytes_out:
+            self._response_bytes.inc(record.bytes_out)
+        if (overhead := record.overhead_seconds) is not None:
+            families.overhead.observe(overhead)
+        if (ttft := record.ttft_seconds) is not None:
+            self._ttft.observe(ttft, exemplar)
+        if (itl := record.itl_mean_seconds) is not None:
+            self._itl.observe(itl)
+        if (rate := record.tokens_per_second) is not None:
+            families.rate.observe(rate)
+        if record.prompt_tokens:
+            self._prompt_tokens.inc(record.prompt_tokens)
+        if record.cached_tokens:
+            self._cached_tokens.inc(record.cached_tokens)
+        if record.completion_tokens:
+            self._completion_tokens.inc(record.completion_tokens)
+
+    def _requests_of(self, outcome: Outcome) -> Counter:
+        if (counter := self._requests.get(outcome)) is None:
+            counter = self._families.requests.labels(*self._labels, outcome)
+            self._requests[outcome] = counter
+        return counter

@@ -20,8 +20,12 @@ TOKEN = "hf_ThisIsNobodysToken"
 @pytest.fixture(scope="module")
 def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """`scripts/start.sh` without MODEL_NAME, from the moment of its start."""
-    tools = {"ENABLE_AUTO_TOOL_CHOICE": "true", "TOOL_CALL_PARSER": "hermes"}
-    with Service(tmp_path_factory.mktemp("service"), HF_TOKEN=TOKEN, **tools) as service:
+    options = {
+        "ENABLE_AUTO_TOOL_CHOICE": "true",
+        "TOOL_CALL_PARSER": "hermes",
+        "ALLOW_PRIVATE_MEDIA": "true",  # pictures come from this machine
+    }
+    with Service(tmp_path_factory.mktemp("service"), HF_TOKEN=TOKEN, **options) as service:
         yield service
 
 

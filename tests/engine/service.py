@@ -18,11 +18,13 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.settings import variables
+from tests.log_schema import check_lines
 
 PROJECT = Path(__file__).parents[2]
 START = PROJECT / "scripts" / "start.sh"
 POLL_SECONDS = 0.05
 _CALL_SECONDS = 30.0
+_UNDECLARED = "undeclared transition: "
 _NOT_PASSED_ON = {name for names in variables().values() for name in names}
 
 Line = dict[str, Any]
@@ -148,6 +150,10 @@ class Service:
         for each in alive(self._seen):
             with suppress(ProcessLookupError):
                 os.kill(each.pid, signal.SIGKILL)
+        if kind is None:
+            undeclared = [line for line in self.text().splitlines() if _UNDECLARED in line]
+            assert not undeclared, "missing in proxy/engine/transitions.py"
+            check_lines(self.lines())
 
     # What it says
 

@@ -30,6 +30,8 @@ class Body(msgspec.Struct):
     input: Any = None
     messages: msgspec.Raw = msgspec.Raw()
     tokens: list[int] | None = None
+    query: str | None = None
+    documents: list[str] | None = None
     fake: Script | None = None
 
     def has(self, name: str) -> bool:

@@ -34,6 +34,8 @@ class Reply:
     """Called for each event that carries tokens, when it is written."""
     gate: Callable[[], Awaitable[None]] | None = None
     """Awaited before the first event of a stream, or before the head of anything else."""
+    working: Callable[[], Awaitable[object]] | None = None
+    """Awaited before each event: the engine's core may have been stopped."""
 
 
 def whole(body: bytes, status: int = 200, content_type: str | None = "application/json") -> Reply:
@@ -175,6 +177,8 @@ class Delivery:
                 await self._maybe_break("inside_chunk", number, event.data)
             if event.delay_seconds:
                 await asyncio.sleep(event.delay_seconds)
+            if self._reply.working is not None:
+                await self._reply.working()
             glued.append(event)
             if len(glued) >= script.glue:
                 await self._send(glued)

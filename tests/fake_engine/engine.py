@@ -45,6 +45,9 @@ class Engine:
         """Generations answered to the end."""
         self.on_death: Callable[[], None] = lambda: None
         """Set by the life: the engine core has died."""
+        self.awake = asyncio.Event()
+        """Not set while the core is stopped (SIGSTOP): no token is made, /health stays 200."""
+        self.awake.set()
         seats = options.max_num_seqs
         self._seats = asyncio.Semaphore(seats) if seats else None
 

@@ -14,6 +14,7 @@ from . import chat, completions, messages, refusals, responses, sse
 from .body import Body
 from .deliver import EVENT_STREAM, Reply, forever
 from .engine import Engine, State
+from .metrics import Times
 from .plan import Plan, Stream, short_id
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def check(engine: Engine, path: str, body: Body) -> None:
         raise refusals.too_many_tokens(limit, engine.options.max_model_len)
 
 
-def _alive(engine: Engine, path: str) -> None:
+def alive(engine: Engine, path: str) -> None:
     """500 from an engine that is dead, draining, or scripted to fail."""
     if engine.state is State.DRAINING:
         text = "cannot schedule new futures after shutdown"
@@ -74,7 +75,8 @@ class Generation:
         self._engine = engine
         self._exchange = exchange
         self._api = APIS[exchange.path]
-        self._seated = self._counted = False
+        self._seated = self._running = False
+        self._times = Times(exchange.arrived)
         self.plan = Plan(
             script=exchange.script,
             body=body,
@@ -93,6 +95,7 @@ class Generation:
             events = iter((sse.Event(self._json(None), 0.0, self._tokens()),))
             reply = Reply(200, events=events)
         reply.gate = self._scheduled
+        reply.working = self._engine.awake.wait
         reply.on_tokens = self._on_tokens
         return reply
 
@@ -106,25 +109,28 @@ class Generation:
         """Until there is a seat and, for a whole answer, until it is generated."""
         await self._engine.take_seat()
         self._seated = True
+        await self._engine.awake.wait()
+        self._running = True
+        self._times.scheduled = time.monotonic()
         self._engine.metrics.running += 1
         self._engine.metrics.prompt_tokens += self.plan.prompt_tokens
         if not self.plan.body.streams:
             await asyncio.sleep(self.plan.total_seconds)
+            await self._engine.awake.wait()
 
     def _on_tokens(self, count: int) -> None:
-        if not self._counted:
-            self._counted = True
-            waited = time.monotonic() - self._exchange.arrived
-            self._engine.metrics.first_token(waited)
+        self._engine.metrics.tokens(self._times, count)
         self._exchange.record.tokens += count
         self._engine.metrics.generation_tokens += count
 
     def close(self, *, finished: bool) -> None:
         """Give the seat back; count what became of it (a client's leaving is no success)."""
-        if self._seated:
+        if self._running:
             self._engine.metrics.running -= 1
+        if self._seated:
             self._engine.leave_seat()
         if finished:
+            self._engine.metrics.finished(self._times)
             self._engine.metrics.success[self.plan.finish_reason] += self.plan.choices
             self._engine.answered()
 
@@ -157,7 +163,7 @@ def parse(exchange: Exchange) -> Body:
 async def begin(engine: Engine, exchange: Exchange, body: Body) -> Reply:
     """Check, perhaps die or hang, else plan."""
     check(engine, exchange.path, body)
-    _alive(engine, exchange.path)
+    alive(engine, exchange.path)
     if engine.scenario.generation == "die" or _asks_for_crash(body, exchange.body):
         # The request that kills the engine is ended by its death like all the others.
         exchange.generation = Generation(engine, exchange, body)

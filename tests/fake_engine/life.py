@@ -143,9 +143,13 @@ class Life:
     # -- the end ---------------------------------------------------------------------------------
 
     async def _watch_child(self) -> None:
-        """The death of EngineCore is the death of the engine."""
+        """The death of EngineCore is the death of the engine; stopped, it generates nothing."""
         while self._child is not None:
             await asyncio.sleep(CHILD_POLL_SECONDS)
+            if _is_stopped(self._child.pid):
+                self._engine.awake.clear()
+            else:
+                self._engine.awake.set()
             if self._child.poll() is not None and self._engine.state is State.SERVING:
                 self._child = None
                 self._engine.die()
@@ -213,3 +217,9 @@ class Life:
                 os.kill(pid, signal.SIGKILL)
         child.kill()
         child.wait()
+
+
+def _is_stopped(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False

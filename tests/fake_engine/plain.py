@@ -96,8 +96,34 @@ def count_tokens(_: Engine, body: Body) -> Reply:
     return found({"input_tokens": count, "context_management": {"original_input_tokens": count}})
 
 
+def rerank(engine: Engine, body: Body) -> Reply:
+    """Each document is as good as any other."""
+    for name in ("query", "documents"):
+        if not body.has(name):
+            raise refusals.missing(name)
+    results = [
+        {"index": index, "document": {"text": text}, "relevance_score": 0.5}
+        for index, text in enumerate(body.documents or [])
+    ]
+    usage = {"prompt_tokens": 4, "total_tokens": 4}
+    head = {"id": f"score-{short_id()}", "model": engine.model}
+    return found(head | {"usage": usage, "results": results})
+
+
+def classify(engine: Engine, body: Body) -> Reply:
+    """One of two labels, as likely as the other."""
+    if not body.has("input"):
+        raise refusals.missing("input")
+    data = [{"index": 0, "label": "LABEL_0", "probs": [0.5, 0.5], "num_classes": 2}]
+    head = {"id": f"classify-{short_id()}", "object": "list", "created": engine.created}
+    usage = {"prompt_tokens": 2, "total_tokens": 2, "completion_tokens": 0}
+    return found(head | {"model": engine.model, "data": data, "usage": usage})
+
+
 def embeddings(engine: Engine, body: Body) -> Reply:
     """Three numbers for each input."""
+    if not body.has("input"):
+        raise refusals.missing("input")
     inputs = body.input if isinstance(body.input, list) else [body.input]
     vectors = [0.25, -0.5, 0.125]
     data: list[dict[str, Any]] = [
@@ -116,6 +142,17 @@ POSTS: dict[str, Callable[[Engine, Body], Reply]] = {
     "/detokenize": detokenize,
     "/v1/messages/count_tokens": count_tokens,
     "/v1/embeddings": embeddings,
+    "/pooling": embeddings,
+    "/rerank": rerank,
+    "/v1/rerank": rerank,
+    "/classify": classify,
+}
+POOLING_TASKS = {
+    "/v1/embeddings": "embed",
+    "/pooling": "pooling",
+    "/rerank": "score",
+    "/v1/rerank": "score",
+    "/classify": "classify",
 }
 AUDIO = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
 

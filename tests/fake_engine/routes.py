@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 CONTROL = "/__fake/"
 # vLLM asks for a key under these only; /tokenize and the rest stay open.
 _GUARDED = ("/v1", "/v2", "/inference", "/cohere")
-_POSTS = frozenset({*generate.APIS, *plain.POSTS, *plain.AUDIO})
+_TASKS = {
+    **dict.fromkeys(generate.APIS, "generate"),
+    **dict.fromkeys(plain.AUDIO, "transcription"),
+    **plain.POOLING_TASKS,
+}
+_POSTS = frozenset({*_TASKS, *plain.POSTS})
 
 
 async def answer(engine: Engine, exchange: Exchange) -> Reply:
@@ -26,7 +31,7 @@ async def answer(engine: Engine, exchange: Exchange) -> Reply:
     _authorize(engine, exchange)
     if path in plain.GETS:
         return _get(engine, method, path)
-    if path not in _POSTS:
+    if path not in _POSTS or not engine.scenario.tasks >= {_TASKS.get(path, "generate")}:
         raise refusals.Refusal(404, refusals.NOT_FOUND)
     if method != "POST":
         return _not_allowed("POST")
@@ -36,6 +41,8 @@ async def answer(engine: Engine, exchange: Exchange) -> Reply:
     exchange.adopt(body.fake)
     if exchange.overridden:
         return overridden(exchange)
+    if path in plain.POOLING_TASKS:
+        generate.alive(engine, path)
     if path in plain.POSTS:
         return plain.POSTS[path](engine, body)
     return await generate.begin(engine, exchange, body)

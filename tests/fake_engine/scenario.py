@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 PHASE_SECONDS = 0.05
+DEFAULT_TASKS = frozenset({"generate", "transcription", "embed"})
 
 
 class Phase(StrEnum):
@@ -41,6 +42,9 @@ class Scenario:
     """FAIL_LOG or EXIT_CODE was given."""
     generation: str = "ok"
     """FAKE_ENGINE_GENERATION: ok | fail (500 to each) | die (the first kills the engine) | hang."""
+    tasks: frozenset[str] = DEFAULT_TASKS
+    """FAKE_ENGINE_TASKS: what the model can do, of generate, transcription, embed, score, classify,
+    pooling; the routes of all other tasks are not there, as in vLLM."""
     health: str = "ok"
     """FAKE_ENGINE_HEALTH: ok | hang | fail (503)."""
     crash_after: int | None = None
@@ -57,7 +61,8 @@ class Scenario:
     """FAKE_ENGINE_TERM_SECONDS: from the signal to the exit of an idle engine (real: 0.35)."""
     children: int = 0
     """FAKE_ENGINE_CHILDREN: sleepers in our process group named like EngineCore and Worker; they
-    outlive our SIGKILL. The death of the first is noticed as the engine's death."""
+    outlive our SIGKILL. The death of the first is noticed as the engine's death; while it is
+    stopped (SIGSTOP) no token is made, /health is 200 and /metrics stands still."""
     orphans: bool = False
     """FAKE_ENGINE_ORPHANS: leave the children running at an exit of our own, too."""
 
@@ -97,6 +102,7 @@ def read(environment: Mapping[str, str]) -> Scenario:
     def get(name: str, *, only_bad: bool = True) -> str:
         return environment.get(f"FAKE_ENGINE_{name}", "") if bad or not only_bad else ""
 
+    tasks = get("TASKS", only_bad=False)
     fail_log, exit_code, crash_after = get("FAIL_LOG"), get("EXIT_CODE"), get("CRASH_AFTER")
     return Scenario(
         phase_seconds=_phases(get("PHASE_SECONDS", only_bad=False)),
@@ -105,6 +111,7 @@ def read(environment: Mapping[str, str]) -> Scenario:
         exit_code=int(exit_code or 1),
         fail=bool(fail_log or exit_code),
         generation=get("GENERATION") or "ok",
+        tasks=frozenset(tasks.split(",")) if tasks else DEFAULT_TASKS,
         health=get("HEALTH") or "ok",
         crash_after=int(crash_after) if crash_after else None,
         crash_seconds=float(get("CRASH_SECONDS", only_bad=False) or 0.4),

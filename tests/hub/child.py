@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from proxy.engine.model.download import Done, Event, Failed, Plan, Progress, decode_event
+from proxy.engine.model.events import Done, Event, Failed, Plan, Progress, decode_event
+from tests.measure import measured
 
 _SOURCE_TREE = Path(__file__).parents[2]
 _TIME_LIMIT_SECONDS = 40.0
@@ -64,7 +65,7 @@ class Child:
         self.process = subprocess.Popen(
             [*wrapper, sys.executable, "-m", "proxy.engine.model.download", *arguments],
             cwd=_SOURCE_TREE,
-            env=inherited | settings | (env or {}),
+            env=inherited | settings | measured() | (env or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

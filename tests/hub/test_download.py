@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.engine.model.download import Done, Failed, Plan, decode_event
+from proxy.engine.model.events import Done, Failed, Plan, decode_event
 from proxy.errors import Cause
 from tests.fake_hub import FakeHub, Fault, Kind
 from tests.hub.child import Child, download, wait_until

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.engine.model.download import Failed
+from proxy.engine.model.events import Failed
 from proxy.engine.model.hub_failure import Asked, explain
 from proxy.errors import Cause
 from tests.fake_hub import FakeHub, Fault, Kind
@@ -149,7 +149,8 @@ def test_a_name_without_an_address_is_named(home: Path) -> None:
 def test_a_home_that_is_no_folder_is_named(hub: FakeHub, home: Path) -> None:
     home.write_text("")
     failed = download(hub.url, home, SMALL).one(Failed)
-    assert f"the cache at {home}/hub cannot be used" in failed.message
+    assert failed.cause is Cause.CACHE_NOT_WRITABLE
+    assert f"the cache at {home}/hub cannot be written" in failed.message
     assert "HF_HOME" in failed.remedy
     assert failed.permanent
 
@@ -166,9 +167,10 @@ def _mounted(home: Path, options: str) -> list[str]:
 
 def test_a_volume_that_cannot_be_written_is_named(hub: FakeHub, home: Path) -> None:
     failed = download(hub.url, home, SMALL, wrapper=_mounted(home, "ro")).one(Failed)
-    assert f"the cache at {home}/hub cannot be used" in failed.message
-    assert "Read-only file system" in failed.message
+    assert failed.cause is Cause.CACHE_NOT_WRITABLE
+    assert f"the cache at {home}/hub cannot be written: Read-only file system" in failed.message
     assert failed.permanent
+    assert hub.count("GET */cdn/*") == 0
 
 
 def test_a_disk_that_fills_up_on_the_way_is_named(hub: FakeHub, home: Path) -> None:

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import httpx
 from prometheus_client.samples import Sample
+from starlette.types import Message, Receive, Scope, Send
 
 from proxy.app import Sidecar
 from proxy.engine.phase import Phase
 from proxy.engine.state import EngineState
+from proxy.relay.client import EXCHANGE
+from proxy.relay.headers import Headers
 from proxy.settings import Settings
 
 
@@ -60,12 +64,70 @@ def free_port() -> int:
     return port
 
 
+class _Collected:
+    """The sidecar behind plain ASGI: what it writes to an exchange is sent when it is whole."""
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._sidecar = sidecar
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = _Exchange(receive)
+        scope[EXCHANGE] = exchange
+        await self._sidecar(scope, receive, send)
+        if exchange.head is not None:
+            await send(exchange.head)
+            await send({"type": "http.response.body", "body": exchange.written})
+
+
+class _Exchange:
+    """An exchange without a connection."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.began = monotonic()
+        self.head: Message | None = None
+        self.written = b""
+        self.body_bytes = 0
+        self.failure = None
+        self._receive = receive
+
+    async def whole_body(self, limit_bytes: int) -> tuple[bytearray, bool]:
+        body = bytearray()
+        while True:
+            message = await self._receive()
+            body += message.get("body", b"")
+            if not message.get("more_body", False):
+                return body, True
+
+    def watch(self, on_leave: Callable[[], None] | None) -> None:
+        """Nobody leaves."""
+
+    def when_writable(self, call: Callable[[], None] | None) -> None:
+        """It always is."""
+
+    async def caught_up(self) -> None:
+        """It always is."""
+
+    def start(self, status: int, headers: Headers) -> None:
+        self.head = {"type": "http.response.start", "status": status, "headers": headers}
+
+    def write(self, data: bytes) -> bool:
+        self.written += data
+        self.body_bytes = len(self.written)
+        return True
+
+    def end(self, data: bytes) -> None:
+        self.write(data)
+
+    def abort(self) -> None:
+        raise AssertionError("an exchange without a connection cannot be aborted")
+
+
 @asynccontextmanager
 async def house(**environ: str) -> AsyncIterator[House]:
     """A sidecar whose engine was never started; nothing listens on the engine's port."""
     settings = Settings.load({"UPSTREAM_PORT": str(free_port()), **environ})
     sidecar = Sidecar(settings)
-    transport = httpx.ASGITransport(app=sidecar, client=("10.0.0.7", 1234))
+    transport = httpx.ASGITransport(app=_Collected(sidecar), client=("10.0.0.7", 1234))
     async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
         yield House(sidecar, http)
     await sidecar.stop()

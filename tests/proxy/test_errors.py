@@ -50,7 +50,8 @@ def test_no_two_failures_share_a_code() -> None:
 
 def test_a_retry_is_advised_against_only_where_the_engine_may_have_worked() -> None:
     repeats = {leaf for leaf in leaves() if leaf.repeats_work}
-    assert repeats == {errors.EngineDied, errors.EngineGarbled, errors.EngineTimeout}
+    died = {errors.EngineDied, errors.PoisonedRequest}
+    assert repeats == died | {errors.EngineGarbled, errors.EngineTimeout}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,7 @@ def test_a_retry_is_advised_against_only_where_the_engine_may_have_worked() -> N
     [
         (errors.UnknownRoute, "not_found_error"),
         (errors.BodyTooLarge, "request_too_large"),
+        (errors.PoisonedRequest, "invalid_request_error"),
         (errors.Draining, "overloaded_error"),
         (errors.EngineUnavailable, "overloaded_error"),
         (errors.EngineTimeout, "timeout_error"),

@@ -8,12 +8,14 @@ import pytest
 from pydantic import ValidationError
 
 from proxy.errors import SettingsError
-from proxy.settings import LogFormat, OnEngineFailure, Settings, variables
+from proxy.settings import LogFormat, MediaFetch, OnEngineFailure, Settings, variables
+from proxy.settings.allowance import Allowance, KeyLimits
 
 TRUE_WORDS = ("true", "1", "yes", "on", "True", "YES")
 FALSE_WORDS = ("false", "0", "no", "off", "False", "NO")
 BOOLEANS = (
     *("HF_HUB_OFFLINE", "TRUST_REMOTE_CODE", "ENABLE_AUTO_TOOL_CHOICE", "WARMUP"),
+    *("POISON_GUARD", "ALLOW_PRIVATE_MEDIA"),
 )  # fmt: skip
 FREE_TEXT = frozenset(
     {
@@ -21,8 +23,11 @@ FREE_TEXT = frozenset(
         *("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "HF_TOKEN", "HF_HOME", "HF_ENDPOINT", "DTYPE"),
         *("QUANTIZATION", "KV_CACHE_DTYPE", "TOOL_CALL_PARSER", "REASONING_PARSER"),
         *("CHAT_TEMPLATE", "CUSTOM_CHAT_TEMPLATE", "VLLM_EXTRA_ARGS", "HOST"),
+        "API_KEYS_FILE",  # as with the next, what
+        "LOG_FILE",  # what is wrong with it is known when it is opened
     }
 )
+SECRETS = frozenset({"API_KEYS"})  # their own tests are below
 GOOD: list[tuple[str, str, str, Any]] = [
     ("MODEL_NAME", "Qwen/Qwen2-VL-7B-Instruct", "model_name", "Qwen/Qwen2-VL-7B-Instruct"),
     ("MODEL_ID", "a/b", "model_name", "a/b"),
@@ -66,17 +71,37 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("UPSTREAM_URL", "http://engine:8000", "upstream_url", "http://engine:8000"),
     ("UPSTREAM_URL", "http://engine/", "upstream_url", "http://engine/"),
     ("UPSTREAM_URL", "http://[::1]:8000", "upstream_url", "http://[::1]:8000"),
+    ("API_KEYS_FILE", "/run/secrets/keys", "api_keys_file", "/run/secrets/keys"),
+    ("KEY_LIMITS", "all: rpm=600", "key_limits", KeyLimits(all=Allowance(rpm=600))),
     ("MAX_BODY_MB", "0.5", "max_body_mb", 0.5),
+    ("CORS_ORIGINS", "*", "cors_origins", ("*",)),
+    (
+        "CORS_ORIGINS",
+        "https://a.b, http://c:3000",
+        "cors_origins",
+        ("https://a.b", "http://c:3000"),
+    ),
+    ("BODY_TIMEOUT", "0.5", "body_timeout", 0.5),
+    ("MAX_IN_FLIGHT", "64", "max_in_flight", 64),
+    ("MAX_WAITING", "0", "max_waiting", 0),
     ("HOLD_SECONDS", "30", "hold_seconds", 30.0),
     ("STREAM_IDLE_TIMEOUT", "2.5", "stream_idle_timeout", 2.5),
     ("REQUEST_TIMEOUT", "600", "request_timeout", 600.0),
     ("EXTRA_ROUTES", "/load, /pause", "extra_routes", ("/load", "/pause")),
+    ("ALLOWED_MEDIA_DOMAINS", "a.org, b.org", "allowed_media_domains", ("a.org", "b.org")),
+    ("MEDIA_FETCH", "engine", "media_fetch", MediaFetch.ENGINE),
+    ("MEDIA_FETCH_MAX_MB", "0.5", "media_fetch_max_mb", 0.5),
+    ("MEDIA_FETCH_TIMEOUT", "5", "media_fetch_timeout", 5.0),
+    ("MEDIA_FETCH_CONCURRENCY", "1", "media_fetch_concurrency", 1),
+    ("WEDGE_SECONDS", "0", "wedge_seconds", 0.0),
     ("MAX_RESTARTS", "0", "max_restarts", 0),
     ("ON_ENGINE_FAILURE", "exit", "on_engine_failure", OnEngineFailure.EXIT),
     ("DRAIN_SECONDS", "0", "drain_seconds", 0.0),
     ("DRAIN_DELAY_SECONDS", "5", "drain_delay_seconds", 5.0),
     ("LOG_LEVEL", "WARNING", "log_level", "warning"),
     ("LOG_FORMAT", "text", "log_format", LogFormat.TEXT),
+    ("METRICS_PORT", "9100", "metrics_port", 9100),
+    ("LOG_FILE", "/workspace/sidecar.log", "log_file", "/workspace/sidecar.log"),
 ]
 BAD: list[tuple[str, str, str]] = [
     ("MAX_MODEL_LEN", "lots", "auto"),
@@ -96,6 +121,8 @@ BAD: list[tuple[str, str, str]] = [
     ("PORT", "0", "greater than or equal to 1"),
     ("PORT", "65536", "less than or equal to 65535"),
     ("PORT_HEALTH", "-1", "greater than or equal to 1"),
+    ("METRICS_PORT", "metrics", "valid integer"),
+    ("METRICS_PORT", "0", "greater than or equal to 1"),
     ("UPSTREAM_PORT", "70000", "less than or equal to 65535"),
     ("HEALTH_CHECK_PATH", "ping", "'^/"),
     ("HEALTH_CHECK_PATH", "/a b", "'^/"),
@@ -108,13 +135,28 @@ BAD: list[tuple[str, str, str]] = [
     ("UPSTREAM_URL", "http://[::1", "http://host:port"),
     ("UPSTREAM_URL", "http://engine:8000/v1", "http://host:port"),
     ("UPSTREAM_URL", "http://me:password@engine", "http://host:port"),
+    ("KEY_LIMITS", "all: rpm=lots", "allowed are rpm, tpm, tpd, in_flight, each as name=number"),
+    ("KEY_LIMITS", ";", "allowed are rpm"),
     ("MAX_BODY_MB", "0", "greater than 0"),
     ("MAX_BODY_MB", "inf", "finite"),
+    ("CORS_ORIGINS", "https://a/", "://"),
+    ("CORS_ORIGINS", "https://a.b, c.d", "://"),
+    ("BODY_TIMEOUT", "0", "greater than 0"),
+    ("MAX_IN_FLIGHT", "0", "greater than or equal to 1"),
+    ("MAX_WAITING", "-1", "greater than or equal to 0"),
     ("HOLD_SECONDS", "-1", "greater than or equal to 0"),
     ("HOLD_SECONDS", "inf", "finite"),
     ("STREAM_IDLE_TIMEOUT", "nan", "finite"),
     ("REQUEST_TIMEOUT", "soon", "valid number"),
     ("EXTRA_ROUTES", "/load, pause", "'^/"),
+    ("ALLOWED_MEDIA_DOMAINS", "https://a.org", "pattern"),
+    ("ALLOWED_MEDIA_DOMAINS", "a.org, *.b.org", "pattern"),
+    ("ALLOWED_MEDIA_DOMAINS", "a.org:443/", "pattern"),
+    ("MEDIA_FETCH", "vllm", "'proxy' or 'engine'"),
+    ("MEDIA_FETCH_MAX_MB", "0", "greater than 0"),
+    ("MEDIA_FETCH_TIMEOUT", "0", "greater than 0"),
+    ("MEDIA_FETCH_CONCURRENCY", "0", "greater than or equal to 1"),
+    ("WEDGE_SECONDS", "-1", "greater than or equal to 0"),
     ("MAX_RESTARTS", "-1", "greater than or equal to 0"),
     ("ON_ENGINE_FAILURE", "panic", "'hold' or 'exit'"),
     ("DRAIN_SECONDS", "inf", "finite"),
@@ -154,8 +196,8 @@ def test_a_bad_value_is_refused_in_one_line_with_name_value_and_what_is_allowed(
 
 def test_every_variable_has_a_good_and_a_bad_case_here() -> None:
     names = {name for names in variables().values() for name in names}
-    assert {name for name, *_ in GOOD} | set(BOOLEANS) == names
-    assert {name for name, *_ in BAD} | FREE_TEXT == names
+    assert {name for name, *_ in GOOD} | set(BOOLEANS) | SECRETS == names
+    assert {name for name, *_ in BAD} | FREE_TEXT | SECRETS == names
 
 
 def test_a_value_of_several_lines_is_refused_in_one() -> None:
@@ -231,9 +273,119 @@ def test_every_variable_says_what_it_does() -> None:
         assert len(Settings.model_fields[field].description or "") > 10, names
 
 
-@pytest.mark.parametrize("name", ["PORT", "PORT_HEALTH"])
+@pytest.mark.parametrize("name", ["PORT", "PORT_HEALTH", "METRICS_PORT"])
 def test_the_engine_does_not_get_a_port_of_ours(name: str) -> None:
     with pytest.raises(SettingsError) as error:
         Settings.load({name: "8001", "HF_TOKEN": "secret"})
     assert str(error.value) == f"UPSTREAM_PORT=8001: the same as {name}; allowed is any other"
     assert Settings.load({name: "8001", "UPSTREAM_URL": "http://h:1"})
+
+
+def test_a_port_for_metrics_alone_is_no_other_port_of_ours() -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.load({"METRICS_PORT": "8080", "PORT_HEALTH": "8080"})
+    assert str(error.value) == "METRICS_PORT=8080: the same as PORT_HEALTH; allowed is any other"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"METRICS_PORT": "8000"}, None),
+        ({"METRICS_PORT": "8000", "PORT_HEALTH": "8000"}, None),
+        ({"METRICS_PORT": "8000", "PORT_HEALTH": "8080"}, None),
+        ({"METRICS_PORT": "8000", "PORT": "9000"}, 8000),
+        ({"METRICS_PORT": "9100", "PORT_HEALTH": "8080"}, 9100),
+    ],
+)
+def test_the_api_port_named_for_metrics_is_as_if_none_was_named(
+    environ: dict[str, str], expected: int | None
+) -> None:
+    assert Settings.load(environ).port_of_metrics == expected
+
+
+# Keys -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("alice:sk-1", [("alice", "sk-1")]),
+        ("sk-1", [("key-1", "sk-1")]),
+        (" alice : sk-1 ,, sk-2,", [("alice", "sk-1"), ("key-3", "sk-2")]),
+        ("a@b.c:x:y:z", [("a@b.c", "x:y:z")]),
+        ("#1:k#", None),
+        ("a:k#", [("a", "k#")]),
+    ],
+)
+def test_keys_have_labels_or_are_called_by_their_place(
+    text: str, expected: list[tuple[str, str]] | None
+) -> None:
+    if expected is None:
+        with pytest.raises(SettingsError):
+            Settings.load({"API_KEYS": text})
+        return
+    keys = Settings.load({"API_KEYS": text}).api_keys
+    assert [(each.label, each.key) for each in keys] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (",", "there is no key in it"),
+        ("alice:sk-hush,alice:sk-other", "two keys are called alice"),
+        ("alice:sk-hush,bob:sk-hush", "bob is the same key as alice"),
+        ("key-2:sk-hush,sk-other", "two keys are called key-2"),
+        ("al ice:sk-hush", "number 1: a label has"),
+        ("x:y,:sk-hush", "number 2: a label has"),
+        ("alice:", "number 1: a key has"),
+        ("alice:sk hush", "number 1: a key has"),
+        ("alice:sk-hüsh-hush", "number 1: a key has"),
+        (f"alice:{'hush' * 200}", "number 1: a key has"),
+    ],
+)
+def test_wrong_keys_are_refused_by_place_and_never_shown(text: str, says: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.load({"API_KEYS": text})
+    told = str(refused.value)
+    assert told.splitlines() == [told]
+    assert told.startswith("API_KEYS=***: ")
+    assert says in told
+    assert "hush" not in told
+
+
+def test_keys_do_not_show_where_settings_are_printed() -> None:
+    settings = Settings.load({"API_KEYS": "alice:sk-hush"})
+    assert "hush" not in f"{settings!r} {settings} {settings.api_keys!r} {settings.api_keys[0]}"
+
+
+# Limits of keys -------------------------------------------------------------------------------
+
+
+def test_limits_are_for_each_key_for_some_and_for_all() -> None:
+    text = " rpm=60, tpm=9000; alice : rpm=600 tpd=5 ;bob:tpm=1;; all:rpm=7"
+    limits = Settings.load({"API_KEYS": "alice:k", "KEY_LIMITS": text}).key_limits
+    assert limits is not None
+    assert limits.each == Allowance(rpm=60, tpm=9000)
+    assert limits.all == Allowance(rpm=7)
+    assert limits.by_label == {"alice": Allowance(rpm=600, tpd=5), "bob": Allowance(tpm=1)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("rpm", "rpm=", "rpm=0", "rpm=-1", "rpm=1.5", "rpm=1e3", "rps=1", "rpm=1,rpm=2", "=1"),
+        *("alice:", ":rpm=1", "rpm=1;rpm=2", "a:rpm=1;a:tpm=2", "a:b:rpm=x", "rpm = 1"),
+    ],
+)
+def test_limits_that_cannot_be_read_are_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"KEY_LIMITS=.*(allowed are|each label once)"):
+        Settings.load({"API_KEYS": "alice:k", "KEY_LIMITS": text})
+
+
+def test_limits_of_keys_need_keys() -> None:
+    for text in ("rpm=1", "alice: rpm=1; all: rpm=2"):
+        with pytest.raises(SettingsError, match="KEY_LIMITS: keys have limits, but there are none"):
+            Settings.load({"KEY_LIMITS": text})
+        assert Settings.load({"KEY_LIMITS": text, "API_KEYS_FILE": "/keys"})
+    assert Settings.load({"KEY_LIMITS": "all: rpm=2"})

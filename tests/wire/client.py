@@ -14,16 +14,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.fake_engine import x_fake
+from tests.wire import secrets as secrets_
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
 SECONDS = 5.0
 
 PROMPT: dict[str, dict[str, Any]] = {
-    CHAT: {"messages": [{"role": "user", "content": "hi"}]},
-    COMPLETIONS: {"prompt": "hi"},
-    MESSAGES: {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 8},
-    RESPONSES: {"input": "hi"},
+    CHAT: {"messages": [{"role": "user", "content": secrets_.PROMPT}]},
+    COMPLETIONS: {"prompt": secrets_.PROMPT},
+    MESSAGES: {"messages": [{"role": "user", "content": secrets_.PROMPT}], "max_tokens": 8},
+    RESPONSES: {"input": secrets_.PROMPT},
 }
 STREAM = {"stream": True}
 USAGE = {"stream": True, "stream_options": {"include_usage": True}}
@@ -63,6 +64,8 @@ def request(
     data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
     names = {name.lower() for name, _ in headers or ()}
     pairs: Pairs = [("host", "sidecar")]
+    if "authorization" not in names:
+        pairs.append(("authorization", f"Bearer {secrets_.KEY}"))
     if body is not None and "content-type" not in names:
         pairs.append(("content-type", "application/json"))
     if body is not None and not names & {"content-length", "transfer-encoding"}:

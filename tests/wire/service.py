@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from tests.engine.service import Line, Service
 from tests.fake_engine import FakeEngine, Received
+from tests.measure import measured
+from tests.wire import secrets
 from tests.wire.client import SECONDS, Answer, Client, request
 
 READY_SECONDS = 15.0
@@ -37,6 +40,9 @@ class Sidecar(Service):
             (sys.executable, "-m", "proxy"),
             UPSTREAM_URL=engine.url,
             HOST="127.0.0.1",
+            HF_TOKEN=secrets.TOKEN,
+            LOG_LEVEL="debug",
+            **measured(),
             **environ,
         )
         self.engine = engine
@@ -44,6 +50,16 @@ class Sidecar(Service):
         self._rest = b""
         self._records: dict[str, list[Line]] = {}
         self._others: list[str] = []
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, at)
+        # Whatever a test has asked for: no level of the log has the words.
+        assert not (found := secrets.found_in(self.log)), found[:3]
 
     def wait_until_ready(self) -> None:
         self.wait_for("ready", READY_SECONDS)

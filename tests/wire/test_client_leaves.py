@@ -84,7 +84,6 @@ def test_after_a_large_body_in_the_middle_of_a_stream(own_service: Sidecar) -> N
     assert ending(own_service.record(request_id)) == CLOSED
 
 
-@pytest.mark.xfail(strict=True, reason="A pipelined request leaves reading paused")
 def test_having_sent_the_next_request_already(own_service: Sidecar) -> None:
     with own_service.connect() as client:
         request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake={"hang": True})

@@ -140,14 +140,20 @@ def test_a_request_is_in_flight_until_its_last_byte(service: Sidecar) -> None:
 
 
 def test_the_metrics_say_what_the_log_says(service: Sidecar) -> None:
-    labels = {"route": "responses", "model": "tiny"}
-    ttft = "sidecar_time_to_first_token_seconds"
-    duration = "sidecar_request_duration_seconds"
-    names = [f"{name}_{part}" for name in (ttft, duration) for part in ("count", "sum")]
-    before = [service.value(name, **labels) for name in names]
+    ttft = ("sidecar_time_to_first_token_seconds", {"model": "tiny"})
+    duration = ("sidecar_request_duration_seconds", {"route": "responses"})
+
+    def counted() -> list[float]:
+        return [
+            service.value(f"{name}_{part}", **labels)
+            for name, labels in (ttft, duration)
+            for part in ("count", "sum")
+        ]
+
+    before = counted()
     answer = service.ask(RESPONSES, prompt(RESPONSES, STREAM), fake={"first_ms": 100})
     record = service.record(answer)
-    after = [service.value(name, **labels) for name in names]
+    after = counted()
     grown = [late - early for late, early in zip(after, before, strict=True)]
     expected = [1, record["ttft_ms"] / 1000, 1, record["duration_ms"] / 1000]
     assert grown == pytest.approx(expected, abs=1e-4)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.service import Line
 from tests.fake_engine import FakeEngine
 from tests.wire.client import CHAT, STREAM, Answer, prompt
 from tests.wire.service import Sidecar, ending, fields, until
@@ -19,6 +20,10 @@ def stopping(shared_engine: FakeEngine, tmp_path: Path) -> Iterator[Sidecar]:
     with Sidecar(tmp_path, shared_engine, DRAIN_SECONDS="3") as service:
         service.wait_until_ready()
         yield service
+
+
+def last_line(service: Sidecar) -> Line:
+    return service.lines()[-1]
 
 
 def test_running_streams_finish(stopping: Sidecar) -> None:
@@ -80,14 +85,45 @@ def test_idle_clients_do_not_hold_it_up(stopping: Sidecar) -> None:
         client.close()
 
 
-def test_a_second_signal_ends_it_at_once(stopping: Sidecar) -> None:
+def test_a_second_signal_cuts_what_runs_and_tells_it(stopping: Sidecar) -> None:
     with stopping.connect() as client:
         client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 3})
         client.until(b"\n\n")
         stopping.process.terminate()
         until(lambda: "draining" in stopping.text(), "the beginning of the end")
         stopping.process.terminate()
+        assert b'data: {"error":' in client.until(b"data: [DONE]\n\n")
+        assert stopping.process.wait(1) == 0
+    assert fields(last_line(stopping), "finished", "cut") == (0, 1)
+
+
+def test_a_third_signal_waits_for_nothing(stopping: Sidecar) -> None:
+    # A client that does not read would be waited for, to take the news of its end.
+    with stopping.connect(receive_bytes=4096) as client:
+        client.ask(CHAT, prompt(CHAT, STREAM), fake={"tokens": 4000, "event_bytes": 10_000})
+        client.until(b"\n\n")
+        for said in ("draining", "cut now"):
+            stopping.process.terminate()
+            until(lambda said=said: said in stopping.text(), said)  # type: ignore[misc]
+        stopping.process.terminate()
         assert stopping.process.wait(1) == 128 + 15
+
+
+def test_the_last_line_counts_who_finished_and_who_was_cut(stopping: Sidecar) -> None:
+    assert stopping.ask(CHAT, prompt(CHAT)).status == 200  # before: not counted
+    fakes = [{"tokens": 10, "interval_ms": 50}] * 3 + [{"stall_at": 3}] * 2
+    clients = [stopping.connect() for _ in fakes]
+    for client, fake in zip(clients, fakes, strict=True):
+        client.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
+        client.until(b"\n\n")
+    stopping.process.terminate()
+    assert stopping.process.wait(6) == 0
+    line = last_line(stopping)
+    assert fields(line, "finished", "cut") == (3, 2)
+    assert line["message"] == "stopped: 3 requests finished, 2 were cut"
+    for client in clients:
+        assert client.rest().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        client.close()
 
 
 def test_nobody_waits_for_a_client_that_has_left(stopping: Sidecar) -> None:

@@ -139,6 +139,12 @@ def _cuda_version(groups: dict[str, str]) -> dict[str, str]:
     return {"cuda": f"{number // 1000}.{number % 1000 // 10}"}
 
 
+def _capabilities(groups: dict[str, str]) -> dict[str, str]:
+    # vLLM prints 75 for compute capability 7.5, 100 for 10.0.
+    names = ("capability", "least")
+    return {f"{name}_dotted": f"{groups[name][:-1] or 0}.{groups[name][-1]}" for name in names}
+
+
 def _divisors(groups: dict[str, str]) -> dict[str, str]:
     heads, size = int(groups["heads"]), int(groups["size"])
     fits = [str(n) for n in range(1, min(heads, size, 64) + 1) if heads % n == 0]
@@ -159,4 +165,5 @@ _DERIVED = {
     "total": _share_that_fits,
     "driver": _cuda_version,
     "heads": _divisors,
+    "capability": _capabilities,
 }

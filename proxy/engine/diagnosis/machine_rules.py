@@ -198,8 +198,26 @@ MACHINE_RULES: tuple[Rule, ...] = (
         "Start the container with GPUs (docker run --gpus all); check NVIDIA_VISIBLE_DEVICES.",
     ),
     Rule(
-        # The closed set has no word for it: the driver is fine, the GPU is not in the build.
-        Cause.UNKNOWN,
+        Cause.GPU_UNSUPPORTED,
+        # [C] vllm/config/vllm.py, quantization/moe_wna16.py, compressed_tensors.py, quark.py
+        said(
+            r"(?:The quantization method (?P<method>[^\n]{1,60}?) is|Quantization scheme is) not "
+            r"supported for the current GPU\. (?:Minimum|Min|Required) capability: (?P<least>\d+)\."
+            r" Current capability: (?P<capability>\d+)"
+        ),
+        "This GPU is too old for the model's quantization: it has compute capability"
+        " {capability_dotted}, and {least_dotted} is needed.",
+        "Use a newer GPU, or set MODEL_NAME to the model with another quantization or with none.",
+    ),
+    Rule(
+        Cause.GPU_UNSUPPORTED,
+        # [C] vllm/platforms/cuda.py
+        said(r"No valid attention backend found for (?P<device>\w+) with "),
+        "No attention kernel of this vLLM fits this model on this GPU with these settings.",
+        "Unset ATTENTION_BACKEND, KV_CACHE_DTYPE and BLOCK_SIZE; otherwise use a newer GPU.",
+    ),
+    Rule(
+        Cause.GPU_UNSUPPORTED,
         said(r"CUDA error: no kernel image is available for execution on the device"),
         "This image holds no code for this GPU model.",
         "Use another GPU, or an image that was built for this one.",

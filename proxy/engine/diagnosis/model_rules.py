@@ -13,6 +13,11 @@ _SPACE = re.compile(
     r"(?P<size>[\d.]+ \w+)\. The target location \S+ only has (?P<left>[\d.]+ \w+) free"
 )
 
+_MODEL_CACHE = (
+    "The model cache cannot be written.",
+    "Set HF_HOME to a directory that is writable, or mount this one writable.",
+)
+
 MODEL_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.MODEL_GATED,
@@ -133,10 +138,25 @@ MODEL_RULES: tuple[Rule, ...] = (
         also=_SPACE,
     ),
     Rule(
-        Cause.BAD_FLAG,
-        said(r"(?:\[Errno 30\] Read-only file system|PermissionError at \S+ when downloading)"),
-        "The model cache cannot be written.",
-        "Set HF_HOME to a directory that is writable, or mount this one writable.",
+        Cause.CACHE_NOT_WRITABLE,
+        # Not any path: what must only be read may be forbidden, too.
+        said(
+            r"(?:\[Errno 13\] [^\n']{1,40}: '[^'\n]*(?:/hub\b|huggingface|/models--)"
+            r"|PermissionError at \S+ when downloading)"
+        ),
+        *_MODEL_CACHE,
+    ),
+    Rule(
+        Cause.CACHE_NOT_WRITABLE,
+        # [C] VLLM_CACHE_ROOT, vllm/envs.py
+        said(r"\[Errno (?:13|30)\] [^\n']{1,40}: '(?P<path>[^'\n]*/\.cache/vllm\b[^'\n]*)'"),
+        "vLLM's cache of compiled code cannot be written ({path}).",
+        "Set VLLM_CACHE_ROOT to a directory that this user can write to.",
+    ),
+    Rule(
+        Cause.CACHE_NOT_WRITABLE,
+        said(r"\[Errno 30\] Read-only file system"),
+        *_MODEL_CACHE,
     ),
     Rule(
         Cause.HUB_UNREACHABLE,
@@ -205,6 +225,42 @@ MODEL_RULES: tuple[Rule, ...] = (
         said(r"Model architectures \['(?P<arch>\w+)'[^\]\n]*\] are not supported"),
         "This vLLM has no implementation of {arch}.",
         "Set MODEL_NAME to a model that vLLM supports, or use a newer image.",
+    ),
+    Rule(
+        Cause.UNSUPPORTED_MODEL,
+        # [C] vllm/model_executor/models/registry.py
+        said(
+            r"Model architecture (?P<arch>\w+) was supported in vLLM until v(?P<version>[\d.]*\d)"
+        ),
+        "vLLM ran {arch} up to version {version}, and does not any more.",
+        "Use an image with vLLM {version}, or another MODEL_NAME.",
+    ),
+    Rule(
+        Cause.UNSUPPORTED_MODEL,
+        # [C] vllm/model_executor/models/registry.py
+        said(
+            r"Model architecture (?P<arch>\w+) is not supported in-tree anymore\. "
+            r"Please install the plugin at (?P<address>\S+) "
+        ),
+        "vLLM runs {arch} only with the plugin at {address}.",
+        "Install it into the image, or set another MODEL_NAME.",
+    ),
+    Rule(
+        Cause.MISSING_PACKAGE,
+        # [C] transformers/dynamic_module_utils.py
+        said(
+            r"This modeling file requires the following packages that were not found in your "
+            r"environment: (?P<packages>[\w., -]+?)\. Run"
+        ),
+        "The model's own code needs Python packages that are not installed: {packages}.",
+        "Build an image in which they are installed, or set MODEL_NAME to another model.",
+    ),
+    Rule(
+        Cause.MISSING_PACKAGE,
+        # [C] vllm/model_executor/models/deepseek_vl2.py, minicpmv.py
+        said(r"Please install (?P<packages>[\w.=<>-]+)$"),
+        "This model needs a Python package that is not installed: {packages}.",
+        "Build an image in which it is installed, or set MODEL_NAME to another model.",
     ),
     Rule(
         Cause.UNSUPPORTED_MODEL,

@@ -1,13 +1,15 @@
 """The model's files, fetched in a child process that prints one JSON event per line.
 
-    python3 -m proxy.engine.model.download REPO [--revision REVISION]
+    python3 -m proxy.engine.model.download REPO [--revision REVISION] [--check]
 
     plan, progress..., done      exit code 0
-    done                         exit code 0: served from the cache (offline, or no hub)
+    plan                         exit code 0: with --check, which fetches no weights
+    done                         exit code 0: served from the cache (offline, or no hub), or
+                                 from what the platform has put on this machine
     failed                       exit code 1
 
-The structs and `decode_event` are for the parent; huggingface_hub is imported only in the
-child, since it reads its environment (HF_TOKEN, HF_HOME, HF_ENDPOINT...) when imported.
+A process of its own, since huggingface_hub reads its environment (HF_TOKEN, HF_HOME,
+HF_ENDPOINT...) when imported, and its threads cannot be stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from proxy.engine.model.files import choose_files
+from proxy.engine.model.description import Description
+from proxy.engine.model.events import Done, Emit, Failed, Plan, Progress, claim_stdout
+from proxy.engine.model.files import choose_files, weight_files
 from proxy.engine.model.hub_cache import RepoCache, SnapshotSize, discard_open_partials
 from proxy.engine.model.hub_failure import (
     Asked,
@@ -35,11 +39,12 @@ from proxy.engine.model.hub_failure import (
     no_files,
     no_room,
     not_cached,
+    not_writable,
     stalled,
     unanswered,
 )
 from proxy.engine.model.patience import Patience, watch
-from proxy.errors import Cause
+from proxy.engine.model.platform_cache import RUNPOD_CACHE, find_snapshot
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -49,53 +54,11 @@ if TYPE_CHECKING:
 FIRST_ANSWER_SECONDS = 20.0
 # All questions before the first byte: a request per file, each retried up to five times.
 METADATA_SECONDS = 120.0
+# The same where a complete snapshot is here: then the hub could only tell of a newer one.
+CACHED_METADATA_SECONDS = 8.0
 # Longer than hub's own five retries of 10 s each, so that its error, which says more,
 # comes first; and long enough for 10 MiB (its write size) over a slow line.
 STALL_SECONDS = 180.0
-
-
-class Plan(msgspec.Struct, tag_field="event", tag="plan", frozen=True):
-    """What there is to do; said before a byte is fetched."""
-
-    files: int
-    bytes_total: int
-    bytes_to_fetch: int
-    bytes_free: int
-    revision: str
-
-
-class Progress(msgspec.Struct, tag_field="event", tag="progress", frozen=True):
-    """Bytes of this snapshot on the disk; never falls, ends at `Plan.bytes_total`."""
-
-    bytes: int
-
-
-class Done(msgspec.Struct, tag_field="event", tag="done", frozen=True):
-    path: str
-    revision: str
-
-
-class Failed(msgspec.Struct, tag_field="event", tag="failed", frozen=True):
-    """The fields of `EngineFailure`."""
-
-    cause: Cause
-    message: str
-    remedy: str
-    permanent: bool
-
-
-Event = Plan | Progress | Done | Failed
-Emit = Callable[[Event], None]
-
-_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
-
-
-def decode_event(line: bytes) -> Event | None:
-    """The event in a line of the child's stdout, None where the line is not one of ours."""
-    try:
-        return _decoder.decode(line)
-    except msgspec.DecodeError:
-        return None
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -112,38 +75,57 @@ class Fetch:
         self._emit = emit
         self._cache = RepoCache(asked.cache, asked.repo)
 
-    def run(self) -> Done:
-        self._cache.remove_leftovers()
+    def run(self, *, check: bool = False) -> None:
+        """Fetch the snapshot; with `check` only find out whether that would work.
+
+        Raises:
+            EngineFailure, or whatever huggingface_hub raises.
+        """
+        if not check:
+            self._cache.remove_leftovers()
         try:
             plan, files = self._plan()
         # httpx's errors come through unwrapped and have another root in each hub version.
         except Exception as error:
-            return self._from_cache(error)
+            self._emit(self._from_cache(error))
+            return
         self._emit(plan)
         if plan.bytes_to_fetch > plan.bytes_free:
             raise no_room(self._asked, plan.bytes_to_fetch, plan.bytes_free)
-        return self._fetch(plan, files)
+        if plan.bytes_to_fetch and (problem := self._cache.write_problem()):
+            raise not_writable(self._asked, problem)
+        if not check:
+            _judge(self._asked.repo, plan)
+            self._emit(self._fetch(plan, files))
 
     def _plan(self) -> tuple[Plan, dict[str, tuple[Path, int]]]:
         # Slow imports are not the hub's silence.
         from huggingface_hub import HfApi
 
         api = HfApi()
-        patience = Patience(self._limits.metadata_seconds)
+        patience = Patience(self._metadata_seconds())
 
         def check() -> None:
             if patience.expired():
                 raise unanswered(self._asked, patience.seconds)
 
-        return watch(partial(self._ask_hub, api), check, patience)
+        return watch(partial(self._ask_hub, api, patience.seconds), check, patience)
 
-    def _ask_hub(self, api: HfApi) -> tuple[Plan, dict[str, tuple[Path, int]]]:
+    def _metadata_seconds(self) -> float:
+        limit = self._limits.metadata_seconds
+        with suppress(Exception):  # a cache that cannot be read is told of by those who need it
+            snapshot = self._cache.find_snapshot(self._asked.revision)
+            if snapshot is not None and not self._cache.missing_files(snapshot):
+                return min(limit, CACHED_METADATA_SECONDS)
+        return limit
+
+    def _ask_hub(self, api: HfApi, seconds: float) -> tuple[Plan, dict[str, tuple[Path, int]]]:
         """Names and commit first, then hub's own dry run over the files chosen."""
         from huggingface_hub import snapshot_download
 
         asked = self._asked
         # Its own time-out says more than ours, so it has to come first.
-        timeout = min(FIRST_ANSWER_SECONDS, self._limits.metadata_seconds / 2)
+        timeout = min(FIRST_ANSWER_SECONDS, seconds / 2)
         info = api.model_info(asked.repo, revision=asked.revision, timeout=timeout)
         names = choose_files([sibling.rfilename for sibling in info.siblings or ()])
         if not names or info.sha is None:
@@ -156,12 +138,18 @@ class Fetch:
             dry_run=True,
         )
         files = {file.filename: (Path(file.local_path), file.file_size or 0) for file in found}
+        weights = weight_files(list(files))
+        needed = sum(file.file_size or 0 for file in found if not file.is_cached)
+        free = self._cache.free_bytes()
+        readable = "config.json" in files and needed <= free
         plan = Plan(
             files=len(found),
             bytes_total=sum(size for _, size in files.values()),
-            bytes_to_fetch=sum(file.file_size or 0 for file in found if not file.is_cached),
-            bytes_free=self._cache.free_bytes(),
+            bytes_to_fetch=needed,
+            bytes_free=free,
             revision=info.sha,
+            weights_bytes=sum(files[name][1] for name in weights),
+            config=self._cache.config(info.sha) if readable else None,
         )
         return plan, files
 
@@ -222,20 +210,22 @@ class Fetch:
         return report
 
 
+def _judge(repo: str, plan: Plan) -> None:
+    """Fetch no weights that vLLM cannot run: our parent finds that out too, but a moment later.
+
+    Raises:
+        EngineFailure: it cannot.
+    """
+    if not plan.bytes_to_fetch:
+        return  # a warm start need not wait for these imports
+    from proxy.engine.architectures import check_architecture
+    from proxy.settings import Settings
+
+    check_architecture(Description(repo, plan.config), Settings.load(os.environ))
+
+
 def _warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr, flush=True)
-
-
-def _claim_stdout() -> Emit:
-    """Keep stdout for events: whatever a library prints goes to stderr."""
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-
-    def emit(event: Event) -> None:
-        out.write(msgspec.json.encode(event) + b"\n")
-        out.flush()
-
-    return emit
 
 
 def _die(number: int, _frame: FrameType | None) -> None:
@@ -268,24 +258,32 @@ def _asked(repo: str, revision: str | None) -> Asked:
     )
 
 
-def _parse(arguments: Sequence[str] | None) -> tuple[str, str | None, Limits]:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m proxy.engine.model.download")
     parser.add_argument("repo")
     parser.add_argument("--revision")
+    parser.add_argument("--check", action="store_true", help="fetch no weights")
+    parser.add_argument("--platform-cache", type=Path, default=RUNPOD_CACHE, help="tests")
     parser.add_argument("--metadata-seconds", type=float, default=METADATA_SECONDS, help="tests")
     parser.add_argument("--stall-seconds", type=float, default=STALL_SECONDS, help="tests")
-    given = parser.parse_args(arguments)
-    return given.repo, given.revision or None, Limits(given.metadata_seconds, given.stall_seconds)
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    repo, revision, limits = _parse(arguments)
+    given = _parse(arguments)
+    limits = Limits(given.metadata_seconds, given.stall_seconds)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     signal.signal(signal.SIGTERM, _die)
-    emit = _claim_stdout()
-    asked = _asked(repo, revision)
+    emit = claim_stdout()
+    asked = _asked(given.repo, given.revision)
+    if asked.cache != given.platform_cache:
+        snapshot = find_snapshot(given.platform_cache, given.repo, given.revision)
+        if snapshot is not None:
+            print(f"the model is already on this machine: {snapshot}", file=sys.stderr, flush=True)
+            emit(Done(path=str(snapshot), revision=snapshot.name))
+            return 0
     try:
-        emit(Fetch(asked, limits, emit).run())
+        Fetch(asked, limits, emit).run(check=given.check)
     except Exception as error:
         failure = explain(error, asked)
         emit(Failed(failure.cause, failure.message, failure.remedy, failure.permanent))

@@ -12,7 +12,8 @@ from pathlib import Path
 from time import monotonic
 
 from proxy.engine.log_lines import clean_lines
-from proxy.engine.model.download import Done, Failed, Plan, Progress, decode_event
+from proxy.engine.model.description import Description, describe_folder
+from proxy.engine.model.events import Done, Event, Failed, Plan, Progress, decode_event
 from proxy.engine.preflight import ModelKind, check_local_model, kind_of
 from proxy.engine.process import Process
 from proxy.errors import Cause, EngineFailure
@@ -20,6 +21,9 @@ from proxy.settings import Settings
 
 _PROJECT = Path(__file__).parents[3]
 _DEFAULT_HF_HOME = Path("~/.cache/huggingface")
+_DOWNLOAD = "proxy.engine.model.download"
+# Who only checks is told sooner than who starts that a hub does not answer.
+CHECK_METADATA_SECONDS = 12.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Transfer:
         return max(0.0, (self.bytes_total - self.bytes_done) / self.bytes_per_second)
 
 
+OnFound = Callable[[Description], None]
 OnTransfer = Callable[[Transfer], None]
 OnLine = Callable[[str], None]
 
@@ -70,9 +75,16 @@ def served_names(settings: Settings, model_name: str) -> tuple[str, ...]:
 
 
 async def fetch(
-    settings: Settings, model_name: str, on_transfer: OnTransfer, on_line: OnLine
+    settings: Settings,
+    model_name: str,
+    on_found: OnFound,
+    on_transfer: OnTransfer,
+    on_line: OnLine,
 ) -> Model:
     """Bring the model here.
+
+    `on_found` is called once, when it is known what the model is and before its weights are
+    fetched; what it raises ends the fetch.
 
     Raises:
         EngineFailure: it cannot be had, with cause and remedy.
@@ -80,17 +92,20 @@ async def fetch(
     names = served_names(settings, model_name)
     match kind_of(model_name):
         case ModelKind.DEMO:
+            on_found(Description(model_name))
             path = await _build_demo(settings, on_line)
             return Model(str(path), names, demo=True)
         case ModelKind.LOCAL:
-            return Model(str(check_local_model(model_name)), names)
+            path = check_local_model(model_name)
+            on_found(describe_folder(model_name, path))
+            return Model(str(path), names)
         case ModelKind.HUB:
-            done = await _download(settings, model_name, on_transfer, on_line)
+            done = await _download(settings, model_name, on_found, on_transfer, on_line)
             return Model(done.path, names, revision=done.revision)
         case ModelKind.OTHER:
-            return Model(
-                model_name, names, revision=settings.model_revision, fetched_by_engine=True
-            )
+            on_found(Description(model_name))
+            revision = settings.model_revision
+            return Model(model_name, names, revision=revision, fetched_by_engine=True)
 
 
 async def _build_demo(settings: Settings, on_line: OnLine) -> Path:
@@ -103,38 +118,97 @@ async def _build_demo(settings: Settings, on_line: OnLine) -> Path:
                     on_line(last_line)
         if await child.wait() != 0:
             remedy = "Set HF_HOME to a folder that can be written to."
-            raise EngineFailure(Cause.UNKNOWN, last_line, remedy=remedy, permanent=True)
+            cause = Cause.CACHE_NOT_WRITABLE if "cannot write" in last_line else Cause.UNKNOWN
+            raise EngineFailure(cause, last_line, remedy=remedy, permanent=True)
     return directory
 
 
+async def look_up(settings: Settings, repository: str, on_line: OnLine) -> Plan | Done:
+    """What a download would do, found out without one; Done where only the cache was asked.
+
+    Raises:
+        EngineFailure: the download would fail.
+    """
+    limit = ("--metadata-seconds", str(CHECK_METADATA_SECONDS))
+    return await _ask_child(settings, repository, lambda _: None, on_line, "--check", *limit)
+
+
+def describe(name: str, found: Plan | Done) -> Description:
+    """The model that was found, on the hub or in the cache."""
+    if isinstance(found, Done):
+        return describe_folder(name, Path(found.path))
+    return Description(name, found.config, found.weights_bytes or None)
+
+
 async def _download(
-    settings: Settings, repository: str, on_transfer: OnTransfer, on_line: OnLine
+    settings: Settings,
+    repository: str,
+    on_found: OnFound,
+    on_transfer: OnTransfer,
+    on_line: OnLine,
 ) -> Done:
-    revision = ("--revision", settings.model_revision) if settings.model_revision else ()
     meter = _Meter(on_transfer)
-    async with _child(settings, "proxy.engine.model.download", repository, *revision) as child:
+    planned = False
+
+    def on_event(event: Event) -> None:
+        nonlocal planned
+        match event:
+            case Plan():
+                planned = True
+                on_found(describe(repository, event))
+                meter.total = event.bytes_total
+            case Progress():
+                meter.read(event.bytes)
+            case Done() if not planned:
+                on_found(describe(repository, event))
+
+    result = await _ask_child(settings, repository, on_event, on_line)
+    if isinstance(result, Plan):
+        raise _no_result(0)
+    return result
+
+
+async def _ask_child(
+    settings: Settings,
+    repository: str,
+    on_event: Callable[[Event], None],
+    on_line: OnLine,
+    *options: str,
+) -> Plan | Done:
+    """Run the download child; what it said last of what there is. Raises EngineFailure."""
+    if settings.model_revision:
+        options = ("--revision", settings.model_revision, *options)
+    result: Plan | Done | None = None
+    async with _child(settings, _DOWNLOAD, repository, *options) as child:
         async for raw in child.lines():
             match decode_event(raw):
-                case Plan() as plan:
-                    meter.total = plan.bytes_total
-                case Progress() as progress:
-                    meter.read(progress.bytes)
-                case Done() as done:
-                    return done
                 case Failed() as failed:
-                    raise EngineFailure(
-                        failed.cause,
-                        failed.message,
-                        remedy=failed.remedy,
-                        permanent=failed.permanent,
-                    )
+                    raise _failure(failed)
+                case Plan() | Done() as event:
+                    result = event
+                    on_event(event)
+                case Progress() as event:
+                    on_event(event)
                 case None:
                     for line in clean_lines(raw):
                         on_line(line)
+            if isinstance(result, Done):
+                return result
         code = await child.wait()
-    raise EngineFailure(
-        Cause.UNKNOWN, f"The download ended without a result (code {code}).", permanent=False
+    if result is None or code != 0:
+        raise _no_result(code)
+    return result
+
+
+def _failure(failed: Failed) -> EngineFailure:
+    return EngineFailure(
+        failed.cause, failed.message, remedy=failed.remedy, permanent=failed.permanent
     )
+
+
+def _no_result(code: int) -> EngineFailure:
+    text = f"The download ended without a result (code {code})."
+    return EngineFailure(Cause.UNKNOWN, text, permanent=False)
 
 
 class _Meter:

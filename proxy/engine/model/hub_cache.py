@@ -16,11 +16,13 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from proxy.engine.model.description import ModelConfig, read_config
 from proxy.engine.model.files import choose_files, weight_files
 
 # A leftover is removed when nobody holds its lock and nobody wrote to it for this long.
@@ -51,6 +53,15 @@ class RepoCache:
         while not place.exists() and place != place.parent:
             place = place.parent
         return shutil.disk_usage(place).free
+
+    def write_problem(self) -> str | None:
+        """Why nothing can be written to the cache; None where something can."""
+        place = next(folder for folder in (self.cache, *self.cache.parents) if folder.exists())
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                return None
+        except OSError as error:
+            return error.strerror or type(error).__name__
 
     def remove_leftovers(self) -> int:
         """Delete partial files of dead processes; the number of bytes won back.
@@ -103,9 +114,19 @@ class RepoCache:
         try:
             tree = get_cached_repo_tree(self.repo, revision=snapshot.name, cache_dir=self.cache)
         except CachedRepoTreeNotFoundError:
-            return _missing_by_index(snapshot)
+            return missing_by_index(snapshot)
         wanted = choose_files([file.path for file in tree])
         return [name for name in wanted if not (snapshot / name).exists()]
+
+    def config(self, commit: str) -> ModelConfig | None:
+        """What config.json says; of all files it is the first to be fetched, if it is not here."""
+        from huggingface_hub import hf_hub_download
+
+        # Whatever is wrong here comes again when all files are fetched, and is told then.
+        with suppress(Exception):
+            found = hf_hub_download(self.repo, "config.json", revision=commit, cache_dir=self.cache)
+            return read_config(Path(found))
+        return None
 
     def point_ref(self, revision: str, commit: str) -> None:
         """Make `revision` stand for `commit`, as hub does, but only once all files are there.
@@ -170,7 +191,7 @@ def discard_open_partials() -> None:
                 target.unlink()
 
 
-def _missing_by_index(snapshot: Path) -> list[str]:
+def missing_by_index(snapshot: Path) -> list[str]:
     """For caches that no `snapshot_download` of hub >= 1.31 has filled: no list of files."""
     present = [str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.exists()]
     missing = [] if {"config.json", "params.json"} & {*present} else ["config.json"]

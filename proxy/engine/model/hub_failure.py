@@ -19,7 +19,7 @@ from proxy.errors import Cause, EngineFailure
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
-_INVALID_TOKEN = "Invalid credentials in Authorization header"
+_INVALID_TOKEN = "Invalid credentials in Authorization header"  # nosec B105
 _BYTES_PER_GB = 1e9
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NOT_WRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR})
@@ -60,6 +60,15 @@ def no_room(asked: Asked, needed_bytes: int, free_bytes: int) -> EngineFailure:
         f"{asked.repo} needs {needed:.1f} GB more on the disk, and {free:.1f} GB are free"
         f" at {asked.cache}",
         remedy="give that volume more space, or set HF_HOME to a folder on a larger one",
+        permanent=True,
+    )
+
+
+def not_writable(asked: Asked, problem: str) -> EngineFailure:
+    return EngineFailure(
+        Cause.CACHE_NOT_WRITABLE,
+        f"the cache at {asked.cache} cannot be written: {problem}",
+        remedy="set HF_HOME to a folder that this user can write to",
         permanent=True,
     )
 
@@ -208,12 +217,7 @@ def _of_disk(error: BaseException, asked: Asked) -> EngineFailure | None:
             permanent=True,
         )
     if number in _NOT_WRITABLE:
-        return EngineFailure(
-            Cause.UNKNOWN,
-            f"the cache at {asked.cache} cannot be used: {_first_line(error)}",
-            remedy="set HF_HOME to a folder that this user can write to",
-            permanent=True,
-        )
+        return not_writable(asked, _first_line(error))
     return None
 
 

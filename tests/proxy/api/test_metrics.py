@@ -65,3 +65,48 @@ async def test_scrapes_and_probes_are_not_counted_as_requests() -> None:
         for path in ("/metrics", "/health", "/ping", "/info"):
             await there.get(path)
         assert "sidecar_requests_total{" not in (await there.get("/metrics")).text
+
+
+# METRICS_PORT ---------------------------------------------------------------------------------
+
+METRICS_URL = "http://sidecar:9100"
+
+
+async def test_a_port_of_their_own_has_the_pages_and_the_other_ports_no_more() -> None:
+    ports = {"UPSTREAM_PORT": "8001", "METRICS_PORT": "9100", "PORT_HEALTH": "8080"}
+    async with house(**ports) as there:
+        with respx.mock(base_url=ENGINE, assert_all_mocked=False) as engine:
+            engine.get("/metrics").respond(200, content=PAGE)
+            assert "sidecar_build_info" in (await there.get(f"{METRICS_URL}/metrics")).text
+            assert (await there.get(f"{METRICS_URL}/metrics/engine")).content == PAGE
+        for port in (8000, 8080):
+            for path in ("/metrics", "/metrics/engine"):
+                answer = await there.get(f"http://sidecar:{port}{path}")
+                assert answer.status_code == 404
+                assert answer.headers["x-proxy-error"] == "client unknown_route"
+            assert (await there.get(f"http://sidecar:{port}/ping")).status_code == 204
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/ping", "/info", "/v1/models", "/v1/chat/completions", "/load"]
+)
+async def test_nothing_else_is_answered_there(path: str) -> None:
+    async with house(METRICS_PORT="9100", EXTRA_ROUTES="/load") as there:
+        there.enter(Phase.READY)
+        answer = await there.get(f"{METRICS_URL}{path}")
+        assert answer.status_code == 404
+        assert answer.json()["error"]["message"] == f"There is no route GET {path} here."
+        assert answer.headers["x-proxy-error"] == "client unknown_route"
+
+
+async def test_a_page_is_read_not_written() -> None:
+    async with house(METRICS_PORT="9100") as there:
+        answer = await there.http.post(f"{METRICS_URL}/metrics")
+        assert answer.status_code == 405
+        assert answer.json()["error"]["code"] == "method_not_allowed"
+
+
+async def test_the_apis_own_port_named_changes_nothing() -> None:
+    async with house(METRICS_PORT="8000") as there:
+        for path in ("/metrics", "/info", "/health/live"):
+            assert (await there.get(f"http://sidecar:8000{path}")).status_code == 200

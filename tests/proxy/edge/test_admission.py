@@ -36,7 +36,7 @@ def admission(engine: Engine, hold_seconds: float = 0) -> Admission:
     return Admission(engine.refusal, engine.wait_until_ready, hold_seconds)
 
 
-async def entering(door: Admission) -> asyncio.Task[None]:
+async def entering(door: Admission) -> asyncio.Task[float]:
     """A request that has come as far as it gets at once."""
     task = asyncio.create_task(door.enter())
     await asyncio.sleep(0)
@@ -95,7 +95,6 @@ async def test_a_closed_door_turns_away_with_advice_to_ask_again() -> None:
     door = admission(Engine(ready=True))
     await door.enter()
     door.close()
-    assert door.draining
     with pytest.raises(Draining) as refused:
         await door.enter()
     assert refused.value.retry_after_seconds == 1
@@ -126,20 +125,20 @@ async def test_a_client_that_leaves_while_held_leaves_nothing_behind() -> None:
     with pytest.raises(asyncio.CancelledError):
         await held
     door.close()
-    await asyncio.wait_for(door.emptied(), SOON_SECONDS)
+    assert await door.emptied(SOON_SECONDS)
 
 
 async def test_the_house_is_empty_when_the_last_one_has_left() -> None:
     door = admission(Engine(ready=True))
-    await asyncio.wait_for(door.emptied(), SOON_SECONDS)
+    assert await door.emptied(SOON_SECONDS)
     await door.enter()
     await door.enter()
-    emptied = asyncio.create_task(door.emptied())
+    emptied = asyncio.create_task(door.emptied(SOON_SECONDS))
     door.leave()
     await asyncio.sleep(0)
     assert not emptied.done()
     door.leave()
-    await asyncio.wait_for(emptied, SOON_SECONDS)
+    assert await emptied
     assert door.in_flight == 0
 
 
@@ -150,3 +149,30 @@ async def test_nobody_is_held_for_an_engine_that_was_given_up() -> None:
     door = Admission(lambda: EngineGivenUp("The engine cannot start."), never, hold_seconds=60)
     with pytest.raises(EngineGivenUp):
         await asyncio.wait_for(door.enter(), 1)
+
+
+async def test_who_is_still_inside_after_the_drain_is_counted_as_cut() -> None:
+    door = admission(Engine(ready=True))
+    for _ in range(4):
+        await door.enter()
+    door.leave()
+    door.count_anew()
+    door.leave()
+    door.close()
+    assert await door.emptied(0.01) is False
+    for _ in range(2):
+        door.leave()
+    assert door.drained == (1, 2)
+
+
+async def test_in_a_hurry_nobody_is_waited_for() -> None:
+    door = admission(Engine(ready=True))
+    await door.enter()
+    door.close()
+    emptied = asyncio.create_task(door.emptied(60))
+    await asyncio.sleep(0)
+    door.hurry()
+    assert await asyncio.wait_for(emptied, SOON_SECONDS) is False
+    assert await door.emptied(60) is False, "nor later"
+    door.leave()
+    assert door.drained == (0, 1)

@@ -73,7 +73,40 @@ FROM_SOURCE = {
         Cause.DRIVER_TOO_OLD, True, "too old for this image", "driver of the host"
     ),
     "torch.AcceleratorError: CUDA error: no kernel image is available for execution on the "
-    "device": Case(Cause.UNKNOWN, True, "no code for this GPU", "another GPU"),
+    "device": Case(Cause.GPU_UNSUPPORTED, True, "no code for this GPU", "another GPU"),
+    "ValueError: The quantization method fp8 is not supported for the current GPU. Minimum "
+    "capability: 75. Current capability: 70.": Case(
+        Cause.GPU_UNSUPPORTED, True, "compute capability 7.0, and 7.5 is needed", "newer GPU"
+    ),
+    "RuntimeError: Quantization scheme is not supported for the current GPU. Min capability: 100. "
+    "Current capability: 90.": Case(
+        Cause.GPU_UNSUPPORTED, True, "compute capability 9.0, and 10.0 is needed", "quantization"
+    ),
+    "ValueError: No valid attention backend found for cuda with AttentionSelectorConfig(head_size"
+    "=72, dtype=torch.float32).": Case(
+        Cause.GPU_UNSUPPORTED, True, "No attention kernel", "Unset ATTENTION_BACKEND"
+    ),
+    "  Value error, Model architecture MptForCausalLM was supported in vLLM until v0.28.0, and is "
+    "not supported anymore. Please use an older version": Case(
+        Cause.UNSUPPORTED_MODEL, True, "ran MptForCausalLM up to version 0.28.0,", "vLLM 0.28.0"
+    ),
+    "  Value error, Model architecture BartModel is not supported in-tree anymore. Please install "
+    "the plugin at https://github.com/vllm-project/bart-plugin if you want to use": Case(
+        Cause.UNSUPPORTED_MODEL, True, "plugin at https://github.com/vllm-project", "Install it"
+    ),
+    "ImportError: This modeling file requires the following packages that were not found in your "
+    "environment: flash_attn, timm. Run `pip install flash_attn timm`": Case(
+        Cause.MISSING_PACKAGE, True, "not installed: flash_attn, timm.", "Build an image"
+    ),
+    "ImportError: Please install timm==0.9.10": Case(
+        Cause.MISSING_PACKAGE, True, "not installed: timm==0.9.10.", "Build an image"
+    ),
+    "PermissionError: [Errno 13] Permission denied: '/root/.cache/vllm/torch_compile_cache'": Case(
+        Cause.CACHE_NOT_WRITABLE, True, "/root/.cache/vllm/torch_compile_cache", "VLLM_CACHE_ROOT"
+    ),
+    "PermissionError: [Errno 13] Permission denied: '/data/hf/hub/models--a--b'": Case(
+        Cause.CACHE_NOT_WRITABLE, True, "model cache cannot be written", "HF_HOME"
+    ),
     "  Value error, Bfloat16 is only supported on GPUs with compute capability of at least 8.0. "
     "Your Tesla T4 GPU has compute capability 7.5.": Case(
         Cause.BAD_FLAG, True, "Tesla T4 cannot", "DTYPE=half"
@@ -150,7 +183,7 @@ FROM_SOURCE = {
         Cause.HUB_UNREACHABLE, False, "received 100000 bytes", "goes on"
     ),
     "OSError: [Errno 30] Read-only file system: '/data/hf'": Case(
-        Cause.BAD_FLAG, True, "cannot be written", "HF_HOME"
+        Cause.CACHE_NOT_WRITABLE, True, "cannot be written", "HF_HOME"
     ),
     "RuntimeError: Data processing error: No space left on device (os error 28)": Case(
         Cause.DISK_FULL, True, "The disk is full.", "HF_HOME"

@@ -55,7 +55,8 @@ def test_the_engine_is_found_only_by_the_sidecar() -> None:
 def test_all_served_names_are_passed_on() -> None:
     argv = command().argv
     start = argv.index("--served-model-name")
-    assert argv[start + 1 : start + 4] == ("m", "alias", "--limit-mm-per-prompt")
+    assert argv[start + 1 : start + 3] == ("m", "alias")
+    assert argv[start + 3].startswith("--")
 
 
 WORDS: list[tuple[dict[str, str], list[str]]] = [
@@ -84,7 +85,7 @@ WORDS: list[tuple[dict[str, str], list[str]]] = [
     ({"TOKENIZER_NAME": "a/b"}, ["--tokenizer", "a/b"]),
     ({"ENFORCE_EAGER": "true"}, ["--enforce-eager"]),
     ({"ENFORCE_EAGER": "off"}, ["--no-enforce-eager"]),
-    ({"ALLOWED_MEDIA_DOMAINS": "a.org, b.org"}, ["--allowed-media-domains", "a.org", "b.org"]),
+    ({"LORA_TARGET_MODULES": "q, v"}, ["--lora-target-modules", "q", "v"]),
     ({"MIDDLEWARE": "a.B,c.D"}, ["--middleware", "a.B", "--middleware", "c.D"]),
     ({"VLLM_EXTRA_ARGS": "--seed 1 --x 'a b'"}, ["--seed", "1", "--x", "a b"]),
 ]
@@ -123,6 +124,21 @@ def test_a_variable_that_asks_for_nothing_or_is_not_allowed_adds_no_flag(
 ) -> None:
     argv = command(environ).argv
     assert not [word for word in argv if word.startswith((f"--{flag}", f"--no-{flag}"))]
+
+
+def test_the_engine_fetches_no_media_that_the_sidecar_fetches() -> None:
+    for environ in ({}, {"ALLOWED_MEDIA_DOMAINS": "a.org", "MEDIA_FETCH": "proxy"}):
+        argv = command(environ).argv
+        assert values(argv, "--allowed-media-domains") == ["fetched-by-the-sidecar.invalid"]
+
+
+def test_an_engine_that_fetches_does_so_from_the_allowed_domains_without_redirects() -> None:
+    listed = command({"ALLOWED_MEDIA_DOMAINS": "a.org, B.org"})
+    at = listed.argv.index("--allowed-media-domains")
+    assert listed.argv[at + 1 : at + 3] == ("a.org", "b.org")
+    assert listed.argv[at + 3].startswith("--")
+    assert listed.environ["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
+    assert "--allowed-media-domains" not in command({"MEDIA_FETCH": "engine"}).argv
 
 
 def test_limits_per_modality_are_one_flag() -> None:
@@ -254,6 +270,8 @@ def test_the_engine_does_not_get_what_is_not_its_own() -> None:
         "HOST": "::",
         "UPSTREAM_PORT": "8001",
         "PORT_HEALTH": "8002",
+        "METRICS_PORT": "8003",
+        "LOG_FILE": "/tmp/sidecar.log",
         "VLLM_STARTUP_TIMEOUT": "5",
         "HF_HOME": "/hf",
         "CUDA_VISIBLE_DEVICES": "1",
@@ -266,6 +284,7 @@ def test_the_engine_does_not_get_what_is_not_its_own() -> None:
         *("API_KEYS", "VLLM_API_KEY", "RUNPOD_API_KEY", "JUPYTER_PASSWORD", "API_KEYS_FILE"),
         *("PUBLIC_KEY", "VLLM_PORT", "VLLM_EXTRA_ARGS", "VLLM_MODEL_NAME", "PORT", "HOST"),
         *("UPSTREAM_PORT", "PORT_HEALTH", "VLLM_STARTUP_TIMEOUT", "VLLM_CONFIG_FILE"),
+        *("METRICS_PORT", "LOG_FILE"),
     }
     assert set(given) - set(left) == dropped
     assert all(left[name] == given[name] for name in set(given) - dropped)
@@ -277,6 +296,7 @@ def test_what_the_engine_is_told_by_default_gives_way_to_the_environment() -> No
         "VLLM_NO_USAGE_STATS": "1",
         "PYTHONFAULTHANDLER": "1",
         "VLLM_LOGGING_COLOR": "0",
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     }
     assert dict(command().environ) == defaults
     own = dict.fromkeys(defaults, "5")

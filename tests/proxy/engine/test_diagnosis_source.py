@@ -9,7 +9,7 @@ import pytest
 
 from proxy.engine.diagnosis import diagnose
 from proxy.engine.flags import known_flags
-from proxy.errors import Cause
+from proxy.errors import Cause, EngineFailure
 from tests.proxy.engine.case import Case, assert_told
 from tests.proxy.engine.source_errors import FROM_SOURCE
 
@@ -37,13 +37,16 @@ def _worker_fails_with(error: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("error", FROM_SOURCE)
-def test_an_error_from_the_source_is_told(error: str) -> None:
+def diagnose_source(error: str) -> EngineFailure:
     first = error.partition("\n")[0]
     bare = first.startswith(("vllm", "ERROR:", "/x/", "Fatal"))
     lines = error.split("\n") if bare else _worker_fails_with(error)
-    failure = diagnose(lines, 1, was_ready=False, known_flags=known_flags())
-    assert_told(failure, FROM_SOURCE[error])
+    return diagnose(lines, 1, was_ready=False, known_flags=known_flags())
+
+
+@pytest.mark.parametrize("error", FROM_SOURCE)
+def test_an_error_from_the_source_is_told(error: str) -> None:
+    assert_told(diagnose_source(error), FROM_SOURCE[error])
 
 
 def _request_kills_engine(error: str) -> list[str]:
@@ -52,42 +55,46 @@ def _request_kills_engine(error: str) -> list[str]:
     return [SERVED, *(prefix + line for line in block)]
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (
-            "RuntimeError: Worker failed with error 'CUDA out of memory. Tried to allocate 2.00 "
-            "GiB. GPU 0 has a total', please check the stack trace above for the root cause",
-            Case(Cause.OUT_OF_MEMORY, False, "while serving: 2.00 GiB", "MAX_NUM_SEQS"),
-        ),
-        (
-            "torch.AcceleratorError: CUDA error: out of memory",
-            Case(Cause.OUT_OF_MEMORY, False, "while serving", "IMAGE_LIMIT"),
-        ),
-        (
-            "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
-            Case(Cause.CRASHED, False, "GPU kernel failed", "ENFORCE_EAGER=true"),
-        ),
-        (
-            "torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered",
-            Case(Cause.CRASHED, False, "hardware fault", "another machine"),
-        ),
-        (
-            "OSError: [Errno 28] No space left on device",
-            Case(Cause.DISK_FULL, False, "while serving", "/dev/shm"),
-        ),
-        (
-            "TimeoutError: RPC call to execute_model timed out.",
-            Case(Cause.WEDGED, False, "execute_model timed out", "nvidia-smi"),
-        ),
-        (
-            "ValueError: something new",
-            Case(Cause.CRASHED, False, "crashed on a request: ValueError: something new", "kind"),
-        ),
-    ],
-)
+WHILE_SERVING = [
+    (
+        "RuntimeError: Worker failed with error 'CUDA out of memory. Tried to allocate 2.00 "
+        "GiB. GPU 0 has a total', please check the stack trace above for the root cause",
+        Case(Cause.OUT_OF_MEMORY, False, "while serving: 2.00 GiB", "MAX_NUM_SEQS"),
+    ),
+    (
+        "torch.AcceleratorError: CUDA error: out of memory",
+        Case(Cause.OUT_OF_MEMORY, False, "while serving", "IMAGE_LIMIT"),
+    ),
+    (
+        "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
+        Case(Cause.CRASHED, False, "GPU kernel failed", "ENFORCE_EAGER=true"),
+    ),
+    (
+        "torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered",
+        Case(Cause.CRASHED, False, "hardware fault", "another machine"),
+    ),
+    (
+        "OSError: [Errno 28] No space left on device",
+        Case(Cause.DISK_FULL, False, "while serving", "/dev/shm"),
+    ),
+    (
+        "TimeoutError: RPC call to execute_model timed out.",
+        Case(Cause.WEDGED, False, "execute_model timed out", "nvidia-smi"),
+    ),
+    (
+        "ValueError: something new",
+        Case(Cause.CRASHED, False, "crashed on a request: ValueError: something new", "kind"),
+    ),
+]
+
+
+def diagnose_crash(error: str) -> EngineFailure:
+    return diagnose(_request_kills_engine(error), 0, was_ready=True)
+
+
+@pytest.mark.parametrize(("error", "expected"), WHILE_SERVING)
 def test_a_crash_while_serving_is_told(error: str, expected: Case) -> None:
-    assert_told(diagnose(_request_kills_engine(error), 0, was_ready=True), expected)
+    assert_told(diagnose_crash(error), expected)
 
 
 @pytest.mark.parametrize(
@@ -133,12 +140,29 @@ def test_an_engine_that_was_asked_to_stop_has_not_crashed() -> None:
 
 
 IN_SOURCE = {
+    "vllm/config/vllm.py": ["is not supported for the current GPU. Minimum "],
+    "vllm/model_executor/layers/quantization/compressed_tensors/compressed_tensors.py": [
+        "Quantization scheme is not supported for the current GPU. ",
+        "Min capability: {min_capability}. ",
+    ],
+    "vllm/model_executor/models/registry.py": [
+        "Model architecture {arch} was supported in vLLM until ",
+        "Model architecture {arch} is not supported in-tree anymore. ",
+        "Please install the plugin at {plugin_url} if you want to ",
+    ],
+    "vllm/model_executor/models/minicpmv.py": ["Please install timm==0.9.10"],
+    "transformers/dynamic_module_utils.py": [
+        "This modeling file requires the following packages that were not found in your ",
+    ],
     "vllm/config/model.py": ["Unknown quantization method: {self.quantization}. Must "],
     "vllm/config/parallel.py": [
         "World size ({self.world_size}) is larger than the number of ",
         "available GPUs ({gpu_count})",
     ],
-    "vllm/platforms/cuda.py": ["Bfloat16 is only supported on GPUs "],
+    "vllm/platforms/cuda.py": [
+        "Bfloat16 is only supported on GPUs ",
+        "No valid attention backend found for {cls.device_name} ",
+    ],
     "vllm/v1/core/kv_cache_utils.py": [
         "No available memory for the cache blocks. ",
         "the estimated maximum model length is {estimated_max_len}. ",

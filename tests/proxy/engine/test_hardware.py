@@ -5,57 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from proxy.engine.hardware import Gpu, Hardware, detect, engine_version
+from tests.proxy.engine.fake_nvml import GIB, FakeGpu, FakeNvml
 
-GIB = 1024**3
 A40, H100 = Gpu("NVIDIA A40", 48 * GIB), Gpu("NVIDIA H100", 80 * GIB)
 GB10 = Gpu("NVIDIA GB10", None)
-
-
-class NVMLError(Exception):
-    """What pynvml raises."""
-
-
-class FakeNvml(ModuleType):
-    """`pynvml` as far as the sidecar uses it; it counts who still holds it open."""
-
-    NVMLError = NVMLError
-
-    def __init__(self, gpus: tuple[Gpu, ...], *, driver: str | None = "580.95") -> None:
-        super().__init__("pynvml")
-        self.gpus = gpus
-        self.driver = driver
-        self.open = 0
-
-    def nvmlInit(self) -> None:
-        if self.driver is None:
-            raise NVMLError("Driver Not Loaded")
-        self.open += 1
-
-    def nvmlShutdown(self) -> None:
-        self.open -= 1
-
-    def nvmlDeviceGetCount(self) -> int:
-        return len(self.gpus)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> Gpu:
-        return self.gpus[index]
-
-    def nvmlDeviceGetName(self, handle: Gpu) -> str:
-        return handle.name
-
-    def nvmlDeviceGetMemoryInfo(self, handle: Gpu) -> SimpleNamespace:
-        if handle.memory_bytes is None:
-            raise NVMLError("Not Supported")
-        return SimpleNamespace(total=handle.memory_bytes, free=0, used=0)
-
-    def nvmlSystemGetDriverVersion(self) -> str:
-        assert self.driver is not None
-        return self.driver
 
 
 Install = Callable[[FakeNvml | None], None]
@@ -71,14 +28,14 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 
 @pytest.mark.parametrize("gpus", [(A40,), (A40, H100), (GB10,)])
 def test_gpus_are_found_in_index_order(install: Install, gpus: tuple[Gpu, ...]) -> None:
-    nvml = FakeNvml(gpus)
+    nvml = FakeNvml(*(FakeGpu(gpu.name, gpu.memory_bytes) for gpu in gpus))
     install(nvml)
     assert detect() == Hardware(gpus, "580.95")
     assert detect().has_gpu
     assert nvml.open == 0, "NVML is let go again"
 
 
-@pytest.mark.parametrize("nvml", [None, FakeNvml((A40,), driver=None)])
+@pytest.mark.parametrize("nvml", [None, FakeNvml(FakeGpu(), driver=None)])
 def test_without_the_package_or_a_driver_there_is_no_gpu(
     install: Install, nvml: FakeNvml | None
 ) -> None:
@@ -88,7 +45,7 @@ def test_without_the_package_or_a_driver_there_is_no_gpu(
 
 
 def test_a_driver_without_a_gpu_is_no_gpu(install: Install) -> None:
-    install(FakeNvml(()))
+    install(FakeNvml())
     assert detect() == Hardware((), "580.95")
     assert not detect().has_gpu
 

@@ -9,73 +9,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.engine.service import Service, alive, command_line, free_ports, wait_until
-from tests.fake_engine import BIN, FakeEngine, x_fake
+from tests.engine.service import alive, command_line, free_ports, wait_until
+from tests.fake_engine import BIN, FakeEngine
+from tests.proxy.engine.living import CHAT, CHILDREN, SECONDS, Start, chat, starts, streamed
 
 LOGS = Path(__file__).parents[2] / "fixtures" / "engine-logs"
-SECONDS = 15.0
-CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
-STREAM = CHAT | {"stream": True}
-CHILDREN = {"FAKE_ENGINE_CHILDREN": "2", "FAKE_ENGINE_ORPHANS": "1"}
 BACK_OFF_SECONDS = 1.0
-
-Start = Callable[..., Service]
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    return folder
-
-
-@pytest.fixture
-def start(tmp_path: Path, model: Path) -> Iterator[Start]:
-    """Starts the sidecar with `vllm` being the fake one, that gets these variables."""
-    with ExitStack() as stack:
-
-        def started(**environ: str) -> Service:
-            given = {
-                "PATH": f"{BIN}:{os.environ['PATH']}",
-                "PYTHON": sys.executable,
-                "MODEL_NAME": str(model),
-                "SERVED_MODEL_NAME": "tiny",
-                "FAKE_ENGINE_PHASE_SECONDS": "0.02",
-                "FAKE_ENGINE_STATE": str(tmp_path / "starts"),
-            }
-            command = (sys.executable, "-m", "proxy")
-            service = Service(tmp_path, command, **(given | environ))
-            return stack.enter_context(service)
-
-        yield started
-
-
-def starts(tmp_path: Path) -> int:
-    return int((tmp_path / "starts").read_text())
-
-
-def chat(service: Service, **fake: Any) -> httpx.Response:
-    return service.client.post("/v1/chat/completions", json=CHAT, headers=x_fake(**fake))
-
-
-def streamed(service: Service, **fake: Any) -> Iterator[str]:
-    """The lines of a streamed answer, as they come."""
-    with service.client.stream(
-        "POST", "/v1/chat/completions", json=STREAM, headers=x_fake(**fake)
-    ) as response:
-        assert response.status_code == 200
-        for line in response.iter_lines():
-            if line:
-                yield line
 
 
 # The start
@@ -351,7 +296,7 @@ def test_requests_are_still_taken_during_the_drain_delay(start: Start) -> None:
     assert time.monotonic() - before >= 1.5
 
 
-def test_second_sigterm_ends_at_once_and_leaves_nothing(start: Start) -> None:
+def test_second_sigterm_cuts_what_runs_and_leaves_nothing(start: Start) -> None:
     service = start(**CHILDREN)
     service.wait_for("ready", SECONDS)
     lines = streamed(service, tokens=10_000, interval_ms=50)
@@ -359,10 +304,33 @@ def test_second_sigterm_ends_at_once_and_leaves_nothing(start: Start) -> None:
     service.terminate()
     wait_until(lambda: "draining" in service.phases(), SECONDS, "the drain")
     service.process.terminate()
+    *_, error, done = lines
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine_died"
+    assert done == "data: [DONE]"
+    assert service.exit_code(2) == 0
+    service.assert_nothing_is_left(0)
+    last = service.lines()[-1]
+    assert (last["finished"], last["cut"]) == (0, 1)
+
+
+def test_second_sigterm_ends_the_drain_delay_too(start: Start) -> None:
+    service = start(DRAIN_DELAY_SECONDS="60")
+    service.wait_for("ready", SECONDS)
+    service.terminate()
+    wait_until(lambda: service.health()["phase"] == "draining", SECONDS, "the delay")
+    service.process.terminate()
+    assert service.exit_code(3) == 0
+
+
+def test_third_sigterm_while_the_engine_is_slow_to_go_leaves_nothing(start: Start) -> None:
+    service = start(FAKE_ENGINE_IGNORE_TERM="1", **CHILDREN)
+    service.wait_for("ready", SECONDS)
+    for said in ("SIGTERM: draining", "SIGTERM again"):
+        service.terminate()
+        wait_until(lambda said=said: said in service.text(), SECONDS, said)  # type: ignore[misc]
+    service.process.terminate()
     assert service.exit_code(2) == 128 + signal.SIGTERM
     service.assert_nothing_is_left(3)
-    with pytest.raises(httpx.TransportError):
-        list(lines)
 
 
 def test_sigkill_of_the_sidecar_leaves_nothing(start: Start) -> None:
@@ -391,11 +359,11 @@ def test_sigterm_during_the_back_off_ends_it(start: Start) -> None:
     assert service.phases()[-2:] == ["draining", "stopped"]
 
 
-def test_sigterm_during_the_download_ends_it(start: Start) -> None:
+def test_sigterm_while_the_hub_is_asked_ends_it(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         service = start(MODEL_NAME="some/model", HF_ENDPOINT=endpoint)
-        service.wait_for("downloading", SECONDS)
+        service.wait_for("checking", SECONDS)
         asked, _ = silent.accept()  # the child is at work
         with closing(asked):
             service.terminate()

@@ -10,7 +10,6 @@ from proxy.engine.log_lines import (
     clean_lines,
     parse_line,
     shorten,
-    strip_prefix,
 )
 from tests.proxy.engine.recording import recorded, recording
 
@@ -74,11 +73,6 @@ def test_lines_are_taken_apart(line: str, expected: LogLine) -> None:
     assert parse_line(line) == expected
 
 
-def test_a_prefix_is_stripped_and_a_message_without_one_is_kept() -> None:
-    assert strip_prefix("(Worker pid=1) INFO 11-20 10:46:45 [a.py:1] text") == "text"
-    assert strip_prefix("text") == "text"
-
-
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
@@ -111,7 +105,7 @@ def test_a_long_line_is_cut_with_a_note_of_how_much_is_missing() -> None:
 @pytest.mark.parametrize("name", recorded("A") + recorded("B") + recorded("C"))
 def test_no_recorded_message_keeps_a_prefix(name: str) -> None:
     messages = [
-        strip_prefix(clean) for line in recording(name).lines for clean in clean_lines(line)
+        parse_line(clean).message for line in recording(name).lines for clean in clean_lines(line)
     ]
     assert messages
     assert not [text for text in messages if " pid=" in text[:30] and text.startswith("(")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 
 import httpx
@@ -11,13 +10,9 @@ import pytest
 import respx
 
 from proxy.engine import probe as probe_module
-from proxy.engine.probe import Probe, WarmUpFailed
+from proxy.engine.probe import Probe
 
 ENGINE = "http://127.0.0.1:8001"
-TOKEN = {"choices": [{"text": "x"}]}
-NO_SUCH_ROUTE = httpx.Response(404, json={"detail": "Not Found"})
-NOT_ITS_TASK = httpx.Response(400, json={"error": {"message": "The model does not support it"}})
-DEAD = httpx.Response(500, json={"error": {"message": "EngineCore encountered an issue."}})
 FAILURES: list[httpx.Response | Exception] = [
     httpx.ConnectError("refused"),
     httpx.ReadTimeout("slow"),
@@ -84,56 +79,6 @@ async def test_served_names_are_the_engines_and_never_made_up(
     with engine:
         engine.get("/v1/models").mock(side_effect=[answer])
         assert await probe.served_models() == names
-
-
-@pytest.mark.parametrize(
-    ("answers", "route"),
-    [
-        ([httpx.Response(200, json=TOKEN)], "/v1/completions"),
-        ([NOT_ITS_TASK, httpx.Response(200, json={"data": []})], "/v1/embeddings"),
-        ([NO_SUCH_ROUTE, NO_SUCH_ROUTE, httpx.Response(200, json={"data": []})], "/pooling"),
-        ([httpx.Response(501), httpx.Response(405), NO_SUCH_ROUTE], None),
-    ],
-)
-async def test_warming_up_finds_a_route_that_makes_the_engine_work(
-    probe: Probe, engine: respx.MockRouter, answers: list[httpx.Response], route: str | None
-) -> None:
-    paths = ("/v1/completions", "/v1/embeddings", "/pooling")
-    with engine:
-        asked = [
-            engine.post(path).mock(side_effect=[answer])
-            for path, answer in zip(paths, answers, strict=False)
-        ]
-        assert await probe.warm_up("m") == route
-    assert [one.call_count for one in asked] == [1] * len(answers)
-    bodies = [json.loads(one.calls.last.request.content) for one in asked]
-    assert {body["model"] for body in bodies} == {"m"}
-    assert bodies[0]["max_tokens"] == 1, "one token is proof enough"
-
-
-@pytest.mark.parametrize(
-    ("answers", "says"),
-    [
-        ([DEAD], "/v1/completions answered 500"),
-        ([httpx.Response(503)], "/v1/completions answered 503"),
-        ([httpx.Response(200, json={"error": {}})], "/v1/completions answered 200"),
-        ([httpx.Response(200, text="<html>")], "/v1/completions answered 200"),
-        ([NOT_ITS_TASK, DEAD], "/v1/completions answered 400"),
-        ([NOT_ITS_TASK, NO_SUCH_ROUTE, NO_SUCH_ROUTE], "/v1/completions answered 400"),
-        ([httpx.ReadTimeout("slow")], "/v1/completions: ReadTimeout"),
-        ([httpx.ConnectError("refused")], "/v1/completions: ConnectError"),
-    ],
-)
-async def test_an_engine_that_does_not_work_fails_the_warm_up(
-    probe: Probe, engine: respx.MockRouter, answers: list[httpx.Response | Exception], says: str
-) -> None:
-    with engine:
-        for path, answer in zip(
-            ("/v1/completions", "/v1/embeddings", "/pooling"), answers, strict=False
-        ):
-            engine.post(path).mock(side_effect=[answer])
-        with pytest.raises(WarmUpFailed, match=says):
-            await probe.warm_up("m")
 
 
 async def test_the_engines_metrics_come_as_they_are(probe: Probe, engine: respx.MockRouter) -> None:

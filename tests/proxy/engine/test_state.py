@@ -152,6 +152,18 @@ def test_a_refusal_says_why_and_when_to_ask_again(
     assert refusal.retry_after_seconds == seconds
 
 
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.READY])
+@pytest.mark.parametrize("eta_seconds", [None, 0.0, 0.1, 50.0, 1e6])
+def test_every_refusal_says_when_to_ask_again(phase: Phase, eta_seconds: float | None) -> None:
+    state = EngineState()
+    state.enter(phase, eta_seconds=eta_seconds)
+    refusal = state.refusal()
+    assert refusal is not None
+    assert refusal.retry_after_seconds is not None
+    assert 1 <= refusal.retry_after_seconds <= 120
+    assert eta_seconds != 50 or refusal.retry_after_seconds == 50
+
+
 @pytest.mark.parametrize("phase", Phase)
 def test_the_model_is_loaded_from_the_first_warm_up_on(phase: Phase) -> None:
     loaded = {Phase.WARMING, Phase.READY, Phase.DEGRADED}

@@ -73,7 +73,18 @@ def test_a_recorded_refusal_tells_its_kind_and_not_its_message(
         ),
         (CHAT, {"prompt_tokens": 9, "prompt_tokens_details": None}, Usage(9)),
         (CHAT, {"prompt_tokens": 0, "completion_tokens": 0}, Usage(0, 0)),
-        (MESSAGES, {"input_tokens": 9, "cache_read_input_tokens": 3}, Usage(9, None, 3)),
+        # What came from the cache, and what went into it, is not among `input_tokens`.
+        (MESSAGES, {"input_tokens": 9, "cache_read_input_tokens": 3}, Usage(12, None, 3)),
+        (
+            MESSAGES,
+            {
+                "input_tokens": 9,
+                "output_tokens": 4,
+                "cache_read_input_tokens": 3,
+                "cache_creation_input_tokens": 2,
+            },
+            Usage(14, 4, 3),
+        ),
         (Route.EMBEDDINGS, {"prompt_tokens": 5, "total_tokens": 5}, Usage(5)),
         (Route.RERANK, {"total_tokens": 5}, Usage()),
     ],
@@ -192,3 +203,8 @@ def test_what_cannot_be_read_is_left_to_the_caller(route: Route, payload: bytes)
     for read in (event_reader(route), answer_reader(route)):
         with pytest.raises((msgspec.MsgspecError, UnicodeDecodeError)):
             read(payload)
+
+
+def test_the_first_event_of_messages_does_not_know_what_will_be_generated() -> None:
+    event = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 0}}}
+    assert event_reader(MESSAGES)(json.dumps(event).encode()).usage == Usage(9)

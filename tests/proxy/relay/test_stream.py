@@ -113,6 +113,21 @@ def test_what_a_stream_says_is_read_however_it_is_cut(
     assert seen == reading
 
 
+def counts(record: Record) -> tuple[int | None, int | None]:
+    return record.prompt_tokens, record.completion_tokens
+
+
+def test_continuous_usage_is_known_when_the_client_leaves() -> None:
+    events = recording("chat_stream_continuous", b"\n").split(b"\n\n")
+    assert counts(passed([b"\n\n".join(events[:2]) + b"\n\n"]).record) == (14, 1)
+
+
+def test_continuous_usage_of_one_choice_is_not_that_of_all() -> None:
+    events = recording("chat_stream_n2_continuous", b"\n").split(b"\n\n")
+    seen = [counts(passed([b"\n\n".join(events[:n]) + b"\n\n"]).record) for n in range(1, 7)]
+    assert seen == [(14, 0), (None, None), (None, None), (None, None), (None, None), (14, 4)]
+
+
 # What counts as a token -----------------------------------------------------------------------
 
 

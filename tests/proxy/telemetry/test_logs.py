@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,43 +14,10 @@ import pytest
 from proxy.settings import LogFormat
 from proxy.telemetry.logs import configure, log_request
 from proxy.telemetry.record import Record
+from tests.proxy.telemetry.conftest import Lines
 from tests.proxy.telemetry.records import finished, full
 
 HEAD = ("level", "logger", "message", "timestamp")
-OURS = ("httpx", "httpcore", "uvicorn", "uvicorn.error", "asyncio", "proxy.access", "proxy.engine")
-# What `configure` switches off for the whole process.
-SWITCHES = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks", "_srcfile")
-
-Lines = Callable[[], list[str]]
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Logging is the process's own: put back what `configure` changes."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    loggers = [logging.getLogger(name) for name in OURS]
-    before = [(logger, logger.level, logger.filters[:]) for logger in loggers]
-    switches = {name: getattr(logging, name) for name in SWITCHES if hasattr(logging, name)}
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for logger, old_level, filters in before:
-        logger.setLevel(old_level)
-        logger.filters[:] = filters
-    for name, value in switches.items():
-        setattr(logging, name, value)
-
-
-@pytest.fixture
-def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
-    def lines() -> list[str]:
-        out, err = capsys.readouterr()
-        assert err == ""
-        assert out == "" or out.endswith("\n")
-        return out.split("\n")[:-1]
-
-    return lines
 
 
 def parsed(lines: Lines) -> list[dict[str, Any]]:
@@ -169,6 +135,16 @@ def test_the_sidecars_own_probes_and_expected_ends_are_no_news(lines: Lines) -> 
     assert lines() == []
     server.error("Exception in ASGI application")
     assert [line["message"] for line in parsed(lines)] == ["Exception in ASGI application"]
+
+
+@pytest.mark.parametrize("name", ["websockets.client", "websockets.server", "httpx", "httpcore"])
+def test_libraries_that_write_what_they_send_are_silent_at_any_level(
+    lines: Lines, name: str
+) -> None:
+    configure(LogFormat.JSON, "debug")
+    logging.getLogger(name).debug("> GET /v1/realtime?key=secret")
+    logging.getLogger("proxy").debug("heard")
+    assert [line["message"] for line in parsed(lines)] == ["heard"]
 
 
 def test_all_lines_go_to_stdout_once_however_often_logging_is_set_up(lines: Lines) -> None:

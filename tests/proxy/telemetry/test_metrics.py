@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import runpy
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,41 +17,56 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from proxy import __version__
-from proxy.edge.routes import Route
+from proxy.edge.routes import GENERATING, Route
 from proxy.engine.phase import Phase
+from proxy.engine.reading import EngineReading, GpuReading
 from proxy.errors import Cause
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Outcome, Record
 from tests.proxy.telemetry.records import finished, full
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-# Families by the name they are queried with; the engine's and the GPU's gauges are to come.
+# Families by the name they are queried with.
 CONTRACT = {
     "sidecar_requests_total": {"route", "model", "outcome"},
     "sidecar_requests_in_flight": {"route"},
-    "sidecar_request_duration_seconds": {"route", "model"},
-    "sidecar_time_to_first_token_seconds": {"route", "model"},
-    "sidecar_inter_token_latency_seconds": {"route", "model"},
-    "sidecar_output_tokens_per_second": {"route", "model"},
+    "sidecar_requests_waiting": set(),
+    "sidecar_request_duration_seconds": {"route"},
+    "sidecar_time_to_first_token_seconds": {"model"},
+    "sidecar_inter_token_latency_seconds": {"model"},
+    "sidecar_output_tokens_per_second": set(),
     "sidecar_prompt_tokens_total": {"route", "model"},
     "sidecar_completion_tokens_total": {"route", "model"},
     "sidecar_cached_prompt_tokens_total": {"route", "model"},
     "sidecar_inputs_total": {"modality"},
-    "sidecar_request_body_bytes": {"route", "model"},
-    "sidecar_response_body_bytes_total": {"route", "model"},
-    "sidecar_overhead_seconds": {"route", "model"},
-    "sidecar_client_stall_seconds": {"route", "model"},
+    "sidecar_request_body_bytes": set(),
+    "sidecar_response_body_bytes_total": {"route"},
+    "sidecar_overhead_seconds": set(),
+    "sidecar_client_stall_seconds": set(),
     "sidecar_engine_state": {"phase"},
     "sidecar_engine_restarts_total": {"cause"},
     "sidecar_engine_phase_seconds": {"phase"},
+    "sidecar_engine_requests_running": set(),
+    "sidecar_engine_requests_waiting": set(),
+    "sidecar_engine_kv_cache_usage_ratio": set(),
     "sidecar_model_download_bytes": set(),
+    "sidecar_gpu_utilization_ratio": {"gpu"},
+    "sidecar_gpu_memory_used_bytes": {"gpu"},
+    "sidecar_gpu_memory_total_bytes": {"gpu"},
+    "sidecar_gpu_temperature_celsius": {"gpu"},
+    "sidecar_gpu_power_watts": {"gpu"},
+    "sidecar_key_requests_total": {"key", "outcome"},
+    "sidecar_key_tokens_total": {"key"},
     "sidecar_build_info": {"version", "python"},
 }
+
+GPU = GpuReading(1, 0.5, 12e9, 48e9, 61, 250)
 
 
 def measured(*records: Record, served: tuple[str, ...] = ("demo", "alias")) -> Metrics:
     metrics = Metrics()
     metrics.served_models = served
+    metrics.keys.know(["alice"])
     for record in records:
         metrics.began(record)
         metrics.ended(record)
@@ -78,6 +94,7 @@ def queried(family: Metric) -> str:
 def test_the_families_and_their_labels_are_the_documented_ones() -> None:
     metrics = measured(full())
     metrics.engine_phase_seconds(Phase.LOADING, 3)
+    metrics.gauges.gpus = lambda: (GPU,)
     found = {
         queried(family): {name for sample in family.samples for name in sample.labels} - {"le"}
         for family in families(metrics)
@@ -112,29 +129,28 @@ def test_the_page_is_not_doubled_by_times_of_creation(accept: str) -> None:
 def test_each_number_is_the_records() -> None:
     record = full()
     metrics = measured(record)
-    labels = {"route": "chat", "model": "demo"}
-    sums = {
-        "request_duration_seconds": 0.5,
-        "time_to_first_token_seconds": 0.1,
-        "inter_token_latency_seconds": 0.05,
-        "output_tokens_per_second": 40,
-        "overhead_seconds": 0.001,
-        "client_stall_seconds": 0.004,
-        "request_body_bytes": 1000,
-    }
-    counters = {
-        "response_body_bytes": 5000,
-        "prompt_tokens": 35,
-        "completion_tokens": 11,
-        "cached_prompt_tokens": 16,
-    }
-    for name, expected in sums.items():
+    route, model = {"route": "chat"}, {"model": "demo"}
+    sums: list[tuple[str, dict[str, str], float]] = [
+        ("request_duration_seconds", route, 0.5),
+        ("time_to_first_token_seconds", model, 0.1),
+        ("inter_token_latency_seconds", model, 0.05),
+        ("output_tokens_per_second", {}, 40),
+        ("overhead_seconds", {}, 0.001),
+        ("client_stall_seconds", {}, 0.004),
+        ("request_body_bytes", {}, 1000),
+    ]
+    counters: list[tuple[str, dict[str, str], float]] = [
+        ("response_body_bytes", route, 5000),
+        ("prompt_tokens", route | model, 35),
+        ("completion_tokens", route | model, 11),
+        ("cached_prompt_tokens", route | model, 16),
+        ("requests", route | model | {"outcome": "engine_error"}, 1),
+    ]
+    for name, labels, expected in sums:
         assert value(metrics, f"sidecar_{name}_sum", **labels) == pytest.approx(expected), name
         assert value(metrics, f"sidecar_{name}_count", **labels) == 1, name
-    for name, expected in counters.items():
+    for name, labels, expected in counters:
         assert value(metrics, f"sidecar_{name}_total", **labels) == expected, name
-    requests = value(metrics, "sidecar_requests_total", **labels, outcome="engine_error")
-    assert requests == 1
     inputs = [
         value(metrics, "sidecar_inputs_total", modality=m) for m in ("image", "video", "audio")
     ]
@@ -238,6 +254,62 @@ def test_series_that_are_known_from_the_start_are_there_as_zero() -> None:
     assert label_values(metrics, "phase") == {str(phase) for phase in Phase}
 
 
+def series(metrics: Metrics, **labels: str) -> int:
+    """How many series have these labels."""
+    samples = [sample for family in families(metrics) for sample in family.samples]
+    return sum(labels.items() <= sample.labels.items() for sample in samples)
+
+
+def test_each_served_model_has_all_its_series_from_the_start_and_under_a_hundred() -> None:
+    metrics = Metrics(GENERATING)
+    for route in GENERATING:
+        assert value(metrics, "sidecar_requests_in_flight", route=route) == 0
+    metrics.keys.know(["alice"])
+    metrics.served_models = ("demo", "alias")
+    assert series(metrics, model="other") == 0
+    for model in ("demo", "alias"):
+        assert series(metrics, model=model) == 95
+        for route in GENERATING:
+            for outcome in Outcome:
+                labels = {"route": route, "model": model, "outcome": outcome}
+                assert value(metrics, "sidecar_requests_total", **labels) == 0
+    before = series(metrics)
+    records = [
+        full(),
+        *(finished(route=r, model="demo", outcome=o) for r in GENERATING for o in Outcome),
+    ]
+    for record in records:
+        metrics.began(record)
+        metrics.ended(record)
+    assert series(metrics) == before, "nothing that matters appears later"
+
+
+def test_a_route_that_generates_nothing_has_only_the_series_it_needs() -> None:
+    metrics = Metrics(GENERATING)
+    metrics.served_models = ("demo",)
+    before = series(metrics, model="demo")
+    metrics.began(record := finished(route=Route.TOKENIZE, model="demo"))
+    metrics.ended(record)
+    assert series(metrics, model="demo") == before + 1
+    metrics.began(record := finished(route=Route.EMBEDDINGS, model="demo", prompt_tokens=3))
+    metrics.ended(record)
+    assert series(metrics, model="demo") == before + 3
+
+
+TRACED = re.compile(r'^(\w+)_bucket\{.*\} \S+ # \{trace_id="(\w+)"\} (\S+)', re.MULTILINE)
+
+
+def test_openmetrics_has_the_trace_of_a_request_in_the_bucket_it_fell_into() -> None:
+    record = full()
+    page = measured(record).page(OPENMETRICS)[0].decode()
+    assert set(TRACED.findall(page)) == {
+        ("sidecar_request_duration_seconds", record.trace_id, "0.5"),
+        ("sidecar_time_to_first_token_seconds", record.trace_id, str(record.ttft_seconds)),
+    }
+    assert "trace_id" not in measured(record).page("")[0].decode()
+    assert "trace_id" not in measured(finished()).page(OPENMETRICS)[0].decode()
+
+
 @pytest.mark.parametrize("phase", Phase)
 def test_the_engine_is_in_one_phase_at_a_time(phase: Phase) -> None:
     metrics = Metrics()
@@ -257,6 +329,28 @@ def test_the_engines_life_is_counted() -> None:
     assert value(metrics, "sidecar_engine_restarts_total", cause="killed") == 2
     assert value(metrics, "sidecar_engine_phase_seconds", phase="loading") == 20.5
     assert value(metrics, "sidecar_model_download_bytes") == 7_000_000
+
+
+def test_what_was_read_off_the_engine_and_the_gpus_is_shown() -> None:
+    metrics = Metrics()
+    metrics.gauges.engine = lambda: EngineReading(running=3, waiting=0, kv_cache_usage=0.25)
+    metrics.gauges.gpus = lambda: (GpuReading(0, utilization=0.0), GPU)
+    assert value(metrics, "sidecar_engine_requests_running") == 3
+    assert value(metrics, "sidecar_engine_requests_waiting") == 0
+    assert value(metrics, "sidecar_engine_kv_cache_usage_ratio") == 0.25
+    assert value(metrics, "sidecar_gpu_utilization_ratio", gpu="0") == 0
+    assert value(metrics, "sidecar_gpu_power_watts", gpu="0") is None
+    assert value(metrics, "sidecar_gpu_utilization_ratio", gpu="1") == 0.5
+    assert value(metrics, "sidecar_gpu_memory_used_bytes", gpu="1") == 12e9
+    assert value(metrics, "sidecar_gpu_memory_total_bytes", gpu="1") == 48e9
+    assert value(metrics, "sidecar_gpu_temperature_celsius", gpu="1") == 61
+    assert value(metrics, "sidecar_gpu_power_watts", gpu="1") == 250
+
+
+def test_a_gauge_that_is_not_known_has_no_sample() -> None:
+    unknown = ("sidecar_gpu_", "sidecar_engine_requests_", "sidecar_engine_kv_", "sidecar_model_")
+    samples = [s for f in families(Metrics()) for s in f.samples if s.name.startswith(unknown)]
+    assert samples == []
 
 
 def test_requests_are_in_flight_from_the_door_to_the_last_byte() -> None:
@@ -308,3 +402,15 @@ def test_bounds_are_the_engines_so_that_one_can_be_subtracted_from_the_other(
     own, engine = bounds(measured(full()), ours), [*vllm_buckets[theirs], float("inf")]
     assert [bound for bound in own if bound >= engine[0]] == engine
     assert own == sorted(own)
+
+
+# Keys -----------------------------------------------------------------------------------------
+
+
+def test_a_key_is_charged_what_the_engine_says() -> None:
+    metrics = measured(full(), finished(key="alice"), finished(), finished(prompt_tokens=7))
+    assert value(metrics, "sidecar_key_tokens_total", key="alice") == 35 + 11
+    name = "sidecar_key_requests_total"
+    assert value(metrics, name, key="alice", outcome="engine_error") == 1
+    assert value(metrics, name, key="alice", outcome="ok") == 1
+    assert total(metrics, name) == 2

@@ -17,12 +17,20 @@ ACCESS_LOG = (
     *("request_id", "trace_id", "method", "path", "route", "model", "key", "status", "outcome"),
     *("error_source", "error", "stream", "modalities", "images", "videos", "audios", "bytes_in"),
     *("bytes_out", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
-    *("finish_reason", "duration_ms", "ttft_ms", "itl_mean_ms", "itl_max_ms"),
-    *("tokens_per_second", "body_read_ms", "upstream_connect_ms", "upstream_first_byte_ms"),
+    *("generated_events", "finish_reason", "duration_ms", "ttft_ms", "itl_mean_ms", "itl_max_ms"),
+    *(
+        "tokens_per_second",
+        "wait_ms",
+        "body_read_ms",
+        "media_fetch_ms",
+        "media_bytes",
+        "upstream_connect_ms",
+        "upstream_first_byte_ms",
+    ),
     *("overhead_ms", "client_stall_ms", "engine_ttft_ms", "engine_queue_ms", "client"),
     *("user_agent", "retries"),
 )
-NOT_YET = {"key", "engine_ttft_ms", "engine_queue_ms"}
+NOT_YET: set[str] = set()
 
 
 def test_a_full_line_has_all_fields_in_the_documented_order() -> None:
@@ -37,6 +45,7 @@ def test_each_field_is_what_was_measured() -> None:
         "path": "/v1/chat/completions",
         "route": "chat",
         "model": "demo",
+        "key": "alice",
         "status": 200,
         "outcome": "engine_error",
         "error_source": "upstream",
@@ -52,17 +61,23 @@ def test_each_field_is_what_was_measured() -> None:
         "cached_tokens": 16,
         "completion_tokens": 11,
         "reasoning_tokens": 4,
+        "generated_events": 6,
         "finish_reason": "length",
         "duration_ms": 500.0,
         "ttft_ms": 100.0,
         "itl_mean_ms": 50.0,
         "itl_max_ms": 90.0,
         "tokens_per_second": 40.0,
-        "body_read_ms": 10.0,
+        "wait_ms": 3.0,
+        "body_read_ms": 7.0,
+        "media_fetch_ms": 0.0,
+        "media_bytes": 700,
         "upstream_connect_ms": 2.0,
         "upstream_first_byte_ms": 7.5,
         "overhead_ms": 1.0,
         "client_stall_ms": 4.0,
+        "engine_ttft_ms": 70.0,
+        "engine_queue_ms": 3.0,
         "client": "10.0.0.7",
         "user_agent": "curl/7.88.1",
         "retries": 2,
@@ -84,7 +99,7 @@ def test_what_does_not_apply_is_absent_and_never_a_made_up_zero() -> None:
     [
         (
             {"first_token": None, "last_token": None, "generated_events": 0},
-            ("ttft_ms", "itl_mean_ms", "itl_max_ms", "tokens_per_second"),
+            ("ttft_ms", "itl_mean_ms", "itl_max_ms", "tokens_per_second", "generated_events"),
         ),
         (
             {"generated_events": 1, "last_token": 100.1},
@@ -101,6 +116,7 @@ def test_what_does_not_apply_is_absent_and_never_a_made_up_zero() -> None:
         ({"sent": None}, ("overhead_ms", "upstream_first_byte_ms")),
         ({"body_read": None}, ("overhead_ms", "body_read_ms")),
         ({"images": 0}, ("images",)),
+        ({"engine_queue_seconds": None}, ("engine_queue_ms",)),
     ],
 )
 def test_a_number_without_its_measurement_is_absent(
@@ -163,6 +179,7 @@ def test_tokens_mark_their_times() -> None:
         ({"body_read": 2.0, "sent": 1.5}, 0.0),
         ({"body_read": 2.0, "sent": 1.5, "last_byte": 4.5, "finished": 4.25}, 0.0),
         ({"body_read": 1.0, "sent": 1.1, "connect_seconds": 5.0}, 0.0),
+        ({"body_read": 1.0, "sent": 1.1, "connect_seconds": 0.01, "media_seconds": 0.06}, 0.03),
     ],
 )
 def test_overhead_is_the_sidecars_own_time_and_never_negative(
@@ -184,3 +201,19 @@ def test_a_record_takes_no_field_that_is_not_declared() -> None:
     record = Record("POST", "/", Route.CHAT)
     with pytest.raises(AttributeError):
         record.prompt = "my secret"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("known", "tokens"),
+    [
+        ({"prompt_tokens": 35, "completion_tokens": 11, "generated_events": 6}, 46),
+        ({"prompt_tokens": 9, "completion_tokens": 0}, 9),
+        ({"prompt_tokens": 9}, 9),
+        ({"generated_events": 6}, 6),  # the client has left before the usage came
+        ({}, 0),
+    ],
+)
+def test_a_key_pays_what_the_engine_says_or_at_least_what_was_seen(
+    known: dict[str, int], tokens: int
+) -> None:
+    assert finished(**known).charged_tokens == tokens

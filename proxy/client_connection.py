@@ -1,0 +1,222 @@
+"""A client's connection: uvicorn reads requests from it, an exchange writes the answer to each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Any, cast
+
+import httptools
+from starlette.types import Scope
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from proxy.errors import HeadTooLarge, MalformedRequest, RequestFailure, SlowClient
+from proxy.exchange import Exchange
+from proxy.relay.client import EXCHANGE, FAILURE
+
+# Of a head that does not come in one piece; of trailers likewise.
+MAX_HEAD_BYTES = 256 * 1024
+# Requests that may wait for the answer before them: no more is read then. One read may hold
+# thousands, each of which costs a hundred times its bytes: what comes after so many is refused.
+_MAX_PIPELINED, _MOST_PIPELINED = 8, 100
+
+
+class ClientConnection(HttpToolsProtocol):
+    """Uvicorn's, with an exchange in the scope of each request.
+
+    What is no HTTP is handed to the app as a request that has failed, so that it is
+    answered, logged and counted like any other.
+    """
+
+    gone = False
+    began = 0.0
+    on_leave: Callable[[], None] | None = None
+    on_writable: Callable[[], None] | None = None
+    _latest: Exchange | None = None
+    _running: RequestResponseCycle | None = None
+    _in_head = False
+    _in_body = False
+    _last_read = 0.0
+    # Since the last of which something came: a request, its head, a part of its body.
+    _fruitless_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.began, self._in_head = monotonic(), True
+
+    def data_received(self, data: bytes) -> None:
+        self._fruitless_bytes += len(data)
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(MalformedRequest("What came is not a request of HTTP/1.1."))
+        else:
+            if self._fruitless_bytes > MAX_HEAD_BYTES:
+                text = f"The request's head is larger than {MAX_HEAD_BYTES // 1024} KiB."
+                self._refuse(HeadTooLarge(text))
+                self.flow.pause_reading()
+        if self._in_body:
+            self._last_read = monotonic()
+        if self.timeout_keep_alive_task is not None:
+            self._wait_anew()  # for the rest of a head, or of a body whose request is answered
+
+    def read_on(self) -> None:
+        """Read, so that the client is seen to leave; but no requests without an end."""
+        if len(self.pipeline) < _MAX_PIPELINED:
+            self.flow.resume_reading()
+
+    def end_if_stalled(self, now: float, limit_seconds: float) -> None:
+        """Give up a client whose head is not whole after so long, or of whose body no byte has
+        come for so long. One that waits for us is not meant."""
+        if self._in_body and (self.flow.read_paused or self.cycle.waiting_for_100_continue):
+            self._last_read = now
+        since = self.began if self._in_head else self._last_read
+        if not (self._in_head or self._in_body) or now - since < limit_seconds:
+            return
+        is_answered = self._in_body and self._latest is not None and self._latest.is_over
+        if self.scope is None or is_answered:  # nobody asks, or nobody who has no answer yet
+            self.transport.close()
+        else:
+            part = "head" if self._in_head else "body"
+            text = f"The rest of the request's {part} did not come (BODY_TIMEOUT)."
+            self._refuse(SlowClient(text))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.began = monotonic()
+        self._fruitless_bytes = 0
+        self._in_head, self._in_body = True, False
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._fruitless_bytes = 0
+        if self.parser.get_method() == b"CONNECT" or len(self.pipeline) >= _MOST_PIPELINED:
+            raise ValueError("not served")
+        if self.parser.should_upgrade():
+            return  # see `_parse`
+        super().on_headers_complete()
+        if self.parser.get_http_version() != "1.1":  # it knows no interim answers
+            self.cycle.waiting_for_100_continue = False
+        self._in_body = True
+        self._latest = Exchange(self, self.cycle)
+        cast("Scope", self.scope)[EXCHANGE] = self._latest
+        # Trailers would be taken for headers (RFC 9110, 6.5.1).
+        self.headers = cast("Any", deque(maxlen=0))
+        if self.pipeline:
+            self.read_on()  # uvicorn does not
+
+    def on_body(self, body: bytes) -> None:
+        self._fruitless_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            self._in_body = False
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.on_writable is not None:
+            self.on_writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gone = True
+        if self._running is not None and not self._running.response_complete:
+            # Uvicorn tells the latest request, which may still be waiting for its turn.
+            self._running.disconnected = True
+            self._running.message_event.set()
+        super().connection_lost(exc)
+        if self.on_leave is not None:
+            self.on_leave()
+
+    def _wait_anew(self) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser.
+
+        It reads no body of a request that offers an upgrade. Where we do not take the offer
+        (h2c: every client in Java makes it) the request is read again, without the offer.
+        https://github.com/Kludex/uvicorn/issues/2722
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as stopped:
+                rest = data[stopped.args[0] :]
+            if self._takes_upgrade():
+                self._unset_keepalive_if_required()
+                self.handle_websocket_upgrade()
+                return
+            data = self._head_without_upgrade() + rest
+
+    def _takes_upgrade(self) -> bool:
+        """Not before what was asked earlier is answered, and not of HTTP/1.0 (RFC 9110, 7.8)."""
+        self.scope["method"] = self.parser.get_method().decode()
+        is_idle = self.cycle is None or self.cycle.response_complete
+        return is_idle and self.parser.get_http_version() == "1.1" and self._should_upgrade()
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head that was read last, for a new parser."""
+        old, self.parser = self.parser, httptools.HttpRequestParser(self)
+        with suppress(AttributeError):  # as uvicorn does; older versions need no leave
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        version = old.get_http_version().encode()
+        first = b"%b %b HTTP/%b\r\n" % (old.get_method(), self.url, version)
+        return b"%b%b\r\n" % (first, b"".join(lines))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._unset_keepalive_if_required()
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _refuse(self, failure: RequestFailure) -> None:
+        if self.transport.is_closing():
+            return
+        if self._latest is not None and not self._latest.is_over:
+            self._latest.spoil(failure)
+        elif self._in_body:
+            self.transport.close()  # its request has an answer already
+        else:
+            self._answer_with(failure)
+
+    def _answer_with(self, failure: RequestFailure) -> None:
+        self.on_message_begin()
+        self._in_head = False
+        self.cycle = self._cycle_without_body()
+        self._latest = Exchange(self, self.cycle)
+        scope = cast("Scope", self.scope)
+        scope.update(method="", path="", raw_path=b"", query_string=b"")
+        scope.update({EXCHANGE: self._latest, FAILURE: failure})
+        self._start_asgi_task(self.cycle, self.app)
+
+    def _cycle_without_body(self) -> RequestResponseCycle:
+        cycle = RequestResponseCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=False,
+            on_response=self.on_response_complete,
+        )
+        cycle.more_body = False
+        return cycle

@@ -1,0 +1,164 @@
+"""What one key, or all together, may use and have used."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from proxy.edge.bucket import Bucket
+from proxy.errors import QuotaUsedUp, RateLimited
+from proxy.settings.allowance import Allowance
+
+_DAY_SECONDS = 86_400
+_TOMORROW = ((b"x-should-retry", b"false"),)
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+class Used(NamedTuple):
+    """What is kept over a restart. What is missing in a minute's worth, at a time since 1970."""
+
+    label: str
+    requests: float
+    tokens: float
+    wall: float
+    day_ends: int
+    day_tokens: int
+
+
+class Account:
+    """Counts against an allowance. Times are given: `now` by the monotonic clock, `wall` in
+    seconds since 1970, which tells the day."""
+
+    def __init__(
+        self, label: str, whose: str, allowance: Allowance, now: float, wall: float
+    ) -> None:
+        self.label = label
+        self._whose = whose
+        self._requests: Bucket | None = None
+        self._tokens: Bucket | None = None
+        self._day_tokens, self._day_ends = 0, _end_of_day(wall)
+        self.allow(allowance, now)
+
+    def allow(self, allowance: Allowance, now: float) -> None:
+        """From now on so much; what has been used stays used."""
+        self.allowance = allowance
+        self._requests = _sized(self._requests, allowance.rpm, now)
+        self._tokens = _sized(self._tokens, allowance.tpm, now)
+        self._limits = (b"%d" % (allowance.rpm or 0), b"%d" % (allowance.tpm or allowance.tpd or 0))
+
+    def has_room(self, now: float, wall: float) -> bool:
+        """May one more request come in?"""
+        if self.allowance.tpd is not None:
+            if wall >= self._day_ends:
+                self._begin_day(wall)
+            if self._day_tokens >= self.allowance.tpd:
+                return False
+        if self._requests is not None and not self._requests.has_one(now):
+            return False
+        return self._tokens is None or self._tokens.has_one(now)
+
+    def refusal(self, now: float, wall: float) -> RateLimited | QuotaUsedUp:
+        """Why there is no room, and for how long."""
+        tpd = self.allowance.tpd
+        if tpd is not None and self._day_tokens >= tpd:
+            left = self._day_ends - wall
+            text = f"{self._whose} {self._day_tokens} of {tpd} tokens a day (tpd). The day ends "
+            text += f"at 00:00 UTC, in {duration(left).decode()}."
+            used_up = QuotaUsedUp(text, retry_after_seconds=math.ceil(left))
+            used_up.headers = _TOMORROW  # hours, which no `Retry-After` that is heeded can say
+            return used_up
+        bucket, unit, name = self._requests, "requests", "rpm"
+        if bucket is None or bucket.has_one(now):
+            bucket, unit, name = self._tokens, "tokens", "tpm"
+        assert bucket is not None
+        wait = bucket.seconds_until(1, now)
+        text = f"{self._whose} all of {bucket.capacity:.0f} {unit} a minute ({name}). "
+        text += f"Try again in {duration(wait).decode()}."
+        limited = RateLimited(text, retry_after_seconds=math.ceil(wait))
+        limited.type = unit
+        return limited
+
+    def take_request(self, now: float) -> None:
+        if self._requests is not None:
+            self._requests.take(1, now)
+
+    def charge(self, tokens: int, now: float, wall: float) -> None:
+        """Tokens of a request that is over."""
+        if wall >= self._day_ends:
+            self._begin_day(wall)
+        self._day_tokens += tokens
+        if self._tokens is not None:
+            self._tokens.take(tokens, now)
+
+    def headers(self, now: float, wall: float) -> Headers:
+        """`x-ratelimit-*`, as OpenAI has them; those of tokens are the day's where only it has
+        a limit, and none where there is no limit."""
+        found: Headers = ()
+        if (bucket := self._requests) is not None:
+            level = bucket.level(now)
+            found = (
+                (b"x-ratelimit-limit-requests", self._limits[0]),
+                (b"x-ratelimit-remaining-requests", b"%d" % level if level > 0 else b"0"),
+                (b"x-ratelimit-reset-requests", duration(bucket.full_at - now)),
+            )
+        if (bucket := self._tokens) is not None:
+            left, reset = bucket.level(now), bucket.full_at - now
+        elif self.allowance.tpd is not None:
+            left = self.allowance.tpd - self._day_tokens
+            reset = self._day_ends - wall if self._day_tokens else 0.0
+        else:
+            return found
+        return (
+            *found,
+            (b"x-ratelimit-limit-tokens", self._limits[1]),
+            (b"x-ratelimit-remaining-tokens", b"%d" % left if left > 0 else b"0"),
+            (b"x-ratelimit-reset-tokens", duration(reset)),
+        )
+
+    def used(self, now: float, wall: float) -> Used:
+        requests, tokens = (
+            0.0 if bucket is None else bucket.capacity - bucket.level(now)
+            for bucket in (self._requests, self._tokens)
+        )
+        return Used(self.label, requests, tokens, wall, self._day_ends, self._day_tokens)
+
+    def restore(self, used: Used, now: float, wall: float) -> None:
+        """Go on from what was used before a restart; the time since then has counted."""
+        if used.day_ends == self._day_ends:
+            self._day_tokens = used.day_tokens
+        since = max(0.0, wall - used.wall)
+        for bucket, missing in ((self._requests, used.requests), (self._tokens, used.tokens)):
+            if bucket is not None:
+                bucket.take(max(0.0, missing - since * bucket.rate), now)
+
+    def _begin_day(self, wall: float) -> None:
+        self._day_tokens, self._day_ends = 0, _end_of_day(wall)
+
+
+def _end_of_day(wall: float) -> int:
+    """The midnight UTC that comes next, in seconds since 1970."""
+    return (int(wall // _DAY_SECONDS) + 1) * _DAY_SECONDS
+
+
+def _sized(bucket: Bucket | None, capacity: int | None, now: float) -> Bucket | None:
+    if capacity is None:
+        return None
+    if bucket is None:
+        return Bucket(capacity, now)
+    bucket.resize(capacity, now)
+    return bucket
+
+
+def duration(seconds: float) -> bytes:
+    """As OpenAI writes them: `17ms`, `4.2s`, `6m0s`, `13h20m5s`; nothing less than 0."""
+    if seconds <= 0:
+        return b"0ms"
+    if seconds < 1:
+        return b"%dms" % math.ceil(seconds * 1000)
+    if seconds < 60:
+        return b"%.1fs" % seconds
+    whole = math.ceil(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return (
+        b"%dh%dm%ds" % (hours, minutes, whole % 60) if hours else b"%dm%ds" % (minutes, whole % 60)
+    )

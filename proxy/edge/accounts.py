@@ -1,0 +1,107 @@
+"""The accounts of all keys, and the one of all together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from time import monotonic, time
+
+from proxy.edge.account import Account, Headers, Used
+from proxy.settings.allowance import ALL, NOTHING, Allowance, KeyLimits
+from proxy.settings.keys import ApiKey
+
+
+class Accounts:
+    """Knows who may use how much; `limited` is false where nobody has a limit."""
+
+    def __init__(self, limits: KeyLimits) -> None:
+        self._limits = limits
+        self._of: dict[str, Account] = {}
+        self._all: Account | None = None
+        self._changed: set[Account] = set()
+        if limits.all != NOTHING:
+            self._all = Account(ALL, "All keys together have used", limits.all, monotonic(), time())
+
+    @property
+    def limited(self) -> bool:
+        return bool(self._of) or self._all is not None
+
+    @property
+    def all_in_flight(self) -> int | None:
+        """Requests of all keys together."""
+        return self._limits.all.in_flight
+
+    def know(self, keys: Iterable[ApiKey]) -> None:
+        """These keys are good now; who has an account already keeps what has been used."""
+        now, wall = monotonic(), time()
+        for key in keys:
+            allowance = self._allowance(key)
+            if (account := self._of.get(key.label)) is not None:
+                account.allow(allowance, now)
+            elif allowance != NOTHING:
+                whose = f"{key.label} has used"
+                self._of[key.label] = Account(key.label, whose, allowance, now, wall)
+
+    def admit(self, label: str | None) -> Headers:
+        """Let one request of a key in; `x-ratelimit-*` for its answer.
+
+        Raises:
+            RateLimited, QuotaUsedUp: with these headers too.
+        """
+        accounts = self._accounts_of(label)
+        if not accounts:
+            return ()
+        now, wall = monotonic(), time()
+        for account in accounts:
+            if not account.has_room(now, wall):
+                failure = account.refusal(now, wall)
+                failure.headers += _headers(accounts, now, wall)
+                raise failure
+        for account in accounts:
+            account.take_request(now)
+            self._changed.add(account)
+        return _headers(accounts, now, wall)
+
+    def in_flight(self, label: str | None) -> int | None:
+        """Requests that a key may have at once; None is no limit."""
+        own = self._of.get(label) if label is not None else None
+        return None if own is None else own.allowance.in_flight
+
+    def charge(self, label: str | None, tokens: int) -> None:
+        """Tokens of a request that is over."""
+        now, wall = monotonic(), time()
+        for account in self._accounts_of(label):
+            account.charge(tokens, now, wall)
+            self._changed.add(account)
+
+    def take_changed(self) -> list[Used]:
+        """The accounts that have changed since the last time, as they are now."""
+        changed, self._changed = self._changed, set()
+        now, wall = monotonic(), time()
+        return [account.used(now, wall) for account in changed]
+
+    def restore(self, kept: Iterable[Used]) -> None:
+        """Go on from what was used before a restart."""
+        now, wall = monotonic(), time()
+        for used in kept:
+            account = self._all if used.label == ALL else self._of.get(used.label)
+            if account is not None:
+                account.restore(used, now, wall)
+
+    def _accounts_of(self, label: str | None) -> tuple[Account, ...]:
+        """Those that a request of a key counts against, its own first."""
+        own = self._of.get(label) if label is not None else None
+        if own is None:
+            return () if self._all is None else (self._all,)
+        return (own,) if self._all is None else (own, self._all)
+
+    def _allowance(self, key: ApiKey) -> Allowance:
+        ours = self._limits.by_label.get(key.label, NOTHING).over(self._limits.each)
+        return key.allowance.over(ours)
+
+
+def _headers(accounts: Iterable[Account], now: float, wall: float) -> Headers:
+    """Those of the key itself, where it has a limit."""
+    for account in accounts:
+        if found := account.headers(now, wall):
+            return found
+    return ()

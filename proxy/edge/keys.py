@@ -1,0 +1,168 @@
+"""API keys: whose request is this?
+
+A key is looked up by a digest, made with a secret of this process: how long that takes tells
+nothing about any key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import secrets
+from collections.abc import Callable, Iterable
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+
+from proxy.errors import SettingsError, Unauthorized
+from proxy.settings import Settings
+from proxy.settings.keys import GOOD_KEY_CHARS, ApiKey, joined, parse_key_lines
+
+REREAD_SECONDS = 1.0
+_MAX_FILE_BYTES = 16 * 1024 * 1024
+_MAX_KEY_BYTES = 512
+_BEARER = b"bearer "
+_CREDENTIALS = (b"authorization", b"x-api-key")
+
+_log = logging.getLogger("proxy.keys")
+
+Headers = list[tuple[bytes, bytes]]
+Stamp = tuple[int, int, int]
+"""What changes with a file: its time of change (ns), its size (bytes), its number."""
+
+
+class Keys:
+    """The keys that are good now: those of `API_KEYS` and those of the file."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises SettingsError: the file cannot be read, or holds what is no key."""
+        self._fixed = settings.api_keys
+        self._path = Path(settings.api_keys_file) if settings.api_keys_file else None
+        self._hash = partial(hashlib.blake2b, digest_size=32, key=secrets.token_bytes(32))
+        self._known: dict[bytes, tuple[bytes, str]] = {}
+        self.all: tuple[ApiKey, ...] = ()
+        self.when_changed: Callable[[], None] = lambda: None
+        """Called each time other keys are good than before."""
+        self._stamp = _stamp_of(self._path) if self._path else None
+        self._take(self._read())
+
+    def owner(self, headers: Headers) -> str:
+        """The label of a request's key. `x-api-key` is looked at first, as `Authorization` may be
+        that of a load balancer in front of us; one good key is enough.
+
+        Raises:
+            Unauthorized: it has none, or one that is not known.
+        """
+        bearer = key = None
+        for name, value in headers:
+            if name == b"x-api-key":
+                key = value
+            elif name == b"authorization" and value[:7].lower() == _BEARER:
+                bearer = value[7:]
+        for presented in (key, bearer):
+            if presented is not None and (label := self._label_of(presented.strip())) is not None:
+                return label
+        if key is None and bearer is None:
+            raise Unauthorized(
+                "This server needs an API key. Send it as Authorization: Bearer KEY, or as "
+                "x-api-key: KEY."
+            )
+        raise Unauthorized("This API key is not one of this server's.")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(key.label for key in self.all)
+
+    async def reread(self) -> None:
+        """Follow the file, for good. What is wrong with it is told once for each change; the keys
+        that were good before stay so."""
+        while self._path is not None:
+            await asyncio.sleep(REREAD_SECONDS)
+            stamp = await asyncio.to_thread(_stamp_of, self._path)
+            if stamp == self._stamp:
+                continue
+            self._stamp = stamp
+            try:
+                keys = await asyncio.to_thread(self._read)
+            except SettingsError as error:
+                _log.error("the keys stay as they were: %s", error)
+                continue
+            self._take(keys)
+            _log.info("API_KEYS_FILE was read again: %d keys are good now", len(keys))
+            self.when_changed()
+
+    def _read(self) -> tuple[ApiKey, ...]:
+        if self._path is None:
+            return self._fixed
+        name = f"API_KEYS_FILE={str(self._path)!r}"
+        try:
+            # A pipe would be waited for.
+            if not self._path.is_file() or self._path.stat().st_size > _MAX_FILE_BYTES:
+                raise SettingsError(f"{name}: it is no file; allowed is one of up to 16 MiB")
+            return joined(self._fixed, parse_key_lines(self._path.read_text("utf-8")))
+        except OSError as error:
+            raise SettingsError(f"{name}: {error.strerror}; allowed is a readable file") from None
+        except UnicodeDecodeError:
+            raise SettingsError(f"{name}: allowed is a text in UTF-8") from None
+        except ValueError as error:
+            raise SettingsError(f"{name}: {error}") from None
+
+    def _take(self, keys: tuple[ApiKey, ...]) -> None:
+        self.all = keys
+        digests = ((self._hash(each.key.encode()).digest(), each.label) for each in keys)
+        self._known = {digest: (digest, label) for digest, label in digests}
+
+    def _label_of(self, presented: bytes) -> str | None:
+        if not presented or len(presented) > _MAX_KEY_BYTES:
+            return None
+        digest = self._hash(presented).digest()
+        known, label = self._known.get(digest, (b"", None))
+        return label if hmac.compare_digest(known, digest) else None
+
+
+def without_credentials(headers: Headers) -> Headers:
+    """What the engine gets to see: neither our keys, nor those of a load balancer."""
+    return [pair for pair in headers if pair[0] not in _CREDENTIALS]
+
+
+def warnings_about_keys(settings: Settings, keys: Iterable[ApiKey]) -> tuple[str, ...]:
+    """What an operator should know before strangers find out."""
+    keys = tuple(keys)
+    if not settings.needs_key:
+        return () if _is_loopback(settings.host) else (_open_to_all(settings),)
+    if not keys:
+        return ("API_KEYS_FILE holds no key yet: every request gets 401 until it does.",)
+    warnings = []
+    named = settings.key_limits.by_label if settings.key_limits is not None else {}
+    if strangers := sorted(named.keys() - {each.label for each in keys}):
+        warnings.append(f"KEY_LIMITS names who has no key: {', '.join(strangers)}.")
+    short = [each.label for each in keys if len(each.key) < GOOD_KEY_CHARS]
+    if short:
+        text = f"These keys are so short that they can be guessed: {', '.join(short)}. "
+        warnings.append(text + "`python3 -m proxy keys` makes a good one.")
+    return tuple(warnings)
+
+
+def _open_to_all(settings: Settings) -> str:
+    return (
+        f"There is no API key, and HOST={settings.host} is not this machine alone: whoever reaches "
+        f"port {settings.port} may use the model. `python3 -m proxy keys` makes a key for API_KEYS."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _stamp_of(path: Path) -> Stamp | None:
+    """None where there is no such file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

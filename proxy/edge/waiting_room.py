@@ -1,0 +1,156 @@
+"""Places at the engine, and who waits for one: fair between keys, first come first served within
+a key. Where no limit is set every request has its place at once.
+
+While a place is free, everybody who waits is kept by the limit of the own key: `leave` sees to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from proxy.errors import Overloaded, RateLimited, RequestFailure
+
+# Calls back when a client leaves; None ends the watch.
+Watch = Callable[[Callable[[RequestFailure], None] | None], None]
+# Requests that a key may have at the engine at once; None is no limit.
+LimitOf = Callable[[str | None], int | None]
+_Place = asyncio.Future[None]
+
+_MAX_RETRY_SECONDS = 30
+
+
+def _no_limit(key: str | None) -> int | None:
+    return None
+
+
+class WaitingRoom:
+    """`max_places` for all together, None for no limit; at most `max_waiting` wait for one."""
+
+    def __init__(
+        self,
+        max_places: int | None = None,
+        max_waiting: int = 0,
+        limit_of: LimitOf = _no_limit,
+    ) -> None:
+        self._max_places = max_places
+        self._max_waiting = max_waiting
+        self._limit_of = limit_of
+        self._taken = 0
+        self._taken_by: dict[str | None, int] = {}
+        # By key, the one that is served next first.
+        self._queues: dict[str | None, deque[_Place]] = {}
+        self.waiting = 0
+
+    def admit(self, key: str | None) -> bool:
+        """Take a place, if there is one now."""
+        if self._is_full() or not self._may_have_more(key):
+            return False
+        self._take(key)
+        return True
+
+    async def wait(self, key: str | None, watch: Watch | None = None) -> None:
+        """Wait until a place is given.
+
+        Raises:
+            Overloaded: too many wait already.
+            RateLimited: too many wait already, and the key has all the places it may have.
+            RequestFailure: what `watch` has said, or `close`.
+        """
+        self._make_room(key)
+        place: _Place = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(key, deque()).append(place)
+        self.waiting += 1
+        if watch is not None:
+            watch(partial(_end, place))
+        try:
+            await place
+        except BaseException:
+            if place.cancelled() or place.exception() is not None:
+                self._forget(key, place)
+            else:  # it was given in the very moment in which nobody wanted it any more
+                self.leave(key)
+            raise
+        finally:
+            if watch is not None:
+                watch(None)
+
+    def leave(self, key: str | None) -> None:
+        """Give a place back; who waits gets it."""
+        self._taken -= 1
+        self._taken_by[key] -= 1
+        if not self._taken_by[key]:
+            del self._taken_by[key]
+        if self._queues:
+            self._give()
+
+    def close(self, failure: RequestFailure) -> None:
+        """Send away all who wait."""
+        for key, queue in list(self._queues.items()):
+            for place in list(queue):
+                self._forget(key, place)
+                _end(place, failure)
+
+    def _is_full(self) -> bool:
+        return self._max_places is not None and self._taken >= self._max_places
+
+    def _may_have_more(self, key: str | None) -> bool:
+        limit = self._limit_of(key)
+        return limit is None or self._taken_by.get(key, 0) < limit
+
+    def _take(self, key: str | None) -> None:
+        self._taken += 1
+        self._taken_by[key] = self._taken_by.get(key, 0) + 1
+
+    def _give(self) -> None:
+        """Give free places to those who wait, in turn to each key that may have more."""
+        while not self._is_full():
+            keys = [key for key in self._queues if self._may_have_more(key)]
+            if not keys:
+                return
+            key = keys[0]
+            queue = self._queues[key]
+            place = queue[0]
+            self._forget(key, place)
+            if queue:  # its turn comes again after that of all others
+                self._queues[key] = self._queues.pop(key)
+            if not place.done():
+                self._take(key)
+                place.set_result(None)
+
+    def _make_room(self, key: str | None) -> None:
+        """See that one more may wait. Who has the most waiting gives way to others: one key cannot
+        fill the room for all."""
+        if self.waiting < self._max_waiting:
+            return
+        longest = max(self._queues, key=lambda each: len(self._queues[each]), default=key)
+        own = self._queues.get(key, ())
+        if not self._max_waiting or len(self._queues[longest]) <= len(own) + 1:
+            raise self._refusal(key)
+        newest = self._queues[longest][-1]
+        self._forget(longest, newest)
+        _end(newest, self._refusal(longest))
+
+    def _forget(self, key: str | None, place: _Place) -> None:
+        queue = self._queues.get(key)
+        if queue is not None and place in queue:
+            queue.remove(place)
+            self.waiting -= 1
+            if not queue:
+                del self._queues[key]
+
+    def _refusal(self, key: str | None) -> RequestFailure:
+        if not self._may_have_more(key):
+            text = f"{key} has {self._limit_of(key)} requests running, all it may have at once"
+            return RateLimited(f"{text} (in_flight). Try again.", retry_after_seconds=1)
+        # About one more round of those who are inside for each round that waits.
+        rounds = 1 + self.waiting // (self._max_places or 1)
+        text = "This server has as much work as it may take (MAX_IN_FLIGHT, MAX_WAITING)."
+        return Overloaded(f"{text} Try again.", retry_after_seconds=min(rounds, _MAX_RETRY_SECONDS))
+
+
+def _end(place: _Place, failure: RequestFailure) -> None:
+    if not place.done():
+        place.set_exception(failure)

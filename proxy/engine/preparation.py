@@ -1,0 +1,106 @@
+"""What is done once, however often the engine is started: the machine looked at, the model
+judged and brought here. Part of the engine's task, which alone writes the state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import MappingProxyType
+
+from proxy.engine.command import DEFAULT_GPU_MODEL
+from proxy.engine.finding import Result
+from proxy.engine.hardware import Hardware, detect
+from proxy.engine.history import StartHistory
+from proxy.engine.model.demo import DEMO_MODEL_NAME
+from proxy.engine.model.description import Description
+from proxy.engine.model.fetch import (
+    Model,
+    Transfer,
+    data_directory,
+    fetch,
+    hf_home,
+    served_names,
+)
+from proxy.engine.output import hide
+from proxy.engine.phase import Phase
+from proxy.engine.preflight import check_disk, check_executable, check_port, inspect
+from proxy.engine.state import EngineState, Snapshot
+from proxy.settings import Settings
+from proxy.tasks import spawn
+
+_log = logging.getLogger("proxy.engine")
+
+
+def model_name(settings: Settings, hardware: Hardware) -> str:
+    """What is served where MODEL_NAME does not say."""
+    default = DEFAULT_GPU_MODEL if hardware.has_gpu else DEMO_MODEL_NAME
+    return settings.model_name or default
+
+
+class Preparation:
+    """From settings to a model on this machine, through `checking` and `downloading`."""
+
+    def __init__(self, settings: Settings, state: EngineState) -> None:
+        self.hardware = Hardware()
+        self._settings = settings
+        self._state = state
+        self._history = StartHistory(data_directory(settings) / "starts.json")
+        self._started = ""
+        state.listen(self._changed)
+
+    async def run(self) -> Model:
+        """Raises EngineFailure."""
+        state, settings = self._state, self._settings
+        if state.snapshot.phase is not Phase.CHECKING:
+            state.enter(Phase.CHECKING)  # again, after the hub or the port failed
+        self.hardware = await asyncio.to_thread(detect)
+        _log.info("hardware: %s", self.hardware.sentence())
+        check_executable("vllm")
+        check_port(settings.upstream_port)
+        check_disk(hf_home(settings))
+        name = model_name(settings, self.hardware)
+        state.update(served_names=served_names(settings, name), demo=name == DEMO_MODEL_NAME)
+        self._started = f"{name} on {self.hardware.kind}"
+        expected = await asyncio.to_thread(self._history.expected, self._started)
+        state.update(expected_seconds=MappingProxyType(expected))
+        model = await fetch(settings, name, self._found, self._transferred, self._say)
+        if model.demo:
+            _log.warning("the model is `demo`: RANDOM WEIGHTS, its answers mean nothing")
+        state.update(model_path=model.path, revision=model.revision)
+        return model
+
+    def _found(self, model: Description) -> None:
+        """Judge the model before its weights are fetched. Raises EngineFailure."""
+        for finding in inspect(model, self._settings, self.hardware):
+            if finding.result is Result.WARN:
+                _log.warning("%s", finding.sentence)
+        self._state.enter(Phase.DOWNLOADING)
+
+    def _changed(self, before: Snapshot, after: Snapshot) -> None:
+        """Keep how long a start took that became ready."""
+        if after.phase is Phase.READY and before.phase is Phase.WARMING:
+            kept = asyncio.to_thread(self._history.remember, self._started, after.expected_seconds)
+            spawn(kept, name="start history")
+
+    def _say(self, line: str) -> None:
+        """Log a line of a child of ours."""
+        _log.info("%s", hide(self._settings.hf_token, line))
+
+    def _transferred(self, transfer: Transfer) -> None:
+        before = self._state.snapshot.progress or 0.0
+        self._state.update(
+            progress=transfer.fraction,
+            eta_seconds=transfer.eta_seconds,
+            bytes_per_second=transfer.bytes_per_second,
+            downloaded_bytes=transfer.bytes_done,
+            download_bytes=transfer.bytes_total,
+        )
+        if int(transfer.fraction * 10) > int(before * 10):  # a line for each tenth
+            rate = transfer.bytes_per_second
+            done, total = transfer.bytes_done / 1e9, transfer.bytes_total / 1e9
+            _log.info(
+                "downloading: %.2f of %.2f GB (%.0f %%)%s",
+                *(done, total, transfer.fraction * 100),
+                f", {rate / 1e6:.1f} MB/s" if rate else "",
+            )

@@ -1,0 +1,114 @@
+"""The start as one line at the bottom of a terminal, written anew four times a second.
+
+Only on a terminal that can rewrite a line (not with TERM=dumb), on stderr, without colours.
+Elsewhere the log tells the same: a line for each phase, and for each tenth of a download.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from time import monotonic
+from typing import TextIO
+
+from proxy.engine.phase import Phase
+from proxy.engine.state import Snapshot
+
+_REDRAW_SECONDS = 0.25
+_CELLS = 24
+_ERASE_LINE = "\r\x1b[K"
+_SHOWN = (Phase.CHECKING, Phase.DOWNLOADING, Phase.LOADING, Phase.COMPILING, Phase.WARMING)
+
+
+def can_be_drawn(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether a line can be rewritten there."""
+    return stream.isatty() and environ.get("TERM", "dumb") != "dumb"
+
+
+class ProgressBar:
+    """Draws snapshots, and makes way for log lines on the same terminal."""
+
+    def __init__(self, stream: TextIO, snapshot: Callable[[], Snapshot]) -> None:
+        self._stream = stream
+        self._snapshot = snapshot
+        self._drawn = False
+
+    async def run(self) -> None:
+        """Draw until cancelled."""
+        handlers = logging.getLogger().handlers
+        for handler in handlers:
+            handler.addFilter(self._make_way)
+        try:
+            while True:
+                self.draw()
+                await asyncio.sleep(_REDRAW_SECONDS)
+        finally:
+            for handler in handlers:
+                handler.removeFilter(self._make_way)
+            self.erase()
+
+    def draw(self) -> None:
+        """The line as it is now; none once the engine is ready."""
+        text = describe(self._snapshot())
+        if text is None:
+            self.erase()
+        else:
+            self._write(_ERASE_LINE + text[: self._columns() - 1])
+            self._drawn = True
+
+    def erase(self) -> None:
+        if self._drawn:
+            self._write(_ERASE_LINE)
+            self._drawn = False
+
+    def _make_way(self, record: logging.LogRecord) -> bool:
+        self.erase()
+        return True
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # the terminal has gone: nothing to be told
+            self._stream.write(text)
+            self._stream.flush()
+
+    def _columns(self) -> int:
+        with suppress(OSError, ValueError):
+            return os.get_terminal_size(self._stream.fileno()).columns or 80
+        return 80
+
+
+def describe(now: Snapshot) -> str | None:
+    """`downloading  [#####---]  42 %  1.2 of 3.0 GB  85 MB/s  0:21 left`; None after the start."""
+    if now.phase not in _SHOWN:
+        return None
+    parts = [f"{now.phase:11}", *_bar(now.progress)]
+    if now.phase is Phase.DOWNLOADING:
+        parts += _transfer(now)
+    else:
+        parts.append(_clock(monotonic() - now.since))
+    if (left := now.seconds_left) is not None:
+        parts.append(f"{_clock(left)} left")
+    return "  ".join(parts)
+
+
+def _bar(fraction: float | None) -> list[str]:
+    if fraction is None:
+        return []
+    full = round(fraction * _CELLS)
+    return [f"[{'#' * full}{'-' * (_CELLS - full)}]", f"{fraction:4.0%}"]
+
+
+def _transfer(now: Snapshot) -> list[str]:
+    if now.downloaded_bytes is None or now.download_bytes is None:
+        return []
+    parts = [f"{now.downloaded_bytes / 1e9:.2f} of {now.download_bytes / 1e9:.2f} GB"]
+    return parts + ([f"{now.bytes_per_second / 1e6:.1f} MB/s"] if now.bytes_per_second else [])
+
+
+def _clock(seconds: float) -> str:
+    """`1:05`, `2:00:05`"""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

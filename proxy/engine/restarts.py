@@ -1,0 +1,38 @@
+"""How often an engine may be started again, and how soon."""
+
+from __future__ import annotations
+
+from collections import deque
+from time import monotonic
+
+RESTART_WINDOW_SECONDS = 600.0
+FIRST_BACK_OFF_SECONDS = 1.0
+LAST_BACK_OFF_SECONDS = 30.0
+
+
+class Restarts:
+    """Those of the last ten minutes. The wait doubles with each start that came to nothing."""
+
+    def __init__(self, allowed: int) -> None:
+        self._allowed = allowed
+        self._recent: deque[float] = deque()
+        self._vain = 0
+
+    @property
+    def recent(self) -> int:
+        return len(self._recent)
+
+    def next(self, *, was_ready: bool) -> float | None:
+        """Seconds until the next start; None where there is to be none.
+
+        `was_ready`: the engine that has just ended had been ready, so that it can be again.
+        """
+        now = monotonic()
+        while self._recent and now - self._recent[0] > RESTART_WINDOW_SECONDS:
+            self._recent.popleft()
+        self._vain = 0 if was_ready else self._vain + 1
+        if len(self._recent) >= self._allowed:
+            return None
+        self._recent.append(now)
+        doubled: float = FIRST_BACK_OFF_SECONDS * 2 ** max(0, self._vain - 1)
+        return min(doubled, LAST_BACK_OFF_SECONDS)

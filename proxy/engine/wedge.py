@@ -1,0 +1,188 @@
+"""Does the engine still work on what it was sent? One that is stuck calls itself healthy for good.
+
+It is wedged when for `WEDGE_SECONDS`
+
+- its health call was not answered with 200, or
+- it owed answers, and nothing showed that it works on any: no stream got a token, its own
+  counters stood still, and one token that we asked for ourselves did not come.
+
+Bytes prove nothing: stock vLLM sends the head of a stream, and keep-alive comments, also while
+its core is stopped. The counters see a long prefill (the KV cache fills with every step), the
+token of ours sees that nobody is to blame but a client that does not read, or a picture that is
+slow to be fetched. Nobody asks: nobody is wedged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Protocol
+
+import httpx
+
+from proxy.engine.probe import Probe, WarmUpFailed
+from proxy.tasks import spawn
+
+_log = logging.getLogger("proxy.engine")
+
+_LOOK_SECONDS = 1.0
+_LEAST_PAUSE_SECONDS = 0.1
+# Looks in one WEDGE_SECONDS: a short limit needs short pauses.
+_LOOKS = 6
+# What one look may count, however long ago the one before it was: a machine that was itself
+# suspended must not take that for the engine's silence.
+_LONGEST_LOOK_SECONDS = 15.0
+# Set by the engine core's steps and by nothing else (vLLM 0.32, v1/metrics/loggers.py).
+# `kv_cache_usage_perc` grows with each step of a prefill, whose tokens are counted at its end.
+_COUNTERS = re.compile(
+    rb"^(vllm:(?:prompt_tokens_total|generation_tokens_total|prefix_cache_queries_total"
+    rb"|kv_cache_usage_perc|num_requests_running|num_requests_waiting)\{[^\n]*)$",
+    re.MULTILINE,
+)
+
+Counters = tuple[bytes, ...]
+Ask = Callable[[], Awaitable[bool]]
+
+
+class Work(Protocol):
+    """What the engine was sent."""
+
+    trouble: asyncio.Event
+    """Set when it has just failed a request: it may be dead, which its health will show."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests that the engine has whole and has not answered whole."""
+
+    @property
+    def last_token(self) -> float:
+        """When a running stream last got a token (monotonic seconds)."""
+
+
+class WedgeWatch:
+    """Looks at a ready engine again and again, until it is wedged."""
+
+    def __init__(self, limit_seconds: float, work: Work, probe: Probe, ask: Ask) -> None:
+        self._limit_seconds = limit_seconds
+        self._work = work
+        self._probe = probe
+        self._ask = ask
+        self._looked = monotonic()
+        self._sick_seconds = 0.0
+        self._still_seconds = 0.0
+        self._read_at_seconds = 0.0
+        self._last_token = 0.0
+        self._waited = False
+        self._counters: Counters | None = None
+        self._question: asyncio.Task[bool] | None = None
+        self._asked = False
+        self._moved()
+
+    @property
+    def pause_seconds(self) -> float:
+        """Between two looks."""
+        if not self._limit_seconds:
+            return _LOOK_SECONDS
+        return min(_LOOK_SECONDS, self._limit_seconds / _LOOKS)
+
+    async def until_wedged(self, look: Callable[[bool], None]) -> str:
+        """Ask for the engine's health again and again, and `look` at each answer.
+
+        Returns what shows that it is wedged.
+        """
+        while True:
+            troubled = await self._pause()
+            healthy = await self._probe.healthy()
+            look(healthy)
+            if (symptom := await self.look(healthy=healthy)) is not None:
+                return symptom
+            if troubled:  # a storm of failures must not become one of questions
+                await asyncio.sleep(_LEAST_PAUSE_SECONDS)
+
+    async def _pause(self) -> bool:
+        """Until the next look; it is due at once, and true, where a request has just failed."""
+        try:
+            async with asyncio.timeout(self.pause_seconds):
+                await self._work.trouble.wait()
+        except TimeoutError:
+            return False
+        self._work.trouble.clear()
+        return True
+
+    async def look(self, *, healthy: bool) -> str | None:
+        """What is wrong, in words that go into a sentence, once it has lasted too long."""
+        passed = min(monotonic() - self._looked, _LONGEST_LOOK_SECONDS)
+        self._looked = monotonic()
+        if not self._limit_seconds:
+            return None
+        first = not self._sick_seconds
+        self._sick_seconds = 0.0 if healthy else self._sick_seconds + passed
+        if not first and self._sick_seconds >= self._limit_seconds:
+            return f"its health check has failed for {self._sick_seconds:.0f} s"
+        waiting, waited = self._work.waiting, self._waited
+        self._waited = waiting > 0
+        if (last_token := self._work.last_token) > self._last_token:
+            self._last_token = last_token
+            self._moved()
+        elif waiting and waited:
+            # Counted on, not anew, where a client gives up before WEDGE_SECONDS and asks again;
+            # and only between two looks that both saw one wait, so that it is never too much.
+            self._still_seconds += passed
+            return await self._look_closer(waiting)
+        return None
+
+    def close(self) -> None:
+        if self._question is not None:
+            self._question.cancel()
+
+    async def _look_closer(self, waiting: int) -> str | None:
+        if self._question is not None and self._question.done():
+            answered = self._question.result()
+            self._question = None
+            if answered:
+                self._moved()
+        if self._still_seconds < self._read_at_seconds:
+            return None
+        self._read_at_seconds = self._still_seconds + self._limit_seconds / _LOOKS
+        if await self._counters_moved():
+            self._moved()
+        elif self._asked and self._still_seconds >= self._limit_seconds:
+            requests = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
+            return (
+                f"{requests}, and for {self._still_seconds:.0f} s it has generated nothing, "
+                "not even a token that was asked for to see"
+            )
+        elif self._still_seconds >= self._limit_seconds / 2:
+            self._ask_once(waiting)
+        return None
+
+    def _ask_once(self, waiting: int) -> None:
+        if not self._asked:
+            _log.warning("the engine is silent on %d requests: asking it for a token", waiting)
+            self._asked = True
+        if self._question is None:
+            self._question = spawn(self._generates(), name="wedge question")
+
+    async def _counters_moved(self) -> bool:
+        """Whether they differ from the last time that they were read."""
+        before = self._counters
+        try:
+            page = (await self._probe.metrics_page()).content
+        except httpx.HTTPError:
+            return False
+        self._counters = tuple(_COUNTERS.findall(page))
+        return before is not None and before != self._counters
+
+    async def _generates(self) -> bool:
+        try:
+            return await self._ask()
+        except WarmUpFailed:
+            return False
+
+    def _moved(self) -> None:
+        self._asked = False
+        self._still_seconds = 0.0
+        self._read_at_seconds = self._limit_seconds / _LOOKS

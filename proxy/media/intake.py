@@ -1,0 +1,136 @@
+"""What is done about the media URLs of a request before the engine sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from proxy.errors import MediaRefused, RequestFailure
+from proxy.media.fetch import Budget, Fetcher, FetchLimits, File
+from proxy.media.places import Place, find, may_hold_urls, rewritten
+from proxy.media.policy import Policy, Target
+from proxy.settings import Settings
+from proxy.tasks import spawn
+from proxy.telemetry.record import Record
+
+# The limits are of a prompt; some routes take several.
+_MIN_MAX_URLS = 32
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """What a URL leads to, the first name it has in the body, and how often it stands there."""
+
+    target: Target
+    param: str
+    times: int = 0
+
+
+class Intake:
+    """Judges the URLs in bodies and, with a fetcher, puts what they lead to in their place."""
+
+    def __init__(
+        self, policy: Policy, fetcher: Fetcher | None, *, max_urls: int, max_body_bytes: int
+    ) -> None:
+        self._policy = policy
+        self._fetcher = fetcher
+        self._max_urls = max_urls
+        self._max_body_bytes = max_body_bytes
+
+    def concerns(self, route: str, body: bytes | bytearray) -> bool:
+        """Whether there may be anything to do; quick, and mostly no."""
+        return may_hold_urls(route, body)
+
+    async def settle(
+        self, route: str, body: bytes | bytearray, record: Record
+    ) -> Sequence[bytes] | None:
+        """The body that the engine is to get, in pieces; None where it is the client's own.
+
+        Raises:
+            MediaRefused, MediaUnavailable: a URL is not for fetching, or leads to nothing.
+        """
+        found = find(route, body)
+        wanted = self._wanted(found.places)
+        if not wanted:
+            return None
+        if self._fetcher is None:
+            await asyncio.gather(
+                *(self._policy.addresses(one.target, one.param) for one in wanted.values())
+            )
+            return None
+        started = monotonic()
+        try:
+            files = await self._fetched(self._fetcher, wanted, len(found.body))
+        finally:
+            record.media_seconds = monotonic() - started
+        record.media_bytes = sum(file.size for file in files.values())
+        return rewritten(found, {url: file.as_data_url() for url, file in files.items()})
+
+    async def close(self) -> None:
+        if self._fetcher is not None:
+            await self._fetcher.close()
+
+    def _wanted(self, places: Sequence[Place]) -> dict[str, _Wanted]:
+        wanted: dict[str, _Wanted] = {}
+        for number, place in enumerate(places):
+            target = self._policy.target(place.url, place.param)
+            if target is None:
+                continue
+            if number >= self._max_urls:
+                raise _too_many(place, self._max_urls)
+            wanted.setdefault(place.url, _Wanted(target, place.param)).times += 1
+        return wanted
+
+    async def _fetched(
+        self, fetcher: Fetcher, wanted: dict[str, _Wanted], body_bytes: int
+    ) -> dict[str, File]:
+        """All at once, each one once; the first that fails ends the others."""
+        budget = Budget(self._max_body_bytes - body_bytes)
+        files: dict[str, File] = {}
+
+        async def fetch(url: str, one: _Wanted) -> RequestFailure | None:
+            try:
+                files[url] = await fetcher.fetch(one.target, one.param, budget, one.times)
+            except RequestFailure as failure:
+                return failure
+            return None
+
+        tasks = [spawn(fetch(*one), name="media") for one in wanted.items()]
+        try:
+            for task in asyncio.as_completed(tasks):
+                if (failure := await task) is not None:
+                    raise failure
+        finally:
+            for each in tasks:
+                each.cancel()
+        return files
+
+
+def intake(settings: Settings) -> Intake:
+    """What the settings ask for."""
+    local_files = "ALLOWED_LOCAL_MEDIA_PATH" in settings.environ
+    policy = Policy(
+        settings.allowed_media_domains,
+        allow_private=settings.allow_private_media,
+        allow_local_files=local_files or "--allowed-local-media-path" in settings.extra_args,
+    )
+    limits = FetchLimits(
+        int(settings.media_fetch_max_mb * 1024 * 1024),
+        settings.media_fetch_timeout,
+        settings.media_fetch_concurrency,
+    )
+    fetcher = Fetcher(policy, limits) if settings.sidecar_fetches_media else None
+    most = settings.image_limit + settings.video_limit + settings.audio_limit
+    return Intake(
+        policy,
+        fetcher,
+        max_urls=max(most, _MIN_MAX_URLS),
+        max_body_bytes=settings.max_body_bytes,
+    )
+
+
+def _too_many(place: Place, most: int) -> MediaRefused:
+    text = f"{place.param} is one URL too many: {most} in a request are fetched"
+    return MediaRefused(f"{text} (IMAGE_LIMIT, VIDEO_LIMIT, AUDIO_LIMIT).", param=place.param)

@@ -1,0 +1,73 @@
+"""What the sidecar itself answers, and on which port."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.routing import Route as OwnRoute
+from starlette.types import Message, Receive, Scope, Send
+
+from proxy import __version__
+from proxy.api.dashboard import page_router, requests_router
+from proxy.api.health import health_router
+from proxy.api.info import info_router
+from proxy.api.metrics import metrics_router
+from proxy.api.service import Service
+from proxy.errors import MethodNotAllowed, RequestFailure
+from proxy.relay.client import ADDED_HEADERS
+from proxy.relay.headers import Header, request_id
+from proxy.relay.refusal import refusal
+
+
+class OwnPages:
+    """What the sidecar itself answers on one port; a path that is not of `paths` is not its.
+
+    Those of `open_paths` need no key: load balancers have none.
+    """
+
+    def __init__(self, *routers: APIRouter, open_paths: frozenset[str] = frozenset()) -> None:
+        self._app = FastAPI(title="vLLM sidecar", version=__version__, openapi_url=None)
+        for router in routers:
+            self._app.include_router(router)
+        self._app.add_exception_handler(RequestFailure, _refused)
+        self._app.add_exception_handler(405, _wrong_method)
+        self.open_paths = open_paths
+        self.paths = {route.path for route in self._app.routes if isinstance(route, OwnRoute)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, _adding(scope.get(ADDED_HEADERS, ()), send))
+
+
+def _adding(headers: Sequence[Header], send: Send) -> Send:
+    """Sends an answer with more headers."""
+
+    async def sends(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *headers]
+        await send(message)
+
+    return sends if headers else send
+
+
+def own_pages(service: Service) -> tuple[OwnPages, OwnPages]:
+    """Those of the API's port, and those of `METRICS_PORT`: metrics are in one place only."""
+    health, metrics, page = health_router(service), metrics_router(service), page_router()
+    pages = [health, info_router(service), requests_router(service), page]
+    open_paths = frozenset(
+        route.path for route in (*health.routes, *page.routes) if isinstance(route, OwnRoute)
+    )
+    if service.settings.port_of_metrics is None:
+        return OwnPages(*pages, metrics, open_paths=open_paths), OwnPages()
+    return OwnPages(*pages, open_paths=open_paths), OwnPages(metrics)
+
+
+async def _refused(request: Request, failure: Exception) -> Response:
+    assert isinstance(failure, RequestFailure)
+    status, headers, body = refusal(failure, None, request_id(request.scope["headers"]))
+    return Response(body, status, {key.decode(): value.decode() for key, value in headers})
+
+
+async def _wrong_method(request: Request, failure: Exception) -> Response:
+    text = f"{request.url.path} does not take {request.method}; it takes GET."
+    return await _refused(request, MethodNotAllowed(text))

@@ -1,0 +1,131 @@
+"""The requests that are inside the gate: what the engine owes an answer, and who dies with it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import NamedTuple, Protocol
+
+from proxy.relay.connection import Parts
+from proxy.telemetry.record import Outcome, Record
+
+# vLLM ends its answers up to 5 s before it is gone itself, and its end is waited for.
+_LOST_SECONDS = 15.0
+_MAX_LOST = 1000
+Fingerprint = tuple[int, bytes]
+"""The length of a body in bytes, and a digest of method, path and body."""
+
+_LOST = (Outcome.ENGINE_DIED, Outcome.ENGINE_ERROR)
+
+
+class Guard(Protocol):
+    """Knows requests that have brought the engine down."""
+
+    armed: bool
+    enabled: bool
+
+    def check(self, length: int, compute: Callable[[], Fingerprint]) -> Fingerprint | None: ...
+
+    def over(self, known: Fingerprint, *, answered: bool) -> None: ...
+
+
+class Lost(NamedTuple):
+    """A request that the engine has taken with it; no fingerprint where its body is not held."""
+
+    record: Record
+    fingerprint: Fingerprint | None
+
+
+class Flights:
+    """Every request from its gate to its end. A request costs a few changes of two dicts."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self.trouble = asyncio.Event()
+        """Set when the engine has broken off an answer, or answered with an error of its own."""
+        self._inside: dict[int, Record] = {}
+        self._bodies: dict[int, Parts] = {}
+        self._known: dict[int, Fingerprint] = {}
+        self._lost: deque[tuple[float, Lost]] = deque(maxlen=_MAX_LOST)
+        self._told: set[int] = set()
+
+    def begin(self, record: Record) -> None:
+        self._inside[id(record)] = record
+
+    def carries(self, record: Record, body: Parts) -> None:
+        """The request's body, where it is held whole (else empty).
+
+        Raises:
+            PoisonedRequest, EngineUnavailable: see `PoisonGuard.check`.
+        """
+        if not body:
+            return
+        self._bodies[id(record)] = body
+        if self._guard.armed:
+            known = self._guard.check(sum(map(len, body)), lambda: _fingerprint(record, body))
+            if known is not None:
+                self._known[id(record)] = known
+
+    def end(self, record: Record) -> None:
+        """It is over, with an outcome. Does nothing for a request that never began."""
+        key = id(record)
+        if self._inside.pop(key, None) is None:
+            return
+        if record.outcome in _LOST and key not in self._told and _was_sent(record):
+            self._lost.append((monotonic(), self._loss(record)))
+            self.trouble.set()
+        self._bodies.pop(key, None)
+        self._told.discard(key)
+        if self._known and (known := self._known.pop(key, None)) is not None:
+            self._guard.over(known, answered=record.outcome is Outcome.OK)
+
+    def take_lost(self) -> list[Lost]:
+        """The engine has died: whom it has taken with it. Each request is named once."""
+        oldest = monotonic() - _LOST_SECONDS
+        lost = [loss for when, loss in self._lost if when >= oldest]
+        self._lost.clear()
+        still = [
+            record
+            for key, record in self._inside.items()
+            if key not in self._told and _was_sent(record)
+        ]
+        self._told |= {id(record) for record in still}
+        return lost + [self._loss(record) for record in still]
+
+    @property
+    def waiting(self) -> int:
+        """Requests that the engine has whole and has not answered whole.
+
+        Not among them: uploads that run, and WebSocket sessions, which owe nobody a word.
+        """
+        return sum(map(_is_owed, self._inside.values()))
+
+    @property
+    def last_token(self) -> float:
+        """When a stream that still runs last got a token (monotonic seconds); 0 for never."""
+        return max((record.last_token or 0.0 for record in self._inside.values()), default=0.0)
+
+    def _loss(self, record: Record) -> Lost:
+        body = self._bodies.get(id(record))
+        hashed = body is not None and self._guard.enabled
+        return Lost(record, _fingerprint(record, body) if hashed and body else None)
+
+
+def _is_owed(record: Record) -> bool:
+    if record.outcome is not None or record.last_byte is not None:
+        return False
+    return record.sent is not None and record.body_read is not None
+
+
+def _was_sent(record: Record) -> bool:
+    return record.sent is not None or record.status == 101  # a WebSocket session
+
+
+def _fingerprint(record: Record, body: Parts) -> Fingerprint:
+    digest = hashlib.blake2b(f"{record.method} {record.path}\n".encode(), digest_size=16)
+    for part in body:
+        digest.update(part)
+    return sum(map(len, body)), digest.digest()

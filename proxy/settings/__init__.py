@@ -1,0 +1,121 @@
+"""Every environment variable of the sidecar: once, with its unit, default and effect.
+
+`Settings.load(mapping)` turns an environment into one frozen object. Empty means unset.
+Variables that only name a `vllm serve` flag are not listed here: `engine.command` takes
+them from `Settings.environ`, by the flag table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pydantic import AliasChoices, Field, SkipValidation, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from proxy.errors import SettingsError
+from proxy.settings.access import AccessSettings
+from proxy.settings.engine import EngineSettings
+from proxy.settings.life import LifeSettings
+from proxy.settings.limits import LimitSettings
+from proxy.settings.listening import ListeningSettings
+from proxy.settings.media import MediaSettings
+from proxy.settings.model import ModelSettings
+from proxy.settings.telemetry import TelemetrySettings
+from proxy.settings.values import LogFormat, MediaFetch, OnEngineFailure
+
+__all__ = ["LogFormat", "MediaFetch", "OnEngineFailure", "Settings", "variables"]
+
+
+# Fields come in the order of the table in README: the last base's first.
+class Settings(
+    TelemetrySettings,
+    LifeSettings,
+    MediaSettings,
+    LimitSettings,
+    AccessSettings,
+    ListeningSettings,
+    EngineSettings,
+    ModelSettings,
+):
+    """The whole configuration, immutable. Build it with `Settings.load`."""
+
+    environ: SkipValidation[Mapping[str, str]] = Field(
+        default_factory=dict, exclude=True, repr=False
+    )
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Settings:
+        ours = {"PORT": self.port, "PORT_HEALTH": self.port_health}
+        if self.port_of_metrics is not None:
+            if self.port_of_metrics == self.port_health:
+                raise ValueError(_same_port("METRICS_PORT", self.port_health, "PORT_HEALTH"))
+            ours["METRICS_PORT"] = self.port_of_metrics
+        for name, port in ours.items():
+            if self.upstream_url is None and port == self.upstream_port:
+                raise ValueError(_same_port("UPSTREAM_PORT", port, name))
+        return self
+
+    @model_validator(mode="after")
+    def _limits_have_keys(self) -> Settings:
+        if self.key_limits is not None and self.key_limits.names_keys and not self.needs_key:
+            text = "keys have limits, but there are none"
+            raise ValueError(f"KEY_LIMITS: {text}; allowed is all: alone, or set API_KEYS")
+        return self
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str]) -> Settings:
+        """Read an environment.
+
+        Raises:
+            SettingsError: one line naming the variable, its value and what is allowed.
+        """
+        present = {name: value for name, value in environ.items() if value.strip()}
+        try:
+            return cls.model_validate({**present, "environ": MappingProxyType(present)})
+        except ValidationError as error:
+            raise SettingsError(_first_problem(error)) from None
+
+    @property
+    def port_of_metrics(self) -> int | None:
+        """The port that has only metrics; None where `port` has them."""
+        return None if self.metrics_port == self.port else self.metrics_port
+
+    @property
+    def max_body_bytes(self) -> int:
+        return int(self.max_body_mb * 1024 * 1024)
+
+
+def _same_port(name: str, port: int, other: str) -> str:
+    return f"{name}={port}: the same as {other}; allowed is any other"
+
+
+def _first_problem(error: ValidationError) -> str:
+    """One line for a human: `PORT='abc': Input should be a valid integer ... (Port ...)`."""
+    problem = error.errors()[0]
+    if not problem["loc"]:  # two variables that do not go together
+        return str(problem["ctx"]["error"])
+    name = str(problem["loc"][0])
+    allowed = problem["msg"]
+    if problem["type"] == "value_error":
+        allowed = str(problem["ctx"]["error"])
+    if problem["type"] == "bool_parsing":
+        allowed = "allowed are true, 1, yes, on and false, 0, no, off"
+    field = _field_of(name)
+    # A secret that is wrong is a secret all the same.
+    value = repr(problem["input"]) if field.repr else "***"
+    return f"{name}={value}: {allowed} ({field.description})"
+
+
+def _field_of(variable_name: str) -> FieldInfo:
+    field = next(field for field, names in variables().items() if variable_name in names)
+    return Settings.model_fields[field]
+
+
+def variables() -> dict[str, tuple[str, ...]]:
+    """Field name -> the environment variables it is read from, first wins."""
+    return {
+        field: tuple(str(choice) for choice in info.validation_alias.choices)
+        for field, info in Settings.model_fields.items()
+        if isinstance(info.validation_alias, AliasChoices)
+    }

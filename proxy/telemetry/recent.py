@@ -1,0 +1,61 @@
+"""The last requests, for the page: their numbers, never what was asked or answered."""
+
+from __future__ import annotations
+
+from collections import deque
+from time import monotonic
+from typing import Any
+
+from proxy.telemetry.record import Record
+
+SIZE = 50
+
+# As in the log line. Who asked is not among them: whoever sees the page is not thereby told.
+_FIELDS = (
+    *("request_id", "route", "model", "status", "outcome", "error_source", "error", "stream"),
+    *("images", "videos", "audios", "prompt_tokens", "cached_tokens", "completion_tokens"),
+    *("finish_reason", "duration_ms", "ttft_ms", "tokens_per_second", "client_stall_ms"),
+)
+
+
+class Recent:
+    """Keeps the records of the last requests; whoever asks has them made into rows."""
+
+    def __init__(self, size: int = SIZE) -> None:
+        self._records: deque[Record] = deque(maxlen=size)
+        self.add = self._records.append
+        """Called for each record when it is finished."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The newest first."""
+        now = monotonic()
+        return [_row(record, now) for record in reversed(self._records)]
+
+
+def _row(record: Record, now: float) -> dict[str, Any]:
+    known = record.fields()
+    fields = {name: known[name] for name in _FIELDS if name in known}
+    assert record.finished is not None
+    fields["seconds_ago"] = round(now - record.finished, 1)
+    parts = _split(record).items()
+    fields["split_ms"] = {part: round(spent * 1000, 2) for part, spent in parts}
+    return fields
+
+
+def _split(record: Record) -> dict[str, float]:
+    """Where the time went, in seconds; together that is how long the request took.
+
+    A request that never came to the engine has only `receiving` and `other`. An answer in one
+    piece is all `generating`: when its first token was there is not known.
+    """
+    assert record.finished is not None
+    received = record.body_read if record.body_read is not None else record.started
+    parts = {"receiving": received - record.started}
+    if record.sent is not None:
+        sent, end = max(record.sent, received), record.last_byte or record.finished
+        first = record.first_token if record.first_token is not None else sent
+        parts["waiting"] = max(first - sent, 0.0)
+        parts["generating"] = max(end - first, 0.0)
+        parts["sidecar"] = record.overhead_seconds or 0.0
+    parts["other"] = max(record.duration_seconds - sum(parts.values()), 0.0)
+    return parts

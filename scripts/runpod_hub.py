@@ -1,0 +1,185 @@
+"""Writes .runpod/hub.json and .runpod/tests.json from the sidecar's own settings.
+
+    python scripts/runpod_hub.py [--check]
+
+Each variable has one entry with its default and its effect; the presets are README's table
+"Swapping models". `--check` writes nothing and exits with 1 where a file is stale. Fields are those
+of RunPod's publishing guide (https://docs.runpod.io/hub/publishing-guide).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from enum import Enum
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from proxy.settings import Settings, variables  # noqa: E402
+
+Entry = dict[str, Any]
+
+HUB = ROOT / ".runpod" / "hub.json"
+TESTS = ROOT / ".runpod" / "tests.json"
+CUDA_VERSIONS = ["13.0"]  # of the image's plain tag
+# RunPod's limit for one pod, static values and defaults together.
+MAX_VALUES = 50
+# What the platform decides, and what README's presets need beside the sidecar's own variables.
+STATIC = {
+    "PORT": "8000",
+    # A line of comment into quiet streams: the pod proxy cuts a connection after 100 s of silence.
+    "SSE_KEEP_ALIVE_INTERVAL": "15",
+}
+FLAGS = {"MM_PROCESSOR_KWARGS": "Options of the model's image processor, as JSON."}
+# Seen at once; all others are under "advanced".
+FIRST = ("MODEL_NAME", "HF_TOKEN", "API_KEYS", "MAX_MODEL_LEN", "IMAGE_LIMIT", "SERVED_MODEL_NAME")
+# An engine elsewhere has no place in an image that holds one.
+LEFT_OUT = ("UPSTREAM_URL",)
+
+
+def env() -> list[Entry]:
+    """One entry a variable, the important ones first; aliases would only repeat them."""
+    entries: list[Entry] = [{"key": key, "value": value} for key, value in STATIC.items()]
+    fields = {names[0]: field for field, names in variables().items()}
+    for name in sorted(fields, key=lambda each: FIRST.index(each) if each in FIRST else len(FIRST)):
+        if name not in STATIC and name not in LEFT_OUT:
+            entries.append({"key": name, "input": form_field(name, fields[name])})
+    for name, effect in FLAGS.items():
+        entries.append(
+            {"key": name, "input": described(name, effect) | {"type": "string", "advanced": True}}
+        )
+    valued = sum("value" in each or "default" in each["input"] for each in entries)
+    if valued > MAX_VALUES:
+        sys.exit(f"runpod_hub: {valued} variables have a value, RunPod takes {MAX_VALUES}")
+    return entries
+
+
+def described(name: str, effect: str) -> Entry:
+    words = name.replace("_", " ").capitalize()
+    for short in ("Hf", "Gpu", "Url", "Kv", "Api"):
+        words = re.sub(rf"\b{short}\b", short.upper(), words, flags=re.IGNORECASE)
+    return {"name": words, "description": effect}
+
+
+def form_field(name: str, field: str) -> Entry:
+    info = Settings.model_fields[field]
+    entry = described(name, info.description or "") | kind_of(name, info.annotation, info.default)
+    return entry | ({} if name in FIRST else {"advanced": True})
+
+
+def kind_of(name: str, annotation: Any, default: Any) -> Entry:
+    """Type, choices and default of a form field; what is unset has no default."""
+    plain = innermost(annotation)
+    known: Entry = {} if default in (None, "", ()) else {"default": default}
+    if name == "MODEL_NAME":
+        return {"type": "huggingface"}
+    if plain is bool:
+        return {"type": "boolean", "trueValue": "true", "falseValue": "false", **known}
+    if plain in (int, float):
+        return {"type": "number", **known}
+    if isinstance(plain, type) and issubclass(plain, Enum):
+        choices = [str(each.value) for each in plain]
+    else:
+        choices = list(get_args(plain)) if get_origin(plain) is Literal else []
+    if isinstance(default, Enum):
+        known = {"default": str(default.value)}
+    options = [{"label": each, "value": each} for each in choices]
+    return {"type": "string", **({"options": options} if options else {}), **known}
+
+
+def innermost(annotation: Any) -> Any:
+    """The type itself, without Annotated and `| None`."""
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation = get_args(annotation)[0]
+        elif get_origin(annotation) in (Union, UnionType):
+            annotation = next(each for each in get_args(annotation) if each is not type(None))
+        else:
+            return annotation
+
+
+def presets() -> list[Entry]:
+    """The rows of README's table of models; a value has the type of its form field."""
+    types = {each["key"]: each["input"]["type"] for each in env() if "input" in each}
+    read = {"number": int, "boolean": lambda value: value == "true"}
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Swapping models\n")[1]
+    rows = re.findall(r"^\| `([^`]+)` \| [\d.]+ GB \| (.*?) \|", text, re.MULTILINE)
+    found = []
+    for model, settings in rows:
+        pairs = [pair.split("=", 1) for pair in re.findall(r"`(\w+=.*?)`", settings)]
+        values = {name: read.get(types[name], str)(value) for name, value in pairs}
+        found.append({"name": model, "defaults": {"MODEL_NAME": model, **values}})
+    return found
+
+
+def hub() -> Entry:
+    return {
+        "title": "vLLM with a sidecar",
+        "description": "Stock vLLM for vision-language models behind a thin sidecar: health that "
+        "is true, usage always known, one log line per request, Prometheus metrics.",
+        "type": "serverless",
+        "category": "language",
+        "config": {
+            "endpointType": "LB",
+            "runsOn": "GPU",
+            "containerDiskInGb": 100,
+            "gpuCount": 1,
+            "gpuIds": "ADA_24,AMPERE_48,ADA_48_PRO,AMPERE_80",
+            "allowedCudaVersions": CUDA_VERSIONS,
+            "presets": presets(),
+            "env": env(),
+        },
+    }
+
+
+def tests() -> Entry:
+    """A small model, and every default as the form has it."""
+    given = {"MODEL_NAME": "Qwen/Qwen2-VL-7B-Instruct-AWQ", "MAX_MODEL_LEN": "4096"}
+    for each in env():
+        value = each.get("value", each.get("input", {}).get("default"))
+        if value is not None:
+            given.setdefault(
+                each["key"], str(value).lower() if isinstance(value, bool) else str(value)
+            )
+    question = {"role": "user", "content": "Say yes."}
+    return {
+        "tests": [
+            {
+                "name": "chat",
+                "input": {"messages": [question], "max_tokens": 4},
+                "timeout": 600_000,
+            }
+        ],
+        "config": {
+            "gpuTypeId": "NVIDIA GeForce RTX 4090",
+            "gpuCount": 1,
+            "env": [{"key": key, "value": value} for key, value in given.items()],
+            "allowedCudaVersions": CUDA_VERSIONS,
+        },
+    }
+
+
+def main(arguments: list[str]) -> int:
+    stale = 0
+    for path, content in ((HUB, hub()), (TESTS, tests())):
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        if arguments == ["--check"]:
+            print(f"{path}: stale; run python {shlex.quote(sys.argv[0])}", file=sys.stderr)
+            stale = 1
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            print(f"{path}: written")
+    return stale
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

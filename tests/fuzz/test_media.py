@@ -1,0 +1,159 @@
+"""Media URLs in bodies: spoilt ones, strange ones, and any JSON, in any encoding."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from proxy.edge.routes import Route
+from proxy.errors import MediaRefused
+from proxy.media.places import find
+from tests.fuzz.making import jumble, repeatable, spoilt
+from tests.fuzz.media import LISTS, NODES, ROOTS, ROUTES, URLS, check
+from tests.fuzz.seeds import MEDIA_BODIES, TOKENS
+from tests.fuzz.test_body import written
+
+# The last one has the roots of all: most bodies mean something there.
+routes = st.sampled_from([*ROUTES, Route.EXTRA, Route.EXTRA, Route.EXTRA])
+strange = st.sampled_from(["url", "type", "uuid", "é", "\ud83d", "x", *sorted(ROOTS[Route.CHAT])])
+urls = st.sampled_from(
+    [
+        *("http://a/", "HTTPS://b/c", "http://a/é", "http://a/\ud83d", 'http://a/"\\"', "file:/x"),
+        *("data:image/png;base64,AA", "DATA:x,http://a/", " http://a/", "", "x", "a:", "http:"),
+    ]
+)
+leaves: st.SearchStrategy[Any] = urls | st.sampled_from(
+    [None, 1, 1.5, 10**40, float("nan"), True, [], {}]
+)
+holders = st.sampled_from([*sorted(URLS), "source"])
+values = leaves | st.lists(st.tuples(st.sampled_from(["url", "url", "type"]), leaves), max_size=3)
+few = st.lists(st.tuples(strange | holders, leaves), max_size=2)
+parts = st.lists(st.tuples(holders, values) | st.tuples(strange, leaves), min_size=1, max_size=4)
+nodes = st.recursive(
+    parts | leaves,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(st.tuples(st.sampled_from(sorted(NODES)) | strange | holders, inner), max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> tuple[Route, list[tuple[str, Any]]]:
+    """A route and the pairs of an object, with something like a URL where the route looks."""
+    route = draw(routes)
+    own = sorted(ROOTS[route] | (LISTS if route is Route.EXTRA else set()))
+    node: Any = [*draw(parts), (draw(st.sampled_from(sorted(URLS))), draw(urls)), *draw(few)]
+    for wrap in draw(st.lists(st.sampled_from(["list", *sorted(NODES)]), max_size=4)):
+        node = [draw(leaves), node] if wrap == "list" else [*draw(few), (wrap, node), *draw(few)]
+    root = (draw(st.sampled_from(own)), node)
+    others = st.lists(st.tuples(st.sampled_from(own) | strange, nodes), max_size=2)
+    return route, [*draw(others), root, *draw(others)]
+
+
+@settings(repeatable, max_examples=400)
+@given(route=routes, body=spoilt(MEDIA_BODIES, TOKENS["media"]) | jumble(TOKENS["media"]))
+def test_urls_in_any_bytes_are_where_the_engine_finds_them(route: Route, body: bytes) -> None:
+    check(route, body)
+
+
+@settings(repeatable, max_examples=400)
+@given(
+    said=bodies(),
+    ascii_only=st.booleans(),
+    around=st.sampled_from(["%s", " %s\r\n", "\ufeff%s\n", "\t%s"]),
+    encoding=st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-16", "utf-16-be", "utf-32-le"]),
+)
+def test_urls_in_any_json_are_where_the_engine_finds_them(
+    said: tuple[Route, list[tuple[str, Any]]], ascii_only: bool, around: str, encoding: str
+) -> None:
+    route, pairs = said
+    text = around.lstrip("\ufeff") if encoding != "utf-8" else around
+    text %= written(pairs, ascii_only=ascii_only)
+    body = text.encode(encoding, "surrogatepass")
+    if check(route, body):
+        event("URLs found")
+        event(f"URLs found behind {body[:4]!r}")
+
+
+def test_the_examples_have_urls_to_find() -> None:
+    """A generator that makes only bodies without URLs would prove nothing."""
+    made, found = 0, set()
+
+    @repeatable
+    @given(
+        said=bodies(),
+        encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    )
+    def count(said: tuple[Route, list[tuple[str, Any]]], encoding: str) -> None:
+        nonlocal made
+        made += 1
+        route, pairs = said
+        body = written(pairs, ascii_only=True).encode(encoding)
+        if check(route, body):
+            found.add((encoding, body))
+
+    count()
+    assert len(found) > made / 4
+    assert {encoding for encoding, _ in found} == {"utf-8", "utf-8-sig", "utf-16"}
+
+
+def escaped(text: str) -> str:
+    """Every character as an escape."""
+    return "".join(f"\\u{ord(one):04X}" for one in text)
+
+
+def test_escapes_hide_no_url() -> None:
+    key, url = escaped("image_url"), escaped("http://a/")
+    body = f'{{"{escaped("messages")}":[{{"content":[{{"{key}":"{url}"}}]}}]}}'.encode()
+    assert check(Route.CHAT, body) == ["http://a/"]
+
+
+def test_of_two_equal_keys_the_last_one_counts() -> None:
+    body = b'{"messages":[{"content":[{"image_url":"http://a/","image_url":"http://b/"}]}]}'
+    assert check(Route.CHAT, body) == ["http://b/"]
+    hidden = b'{"messages":[{"content":[{"image_url":"http://a/"}]}],"messages":[]}'
+    assert check(Route.CHAT, hidden) == []
+
+
+def test_a_doubled_key_around_another_one_leaves_the_order_of_the_bytes() -> None:
+    """Found by fuzzing: the second half of the body was written twice."""
+    body = (
+        b'{"messages":[{"image_url":"http://a/","audio_url":"http://b/","image_url":"http://c/"}]}'
+    )
+    assert check(Route.CHAT, body) == ["http://b/", "http://c/"]
+
+
+def test_the_same_url_twice_is_found_twice_and_as_a_text_not_at_all() -> None:
+    part = {"type": "image_url", "image_url": {"url": "http://a/"}}
+    said = {"type": "text", "text": "http://a/", "http://a/": "http://a/"}
+    body = json.dumps({"user": "http://a/", "messages": [{"content": [part, said, part]}]})
+    assert check(Route.CHAT, body.encode()) == ["http://a/", "http://a/"]
+
+
+def test_arguments_of_tools_are_not_media() -> None:
+    tool = {"type": "tool_use", "input": {"image_url": "http://a/"}}
+    search = {"type": "search_result", "source": "http://a/", "content": []}
+    body = {"messages": [{"content": [tool, search]}], "tools": [{"image_url": "http://a/"}]}
+    assert check(Route.MESSAGES, json.dumps(body).encode()) == []
+
+
+@pytest.mark.parametrize("depth", [20, 200, 2_000, 100_000])
+def test_a_body_of_any_depth_is_read_or_refused(depth: int) -> None:
+    for opening, closing in (("[", "]"), ('{"content":', "}"), ('[{"content":', "}]")):
+        inner = '{"image_url":"http://a/"}'
+        body = f'{{"messages":{opening * depth}{inner}{closing * depth}}}'.encode()
+        found = check(Route.CHAT, body)
+        assert found == ["http://a/"] or depth >= 200
+
+
+@pytest.mark.parametrize("many", ['{"messages":[%s]}', '{"x":[%s],"messages":[]}'])
+def test_a_body_with_too_many_values_is_refused_at_once(many: str) -> None:
+    body = (many % ",".join(["{}"] * 200_000 * (1 if "x" not in many else 3))).encode()
+    with pytest.raises(MediaRefused, match="too many"):
+        find(Route.CHAT, body)

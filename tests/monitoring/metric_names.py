@@ -1,0 +1,47 @@
+"""Which metrics a query asks for, and which there are."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+
+from proxy.edge.routes import GENERATING
+from proxy.telemetry.metrics import Metrics
+from tests.proxy.telemetry.records import full
+
+PROMETHEUS = frozenset({"up"})
+_PARTS = ("", "_total", "_bucket", "_sum", "_count")
+_NAME = re.compile(r"(?<![\w:\"=~|])(?:up\b|(?:\w+:)?(?:sidecar_|vllm:)[\w:]+)")
+
+
+def names_in(query: str) -> set[str]:
+    """`rate(a_bucket{b="c"}[5m])` -> `a_bucket`."""
+    return set(_NAME.findall(re.sub(r'"[^"]*"', '""', query)))
+
+
+@cache
+def known() -> frozenset[str]:
+    """Every name that can be asked for."""
+    return _sidecars() | _engines() | PROMETHEUS
+
+
+def _sidecars() -> frozenset[str]:
+    metrics = Metrics(GENERATING)
+    record = full()
+    metrics.began(record)
+    metrics.ended(record)
+    families = list(metrics.registry.collect())
+    samples = {sample.name for family in families for sample in family.samples}
+    return frozenset(samples | {family.name for family in families})
+
+
+def _engines() -> frozenset[str]:
+    """As the installed vLLM's source has them; it is read, not imported."""
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    assert spec.origin is not None
+    source = (Path(spec.origin).parent / "v1/metrics/loggers.py").read_text()
+    bases = re.findall(r'"(vllm:\w+)"', source)
+    return frozenset(base + part for base in bases for part in _PARTS)

@@ -1,0 +1,218 @@
+"""The dashboards are those that dashboards.py writes, and every query of theirs finds data.
+
+The data are of a real run: a sidecar with a fake engine below it, traffic, errors and a restart,
+scraped by a real Prometheus with the shipped rules.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from tests.engine.service import Service, wait_until
+from tests.monitoring import exporter, traffic
+from tests.monitoring.metric_names import known, names_in
+from tests.monitoring.server import MONITORING, Prometheus, Series
+from tests.proxy.engine.living import starting
+from tests.tools import tool
+
+ROOT = MONITORING.parent
+FOLDER = MONITORING / "grafana/dashboards"
+DASHBOARDS = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+# What Grafana fills in. Nothing may be left of `$name` after it.
+VARIABLES = {
+    "$__rate_interval": "5s",
+    "$__range_s": "60",
+    "$__range": "60s",
+    "$__interval": "1s",
+    # As chosen, not "all": `.*` also finds a label that is not there.
+    "$instance": "sidecar:8000",
+    "$route": "chat|completions|messages",
+    "$model": "tiny|second",
+    "$GPU_PRICE_PER_HOUR": "2.50",
+}
+BEFORE_SECONDS, AFTER_SECONDS = 3.0, 4.0
+
+
+class Query(NamedTuple):
+    """One query of one panel."""
+
+    place: str
+    expr: str
+    instant: bool
+
+
+def queries() -> list[Query]:
+    return [
+        Query(
+            f"{dashboard['title']} / {panel['title']} / {target['refId']}",
+            target["expr"],
+            target.get("instant", False),
+        )
+        for dashboard in DASHBOARDS.values()
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", ())
+    ]
+
+
+def filled_in(expr: str) -> str:
+    for name, value in VARIABLES.items():
+        expr = expr.replace(name, value)
+    assert "$" not in expr
+    return expr
+
+
+# The files ------------------------------------------------------------------------------------
+
+
+def write_anew(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(MONITORING / "dashboards.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_dashboards_are_those_that_are_written() -> None:
+    done = write_anew("--check")
+    assert done.returncode == 0, done.stdout
+    assert {each["title"] for each in DASHBOARDS.values()} == {"Service", "Engine and GPU", "Cost"}
+
+
+def test_a_dashboard_that_was_edited_by_hand_is_named(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    assert write_anew("--folder", folder).returncode == 0
+    assert write_anew("--folder", folder, "--check").returncode == 0
+    (tmp_path / "cost.json").write_text("{}")
+    done = write_anew("--folder", folder, "--check")
+    assert done.returncode == 1
+    assert "out of date: cost.json;" in done.stdout
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_panels_do_not_lie_on_each_other(name: str) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARDS[name]["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (place["x"] + dx, place["y"] + dy)
+            for dx in range(place["w"])
+            for dy in range(place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+def test_queries_ask_for_metrics_that_there_are() -> None:
+    rules = yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"]
+    recorded = {rule["record"] for group in rules for rule in group["rules"]}
+    asked = {name for query in queries() for name in names_in(query.expr)}
+    assert len(asked) > 30
+    assert asked - recorded - known() == set()
+
+
+# What they find -------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """A run that is over, and the Prometheus that has seen it."""
+
+    prometheus: Prometheus
+    service: Service
+    began: float
+    ended: float
+
+    def find(self, query: Query) -> Series:
+        """As the panel would: over the time of the run, or at its end."""
+        expr = filled_in(query.expr)
+        if query.instant:
+            return self.prometheus.now(expr)
+        return self.prometheus.over(expr, self.began, self.ended)
+
+
+def has_a_value(series: dict[str, Any]) -> bool:
+    points = series.get("values") or [series["value"]]
+    return any(math.isfinite(float(value)) for _, value in points)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    program = tool("prometheus")
+    folder = tmp_path_factory.mktemp("run")
+    model = folder / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with ExitStack() as stack:
+        start = stack.enter_context(starting(folder, model))
+        service = start(SERVED_MODEL_NAME="tiny,second")
+        service.wait_for("ready", 15)
+        gauges = exporter.page(missing_from=service.client.get("/metrics").text)
+        ports = {
+            "sidecar": service.port,
+            "engine": service.port,
+            "gauges": stack.enter_context(exporter.exporting(gauges)),
+        }
+        prometheus = stack.enter_context(Prometheus(program, folder, ports))
+        began = time.time()
+        wait_until(lambda: len(prometheus.now("up == 1")) == 3, 10, "three pages")
+        traffic.ordinary(service, BEFORE_SECONDS)
+        traffic.errors(service)
+        traffic.crash(service)
+        traffic.ordinary(service, AFTER_SECONDS)
+        time.sleep(1)  # the rules' next turn
+        yield Run(prometheus, service, began, time.time())
+
+
+@pytest.mark.parametrize("query", queries(), ids=lambda query: query.place)
+def test_a_query_of_a_panel_finds_data(run: Run, query: Query) -> None:
+    found = run.find(query)
+    print(f"{len(found):3} series: {query.place}: {query.expr}")
+    assert found, filled_in(query.expr)
+    assert any(has_a_value(series) for series in found), filled_in(query.expr)
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_variables_have_something_to_choose_from(run: Run, name: str) -> None:
+    for variable in DASHBOARDS[name]["templating"]["list"]:
+        if variable["type"] == "query":
+            asked = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"])
+            assert asked is not None
+            assert run.prometheus.label_values(asked[1], asked[2]), variable["name"]
+
+
+def test_the_restart_is_counted_with_its_cause(run: Run) -> None:
+    (query,) = [
+        each for each in queries() if each.place.startswith("Engine and GPU / Restarts, by")
+    ]
+    (series,) = run.find(query)
+    assert series["metric"] == {"cause": "crashed"}
+    assert series["value"][1] == "1"
+
+
+def test_every_rule_can_be_evaluated(run: Run) -> None:
+    groups = run.prometheus.ask("rules")["groups"]
+    health = {
+        rule["name"]: (rule["health"], rule.get("lastError")) for g in groups for rule in g["rules"]
+    }
+    assert len(health) > 20
+    assert {name: said for name, said in health.items() if said[0] != "ok"} == {}
+
+
+def test_recorded_quantiles_are_those_of_the_engine_and_the_sidecar(run: Run) -> None:
+    """The fake engine's first token takes 60 ms and more; the sidecar can only be later."""
+    query = 'instance:{}:quantile_5m{{quantile="p50"}}'
+    (ours,) = run.prometheus.now(query.format("sidecar_time_to_first_token_seconds"))
+    (theirs,) = run.prometheus.now(query.format("vllm:time_to_first_token_seconds"))
+    assert 0.04 < float(theirs["value"][1]) < 1
+    assert 0.04 < float(ours["value"][1]) < 1

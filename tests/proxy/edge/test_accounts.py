@@ -1,0 +1,251 @@
+"""What keys may use: by the minute and by the day, each and together, also after a restart."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from proxy.edge import accounts as accounts_module
+from proxy.edge.account import duration
+from proxy.edge.accounts import Accounts
+from proxy.edge.ledger import Ledger
+from proxy.errors import QuotaUsedUp, RateLimited
+from proxy.settings.allowance import NOTHING, Allowance, KeyLimits, parse_key_limits
+from proxy.settings.keys import ApiKey, parse_key_lines
+
+DAY = 86_400.0
+NOON = 20_000 * DAY + DAY / 2
+
+
+class Time:
+    """Both clocks, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now, self.wall = 1000.0, NOON
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.wall += seconds
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    moved = Time()
+    monkeypatch.setattr(accounts_module, "monotonic", lambda: moved.now)
+    monkeypatch.setattr(accounts_module, "time", lambda: moved.wall)
+    return moved
+
+
+def accounts(text: str = "", **keys: Allowance) -> Accounts:
+    made = Accounts(parse_key_limits(text) if text else KeyLimits())
+    made.know([ApiKey(label, f"sk-{label}", allowance) for label, allowance in keys.items()])
+    return made
+
+
+def shown(headers: tuple[tuple[bytes, bytes], ...]) -> dict[str, str]:
+    return {name.decode().removeprefix("x-ratelimit-"): value.decode() for name, value in headers}
+
+
+# By the minute --------------------------------------------------------------------------------
+
+
+def test_requests_of_a_minute_run_out_and_come_back(time: Time) -> None:
+    them = accounts("rpm=2", alice=NOTHING)
+    assert shown(them.admit("alice")) == {
+        "limit-requests": "2",
+        "remaining-requests": "1",
+        "reset-requests": "30.0s",
+    }
+    them.admit("alice")
+    with pytest.raises(RateLimited, match=r"alice has used all of 2 requests a minute") as refused:
+        them.admit("alice")
+    assert (refused.value.type, refused.value.retry_after_seconds) == ("requests", 30)
+    assert shown(refused.value.headers)["remaining-requests"] == "0"
+    time.passes(30)
+    them.admit("alice")
+    with pytest.raises(RateLimited):
+        them.admit("alice")
+
+
+def test_tokens_are_charged_afterwards_and_debts_are_paid_back(time: Time) -> None:
+    them = accounts("tpm=60", alice=NOTHING)
+    them.admit("alice")
+    them.charge("alice", 100)
+    with pytest.raises(RateLimited, match="60 tokens a minute") as refused:
+        them.admit("alice")
+    assert (refused.value.type, refused.value.retry_after_seconds) == ("tokens", 41)
+    assert shown(refused.value.headers) == {
+        "limit-tokens": "60",
+        "remaining-tokens": "0",
+        "reset-tokens": "1m40s",
+    }
+    time.passes(41)
+    assert shown(them.admit("alice"))["remaining-tokens"] == "1"
+
+
+def test_a_refused_request_costs_nothing(time: Time) -> None:
+    them = accounts("rpm=1; all: rpm=100", alice=NOTHING, bob=NOTHING)
+    them.admit("alice")
+    for _ in range(50):
+        with pytest.raises(RateLimited):
+            them.admit("alice")
+    time.passes(60)
+    them.admit("alice")
+    them.admit("bob")
+
+
+def test_one_key_does_not_use_what_is_anothers_but_all_share_one(time: Time) -> None:
+    them = accounts("rpm=2; all: rpm=3", alice=NOTHING, bob=NOTHING)
+    for label in ("alice", "alice", "bob"):
+        them.admit(label)
+    with pytest.raises(RateLimited, match="alice has used all of 2"):
+        them.admit("alice")
+    with pytest.raises(RateLimited, match="All keys together have used all of 3"):
+        them.admit("bob")
+
+
+def test_all_may_be_limited_without_keys(time: Time) -> None:
+    them = accounts("all: rpm=1")
+    assert them.limited
+    assert shown(them.admit(None))["limit-requests"] == "1"
+    with pytest.raises(RateLimited):
+        them.admit(None)
+
+
+# By the day -----------------------------------------------------------------------------------
+
+
+def test_tokens_of_a_day_end_with_the_day(time: Time) -> None:
+    them = accounts("tpd=100", alice=NOTHING)
+    assert shown(them.admit("alice")) == {
+        "limit-tokens": "100",
+        "remaining-tokens": "100",
+        "reset-tokens": "0ms",
+    }
+    them.charge("alice", 101)
+    with pytest.raises(QuotaUsedUp, match=r"101 of 100 tokens a day.*in 12h0m0s") as refused:
+        them.admit("alice")
+    assert (b"x-should-retry", b"false") in refused.value.headers
+    assert (refused.value.type, refused.value.code) == ("insufficient_quota",) * 2
+    assert shown(refused.value.headers[1:])["reset-tokens"] == "12h0m0s"
+    time.passes(DAY / 2 - 1)
+    with pytest.raises(QuotaUsedUp):
+        them.admit("alice")
+    time.passes(1)
+    them.admit("alice")
+
+
+# Whose limits hold ----------------------------------------------------------------------------
+
+
+def test_the_files_columns_win_over_a_label_and_that_over_all_others(time: Time) -> None:
+    them = Accounts(parse_key_limits("rpm=1,tpm=10,tpd=7; bob: rpm=2"))
+    them.know(parse_key_lines("alice:k1\nbob : k2\ncarol:k3 rpm=3   tpd=9 # since May"))
+    limits = {label: shown(them.admit(label)) for label in ("alice", "bob", "carol")}
+    assert [limits[each]["limit-requests"] for each in limits] == ["1", "2", "3"]
+    assert {limits[each]["limit-tokens"] for each in limits} == {"10"}
+
+
+def test_who_has_no_limit_is_not_counted(time: Time) -> None:
+    them = accounts("bob: rpm=1", alice=NOTHING, bob=NOTHING)
+    assert them.admit("alice") == ()
+    them.charge("alice", 5)
+    assert them.take_changed() == []
+    assert not accounts(alice=NOTHING).limited
+
+
+def test_a_change_of_the_file_changes_limits_and_forgives_nothing(time: Time) -> None:
+    them = accounts(alice=Allowance(rpm=10), bob=Allowance(rpm=1))
+    for _ in range(10):
+        them.admit("alice")
+    them.know([ApiKey("alice", "other", Allowance(rpm=12))])
+    assert shown(them.admit("alice"))["remaining-requests"] == "1"
+    them.know([ApiKey("alice", "other", NOTHING)])
+    assert them.admit("alice") == ()
+    them.admit("bob")
+    them.know([ApiKey("bob", "again", Allowance(rpm=1))])
+    with pytest.raises(RateLimited):
+        them.admit("bob")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0ms"), (0.0161, "17ms"), (1, "1.0s"), (4.21, "4.2s"), (59.99, "60.0s"), (360, "6m0s")],
+)
+def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
+    assert duration(seconds).decode() == text
+
+
+# What survives a restart ----------------------------------------------------------------------
+
+LIMITS = "rpm=60,tpm=600,tpd=1000; all: tpm=6000"
+
+
+async def restarted(path: Path, them: Accounts) -> Accounts:
+    """A new process, after the old one has written down what it had."""
+    await Ledger(path, them).write()
+    again = accounts(LIMITS, alice=NOTHING)
+    Ledger(path, again).load()
+    return again
+
+
+async def test_what_was_used_survives_a_restart(time: Time, tmp_path: Path) -> None:
+    them = accounts(LIMITS, alice=NOTHING)
+    for _ in range(31):
+        them.admit("alice")
+    them.charge("alice", 500)
+    again = await restarted(tmp_path / "deep" / "used.sqlite3", them)
+    found = shown(again.admit("alice"))
+    assert (found["remaining-requests"], found["remaining-tokens"]) == ("28", "100")
+    again.charge("alice", 500)
+    with pytest.raises(QuotaUsedUp, match="1000 of 1000"):
+        again.admit("alice")
+
+
+async def test_the_time_of_a_restart_counts(time: Time, tmp_path: Path) -> None:
+    them = accounts(LIMITS, alice=NOTHING)
+    them.charge("alice", 600)
+    path = tmp_path / "used.sqlite3"
+    await Ledger(path, them).write()
+    time.passes(10)
+    again = await restarted(path, accounts(LIMITS))
+    assert shown(again.admit("alice"))["remaining-tokens"] == "100"
+    time.passes(DAY)
+    tomorrow = await restarted(path, accounts(LIMITS))
+    assert shown(tomorrow.admit("alice"))["remaining-tokens"] == "600"
+
+
+async def test_only_what_has_changed_is_written(time: Time, tmp_path: Path) -> None:
+    them = accounts("rpm=5", alice=NOTHING, bob=NOTHING)
+    path = tmp_path / "used.sqlite3"
+    ledger = Ledger(path, them)
+    await ledger.write()
+    assert not path.exists()
+    them.admit("bob")
+    await ledger.write()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("select label from used").fetchall() == [("bob",)]
+
+
+@pytest.mark.parametrize("spoiled", ["folder", "garbage", "other table"])
+async def test_a_file_that_is_spoiled_is_told_once_and_stops_nobody(
+    time: Time, tmp_path: Path, spoiled: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "used.sqlite3"
+    if spoiled == "folder":
+        path.mkdir()
+    elif spoiled == "garbage":
+        path.write_bytes(b"no database" * 100)
+    else:
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("create table used (label text)")
+    them = accounts(LIMITS, alice=NOTHING)
+    ledger = Ledger(path, them)
+    ledger.load()
+    for _ in range(3):
+        them.admit("alice")
+        await ledger.write()
+    assert caplog.text.count("is not kept") == 1

@@ -1,0 +1,108 @@
+"""CORS: whom a browser lets ask, and read the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.edge.cors import Cors
+from proxy.engine.phase import Phase
+from tests.proxy.house import house
+
+PAGE, OTHER = "https://chat.example.com", "https://evil.example.com"
+ASKS = {"access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}
+PATHS = ("/v1/chat/completions", "/health", "/nothing", "/pause")
+CHAT = "/v1/chat/completions"
+
+
+def scope(method: str = "GET", **headers: str) -> dict[str, Any]:
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return {"type": "http", "method": method, "headers": pairs}
+
+
+def allowed(cors: Cors, **headers: str) -> dict[bytes, bytes]:
+    return dict(cors.headers(scope(**headers)))
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "expected"),
+    [
+        ([PAGE], PAGE, PAGE.encode()),
+        (["http://a", PAGE], PAGE, PAGE.encode()),
+        (["*"], OTHER, b"*"),
+        ([PAGE], OTHER, None),
+        ([PAGE], "null", None),
+        ([PAGE], PAGE + ".evil.com", None),
+        ([PAGE], PAGE.upper(), None),
+        ([PAGE], "", None),
+        (["*"], "", None),
+    ],
+)
+def test_an_origin_is_allowed_as_it_is_written(
+    origins: list[str], origin: str, expected: bytes | None
+) -> None:
+    found = allowed(Cors(origins), origin=origin)
+    assert found.get(b"access-control-allow-origin") == expected
+    assert (b"vary" in found) == ("*" not in origins)
+    assert b"access-control-allow-credentials" not in found
+
+
+def test_only_a_preflight_is_one() -> None:
+    cors = Cors([PAGE])
+    assert cors.preflight(scope("OPTIONS", origin=PAGE)) is None
+    assert cors.preflight(scope("OPTIONS", access_control_request_method="POST")) is None
+    asks = {"origin": PAGE, "access_control_request_method": "POST"}
+    assert cors.preflight(scope("POST", **asks)) is None
+    assert cors.preflight(scope("OPTIONS", **asks)) is not None
+
+
+@pytest.mark.parametrize("names", ["", "a\r\nset-cookie: b", "a b", "x" * 5000, ","])
+def test_names_of_headers_that_are_none_are_not_repeated(names: str) -> None:
+    asks = {"access_control_request_method": "POST", "access_control_request_headers": names}
+    answer = dict(Cors(["*"]).preflight(scope("OPTIONS", origin=PAGE, **asks)) or ())
+    assert b"access-control-allow-headers" not in answer
+    assert b"access-control-allow-methods" in answer
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_preflight_needs_no_key_and_no_engine(path: str) -> None:
+    async with house(CORS_ORIGINS=PAGE, API_KEYS="a:sk-0123456789abcdef") as there:
+        answer = await there.http.request("OPTIONS", path, headers={"origin": PAGE, **ASKS})
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert answer.headers["access-control-allow-origin"] == PAGE
+        assert answer.headers["access-control-allow-headers"] == "x-api-key"
+        assert "POST" in answer.headers["access-control-allow-methods"]
+        foreign = await there.http.request("OPTIONS", path, headers={"origin": OTHER, **ASKS})
+        assert foreign.status_code == 204
+        assert not [name for name in foreign.headers if name.startswith("access-control")]
+
+
+async def test_every_answer_may_be_read_also_a_refusal() -> None:
+    key = {"x-api-key": "sk-0123456789abcdef"}
+    environ = {"API_KEYS": "a:sk-0123456789abcdef", "KEY_LIMITS": "rpm=1"}
+    async with house(CORS_ORIGINS=PAGE, **environ) as there:
+        there.enter(Phase.READY)
+        for status, path, headers in (
+            (200, "/health", {}),
+            (200, "/info", key),
+            (401, CHAT, {}),
+            (404, "/nothing", key),
+            (502, "/v1/models", key),
+            (429, CHAT, key),
+        ):
+            answer = await there.get(path, headers={"origin": PAGE, **headers})
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == PAGE
+            assert answer.headers["vary"] == "origin"
+            assert "x-request-id" in answer.headers["access-control-expose-headers"]
+        assert answer.headers["x-ratelimit-limit-requests"] == "1"
+
+
+async def test_without_origins_there_is_no_cors() -> None:
+    async with house() as there:
+        there.enter(Phase.READY)
+        answer = await there.get("/health", headers={"origin": PAGE})
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+        asked = await there.http.request("OPTIONS", CHAT, headers={"origin": PAGE, **ASKS})
+        assert asked.status_code == 502, "it is the engine's"

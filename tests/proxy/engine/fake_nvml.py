@@ -1,0 +1,78 @@
+"""`pynvml` as far as the sidecar uses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
+
+GIB = 1024**3
+
+
+class NVMLError(Exception):
+    """What pynvml raises."""
+
+
+@dataclass
+class FakeGpu:
+    """What one GPU says, in NVML's units; None: `Not Supported`."""
+
+    name: str = "NVIDIA A40"
+    memory_bytes: int | None = 48 * GIB
+    used_bytes: int = 12 * GIB
+    percent: int | None = 87
+    celsius: int | None = 61
+    milliwatts: int | None = 251_500
+
+
+class FakeNvml(ModuleType):
+    """It counts who still holds it open."""
+
+    NVMLError = NVMLError
+    NVML_TEMPERATURE_GPU = 0
+
+    def __init__(self, *gpus: FakeGpu, driver: str | None = "580.95") -> None:
+        super().__init__("pynvml")
+        self.gpus = gpus
+        self.driver = driver
+        self.open = 0
+
+    def nvmlInit(self) -> None:
+        if self.driver is None:
+            raise NVMLError("Driver Not Loaded")
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        assert self.driver is not None
+        return self.driver
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> FakeGpu:
+        return self.gpus[index]
+
+    def nvmlDeviceGetName(self, handle: FakeGpu) -> str:
+        return handle.name
+
+    def nvmlDeviceGetMemoryInfo(self, handle: FakeGpu) -> SimpleNamespace:
+        total = _said(handle.memory_bytes)
+        return SimpleNamespace(total=total, used=handle.used_bytes, free=total - handle.used_bytes)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: FakeGpu) -> SimpleNamespace:
+        return SimpleNamespace(gpu=_said(handle.percent), memory=3)
+
+    def nvmlDeviceGetTemperature(self, handle: FakeGpu, sensor: int) -> int:
+        assert sensor == self.NVML_TEMPERATURE_GPU
+        return _said(handle.celsius)
+
+    def nvmlDeviceGetPowerUsage(self, handle: FakeGpu) -> int:
+        return _said(handle.milliwatts)
+
+
+def _said(value: int | None) -> int:
+    if value is None:
+        raise NVMLError("Not Supported")
+    return value

@@ -1,0 +1,192 @@
+"""The engine dies under requests: who was there is told, and who did it is not let in again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+
+from tests.engine.service import Line, Service, wait_until
+from tests.proxy.engine.living import CHAT, CHILDREN, SECONDS, STREAM, Start, chat, streamed
+
+MESSAGES = {"model": "tiny", "max_tokens": 8, "messages": CHAT["messages"]}
+PICTURE = {
+    "type": "image_url",
+    "image_url": {"url": "data:image/png;base64,c2VjcmV0"},
+}
+WITH_PICTURE = STREAM | {
+    "messages": [{"role": "user", "content": [{"type": "text", "text": "secret"}, PICTURE]}]
+}
+
+
+def said(word: str) -> dict[str, Any]:
+    """A body. The one that says "crash" kills the fake engine."""
+    return {"model": "tiny", "messages": [{"role": "user", "content": word}]}
+
+
+def flights(service: Service) -> list[Line]:
+    return service.lines("proxy.flights")
+
+
+def kill(service: Service) -> None:
+    """The engine's core, and wait for the engine to be back."""
+    before = service.phases().count("restarting")
+    os.kill(service.find("VLLM::EngineCore"), signal.SIGKILL)
+    comes_back(service, before)
+
+
+def comes_back(service: Service, restarts_before: int) -> None:
+    wait_until(lambda: service.phases().count("restarting") > restarts_before, SECONDS, "a restart")
+    service.wait_for("ready", SECONDS)
+
+
+def in_parallel(*work: Callable[[], Any]) -> list[Any]:
+    with ThreadPoolExecutor(len(work)) as pool:
+        return [future.result() for future in [pool.submit(each) for each in work]]
+
+
+# The flight recorder
+
+
+def test_what_was_in_flight_at_a_death_is_told_without_its_content(start: Start) -> None:
+    service = start(**CHILDREN)
+    service.wait_for("ready", SECONDS)
+    assert chat(service).status_code == 200  # over long before: not in flight
+    lines = streamed(service, WITH_PICTURE, tokens=10_000, interval_ms=20)
+    for _ in range(5):
+        assert next(lines)
+    kill(service)
+    assert list(lines)[-1] == "data: [DONE]"
+    (flight,) = flights(service)
+    assert flight["level"] == "WARNING"
+    assert flight["message"] == "in flight when the engine died: POST /v1/chat/completions"
+    assert (flight["route"], flight["model"], flight["stream"]) == ("chat", "tiny", True)
+    assert (flight["modalities"], flight["images"]) == (["text", "image"], 1)
+    assert flight["bytes_in"] == len(httpx.Request("POST", "http://x", json=WITH_PICTURE).content)
+    assert flight["completion_tokens"] >= 3
+    assert flight["age_ms"] > 50
+    assert service.access(flight["request_id"])["outcome"] in ("engine_error", "engine_died")
+    assert "secret" not in service.text()
+    assert "c2VjcmV0" not in service.text()
+
+
+def test_of_many_in_flight_fifty_are_named_and_the_rest_counted(start: Start) -> None:
+    service = start(**CHILDREN)
+    service.wait_for("ready", SECONDS)
+
+    def kill_when_all_are_there() -> None:
+        wait_until(lambda: service.metric("sidecar_requests_in_flight") == 60, SECONDS, "all")
+        kill(service)
+
+    killer = threading.Thread(target=kill_when_all_are_there)
+
+    def ask() -> int:
+        headers = {"x-fake": '{"tokens": 10000, "interval_ms": 50}'}
+        url = f"{service.url}/v1/chat/completions"
+        return httpx.post(url, json=CHAT, headers=headers, timeout=30, trust_env=False).status_code
+
+    killer.start()
+    statuses = in_parallel(*[ask] * 60)
+    killer.join()
+    assert set(statuses) <= {500, 502}
+    *named, rest = flights(service)
+    assert len(named) == 50
+    assert rest["message"] == "in flight when the engine died: 10 more"
+
+
+def test_idle_engine_that_dies_took_nobody_with_it(start: Start) -> None:
+    service = start(**CHILDREN)
+    service.wait_for("ready", SECONDS)
+    kill(service)
+    assert flights(service) == []
+
+
+# The request that does it
+
+
+def test_request_that_kills_the_engine_twice_is_refused(start: Start) -> None:
+    service = start()
+    service.wait_for("ready", SECONDS)
+    for deaths in range(2):
+        assert chat(service, said("crash")).status_code in (500, 502)
+        comes_back(service, deaths)
+        assert chat(service, said("harmless")).status_code == 200
+    answer = chat(service, said("crash"))
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "request_kills_engine")
+    assert "died 2 times within ten minutes" in error["message"]
+    assert answer.headers["x-should-retry"] == "false"
+    assert answer.headers["x-proxy-error"] == "client request_kills_engine"
+    line = service.access(answer.headers["x-request-id"])
+    assert (line["outcome"], line["error_source"]) == ("rejected", "client")
+    assert any("died of this request again" in line["message"] for line in service.lines("proxy"))
+    # Anything else is served, and the engine lives.
+    assert chat(service).status_code == 200
+    assert chat(service, said("crash ")).status_code == 200
+    assert service.phases().count("restarting") == 2
+
+
+def test_refusal_has_the_shape_of_its_route(start: Start) -> None:
+    service = start()
+    service.wait_for("ready", SECONDS)
+    body = MESSAGES | {"messages": [{"role": "user", "content": "crash"}]}
+    for deaths in range(2):
+        service.client.post("/v1/messages", json=body)
+        comes_back(service, deaths)
+    answer = service.client.post("/v1/messages", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["type"] == "error"
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_requests_that_only_shared_the_engine_with_it_are_answered(start: Start) -> None:
+    """All are sent again after each death, at once, as clients do."""
+    service = start(HOLD_SECONDS="15")
+    service.wait_for("ready", SECONDS)
+    url = f"{service.url}/v1/chat/completions"
+    slow = {"x-fake": '{"tokens": 4, "interval_ms": 100}'}
+
+    def insist(word: str) -> list[int]:
+        """The statuses until there is one that needs no other try."""
+        statuses: list[int] = []
+        ended = time.monotonic() + 60
+        while (not statuses or statuses[-1] >= 500) and time.monotonic() < ended:
+            answer = httpx.post(url, json=said(word), headers=slow, timeout=30, trust_env=False)
+            statuses.append(answer.status_code)
+            if answer.status_code == 503:
+                assert int(answer.headers["retry-after"]) >= 1
+                time.sleep(0.2)
+        return statuses
+
+    words = ["crash", "one", "two", "three", "four"]
+    ends = in_parallel(*[lambda word=word: insist(word) for word in words])
+    assert ends[0][-1] == 422
+    assert [each[-1] for each in ends[1:]] == [200] * 4
+    assert service.phases().count("restarting") <= 3
+
+
+def test_same_harmless_request_from_many_clients_is_never_refused(start: Start) -> None:
+    """The same bytes all the time, and the engine is killed from outside under them."""
+    service = start(**CHILDREN)
+    service.wait_for("ready", SECONDS)
+    for _ in range(3):
+        lines = streamed(service, tokens=10_000, interval_ms=20)
+        assert next(lines)
+        kill(service)
+        assert list(lines)[-1] == "data: [DONE]"
+        assert chat(service, STREAM).status_code == 200
+
+
+def test_guard_can_be_turned_off(start: Start) -> None:
+    service = start(POISON_GUARD="false")
+    service.wait_for("ready", SECONDS)
+    for deaths in range(3):
+        assert chat(service, said("crash")).status_code in (500, 502)
+        comes_back(service, deaths)

@@ -1,0 +1,171 @@
+"""The line at the bottom of a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import os
+import pty
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from proxy.engine.phase import Phase
+from proxy.engine.progress_bar import ProgressBar, can_be_drawn, describe
+from proxy.engine.state import Snapshot
+from proxy.tasks import spawn
+from tests.engine.service import PROJECT, free_ports, wait_until
+from tests.fake_engine import BIN
+
+ERASE = "\r\x1b[K"
+DOWNLOAD: dict[str, Any] = {
+    "phase": Phase.DOWNLOADING,
+    "progress": 0.5,
+    "downloaded_bytes": 1_500_000_000,
+    "download_bytes": 3_000_000_000,
+}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_download_is_told_with_percent_rate_and_seconds_left() -> None:
+    now = Snapshot(**DOWNLOAD, bytes_per_second=85e6, eta_seconds=21)
+    assert describe(now) == (
+        "downloading  [############------------]   50%  1.50 of 3.00 GB  85.0 MB/s  0:21 left"
+    )
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    assert describe(Snapshot(phase=Phase.DOWNLOADING)) == "downloading"
+    assert describe(Snapshot(**DOWNLOAD)) == (
+        "downloading  [############------------]   50%  1.50 of 3.00 GB"
+    )
+
+
+def test_a_phase_is_told_with_its_time_and_what_is_left() -> None:
+    expected = {Phase.LOADING: 60.0, Phase.COMPILING: 3600.0}
+    since = monotonic() - 10
+    now = Snapshot(phase=Phase.LOADING, since=since, expected_seconds=expected)
+    assert describe(now) == "loading      0:10  1:00:50 left"
+
+
+@pytest.mark.parametrize("phase", [Phase.READY, Phase.FAILED, Phase.DRAINING, Phase.STOPPED])
+def test_after_the_start_there_is_no_line(phase: Phase) -> None:
+    assert describe(Snapshot(phase=phase)) is None
+
+
+@pytest.mark.parametrize(
+    ("stream", "environ", "drawn"),
+    [
+        (Terminal(), {"TERM": "xterm"}, True),
+        (Terminal(), {"TERM": "xterm", "NO_COLOR": "1"}, True),
+        (Terminal(), {"TERM": "dumb"}, False),
+        (Terminal(), {}, False),
+        (io.StringIO(), {"TERM": "xterm"}, False),
+    ],
+)
+def test_a_line_is_only_drawn_where_it_can_be_rewritten(
+    stream: io.StringIO, environ: dict[str, str], drawn: bool
+) -> None:
+    assert can_be_drawn(stream, environ) is drawn
+
+
+def test_one_line_is_rewritten_and_taken_away_at_the_end() -> None:
+    terminal, now = Terminal(), Snapshot(**DOWNLOAD)
+    bar = ProgressBar(terminal, lambda: now)
+    bar.draw()
+    bar.draw()
+    now = Snapshot(phase=Phase.READY)
+    bar.draw()
+    bar.draw()
+    drawn = terminal.getvalue()
+    assert "\n" not in drawn
+    assert drawn.count(ERASE) == 3
+    assert drawn.endswith(ERASE)
+
+
+def test_a_line_never_wraps() -> None:
+    terminal = Terminal()
+    long = Snapshot(**DOWNLOAD, bytes_per_second=85e6, eta_seconds=21)
+    bar = ProgressBar(terminal, lambda: long)
+    bar._columns = lambda: 30  # type: ignore[method-assign]
+    bar.draw()
+    assert len(terminal.getvalue().removeprefix(ERASE)) == 29
+
+
+async def test_it_makes_way_for_a_log_line_on_the_same_terminal() -> None:
+    terminal = Terminal()
+    handler = logging.StreamHandler(terminal)
+    logging.getLogger().addHandler(handler)
+    try:
+        bar = spawn(ProgressBar(terminal, lambda: Snapshot(**DOWNLOAD)).run(), name="bar")
+        await asyncio.sleep(0)
+        logging.getLogger("x").warning("news")
+        bar.cancel()
+        with suppress(asyncio.CancelledError):
+            await bar
+        logging.getLogger("x").warning("more")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert f"GB{ERASE}news\nmore\n" in terminal.getvalue()
+
+
+def _stderr_of_a_start(tmp_path: Path, term: str) -> str:
+    """What a start writes to its stderr, which is a terminal."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    port, upstream = free_ports(2)
+    ours = {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "MODEL_NAME": str(tmp_path / "model"),
+        "HF_HOME": str(tmp_path / "hf"),
+        "PORT": str(port),
+        "UPSTREAM_PORT": str(upstream),
+        "FAKE_ENGINE_PHASE_SECONDS": "import=1.2",
+        "TERM": term,
+    }
+    ours_end, its_end = pty.openpty()
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "proxy"],
+            cwd=PROJECT,
+            env={**os.environ, **ours},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=its_end,
+        )
+    try:
+        wait_until(lambda: "warming -> ready" in log.read_text(), 15, "ready")
+    finally:
+        process.terminate()
+        process.wait(10)
+        os.close(its_end)
+    written = b""
+    try:
+        while piece := os.read(ours_end, 65536):
+            written += piece
+    except OSError:  # all of it was read
+        pass
+    os.close(ours_end)
+    return written.decode()
+
+
+def test_a_start_in_a_terminal_draws_it(tmp_path: Path) -> None:
+    written = _stderr_of_a_start(tmp_path, "xterm")
+    assert f"{ERASE}loading      0:01" in written
+    assert written.endswith(ERASE)
+    assert "\n" not in written
+
+
+def test_a_start_in_a_dumb_terminal_does_not(tmp_path: Path) -> None:
+    assert _stderr_of_a_start(tmp_path, "dumb") == ""

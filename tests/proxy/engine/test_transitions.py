@@ -1,0 +1,71 @@
+"""The table of transitions: drawn in the documentation, kept in production, held to in tests."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+
+from proxy.engine.phase import Phase
+from proxy.engine.state import EngineState
+from proxy.engine.transitions import TRANSITIONS, mermaid
+
+PAGE = (Path(__file__).parents[3] / "docs" / "engine-life.md").read_text()
+
+
+def reachable(start: Phase) -> set[Phase]:
+    found, new = {start}, {start}
+    while new:
+        new = {after for phase in new for after in TRANSITIONS[phase]} - found
+        found |= new
+    return found
+
+
+def test_the_documentation_draws_the_table() -> None:
+    (drawn,) = re.findall(r"```mermaid\n(.*?)```", PAGE, re.DOTALL)
+    assert drawn == mermaid()
+
+
+def test_the_documentation_has_a_row_for_each_phase() -> None:
+    assert re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE) == list(Phase)
+
+
+def test_every_phase_has_its_row_and_can_be_reached() -> None:
+    assert set(TRANSITIONS) == set(Phase) == reachable(Phase.CHECKING)
+
+
+@pytest.mark.parametrize("phase", set(Phase) - {Phase.FAILED, Phase.STOPPED, Phase.DRAINING})
+def test_from_everywhere_it_can_be_stopped_and_can_fail(phase: Phase) -> None:
+    assert {Phase.DRAINING, Phase.FAILED, Phase.RESTARTING} <= TRANSITIONS[phase]
+
+
+def test_requests_are_only_let_in_after_a_token_was_generated() -> None:
+    before = {phase for phase in Phase if Phase.READY in TRANSITIONS[phase]}
+    assert before == {Phase.WARMING, Phase.DEGRADED}
+    assert {phase for phase in Phase if Phase.DEGRADED in TRANSITIONS[phase]} == {
+        *(Phase.WARMING, Phase.READY, Phase.DEGRADED),
+    }
+
+
+def test_nothing_follows_the_end() -> None:
+    assert TRANSITIONS[Phase.DRAINING] == {Phase.STOPPED}
+    assert not TRANSITIONS[Phase.STOPPED]
+    assert not TRANSITIONS[Phase.FAILED]
+
+
+@pytest.mark.parametrize("before", Phase)
+@pytest.mark.parametrize("after", Phase)
+def test_a_transition_that_is_not_declared_is_made_but_not_in_silence(
+    before: Phase, after: Phase, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = EngineState()
+    state.enter(before)
+    caplog.clear()
+    state.enter(after)
+    assert state.snapshot.phase is after
+    errors = [line.getMessage() for line in caplog.records if line.levelno == logging.ERROR]
+    declared = after in TRANSITIONS[before]
+    undeclared = [f"undeclared transition: {before} -> {after}"]
+    assert [each for each in errors if "undeclared" in each] == ([] if declared else undeclared)

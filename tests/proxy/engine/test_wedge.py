@@ -1,0 +1,228 @@
+"""When an engine counts as stuck, and what never makes it one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+import respx
+
+from proxy.engine import wedge as wedge_module
+from proxy.engine.probe import Probe, WarmUpFailed
+from proxy.engine.wedge import WedgeWatch
+
+ENGINE = "http://127.0.0.1:8001"
+LIMIT_SECONDS = 60.0
+PAGE = (
+    "# HELP vllm:prompt_tokens_total Number of prefill tokens processed.\n"
+    'vllm:prompt_tokens_total{engine="0",model_name="m"} %s\n'
+    'vllm:generation_tokens_total{engine="0",model_name="m"} %s\n'
+    'vllm:kv_cache_usage_perc{engine="0",model_name="m"} %s\n'
+    'http_requests_total{handler="/metrics",method="GET",status="2xx"} %d\n'
+)
+
+
+@dataclass
+class Engine:
+    """An engine, the work it was sent, and the clock, all moved by hand."""
+
+    waiting: int = 1
+    last_token: float = 0.0
+    now: float = 1000.0
+    prompt_tokens: int = 14
+    generated: int = 3
+    kv_usage: float = 0.25
+    metrics_read: int = 0
+    metrics_answer: bool = True
+    generates: bool | Exception | None = None
+    """What comes of asking it for a token; None for nothing at all."""
+    asked: int = 0
+    trouble: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def page(self, request: httpx.Request) -> httpx.Response:
+        self.metrics_read += 1
+        if not self.metrics_answer:
+            raise httpx.ReadTimeout("hangs")
+        values = (self.prompt_tokens, self.generated, self.kv_usage, self.metrics_read)
+        return httpx.Response(200, text=PAGE % values)
+
+    async def ask(self) -> bool:
+        self.asked += 1
+        if self.generates is None:
+            await asyncio.Event().wait()
+        if isinstance(self.generates, Exception):
+            raise self.generates
+        return bool(self.generates)
+
+
+@dataclass
+class Watched:
+    engine: Engine
+    watch: WedgeWatch
+
+    async def after(
+        self, seconds: float, *, step: float = 1.0, healthy: bool = True
+    ) -> tuple[str, float] | None:
+        """What is said, and after how long, of an engine that is looked at for so long."""
+        began = self.engine.now
+        while self.engine.now - began < seconds:
+            self.engine.now += step
+            said = await self.watch.look(healthy=healthy)
+            await asyncio.sleep(0)
+            if said is not None:
+                return said, self.engine.now - began
+        return None
+
+
+@asynccontextmanager
+async def watching(limit_seconds: float, engine: Engine) -> AsyncIterator[Watched]:
+    probe = Probe(ENGINE)
+    watch = WedgeWatch(limit_seconds, engine, probe, engine.ask)
+    with respx.mock(base_url=ENGINE, assert_all_called=False) as router:
+        router.get("/metrics").mock(side_effect=engine.page)
+        yield Watched(engine, watch)
+    watch.close()
+    await probe.close()
+
+
+@pytest.fixture
+async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
+    engine = Engine()
+    monkeypatch.setattr(wedge_module, "monotonic", lambda: engine.now)
+    async with watching(LIMIT_SECONDS, engine) as watched:
+        yield watched
+
+
+async def test_an_engine_that_does_nothing_about_its_requests_is_stuck(watched: Watched) -> None:
+    said = await watched.after(200)
+    assert said is not None
+    text, seconds = said
+    assert LIMIT_SECONDS <= seconds <= LIMIT_SECONDS * 1.2
+    assert text.startswith("1 request waits, and for 6")
+    assert watched.engine.asked == 1
+    assert watched.engine.metrics_read < 8, "not in every look"
+
+
+async def test_several_requests_are_named_as_several(watched: Watched) -> None:
+    watched.engine.waiting = 3
+    said = await watched.after(200)
+    assert said is not None
+    assert said[0].startswith("3 requests wait")
+
+
+async def test_an_idle_engine_is_not_stuck_and_is_not_asked_anything(watched: Watched) -> None:
+    watched.engine.waiting = 0
+    assert await watched.after(3600) is None
+    assert (watched.engine.metrics_read, watched.engine.asked) == (0, 0)
+
+
+async def test_the_first_request_after_an_idle_hour_gets_its_whole_time(watched: Watched) -> None:
+    watched.engine.waiting = 0
+    await watched.after(3600)
+    watched.engine.waiting = 1
+    assert await watched.after(LIMIT_SECONDS - 1) is None
+
+
+async def test_a_stream_that_gets_tokens_costs_the_engine_no_question(watched: Watched) -> None:
+    for _ in range(100):
+        watched.engine.last_token = watched.engine.now
+        assert await watched.after(5) is None
+    assert (watched.engine.metrics_read, watched.engine.asked) == (0, 0)
+
+
+@pytest.mark.parametrize("counter", ["prompt_tokens", "generated"])
+async def test_tokens_of_answers_that_are_not_streamed_are_work(
+    watched: Watched, counter: str
+) -> None:
+    for number in range(100):
+        setattr(watched.engine, counter, number)
+        assert await watched.after(20) is None
+    assert watched.engine.asked == 0
+
+
+async def test_a_long_prefill_is_work(watched: Watched) -> None:
+    for number in range(100):
+        watched.engine.kv_usage = number / 100
+        assert await watched.after(20) is None
+    assert watched.engine.asked == 0
+
+
+async def test_an_engine_that_generates_a_token_for_us_is_not_to_blame(watched: Watched) -> None:
+    watched.engine.generates = True
+    assert await watched.after(600) is None
+    assert watched.engine.asked >= 5
+
+
+@pytest.mark.parametrize("generates", [False, WarmUpFailed("/v1/completions answered 503")])
+async def test_a_refusal_is_no_token(watched: Watched, generates: bool | Exception) -> None:
+    watched.engine.generates = generates
+    assert await watched.after(200) is not None
+
+
+async def test_an_engine_whose_metrics_do_not_answer_is_stuck_too(watched: Watched) -> None:
+    watched.engine.metrics_answer = False
+    assert await watched.after(200) is not None
+
+
+async def test_clients_that_give_up_early_do_not_hide_it(watched: Watched) -> None:
+    for _ in range(4):
+        watched.engine.waiting = 1
+        if await watched.after(20) is not None:
+            return
+        watched.engine.waiting = 0
+        assert await watched.after(20) is None
+    pytest.fail("four clients of 20 s each waited in vain")
+
+
+async def test_health_that_fails_for_good_is_told_even_where_nobody_asks(watched: Watched) -> None:
+    watched.engine.waiting = 0
+    assert await watched.after(LIMIT_SECONDS - 1, healthy=False) is None
+    assert await watched.after(1, healthy=True) is None
+    said = await watched.after(200, healthy=False)
+    assert said == ("its health check has failed for 60 s", LIMIT_SECONDS)
+
+
+async def test_a_machine_that_slept_does_not_blame_the_engine(watched: Watched) -> None:
+    assert await watched.after(20) is None
+    assert await watched.after(36_000, step=36_000.0, healthy=False) is None
+    assert await watched.after(10) is None
+
+
+async def test_zero_never_finds_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    monkeypatch.setattr(wedge_module, "monotonic", lambda: engine.now)
+    async with watching(0, engine) as watched:
+        assert await watched.after(600) is None
+        assert await watched.after(600, healthy=False) is None
+        assert watched.watch.pause_seconds == 1
+    assert (engine.metrics_read, engine.asked) == (0, 0)
+
+
+async def test_request_that_fails_has_its_engine_looked_at_at_once() -> None:
+    looks: list[bool] = []
+    looked = asyncio.Event()
+
+    def look(healthy: bool) -> None:
+        looks.append(healthy)
+        looked.set()
+
+    async with watching(LIMIT_SECONDS, Engine()) as watched:
+        with respx.mock(base_url=ENGINE) as router:
+            router.get("/health").respond(503)
+            watching_it = asyncio.create_task(watched.watch.until_wedged(look))
+            await asyncio.sleep(0)
+            for _ in range(50):
+                watched.engine.trouble.set()
+                await asyncio.sleep(0.001)
+            await asyncio.wait_for(looked.wait(), 0.5)
+            assert looks == [False], "once, however many fail"
+            watching_it.cancel()
+
+
+async def test_short_limits_are_looked_at_often() -> None:
+    async with watching(0.6, Engine()) as watched:
+        assert watched.watch.pause_seconds == pytest.approx(0.1)

@@ -1,0 +1,161 @@
+"""An engine that is stuck, seen from outside: not ready at once, told why, replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.engine.service import Service, alive, wait_until
+from tests.fake_engine import FakeEngine
+from tests.proxy.engine.living import CHILDREN, SECONDS, Start, chat, starts, streamed
+
+WEDGE_SECONDS = 2.0
+IMPATIENT = {"WEDGE_SECONDS": str(WEDGE_SECONDS)}
+
+
+def script(service: Service, path: str, **keys: object) -> None:
+    body = {"path": path, "script": keys or None}
+    httpx.post(f"{service.engine_url}/__fake/script", json=body, trust_env=False)
+
+
+def degraded_line(service: Service) -> dict[str, object]:
+    (line,) = (line for line in service.lines("proxy.engine") if line.get("phase") == "degraded")
+    return line
+
+
+def test_core_that_is_stopped_under_a_stream_is_replaced(start: Start, tmp_path: Path) -> None:
+    service = start(**IMPATIENT, **CHILDREN)
+    service.wait_for("ready", SECONDS)
+    before = service.tree()
+    lines = streamed(service, tokens=10_000, interval_ms=20)
+    assert next(lines)
+    os.kill(service.find("VLLM::EngineCore"), signal.SIGSTOP)
+    stopped = time.monotonic()
+    *_, error, done = lines  # until it breaks off, which is when the engine is ended
+    assert WEDGE_SECONDS <= time.monotonic() - stopped < 3 * WEDGE_SECONDS
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine_died"
+    assert done == "data: [DONE]"
+    wait_until(lambda: "restarting" in service.phases(), SECONDS, "a restart")
+    line = degraded_line(service)
+    assert (line["level"], line["cause"]) == ("WARNING", "wedged")
+    assert "does not answer any more (1 request waits" in str(line["message"])
+    service.wait_for("ready", SECONDS)
+    assert not alive(before)
+    assert starts(tmp_path) == 2
+    assert service.metric("sidecar_engine_restarts_total", cause="wedged") == 1
+    assert service.client.get("/info").json()["engine"]["last_restart_cause"] == "wedged"
+    assert chat(service).status_code == 200
+
+
+def test_new_requests_to_a_stopped_core_do_not_hide_it(start: Start) -> None:
+    """It sends the heads of their streams as if nothing were wrong."""
+    service = start(**IMPATIENT, **CHILDREN)
+    service.wait_for("ready", SECONDS)
+    os.kill(service.find("VLLM::EngineCore"), signal.SIGSTOP)
+    body = {"model": "tiny", "messages": [], "stream": True}
+    ended = time.monotonic() + 4 * WEDGE_SECONDS
+    while "degraded" not in service.phases():
+        assert time.monotonic() < ended
+        with (
+            httpx.Client(trust_env=False, timeout=0.4) as impatient,
+            impatient.stream("POST", f"{service.url}/v1/chat/completions", json=body) as answer,
+        ):
+            assert answer.status_code in (200, 503)
+            time.sleep(0.3)
+    assert degraded_line(service)["cause"] == "wedged"
+
+
+def test_core_that_goes_on_in_time_loses_nothing(start: Start) -> None:
+    service = start(WEDGE_SECONDS="6", **CHILDREN)
+    service.wait_for("ready", SECONDS)
+    core = service.find("VLLM::EngineCore")
+    lines = streamed(service, tokens=20, interval_ms=20)
+    assert next(lines)
+    os.kill(core, signal.SIGSTOP)
+    time.sleep(3.5)
+    os.kill(core, signal.SIGCONT)
+    *events, done = lines
+    assert (len(events), done) == (21, "data: [DONE]")
+    assert "degraded" not in service.phases()
+
+
+def test_server_that_is_stopped_is_replaced_although_nobody_asks(start: Start) -> None:
+    service = start(**IMPATIENT, **CHILDREN)
+    service.wait_for("ready", SECONDS)
+    (server,) = (
+        each.pid
+        for each in service.tree()
+        if Path(f"/proc/{each.pid}/comm").read_text() == "vllm\n"
+    )
+    os.kill(server, signal.SIGSTOP)
+    service.wait_for("degraded", SECONDS)
+    assert service.client.get("/ping").status_code == 503
+    wait_until(lambda: "restarting" in service.phases(), 2 * SECONDS, "a restart")
+    service.wait_for("ready", SECONDS)
+    assert service.metric("sidecar_engine_restarts_total", cause="wedged") == 1
+
+
+def test_health_that_is_503_for_good_ends_in_a_restart(start: Start) -> None:
+    service = start(**IMPATIENT)
+    service.wait_for("ready", SECONDS)
+    script(service, "/health", status=503)
+    service.wait_for("degraded", SECONDS)
+    wait_until(lambda: "restarting" in service.phases(), SECONDS, "a restart")
+    (line,) = (line for line in service.lines("proxy.engine") if line.get("phase") == "restarting")
+    assert "its health check has failed for" in line["message"]
+    service.wait_for("ready", SECONDS)
+
+
+def test_zero_leaves_a_stuck_engine_alone(start: Start) -> None:
+    service = start(WEDGE_SECONDS="0")
+    service.wait_for("ready", SECONDS)
+    script(service, "/health", status=503)
+    service.wait_for("degraded", SECONDS)
+    time.sleep(2 * WEDGE_SECONDS)
+    assert service.phases()[-1] == "degraded"
+
+
+def test_answers_that_take_their_time_are_not_a_stuck_engine(start: Start) -> None:
+    service = start(**IMPATIENT)
+    service.wait_for("ready", SECONDS)
+    answer = chat(service, tokens=2, interval_ms=1500 * WEDGE_SECONDS / 2)
+    assert answer.status_code == 200
+    lines = streamed(service, tokens=2, role_ms=3000 * WEDGE_SECONDS / 2)
+    assert list(lines)[-1] == "data: [DONE]"
+    assert "degraded" not in service.phases()
+
+
+def test_client_that_does_not_read_is_not_a_stuck_engine(start: Start) -> None:
+    service = start(**IMPATIENT)
+    service.wait_for("ready", SECONDS)
+    lines = streamed(service, tokens=4000, event_bytes=10_000)
+    assert next(lines)
+    time.sleep(2.5 * WEDGE_SECONDS)
+    assert service.metric("sidecar_requests_in_flight") == 1
+    assert "degraded" not in service.phases()
+    assert list(lines)[-1] == "data: [DONE]"
+
+
+def test_stuck_engine_of_someone_else_gets_no_requests_until_it_generates(start: Start) -> None:
+    with FakeEngine("--served-model-name", "tiny") as engine:
+        service = start(UPSTREAM_URL=engine.url, **IMPATIENT)
+        service.wait_for("ready", SECONDS)
+        for path in ("/v1/completions", "/v1/chat/completions"):
+            engine.script(path, hang=True)
+        with httpx.Client(trust_env=False, timeout=0.1) as impatient:
+            for _ in range(100):
+                try:
+                    answer = impatient.post(f"{service.url}/v1/chat/completions", json={})
+                except httpx.ReadTimeout:
+                    continue
+                assert answer.status_code == 503
+                break
+        service.wait_for("degraded", SECONDS)
+        assert "the engine is stuck" in service.health()["reason"]
+        assert service.client.get("/ping").status_code == 503
+        assert engine.process.poll() is None  # it was left alone

@@ -1,0 +1,1 @@
+"""The engine is killed again and again under load: every client is told the truth."""

@@ -1,0 +1,265 @@
+"""The manifests below deploy/k8s: valid, and true to what the sidecar does."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from proxy.engine.command import ENGINE_KEEP_ALIVE_SECONDS, warnings_about
+from proxy.engine.flags import known_flags
+from proxy.settings import OnEngineFailure, Settings
+from tests.proxy.house import house
+
+ROOT = Path(__file__).resolve().parent.parent
+K8S = ROOT / "deploy" / "k8s"
+CHECK = ROOT / "scripts" / "check_kubernetes.py"
+VARIANTS = pytest.mark.parametrize("variant", ["one-container", "beside-vllm"])
+# After the drain: vLLM has 5 s to end by itself, what is left of its tree as many (engine.guard).
+STOP_SECONDS = 20
+
+Manifest = dict[str, Any]
+
+
+def manifest(path: str) -> Manifest:
+    document = yaml.safe_load((K8S / path).read_text())
+    assert isinstance(document, dict)
+    return document
+
+
+def pod(variant: str) -> Manifest:
+    spec: Manifest = manifest(f"{variant}/deployment.yaml")["spec"]["template"]["spec"]
+    return spec
+
+
+def containers(variant: str) -> list[Manifest]:
+    return [*pod(variant).get("initContainers", ()), *pod(variant)["containers"]]
+
+
+def sidecar(variant: str) -> Manifest:
+    (container,) = pod(variant)["containers"]
+    assert container["name"] == "sidecar"
+    return dict(container)
+
+
+def environment(variant: str) -> dict[str, str]:
+    """What `settings.env` and the manifest put into the sidecar's environment."""
+    lines = (K8S / variant / "settings.env").read_text().splitlines()
+    given = dict(line.split("=", 1) for line in lines if line and line[0] != "#")
+    return given | {each["name"]: each["value"] for each in sidecar(variant)["env"]}
+
+
+def settings(variant: str) -> Settings:
+    return Settings.load(environment(variant))
+
+
+# Valid ------------------------------------------------------------------------------------------
+
+
+def check(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(CHECK), str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_manifests_are_what_kubernetes_takes() -> None:
+    done = check(K8S)
+    assert done.returncode == 0, done.stderr
+    assert "manifests are valid" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "said"),
+    [
+        ("one-container/deployment.yaml", "livenessProbe", "livenesProbe", "livenesProbe"),
+        ("beside-vllm/deployment.yaml", "containerPort: 8000", "containerPort: http", "ports.0"),
+        ("common/network-policy.yaml", "ipBlock:", "ipblock:", "ipblock"),
+        ("monitoring/pod-monitor.yaml", "interval: 5s", "interval: 5", "interval"),
+        ("common/kustomization.yaml", "  - service.yaml\n", "", "no kustomization names it"),
+        ("one-container/kustomization.yaml", "[settings.env]", "[other.env]", "does not exist"),
+    ],
+)
+def test_check_names_the_place_of_a_mistake(
+    file: str, right: str, wrong: str, said: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "k8s"
+    shutil.copytree(K8S, copy)
+    text = (copy / file).read_text()
+    assert right in text
+    (copy / file).write_text(text.replace(right, wrong))
+    done = check(copy)
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+# True to the sidecar ----------------------------------------------------------------------------
+
+
+@VARIANTS
+def test_settings_are_known_and_good(variant: str) -> None:
+    assert warnings_about(settings(variant)) == ()
+
+
+@VARIANTS
+async def test_probes_ask_what_the_sidecar_answers(variant: str) -> None:
+    container = sidecar(variant)
+    asked = {
+        kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")
+    }
+    assert {each["port"] for each in asked.values()} == {"http"}
+    assert asked["liveness"]["path"] == "/health/live"
+    assert asked["readiness"]["path"] == "/health/ready"
+    # With an engine of its own the container has started when that has.
+    mine = settings(variant).upstream_url is None
+    assert asked["startup"]["path"] == ("/health/startup" if mine else "/health/live")
+    async with house() as there:
+        for probe in asked.values():
+            assert (await there.get(probe["path"])).status_code in (200, 503)
+
+
+@VARIANTS
+def test_pod_is_given_the_time_of_its_drain(variant: str) -> None:
+    mine = settings(variant)
+    needed = mine.drain_delay_seconds + mine.drain_seconds + STOP_SECONDS
+    assert pod(variant)["terminationGracePeriodSeconds"] >= needed
+    assert mine.drain_delay_seconds > 0, "endpoints are taken out some time after SIGTERM"
+
+
+@VARIANTS
+def test_rollout_waits_as_long_as_a_start_may_take(variant: str) -> None:
+    probe = sidecar(variant)["startupProbe"]
+    longest = probe["periodSeconds"] * probe["failureThreshold"]
+    assert manifest(f"{variant}/deployment.yaml")["spec"]["progressDeadlineSeconds"] > longest
+
+
+@VARIANTS
+def test_ports_are_those_of_the_settings_and_everybody_names_them(variant: str) -> None:
+    ports = {port["name"]: port["containerPort"] for port in sidecar(variant)["ports"]}
+    mine = settings(variant)
+    assert ports == {"http": mine.port, "metrics": mine.port_of_metrics}
+    service = manifest("common/service.yaml")["spec"]["ports"]
+    assert [(port["port"], port["targetPort"]) for port in service] == [(mine.port, "http")]
+    policy = manifest("common/network-policy.yaml")["spec"]["ingress"]
+    assert [port["port"] for rule in policy for port in rule["ports"]] == ["http", "metrics"]
+
+
+@VARIANTS
+def test_everybody_selects_the_pods_of_the_deployment(variant: str) -> None:
+    deployment = manifest(f"{variant}/deployment.yaml")["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert deployment["selector"]["matchLabels"] == labels
+    assert manifest("common/service.yaml")["spec"]["selector"] == labels
+    policy = manifest("common/network-policy.yaml")["spec"]
+    assert policy["podSelector"]["matchLabels"] == labels
+    monitor = manifest("monitoring/pod-monitor.yaml")["spec"]
+    assert monitor["selector"]["matchLabels"] == labels
+
+
+def test_pod_monitor_has_the_jobs_of_the_compose_file() -> None:
+    endpoints = manifest("monitoring/pod-monitor.yaml")["spec"]["podMetricsEndpoints"]
+    jobs = {}
+    for endpoint in endpoints:
+        (job,) = endpoint["relabelings"]
+        assert (endpoint["port"], job["targetLabel"]) == ("metrics", "job")
+        jobs[job["replacement"]] = endpoint["path"]
+    prometheus = yaml.safe_load((ROOT / "monitoring/prometheus.yml").read_text())
+    assert jobs == {job["job_name"]: job["metrics_path"] for job in prometheus["scrape_configs"]}
+
+
+def test_a_start_that_fails_for_good_ends_the_container_and_shows_its_cause() -> None:
+    assert settings("one-container").on_engine_failure is OnEngineFailure.EXIT
+    policy = sidecar("one-container")["terminationMessagePolicy"]
+    assert policy == "FallbackToLogsOnError"
+
+
+# Least rights -----------------------------------------------------------------------------------
+
+
+@VARIANTS
+def test_containers_have_no_rights_and_cannot_write_where_they_need_not(variant: str) -> None:
+    whole = pod(variant)["securityContext"]
+    assert (whole["runAsNonRoot"], whole["runAsUser"], whole["runAsGroup"]) == (True, 2000, 0)
+    assert whole["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod(variant)["automountServiceAccountToken"] is False
+    assert pod(variant)["enableServiceLinks"] is False, "a service named metrics sets METRICS_PORT"
+    volumes = {volume["name"] for volume in pod(variant)["volumes"]}
+    for container in containers(variant):
+        rights = container["securityContext"]
+        assert rights["readOnlyRootFilesystem"] is True
+        assert rights["allowPrivilegeEscalation"] is False
+        assert rights["capabilities"] == {"drop": ["ALL"]}
+        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+
+
+@VARIANTS
+def test_who_runs_the_engine_can_write_to_caches_home_tmp_and_shared_memory(variant: str) -> None:
+    engine = containers(variant)[0]
+    assert engine["resources"]["limits"] == {"nvidia.com/gpu": 1}
+    mounted = {mount["mountPath"]: mount["name"] for mount in engine["volumeMounts"]}
+    given = {each["name"]: each.get("value") for each in engine["env"]}
+    image = (ROOT / "Dockerfile").read_text()
+    for cache in ("HF_HOME", "VLLM_CACHE_ROOT"):
+        (built_in,) = re.findall(rf"\b{cache}=(\S+)", image)
+        assert given.get(cache, built_in) == built_in, "the same volume serves both ways"
+        assert Path(built_in).parent.as_posix() in mounted
+    assert {given["HOME"], "/tmp", "/dev/shm"} <= set(mounted)
+    shared = {volume["name"]: volume for volume in pod(variant)["volumes"]}[mounted["/dev/shm"]]
+    assert shared["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Gi"}
+
+
+def test_engine_is_reached_through_the_sidecar_only_and_outlives_its_drain() -> None:
+    (engine,) = pod("beside-vllm")["initContainers"]
+    assert engine["restartPolicy"] == "Always", "it gets SIGTERM after the sidecar has ended"
+    assert "startupProbe" not in engine, "the sidecar would not answer before it had succeeded"
+    assert "ports" not in engine
+    model, *flags = engine["args"]
+    values = dict(flag[2:].partition("=")[::2] for flag in flags)
+    assert values.keys() <= set(known_flags())
+    url = settings("beside-vllm").upstream_url
+    assert url == f"http://{values['host']}:{values['port']}"
+    assert values["host"] == "127.0.0.1"
+    assert model == environment("one-container")["MODEL_NAME"]
+    given = {each["name"]: each.get("value") for each in engine["env"]}
+    assert given["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] == str(ENGINE_KEEP_ALIVE_SECONDS)
+    pinned = re.search(r"ARG VLLM_VERSION=(\S+)", (ROOT / "Dockerfile").read_text())
+    assert pinned is not None
+    assert engine["image"] == f"vllm/vllm-openai:{pinned[1]}"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("10.1.2.3", "172.16.0.1", "192.168.1.1", "127.0.0.1", "169.254.169.254", "100.64.0.1"),
+        *("::1", "fd00:ec2::254", "fe80::1"),
+    ],
+)
+def test_pod_cannot_fetch_from_inside_the_network(address: str) -> None:
+    assert not may_fetch_from(address)
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "172.32.0.1", "2606:4700::1111"])
+def test_pod_can_fetch_from_public_addresses(address: str) -> None:
+    assert may_fetch_from(address)
+
+
+def may_fetch_from(address: str) -> bool:
+    """Whether the network policy lets a connection to port 443 of `address` out."""
+    rules = manifest("common/network-policy.yaml")["spec"]["egress"]
+    blocks = [
+        peer["ipBlock"]
+        for rule in rules
+        if any(port["port"] == 443 for port in rule["ports"])
+        for peer in rule["to"]
+    ]
+    there = ipaddress.ip_address(address)
+    return any(
+        there in ipaddress.ip_network(block["cidr"])
+        and not any(there in ipaddress.ip_network(but) for but in block["except"])
+        for block in blocks
+    )

@@ -1,0 +1,229 @@
+"""RunPod's files say what the settings say; the template gets there through RunPod's API."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from proxy.engine.command import warnings_about
+from proxy.settings import Settings, variables
+from tests.test_deployment import as_variable
+
+ROOT = Path(__file__).resolve().parent.parent
+KEY = "rpa_NOBODYS"
+# TemplateCreateInput and TemplateUpdateInput of RunPod's OpenAPI document (REST API v1).
+UPDATE_FIELDS = {
+    *("containerDiskInGb", "containerRegistryAuthId", "dockerEntrypoint", "dockerStartCmd", "env"),
+    *("imageName", "isPublic", "name", "ports", "readme", "volumeInGb", "volumeMountPath"),
+}
+CREATE_FIELDS = {*UPDATE_FIELDS, "category", "isServerless"}
+
+Document = dict[str, Any]
+
+
+def read(path: str) -> Document:
+    document = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    assert isinstance(document, dict)
+    return document
+
+
+def settings_of(env: dict[str, str]) -> Settings:
+    """What the sidecar makes of `env`; fails where a name or value means nothing to it."""
+    settings = Settings.load(env)
+    assert warnings_about(settings) == ()
+    return settings
+
+
+# .runpod ------------------------------------------------------------------------------------------
+
+
+def entries() -> dict[str, Document]:
+    return {entry["key"]: entry for entry in read(".runpod/hub.json")["config"]["env"]}
+
+
+def test_hub_files_are_as_the_script_makes_them() -> None:
+    command = [sys.executable, "scripts/runpod_hub.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_hub_form_has_every_variable_with_its_default() -> None:
+    form = entries()
+    for field, (name, *aliases) in variables().items():
+        if name == "UPSTREAM_URL":
+            continue
+        default = as_variable(Settings.model_fields[field].default)
+        entry = form[name]
+        shown = entry.get("value", entry.get("input", {}).get("default"))
+        assert as_variable(shown) == default, name
+        assert not set(aliases) & form.keys()
+        assert "value" in entry or entry["input"]["description"]
+
+
+def test_hub_form_filled_in_by_nobody_starts_the_sidecar_with_its_defaults() -> None:
+    given = {item["key"]: item["value"] for item in read(".runpod/tests.json")["config"]["env"]}
+    for name in ("MODEL_NAME", "MAX_MODEL_LEN"):
+        del given[name]
+    assert settings_of(given).model_dump() == Settings.load({}).model_dump()
+
+
+def test_hub_presets_are_four_models_with_values_the_form_knows() -> None:
+    presets = read(".runpod/hub.json")["config"]["presets"]
+    assert len(presets) == 4
+    types = {"number": int, "boolean": bool, "string": str, "huggingface": str}
+    for preset in presets:
+        assert preset["name"] == preset["defaults"]["MODEL_NAME"]
+        for name, value in preset["defaults"].items():
+            assert type(value) is types[entries()[name]["input"]["type"]], (preset["name"], name)
+        settings_of({name: str(value) for name, value in preset["defaults"].items()})
+
+
+def test_hub_listing_is_a_load_balancer_for_machines_that_the_image_runs_on() -> None:
+    config = read(".runpod/hub.json")["config"]
+    assert config["endpointType"] == "LB"
+    assert config["allowedCudaVersions"] == ["13.0"], "the plain tag of the image needs CUDA 13"
+    assert read(".runpod/tests.json")["config"]["allowedCudaVersions"] == ["13.0"]
+    assert entries()["PORT"]["value"] == str(Settings.load({}).port)
+    assert sum("value" in each or "default" in each["input"] for each in entries().values()) <= 50
+
+
+# The templates ------------------------------------------------------------------------------------
+
+
+class Call(NamedTuple):
+    method: str
+    path: str
+    body: Document | None
+
+
+class Api(NamedTuple):
+    """RunPod's API, as far as templates go."""
+
+    url: str
+    calls: list[Call]
+    templates: list[Document]
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    calls: list[Call] = []
+    templates: list[Document] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            length = int(self.headers.get("content-length", 0))
+            body = json.loads(self.rfile.read(length)) if length else None
+            calls.append(Call(self.command, self.path, body))
+            allowed = self.headers["authorization"] == f"Bearer {KEY}"
+            said: Any = templates if self.command == "GET" else {"id": "t1", **(body or {})}
+            if not allowed:
+                said = {"message": f"not {self.headers['authorization']}"}
+            self.send_response(200 if allowed else 401)
+            self.end_headers()
+            self.wfile.write(json.dumps(said).encode())
+
+        do_POST = do_PATCH = do_GET
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Api(f"http://127.0.0.1:{server.server_port}/v1", calls, templates)
+        server.shutdown()
+
+
+def script(*arguments: str, key: str | None = KEY) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if name != "RUNPOD_API_KEY"}
+    environ |= {"RUNPOD_API_KEY": key} if key else {}
+    command = [sys.executable, str(ROOT / "scripts/runpod_template.py"), *arguments]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("kind", ["pod", "serverless"])
+def test_template_is_printed_and_nothing_is_sent(kind: str, api: Api) -> None:
+    done = script(kind, "--image", "me/vllm-sidecar:1", "--api", api.url, key=None)
+    assert done.returncode == 0
+    shown = json.loads(done.stdout)
+    assert shown.keys() <= CREATE_FIELDS
+    assert shown["imageName"] == "me/vllm-sidecar:1"
+    assert shown["isServerless"] is (kind == "serverless")
+    assert shown["readme"].startswith("# ")
+    assert "dry run" in done.stderr
+    assert not api.calls
+
+
+def test_template_is_created_where_there_is_none_of_its_name(api: Api) -> None:
+    api.templates.append({"id": "t0", "name": "another", "isServerless": False})
+    done = script("pod", "--image", "me/x:1", "--api", api.url, "--apply")
+    assert (done.returncode, done.stdout) == (0, "created vllm-sidecar (t1)\n"), done.stderr
+    asked, made = api.calls
+    # Without this, a template that an endpoint uses is not listed.
+    assert asked == Call("GET", "/v1/templates?includeEndpointBoundTemplates=true", None)
+    assert (made.method, made.path) == ("POST", "/v1/templates")
+    assert made.body == json.loads(script("pod", "--image", "me/x:1").stdout)
+
+
+def test_template_of_that_name_is_updated_with_the_fields_an_update_has(api: Api) -> None:
+    api.templates.append({"id": "t7", "name": "mine", "isServerless": True})
+    done = script("serverless", "--image", "me/x:2", "--name", "mine", "--api", api.url, "--apply")
+    assert (done.returncode, done.stdout) == (0, "updated mine (t7)\n"), done.stderr
+    _, changed = api.calls
+    assert (changed.method, changed.path) == ("PATCH", "/v1/templates/t7")
+    assert changed.body is not None
+    assert changed.body.keys() <= UPDATE_FIELDS
+    assert changed.body["imageName"] == "me/x:2"
+
+
+def test_template_for_pods_is_not_made_one_for_endpoints(api: Api) -> None:
+    api.templates.append({"id": "t7", "name": "vllm-sidecar", "isServerless": True})
+    done = script("pod", "--image", "me/x:2", "--api", api.url, "--apply")
+    assert done.returncode == 1
+    assert "is a template for serverless endpoints" in done.stderr
+    assert [call.method for call in api.calls] == ["GET"]
+
+
+def test_a_wrong_key_is_told_without_the_key(api: Api) -> None:
+    done = script("pod", "--image", "me/x:1", "--api", api.url, "--apply", key="rpa_WRONG")
+    assert done.returncode == 1
+    assert ": 401 " in done.stderr
+    assert "rpa_WRONG" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "said"),
+    [
+        ([], None, "set RUNPOD_API_KEY"),
+        (["--api", "http://rest.example/v1"], KEY, "https only"),
+        (["--api", "http://127.0.0.1:1/v1"], KEY, "GET /templates"),
+    ],
+)
+def test_what_cannot_be_sent_is_told_in_one_line(
+    options: list[str], key: str | None, said: str
+) -> None:
+    done = script("pod", "--image", "me/x:1", "--apply", *options, key=key)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["pod", "serverless"])
+def test_template_fits_the_image(kind: str) -> None:
+    content = read(f"deploy/runpod/{kind}.json")
+    settings = settings_of(content["env"])
+    assert content["ports"] == [f"{settings.port}/http"]
+    assert content["dockerEntrypoint"] == content["dockerStartCmd"] == [], "the image's own"
+    if kind == "pod":
+        assert "HF_HOME=/workspace/" in (ROOT / "Dockerfile").read_text()
+        assert content["volumeMountPath"] == "/workspace"
+    else:
+        assert content["env"]["HEALTH_CHECK_PATH"] == settings.health_check_path

@@ -1,0 +1,28 @@
+"""The engine's gauges on the sidecar's page, without a scrape that asks the engine."""
+
+from __future__ import annotations
+
+from proxy.engine.engine_meter import EVERY_SECONDS
+from tests.wire.client import CHAT, STREAM, prompt
+from tests.wire.service import Sidecar, until
+
+RUNNING = "sidecar_engine_requests_running"
+SECONDS = 2 * EVERY_SECONDS
+
+
+def asked(service: Sidecar) -> int:
+    """How often the engine was asked for its page."""
+    return sum(each.target == "/metrics" for each in service.engine.requests())
+
+
+def test_what_the_engine_runs_is_shown_within_seconds(service: Sidecar) -> None:
+    with service.connect() as client:
+        client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 4})
+        client.until(b"\n\n")
+        before = asked(service)
+        until(lambda: asked(service) > before, "a reading", SECONDS)
+        until(lambda: service.value(RUNNING) == 1, "one that runs", 1)
+        before = asked(service)
+        for _ in range(20):
+            assert RUNNING in service.page()
+        assert asked(service) - before <= 1, "a scrape of ours is not one of the engine's"

@@ -1,0 +1,132 @@
+"""Clients that do not finish what they have begun: they are ended, and hold up nobody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.fake_engine import FakeEngine
+from tests.wire.client import CHAT, STREAM, Client, prompt, request
+from tests.wire.service import Sidecar, ending, until
+
+BODY_TIMEOUT = 0.6
+# The server looks twice a second.
+LATEST_SECONDS = BODY_TIMEOUT + 2
+MANY, MANY_SECONDS = 500, 3.0
+LENGTH = [("content-length", "100")]
+
+
+@pytest.fixture(scope="module")
+def strict(
+    shared_engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sidecar]:
+    folder = tmp_path_factory.mktemp("strict")
+    with Sidecar(folder, shared_engine, BODY_TIMEOUT=str(BODY_TIMEOUT)) as service:
+        service.wait_until_ready()
+        yield service
+
+
+def ended(client: Client) -> tuple[float, bytes]:
+    """After how many seconds a connection was closed, and what was said before."""
+    begun = time.monotonic()
+    said = client.rest()
+    return time.monotonic() - begun, said
+
+
+@pytest.mark.parametrize("route", [CHAT, "/v1/audio/transcriptions"])
+def test_a_body_that_does_not_go_on_is_a_408(strict: Sidecar, route: str) -> None:
+    kind = ("content-type", "application/json" if route == CHAT else "multipart/form-data")
+    with strict.connect() as client:
+        request_id = client.ask(route, b"half", headers=[*LENGTH, kind])
+        seconds, said = ended(client)
+    assert BODY_TIMEOUT * 0.9 < seconds < LATEST_SECONDS
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert b"BODY_TIMEOUT" in said
+    line = strict.record(request_id)
+    assert ending(line) == (408, "timeout", "client", "request_timeout")
+
+
+def test_a_body_that_goes_on_slowly_is_waited_for(strict: Sidecar) -> None:
+    body = request(CHAT, prompt(CHAT)).partition(b"\r\n\r\n")[2]
+    assert len(body) > 5
+    with strict.connect() as client:
+        client.send(request(CHAT, b"", headers=[("content-length", str(len(body)))]))
+        for byte in (body[:1], body[1:2], body[2:3], body[3:]):
+            time.sleep(BODY_TIMEOUT * 0.6)
+            client.send(byte)
+        assert client.answer().status == 200
+
+
+@pytest.mark.parametrize("head", [b"POST ", b"GET / HTTP/1.1\r\nhost: a\r\nx-a: "])
+def test_a_head_has_its_time_as_a_whole(strict: Sidecar, head: bytes) -> None:
+    with strict.connect() as client:
+        client.send(head)
+        seconds, said = ended(client)
+    assert BODY_TIMEOUT * 0.9 < seconds < LATEST_SECONDS
+    assert said.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_head_that_drips_has_no_more_time(strict: Sidecar) -> None:
+    def drip(client: Client) -> None:
+        client.send(b"GET / HTTP/1.1\r\n")
+        end = time.monotonic() + LATEST_SECONDS
+        while time.monotonic() < end:
+            client.send(b"x-a: b\r\n")
+            time.sleep(0.1)
+
+    with strict.connect() as client, pytest.raises((BrokenPipeError, ConnectionResetError)):
+        drip(client)
+
+
+def test_a_connection_on_which_nothing_comes_is_closed_without_a_word(strict: Sidecar) -> None:
+    with strict.connect() as client:
+        seconds, said = ended(client)
+    assert seconds < LATEST_SECONDS
+    assert said == b""
+
+
+def test_a_connection_that_is_idle_between_requests_is_kept(strict: Sidecar) -> None:
+    with strict.connect() as client:
+        client.send(request("/v1/models"))
+        assert client.answer(method="GET").status == 200
+        time.sleep(LATEST_SECONDS)
+        client.send(request("/v1/models"))
+        assert client.answer(method="GET").status == 200
+
+
+def test_who_waits_to_be_asked_for_the_body_and_for_the_answer_has_time(strict: Sidecar) -> None:
+    slow = {"first_ms": LATEST_SECONDS * 1000, "tokens": 1}
+    with strict.connect() as client:
+        client.ask(CHAT, prompt(CHAT, STREAM), fake=slow)
+        assert client.answer().status == 200
+
+
+def test_a_refused_body_that_never_comes_is_not_waited_for(strict: Sidecar) -> None:
+    with strict.connect() as client:
+        client.send(request("/nothing", b"half", headers=LENGTH))
+        assert client.answer().status == 404
+        seconds, said = ended(client)
+    assert seconds < LATEST_SECONDS
+    assert said == b""
+
+
+def test_many_slow_clients_hold_up_nobody(tmp_path: Path, shared_engine: FakeEngine) -> None:
+    timeout = {"BODY_TIMEOUT": str(MANY_SECONDS)}
+    with Sidecar(tmp_path, shared_engine, **timeout) as service, ExitStack() as stack:
+        service.wait_until_ready()
+        before = service.open_files()
+        head = request(CHAT, b"x", headers=LENGTH)
+        for count in range(MANY):
+            client = stack.enter_context(service.connect())
+            client.send((head, head[:-10], b"POST ", b"")[count % 4])
+        begun = time.monotonic()
+        for _ in range(10):
+            answer = service.ask(CHAT, prompt(CHAT, STREAM))
+            assert answer.data()[-1] == "[DONE]"
+        assert (time.monotonic() - begun) / 10 < 0.5
+        until(lambda: service.open_files() <= before + 20, "their end", MANY_SECONDS + 5)
+        assert service.ask("/health").status == 200
