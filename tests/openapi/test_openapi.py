@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.patience import PATIENCE
 from tests.wire import secrets
 from tests.wire.service import Sidecar
 
@@ -19,7 +20,6 @@ ROOT = Path(__file__).parents[2]
 KEY = secrets.KEY
 EXAMPLES = 5
 RUN_SECONDS = 300
-START_SECONDS = 60
 # Everything in the description at its edges, and random values; or these alone.
 ALL, SOME = "--phases=coverage,fuzzing", "--phases=fuzzing"
 # What holds of any answer. Methods that are not described, and what the engine makes of bodies that
@@ -69,7 +69,7 @@ def test_our_own_pages_answer_as_described_and_nothing_else(
     engine: FakeEngine, tmp_path: Path
 ) -> None:
     with Sidecar(tmp_path, engine, API_KEYS=f"me:{KEY}") as service:
-        service.wait_for("ready", START_SECONDS)
+        service.wait_for("ready", PATIENCE)
         printed = schemathesis(service, tmp_path, "--exclude-tag=engine", "--checks=all", ALL)
         assert cases(printed) > 100
         service.process.kill()
@@ -82,7 +82,7 @@ def test_what_is_passed_on_is_answered_as_described(
     engine: FakeEngine, tmp_path: Path, limits: str, phases: str
 ) -> None:
     with Sidecar(tmp_path, engine, API_KEYS=f"me:{KEY}", KEY_LIMITS=limits) as service:
-        service.wait_for("ready", START_SECONDS)
+        service.wait_for("ready", PATIENCE)
         checks = f"--checks={','.join((*CHECKS, 'not_a_server_error'))}"
         printed = schemathesis(service, tmp_path, "--include-tag=engine", checks, phases)
         assert cases(printed) > 100
@@ -95,7 +95,7 @@ def test_without_an_engine_only_that_goes_wrong_which_is_described(tmp_path: Pat
     with FakeEngine() as engine:
         """It is gone before it is asked."""
     with Sidecar(tmp_path, engine, API_KEYS=f"me:{KEY}") as service:
-        service.wait_until_listening(START_SECONDS)
+        service.wait_until_listening(PATIENCE)
         printed = schemathesis(service, tmp_path, f"--checks={','.join(CHECKS)}", SOME)
         assert cases(printed) > 100
         service.process.kill()

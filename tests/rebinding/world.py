@@ -23,6 +23,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from tests.fake_engine import FakeEngine
+from tests.patience import PATIENCE
 from tests.rebinding.name_server import Answer, NameServer
 from tests.wire.client import CHAT
 from tests.wire.service import Sidecar
@@ -31,7 +32,6 @@ PUBLIC, PORT = "93.184.215.14", 8080
 PRIVATE = ("127.0.0.1", "::1")
 NAME = "pictures.example"
 PICTURE = bytes(range(256)) * 4
-READY_SECONDS = 60.0
 _SIOCSIFADDR, _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8916, 0x8913, 0x8914, 1
 
 # Case -> the path that is asked for, and what the name is at one look-up after the other.
@@ -114,7 +114,7 @@ def naive(names: NameServer, inside: list[Web]) -> int:
     names.answers([PUBLIC], ["127.0.0.1"])
     before = sum(len(each.visits) for each in inside)
     checked = socket.getaddrinfo(NAME, PORT)[0][4][0]
-    with urlopen(f"http://{NAME}:{PORT}/x.png", timeout=READY_SECONDS) as answer:
+    with urlopen(f"http://{NAME}:{PORT}/x.png", timeout=PATIENCE) as answer:
         answer.read()
     return sum(len(each.visits) for each in inside) - before if checked == PUBLIC else 0
 
@@ -124,7 +124,7 @@ def main() -> None:
     names, web, inside = NameServer(), Web(PUBLIC), [Web(address) for address in PRIVATE]
     folder = tempfile.mkdtemp()
     with FakeEngine("--disable-uvicorn-access-log") as engine, Sidecar(Path(folder), engine) as one:
-        one.wait_for("ready", READY_SECONDS)
+        one.wait_for("ready", PATIENCE)
         cases = {case: tried(one, names, web, inside, case) for case in CASES}
         json.dump({"cases": cases, "naive": naive(names, inside)}, sys.stdout)
         one.process.kill()

@@ -101,7 +101,7 @@ def test_who_has_waited_long_enough_is_told_to_come_again(
     with Sidecar(tmp_path, shared_engine, **environ) as service, ExitStack() as stack:
         service.wait_until_ready()
         runs = stack.enter_context(service.connect())
-        slow = {"tokens": 4, "interval_ms": 2000}
+        slow = {"tokens": 100, "interval_ms": 2000}
         running = runs.ask(CHAT, prompt(CHAT, STREAM), headers=of(ALICE), fake=slow)
         service.wait_until_seen(running)
         refused = service.ask(CHAT, prompt(CHAT), headers=of(BOB))

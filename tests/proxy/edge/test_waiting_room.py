@@ -14,8 +14,8 @@ from proxy.edge.door import Door
 from proxy.edge.waiting_room import WaitingRoom
 from proxy.errors import ClientClosed, Draining, Overloaded, RateLimited, RequestFailure
 from proxy.settings import Settings
+from tests.patience import PATIENCE
 
-SOON_SECONDS = 5.0
 Tell = Callable[[RequestFailure], None]
 
 
@@ -62,10 +62,10 @@ async def test_nobody_waits_longer_than_told() -> None:
     assert room.admit("alice")
     carol, dan = await waiting(room, "carol"), await waiting(room, "dan")
     with pytest.raises(Overloaded, match="WAITING_TIMEOUT") as refused:
-        await asyncio.wait_for(carol, SOON_SECONDS)
+        await asyncio.wait_for(carol, PATIENCE)
     assert refused.value.retry_after_seconds
     with pytest.raises(Overloaded):
-        await asyncio.wait_for(dan, SOON_SECONDS)
+        await asyncio.wait_for(dan, PATIENCE)
     assert room.waiting == 0
     room.leave("alice")
     assert room.admit("alice"), "the place was given to nobody who has left"
@@ -84,7 +84,7 @@ async def test_who_waited_for_the_own_limit_is_told_of_that_one() -> None:
     room = WaitingRoom(2, 3, only(bob=1), max_seconds=0.05)
     assert room.admit("bob")
     with pytest.raises(RateLimited, match="bob has 1 requests running"):
-        await asyncio.wait_for(await waiting(room, "bob"), SOON_SECONDS)
+        await asyncio.wait_for(await waiting(room, "bob"), PATIENCE)
     assert room.admit("alice")
 
 
@@ -96,7 +96,7 @@ async def test_a_place_that_comes_with_the_end_of_the_time_is_not_lost() -> None
         await asyncio.sleep(0.001)
         room.leave(None)
         with suppress(Overloaded):
-            await asyncio.wait_for(waits, SOON_SECONDS)
+            await asyncio.wait_for(waits, PATIENCE)
             room.leave(None)
         assert room.waiting == 0
 
@@ -251,7 +251,7 @@ async def test_whatever_happens_no_place_is_lost_and_none_given_twice(seed: int)
             chance.choice(tasks).cancel()
         if chance.random() < 0.5:
             await asyncio.sleep(0)
-    async with asyncio.timeout(SOON_SECONDS):
+    async with asyncio.timeout(PATIENCE):
         results = await asyncio.gather(*tasks, return_exceptions=True)
     allowed = (Overloaded, RateLimited, asyncio.CancelledError)
     assert [each for each in results if each is not None and not isinstance(each, allowed)] == []
