@@ -102,8 +102,9 @@ class Account:
         a limit, and none where there is no limit."""
         shown: list[int | bytes] = []
         for bucket in self._buckets:
-            left = int(bucket.level(now))
-            shown += (left if left > 0 else 0, duration(bucket.full_at - now))
+            missing = bucket.full_at - now
+            left = int(bucket.capacity - missing * bucket.rate) if missing > 0 else bucket.capacity
+            shown += (left if left > 0 else 0, duration(missing) if missing > 0 else b"0ms")
         if self._tokens is None and self.allowance.tpd is not None:
             left = self.allowance.tpd - self._day_tokens
             reset = self._day_ends - wall if self._day_tokens else 0.0
