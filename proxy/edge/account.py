@@ -100,7 +100,7 @@ class Account:
     def lines(self, now: float, wall: float) -> bytes:
         """`x-ratelimit-*` as they stand in a head; those of tokens are the day's where only it has
         a limit, and none where there is no limit."""
-        shown: list[int | bytes] = []
+        shown: list[float | bytes] = []
         for bucket in self._buckets:
             missing = bucket.full_at - now
             left = int(bucket.capacity - missing * bucket.rate) if missing > 0 else bucket.capacity
