@@ -21,6 +21,7 @@ from proxy.settings.limits import LimitSettings
 from proxy.settings.listening import ListeningSettings
 from proxy.settings.media import MediaSettings
 from proxy.settings.model import ModelSettings
+from proxy.settings.preset import Applied, Preset, apply
 from proxy.settings.telemetry import TelemetrySettings
 from proxy.settings.values import LogFormat, MediaFetch, OnEngineFailure
 
@@ -43,6 +44,7 @@ class Settings(
     environ: SkipValidation[Mapping[str, str]] = Field(
         default_factory=dict, exclude=True, repr=False
     )
+    preset: SkipValidation[Applied | None] = Field(default=None, exclude=True)
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Settings:
@@ -64,15 +66,20 @@ class Settings(
         return self
 
     @classmethod
-    def load(cls, environ: Mapping[str, str]) -> Settings:
-        """Read an environment.
+    def load(cls, environ: Mapping[str, str], preset: Preset | None = None) -> Settings:
+        """Read an environment; what it leaves unset is the preset's to say.
 
         Raises:
             SettingsError: one line naming the variable, its value and what is allowed.
         """
         present = {name: value for name, value in environ.items() if value.strip()}
+        applied = None
+        if preset is not None:
+            names = {spellings[0]: spellings for spellings in variables().values()}
+            present, applied = apply(preset, present, names)
+        fields = {"environ": MappingProxyType(present), "preset": applied}
         try:
-            return cls.model_validate({**present, "environ": MappingProxyType(present)})
+            return cls.model_validate({**present, **fields})
         except ValidationError as error:
             raise SettingsError(_first_problem(error)) from None
 

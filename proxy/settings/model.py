@@ -12,7 +12,10 @@ class ModelSettings(Group):
         "MODEL_NAME",
         "MODEL_ID",
         "VLLM_MODEL_NAME",
-        effect="Hugging Face repository, local path, or `demo`.",
+        effect="Hugging Face repository, local path, name of a preset, or `demo`.",
+    )
+    models_file: str | None = variable(
+        "MODELS_FILE", effect="A TOML file with presets of your own."
     )
     model_revision: str | None = variable(
         "MODEL_REVISION", effect="Branch, tag or commit of the repository."

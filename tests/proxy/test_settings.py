@@ -23,7 +23,7 @@ FREE_TEXT = frozenset(
         *("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "HF_TOKEN", "HF_HOME", "HF_ENDPOINT", "DTYPE"),
         *("QUANTIZATION", "KV_CACHE_DTYPE", "TOOL_CALL_PARSER", "REASONING_PARSER"),
         *("CHAT_TEMPLATE", "CUSTOM_CHAT_TEMPLATE", "VLLM_EXTRA_ARGS", "HOST"),
-        "API_KEYS_FILE",  # as with the next, what
+        *("MODELS_FILE", "API_KEYS_FILE"),  # as with the next, what
         "LOG_FILE",  # what is wrong with it is known when it is opened
     }
 )
@@ -32,6 +32,7 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("MODEL_NAME", "Qwen/Qwen2-VL-7B-Instruct", "model_name", "Qwen/Qwen2-VL-7B-Instruct"),
     ("MODEL_ID", "a/b", "model_name", "a/b"),
     ("VLLM_MODEL_NAME", "a/b", "model_name", "a/b"),
+    ("MODELS_FILE", "/workspace/models.toml", "models_file", "/workspace/models.toml"),
     ("MODEL_REVISION", "main", "model_revision", "main"),
     ("SERVED_MODEL_NAME", "a", "served_model_names", ("a",)),
     ("SERVED_MODEL_NAME", " a , b,, ", "served_model_names", ("a", "b")),
