@@ -47,7 +47,7 @@ python3 -m proxy --help   this text; README.md has the variables
 
 def main(arguments: Sequence[str]) -> int:
     match list(arguments):
-        case []:
+        case [] | ["serve"]:  # SageMaker says the latter
             return serve()
         case ["check"]:
             return check.main(os.environ)

@@ -164,7 +164,10 @@ class Sidecar:
         return self._engine_task
 
     def announce_settings(self) -> None:
-        """Log what a preset gave, and what looks wrong."""
+        """Log where clients come in, what a preset gave, and what looks wrong."""
+        if self.settings.outside_url is not None:
+            port, url = self.settings.port, self.settings.outside_url
+            _log.info("port %d is reached from outside at %s", port, url)
         if self.settings.preset is not None:
             _log.info("preset: %s", self.settings.preset.sentence())
         presets = warnings_about_presets(self.settings)
