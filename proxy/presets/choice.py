@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 from proxy.presets.file import read_presets
@@ -33,7 +34,12 @@ def presets_of(settings: Settings) -> dict[str, Preset]:
         SettingsError: one of the files is wrong.
     """
     own = read_presets(Path(settings.models_file)) if settings.models_file else {}
-    return own | {name: each for name, each in read_presets(SHIPPED).items() if name not in own}
+    return own | {name: each for name, each in _shipped().items() if name not in own}
+
+
+@cache
+def _shipped() -> dict[str, Preset]:
+    return read_presets(SHIPPED)
 
 
 def warnings_about_presets(settings: Settings) -> tuple[str, ...]:
