@@ -245,6 +245,7 @@ def test_install_without_a_gpu_gets_the_cpu_build_and_its_cures(
 def test_install_twice_does_nothing_and_says_so(installation: Installation) -> None:
     installation.run()
     done = installation.run()
+    assert installation.pip_calls == []
     assert done.stdout == "install-engine: vllm 0.32.0 (cpu) is installed, nothing to do\n"
     assert installation.pip_calls == []
 
