@@ -459,7 +459,10 @@ def test_make_run_makes_everything_the_first_time(sandbox: Sandbox) -> None:
 
 
 def test_make_test_asks_for_coverage_of_all_tests_only(installed: Sandbox) -> None:
-    assert re.search(r"--cov-fail-under=\d\d tests$", installed.run("make", "-n", "test").stdout)
+    everything = installed.run("make", "-n", "test").stdout
+    beside, alone = (line for line in everything.splitlines() if "pytest" in line)
+    assert '-m "not alone" tests' in beside
+    assert re.search(r"--cov-append .*--cov-fail-under=\d\d -m alone tests", alone)
     some = installed.run("make", "-n", "test", "TESTS=tests/wire").stdout
     assert "--cov " in some
     assert "fail-under" not in some
