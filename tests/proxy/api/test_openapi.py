@@ -78,7 +78,7 @@ async def test_in_every_phase_the_pages_are_as_described(phase: Phase) -> None:
         "remedy": "another model",
         "cause": Cause.CRASHED,
     }
-    async with house(MODEL_NAME="org/model", MAX_IN_FLIGHT="3", REQUEST_TIMEOUT="9") as there:
+    async with house(MODEL_NAME="qwen2.5-vl-7b", MAX_IN_FLIGHT="3", REQUEST_TIMEOUT="9") as there:
         said = await description(there)
         there.enter(phase, **known)
         await there.chat()
