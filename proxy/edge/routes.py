@@ -60,6 +60,12 @@ _EXACT = {
     b"/version": Route.VERSION,
 }
 
+# Other words for a path of the engine's: what is asked there is sent to the path itself.
+ALIASES = {
+    b"/chat/completions": b"/v1/chat/completions",
+    b"/completions": b"/v1/completions",
+}
+
 # Routes that take a name or an id: /v1/models/{model}, /v1/responses/{id}[/cancel|/input_items].
 # An id begins with `resp_`: vLLM has other routes beside it, such as /v1/responses/render.
 _SEGMENT = rb"(?!\.{1,2}(?:/|$))[\w.:~%-]+"
@@ -77,7 +83,8 @@ class RouteTable:
     """The allow-list with the paths of `EXTRA_ROUTES` added."""
 
     def __init__(self, extra_paths: Iterable[str] = ()) -> None:
-        self._exact = {path.encode(): Route.EXTRA for path in extra_paths} | _EXACT
+        aliases = {alias: _EXACT[path] for alias, path in ALIASES.items()}
+        self._exact = {path.encode(): Route.EXTRA for path in extra_paths} | _EXACT | aliases
 
     def find(self, raw_path: bytes) -> Route | None:
         """The kind of work behind a path, or None where it is not the engine's."""

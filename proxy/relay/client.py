@@ -9,6 +9,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope
 
+from proxy.edge.routes import ALIASES
 from proxy.errors import BodyTooLarge, ClientClosed, RequestFailure
 from proxy.relay.headers import Header, Headers, get
 from proxy.telemetry.record import Record
@@ -57,7 +58,7 @@ class Client:
     def __init__(self, scope: Scope, receive: Receive, record: Record) -> None:
         self.method: str = scope["method"]
         self.headers: Headers = scope["headers"]
-        self.target: bytes = scope["raw_path"]
+        self.target: bytes = ALIASES.get(scope["raw_path"], scope["raw_path"])
         if query := scope["query_string"]:
             self.target += b"?" + query
         self.started = False

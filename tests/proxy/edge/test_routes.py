@@ -13,6 +13,8 @@ TABLE = RouteTable()
 LISTED = {
     "/v1/chat/completions": Route.CHAT,
     "/v1/completions": Route.COMPLETIONS,
+    "/chat/completions": Route.CHAT,
+    "/completions": Route.COMPLETIONS,
     "/v1/responses": Route.RESPONSES,
     "/v1/responses/resp_0a1b": Route.RESPONSES,
     "/v1/responses/resp_0a1b/cancel": Route.RESPONSES,
