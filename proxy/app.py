@@ -32,6 +32,8 @@ from proxy.engine.state import EngineState, Snapshot
 from proxy.errors import RequestFailure, UnknownRoute
 from proxy.media.intake import intake
 from proxy.own_pages import OwnPages, own_pages
+from proxy.protocols.generate import Generate
+from proxy.protocols.named import named_protocols
 from proxy.relay.client import ADDED_HEADERS, FAILURE, KEY
 from proxy.relay.endpoint import Limits, Relay
 from proxy.relay.flights import Flights
@@ -88,11 +90,14 @@ class Sidecar:
         )
         passage = Passage(self._admission, self, self._flights)
         self._media = intake(settings)
-        self._relay = Relay(self._upstream, passage, limits, self._media)
+        named = named_protocols(settings)
+        protocols = (Generate(), *named)
+        self._relay = Relay(self._upstream, passage, limits, self._media, protocols)
         self._websockets = WebSocketRelay(
             authority, passage, max_message_bytes=settings.max_body_bytes
         )
-        self._routes = RouteTable(settings.extra_routes)
+        paths = [path for protocol in named for path in protocol.paths]
+        self._routes = RouteTable(settings.extra_routes, paths)
         self._cors = Cors(settings.cors_origins) if settings.cors_origins else None
         self.service = Service(settings, self._state, self._metrics, self._probe, self._hardware)
         self._own, self._scraped = own_pages(self.service)

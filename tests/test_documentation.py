@@ -132,8 +132,9 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.engine": (*_BASE, "proxy.engine"),
     "proxy.relay": (
         *("proxy.errors", "proxy.tasks", "proxy.relay", "proxy.edge.routes"),
-        "proxy.telemetry.record",
+        *("proxy.telemetry.record", "proxy.protocols.protocol", "proxy.protocols.openai"),
     ),
+    "proxy.protocols": ("proxy.errors", "proxy.settings", "proxy.protocols", "proxy.edge.routes"),
     "proxy.api": (*_BASE, "proxy.api", "proxy.engine", "proxy.telemetry"),
     "proxy.own_pages": (
         *("proxy.errors", "proxy.api", "proxy.relay.headers", "proxy.relay.refusal"),
@@ -146,7 +147,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.check": (*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.server"),
     "proxy.__main__": (
         *(*_BASE, "proxy.app", "proxy.check", "proxy.edge.keys", "proxy.init", "proxy.server"),
-        "proxy.telemetry.logs",
+        *("proxy.telemetry.logs", "proxy.protocols.named"),
     ),
 }
 

@@ -30,11 +30,16 @@ class Route(StrEnum):
     COUNT_TOKENS = "count_tokens"
     MODELS = "models"
     VERSION = "version"
+    GENERATE = "generate"
+    PROTOCOL = "protocol"
     EXTRA = "extra"
     UNKNOWN = "unknown"
 
 
 GENERATING = (Route.CHAT, Route.COMPLETIONS, Route.RESPONSES, Route.MESSAGES)
+
+# What speaks another protocol than the engine, and is translated.
+TRANSLATED = (Route.GENERATE, Route.PROTOCOL)
 
 _EXACT = {
     b"/v1/chat/completions": Route.CHAT,
@@ -74,17 +79,24 @@ _WITH_ID = (
     (re.compile(rb"/v1/responses/resp_[\w-]+(?:/(?:cancel|input_items))?"), Route.RESPONSES),
 )
 
+_GENERATE = dict.fromkeys((b"/generate", b"/generate_stream"), Route.GENERATE)
+
 
 # What somebody else's server may read as more than a part of a name, once it is decoded.
 _NO_NAME = re.compile(rb"[\x00-\x1f\x7f\\;?#%]|(?:^|/)\.{0,2}(?:/|$)")
 
 
 class RouteTable:
-    """The allow-list with the paths of `EXTRA_ROUTES` added."""
+    """The allow-list with the paths of `EXTRA_ROUTES` and of `PROTOCOLS` added.
 
-    def __init__(self, extra_paths: Iterable[str] = ()) -> None:
+    `/generate` is the engine's where `EXTRA_ROUTES` says so.
+    """
+
+    def __init__(self, extra_paths: Iterable[str] = (), protocol_paths: Iterable[str] = ()) -> None:
+        extra = {path.encode(): Route.EXTRA for path in extra_paths}
+        protocols = {path.encode(): Route.PROTOCOL for path in protocol_paths}
         aliases = {alias: _EXACT[path] for alias, path in ALIASES.items()}
-        self._exact = {path.encode(): Route.EXTRA for path in extra_paths} | _EXACT | aliases
+        self._exact = protocols | _GENERATE | extra | _EXACT | aliases
 
     def find(self, raw_path: bytes) -> Route | None:
         """The kind of work behind a path, or None where it is not the engine's."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope
 
-from proxy.edge.routes import ALIASES
+from proxy.edge.routes import ALIASES, Route
 from proxy.errors import BodyTooLarge, ClientClosed, RequestFailure
 from proxy.relay.headers import Header, Headers, get
 from proxy.telemetry.record import Record
@@ -55,10 +55,14 @@ class Exchange(Protocol):
 class Client:
     """One request; counts bytes and the time its reader makes us wait."""
 
-    def __init__(self, scope: Scope, receive: Receive, record: Record) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, record: Record, route: Route = Route.UNKNOWN
+    ) -> None:
+        self.route = route
         self.method: str = scope["method"]
         self.headers: Headers = scope["headers"]
-        self.target: bytes = ALIASES.get(scope["raw_path"], scope["raw_path"])
+        path: bytes = scope["raw_path"]
+        self.target = ALIASES.get(path, path)
         if query := scope["query_string"]:
             self.target += b"?" + query
         self.started = False
@@ -69,7 +73,7 @@ class Client:
         self._behind_since: float | None = None
         record.started = self._exchange.began
         # Hands bytes to the socket; False where the client is behind in reading them.
-        self.write = self._exchange.write
+        self.write: Callable[[bytes], bool] = self._exchange.write
 
     @property
     def declared_length(self) -> int | None:
@@ -105,7 +109,7 @@ class Client:
                 self._record.body_read = monotonic()
                 return
 
-    async def whole_body(self, limit_bytes: int) -> bytearray:
+    async def whole_body(self, limit_bytes: int) -> bytes | bytearray:
         """The body in one piece; at no moment is it in memory twice, or before it has come.
 
         Raises:

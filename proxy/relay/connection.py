@@ -197,6 +197,7 @@ class Connection(asyncio.Protocol):
             sink(self._taken(), now)
         except Exception as error:  # to the request's own task, not to the event loop
             self._fail(error)
+            self.close()  # before more comes, or even the end
 
     # asyncio.Protocol
 

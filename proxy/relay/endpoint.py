@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
 from starlette.types import Receive, Scope, Send
 
-from proxy.edge.routes import Route
+from proxy.edge.routes import TRANSLATED, Route
 from proxy.errors import ClientClosed, EngineTimeout, RequestFailure
+from proxy.protocols.protocol import Protocol
 from proxy.relay import headers
 from proxy.relay.answer import Answer, StreamedAnswer, answer_for, server_timing
 from proxy.relay.client import Client
@@ -18,6 +20,7 @@ from proxy.relay.content import Content, Media, content_of
 from proxy.relay.deadline import Deadline
 from proxy.relay.passage import Passage, record_of
 from proxy.relay.refusal import error_event, refusal
+from proxy.relay.translated import TranslatedClient
 from proxy.relay.upstream import Upstream
 from proxy.tasks import spawn
 from proxy.telemetry.record import Record
@@ -35,17 +38,25 @@ class Limits:
 class Relay:
     """Relays one request a call."""
 
-    def __init__(self, upstream: Upstream, passage: Passage, limits: Limits, media: Media) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        passage: Passage,
+        limits: Limits,
+        media: Media,
+        protocols: Iterable[Protocol] = (),
+    ) -> None:
         self._upstream = upstream
         self._passage = passage
         self._limits = limits
         self._media = media
+        self._protocols = {path.encode(): each for each in protocols for path in each.paths}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
         record = record_of(scope, route)
-        client = Client(scope, receive, record)
-        work = partial(self._relay, client, route, record)
-        tell = partial(_refuse, client, route, record)
+        client = self._client(scope, receive, record, route)
+        work = partial(self._relay, client, record)
+        tell = partial(_refuse, client, record)
         await self._passage.through(record, work, tell, client.when_it_leaves)
 
     async def refuse(
@@ -58,13 +69,19 @@ class Relay:
     ) -> None:
         """Answer a request that is not for the engine; it is logged and counted like any other."""
         record = record_of(scope, route)
-        client = Client(scope, receive, record)
-        tell = partial(_refuse, client, route, record)
+        client = self._client(scope, receive, record, route)
+        tell = partial(_refuse, client, record)
         await self._passage.refused(record, failure, tell)
 
-    async def _relay(self, client: Client, route: Route, record: Record) -> None:
+    def _client(self, scope: Scope, receive: Receive, record: Record, route: Route) -> Client:
+        if route in TRANSLATED:
+            protocol = self._protocols[scope["raw_path"]]
+            return TranslatedClient(scope, receive, record, route, protocol)
+        return Client(scope, receive, record, route)
+
+    async def _relay(self, client: Client, record: Record) -> None:
         most = self._limits.max_body_bytes
-        content = await content_of(client, route, most, self._media, record)
+        content = await content_of(client, most, self._media, record)
         self._passage.carries(record, content.parts)
         connection = await self._send(client, content, record)
         client.when_it_leaves(connection.abort)
@@ -77,10 +94,10 @@ class Relay:
             await connection.response_head()
             record.first_byte = connection.first_byte
             answer = answer_for(
-                route, connection.headers, record, withhold_usage=content.adds_usage
+                client.route, connection.headers, record, withhold_usage=content.adds_usage
             )
             client.start(connection.status, _answer_headers(connection, answer, record))
-            await _pass_on(client, connection, answer, route, deadline)
+            await _pass_on(client, connection, answer, deadline)
         finally:
             deadline.cancel()
             client.when_it_leaves(None)
@@ -107,7 +124,7 @@ class Relay:
 
 
 async def _pass_on(
-    client: Client, connection: Connection, answer: Answer, route: Route, deadline: Deadline
+    client: Client, connection: Connection, answer: Answer, deadline: Deadline
 ) -> None:
     """The answer's body, from its first byte to its last."""
 
@@ -127,7 +144,7 @@ async def _pass_on(
     except RequestFailure as failure:
         # After `[DONE]` the answer is whole: many clients close their connection there.
         if not (isinstance(answer, StreamedAnswer) and answer.finished):
-            _break_off(client, answer, failure, route)
+            _break_off(client, answer, failure)
             raise
         last = answer.close()
     finally:
@@ -144,21 +161,22 @@ def _answer_headers(connection: Connection, answer: Answer, record: Record) -> h
     return pairs
 
 
-def _break_off(client: Client, answer: Answer, failure: RequestFailure, route: Route) -> None:
+def _break_off(client: Client, answer: Answer, failure: RequestFailure) -> None:
     """End a stream that cannot go on so that it does not look finished."""
     if isinstance(failure, ClientClosed):
         return
     if client.is_behind and isinstance(failure, EngineTimeout):
         client.drop()  # what is unsent would be kept for as long as nobody reads it
     elif isinstance(answer, StreamedAnswer):
-        client.end(answer.cut_off() + error_event(failure, route))
+        client.end(answer.cut_off() + error_event(failure, client.route))
 
 
-async def _refuse(client: Client, route: Route, record: Record, failure: RequestFailure) -> None:
+async def _refuse(client: Client, record: Record, failure: RequestFailure) -> None:
     """Answer in the engine's place, unless an answer has begun or nobody is there to read it."""
     if isinstance(failure, ClientClosed):
         record.status = failure.status
     elif not client.started:
-        status, answer_headers, body = refusal(failure, route, record.request_id.encode())
+        request_id = record.request_id.encode()
+        status, answer_headers, body = refusal(failure, client.route, request_id)
         client.start(status, answer_headers)
         client.end(body)

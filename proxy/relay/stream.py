@@ -94,7 +94,7 @@ class EventStream:
         return self._hold(rest, now)
 
     def _withheld(self, event: bytes, now: float) -> bool:
-        payload = _data_of(event)
+        payload = data_of(event)
         if payload is None or payload == b"[DONE]":
             self.finished = self.finished or payload is not None
             return False
@@ -133,7 +133,7 @@ class EventStream:
             usage.fill(self._record)
 
 
-def _data_of(event: bytes) -> bytes | None:
+def data_of(event: bytes) -> bytes | None:
     """The event's data, or None where it has none (a comment, a keep-alive)."""
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
         return event[6:-2]

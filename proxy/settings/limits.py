@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from proxy.settings.values import Group, Seconds, UrlPaths, variable
+from proxy.settings.values import Group, Modules, Protocols, Seconds, UrlPaths, variable
 
 
 class LimitSettings(Group):
@@ -35,4 +35,10 @@ class LimitSettings(Group):
     )
     extra_routes: UrlPaths = variable(
         "EXTRA_ROUTES", default=(), effect="More engine paths to relay, comma-separated."
+    )
+    protocols: Protocols = variable(
+        "PROTOCOLS", default=(), effect="More ways to call, as package.module:Name."
+    )
+    protocol_modules: Modules = variable(
+        "PROTOCOL_MODULES", default=(), effect="Modules and packages that PROTOCOLS may name."
     )
