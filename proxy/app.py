@@ -85,9 +85,7 @@ class Sidecar:
         self._metrics.gauges.engine = self._engine_meter.reading
         self._metrics.gauges.gpus = self._gpu_meter.readings
         self._upstream = Upstream(host, port, authority)
-        limits = Limits(
-            settings.max_body_bytes, settings.request_timeout, settings.stream_idle_timeout
-        )
+        limits = limits_of(settings)
         passage = Passage(self._admission, self, self._flights)
         self._media = intake(settings)
         named = named_protocols(settings)
@@ -237,6 +235,19 @@ class Sidecar:
                     "the engine has died of this request again: refused for ten minutes",
                     extra={"fields": {"request_id": record.request_id}},
                 )
+
+
+def limits_of(settings: Settings) -> Limits:
+    # Our own engine is told to; of one that someone else runs nobody knows what it was told.
+    kept_alive = () if settings.upstream_url else (Route.CHAT, Route.COMPLETIONS)
+    return Limits(
+        settings.max_body_bytes,
+        settings.request_timeout,
+        settings.stream_idle_timeout,
+        settings.sse_keep_alive_seconds,
+        settings.json_heartbeat_seconds,
+        kept_alive,
+    )
 
 
 def _engine_address(settings: Settings) -> tuple[str, int]:

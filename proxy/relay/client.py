@@ -22,6 +22,7 @@ KEY = "sidecar.key"
 ADDED_HEADERS = "sidecar.added_headers"
 # and under this one why a request could not be read.
 FAILURE = "sidecar.failure"
+_BEATING_STATUS = 200
 _CLIENT_LEFT = "The client closed the connection."
 
 
@@ -66,6 +67,7 @@ class Client:
         if query := scope["query_string"]:
             self.target += b"?" + query
         self.started = False
+        self._beating = False
         self._added: Sequence[Header] = scope.get(ADDED_HEADERS, ())
         self._exchange: Exchange = scope.pop(EXCHANGE)  # it holds the scope: no circle
         self._receive = receive
@@ -139,11 +141,24 @@ class Client:
         """Begin the answer; its head goes out with what is written next."""
         self.started = True
         self._record.status = status
+        if not self._beating:
+            self._begin(status, headers)
+
+    def beat(self, headers: Headers) -> None:
+        """Begin a JSON answer before it is known, with the status 200; later, go on with it."""
+        if not self._beating:
+            self._beating = True
+            self._begin(_BEATING_STATUS, headers)
+        self._exchange.write(b" ")
+
+    def _begin(self, status: int, headers: Headers) -> None:
         self._exchange.start(status, [*headers, *self._added] if self._added else headers)
 
     def end(self, data: bytes) -> None:
         """Hand the last bytes of the answer to the socket."""
         self._exchange.end(data)
+        if self._beating:
+            self._record.status = _BEATING_STATUS  # what the client was told
         self._record.bytes_out = self._exchange.body_bytes
 
     def fell_behind(self) -> None:

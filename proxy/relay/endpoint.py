@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
 from starlette.types import Receive, Scope, Send
 
-from proxy.edge.routes import TRANSLATED, Route
+from proxy.edge.routes import GENERATING, TRANSLATED, Route
 from proxy.errors import ClientClosed, EngineTimeout, RequestFailure
 from proxy.protocols.protocol import Protocol
 from proxy.relay import headers
@@ -18,6 +18,7 @@ from proxy.relay.client import Client
 from proxy.relay.connection import Connection
 from proxy.relay.content import Content, Media, content_of
 from proxy.relay.deadline import Deadline
+from proxy.relay.keep_alive import Heartbeat, KeepAlive
 from proxy.relay.passage import Passage, record_of
 from proxy.relay.refusal import error_event, refusal
 from proxy.relay.translated import TranslatedClient
@@ -33,6 +34,10 @@ class Limits:
     max_body_bytes: int
     request_timeout: float | None = None
     stream_idle_timeout: float | None = None
+    stream_keep_alive: float | None = None
+    json_heartbeat: float | None = None
+    # Routes whose streams the engine keeps alive itself.
+    kept_alive: tuple[Route, ...] = ()
 
 
 class Relay:
@@ -90,21 +95,40 @@ class Relay:
             uplink = spawn(content.send(connection, record), name="uplink")
         deadline = Deadline(self._limits.request_timeout, self._limits.stream_idle_timeout)
         deadline.watch(connection, record.started)
+        clocks: list[Deadline | Heartbeat | KeepAlive] = [deadline]
+        clocks += self._heartbeat(client, record)
         try:
             await connection.response_head()
+            for heartbeat in clocks[1:]:
+                heartbeat.cancel()
             record.first_byte = connection.first_byte
             answer = answer_for(
                 client.route, connection.headers, record, withhold_usage=content.adds_usage
             )
             client.start(connection.status, _answer_headers(connection, answer, record))
+            clocks += self._keep_alive(client, connection, answer)
             await _pass_on(client, connection, answer, deadline)
         finally:
-            deadline.cancel()
+            for clock in clocks:
+                clock.cancel()
             client.when_it_leaves(None)
             if uplink is not None:
                 uplink.cancel()
             record.last_byte = connection.last_byte
             connection.release()
+
+    def _heartbeat(self, client: Client, record: Record) -> Iterator[Heartbeat]:
+        seconds = self._limits.json_heartbeat
+        if seconds and not record.stream and client.route in GENERATING and client.has_body:
+            yield Heartbeat(seconds, client.beat, record.request_id.encode())
+
+    def _keep_alive(
+        self, client: Client, connection: Connection, answer: Answer
+    ) -> Iterator[KeepAlive]:
+        seconds = self._limits.stream_keep_alive
+        is_kept = client.route in self._limits.kept_alive
+        if seconds and not is_kept and isinstance(answer, StreamedAnswer):
+            yield KeepAlive(seconds, client, connection, answer)
 
     async def _send(self, client: Client, content: Content, record: Record) -> Connection:
         before = monotonic()

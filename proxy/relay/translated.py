@@ -106,6 +106,10 @@ class TranslatedClient(Client):
         if self._streaming:
             super().start(status, self._headers(self._protocol.stream_type))
 
+    def beat(self, headers: Headers) -> None:
+        if self._protocol.answer_type.startswith("application/json"):
+            super().beat(headers)
+
     def end(self, data: bytes) -> None:
         if not self._streaming:
             self._hold(data)

@@ -33,6 +33,16 @@ class LimitSettings(Group):
     request_timeout: Seconds | None = variable(
         "REQUEST_TIMEOUT", effect="Seconds a whole request may take."
     )
+    sse_keep_alive_seconds: Seconds = variable(
+        "SSE_KEEP_ALIVE_SECONDS",
+        default=0,
+        effect="Seconds of silence after which a stream gets a comment or ping; 0 is never.",
+    )
+    json_heartbeat_seconds: Seconds = variable(
+        "JSON_HEARTBEAT_SECONDS",
+        default=0,
+        effect="Seconds after which a JSON answer begins with a blank, and 200; 0 is never.",
+    )
     extra_routes: UrlPaths = variable(
         "EXTRA_ROUTES", default=(), effect="More engine paths to relay, comma-separated."
     )
