@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.wire import secrets
 from tests.wire.client import Answer, Ended, new_id
 from tests.wire.service import Sidecar, ending, fields
@@ -253,7 +254,7 @@ def test_a_client_that_leaves_stops_the_work(service: Sidecar) -> None:
         request_id = client.ask(path, PROMPT, fake=fake)
         service.wait_until_seen(request_id)
         client.close()
-        service.wait_until_aborted(request_id, seconds=10)
+        service.wait_until_aborted(request_id, seconds=PATIENCE)
         assert service.record(request_id)["outcome"] == "client_closed"
 
 
@@ -269,7 +270,7 @@ def test_a_client_that_does_not_read_holds_up_the_engine(service: Sidecar) -> No
             last = tokens
             client.exactly(1)
         assert service.memory_mib() - before < 20, "80 MB were to come"
-    service.wait_until_aborted(request_id, seconds=10)
+    service.wait_until_aborted(request_id, seconds=PATIENCE)
 
 
 def test_an_event_too_long_to_be_translated_ends_the_stream(service: Sidecar) -> None:

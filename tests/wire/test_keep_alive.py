@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.patience import PATIENCE
 from tests.wire.client import (
     CHAT,
     COMPLETIONS,
@@ -60,7 +61,7 @@ def without(answer: Answer, words: str) -> tuple[bytes, int]:
 
 @pytest.mark.parametrize("path", PROMPT)
 def test_a_silent_stream_is_kept_busy_in_the_words_of_its_api(kept: Sidecar, path: str) -> None:
-    with kept.connect(seconds=10) as client:
+    with kept.connect() as client:
         client.ask(path, prompt(path, STREAM), fake={"stall_at": 2})
         client.head()
         mark = f"{WORDS[path]}\n\n".encode()
@@ -191,9 +192,9 @@ def test_an_answer_of_another_protocol_is_kept_busy_too(kept: Sidecar) -> None:
 
 
 def test_a_client_that_leaves_meanwhile_stops_the_work(kept: Sidecar) -> None:
-    with kept.connect(seconds=10) as client:
+    with kept.connect() as client:
         request_id = client.ask(CHAT, prompt(CHAT), fake={"hang": True})
         client.head()
         client.until(b" ")
-    kept.wait_until_aborted(request_id, seconds=10)
+    kept.wait_until_aborted(request_id, seconds=PATIENCE)
     assert kept.record(request_id)["outcome"] == "client_closed"

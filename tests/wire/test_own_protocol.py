@@ -12,6 +12,7 @@ import pytest
 
 from tests.engine.service import PROJECT
 from tests.fake_engine import FakeEngine
+from tests.patience import PATIENCE
 from tests.wire.client import Answer
 from tests.wire.service import Sidecar, ending, fields
 
@@ -132,6 +133,6 @@ def test_a_protocol_that_cannot_even_tell_an_error_has_it_told(
 
 def test_a_protocol_is_not_served_without_leave(tmp_path: Path) -> None:
     with FakeEngine() as engine, Sidecar(tmp_path, engine, PROTOCOLS="os:path") as sidecar:
-        assert sidecar.process.wait(60) == 2
+        assert sidecar.process.wait(PATIENCE) == 2
     said = sidecar.log.read_text()
     assert "PROTOCOLS=os:path: the module os is not in PROTOCOL_MODULES" in said
