@@ -74,8 +74,11 @@ class Client:
         self._record = record
         self._behind_since: float | None = None
         record.started = self._exchange.began
-        # Hands bytes to the socket; False where the client is behind in reading them.
-        self.write: Callable[[bytes], bool] = self._exchange.write
+
+    @property
+    def write(self) -> Callable[[bytes], bool]:
+        """Hands bytes to the socket; False where the client is behind in reading them."""
+        return self._exchange.write
 
     @property
     def declared_length(self) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from starlette.types import Receive, Scope
@@ -66,8 +66,10 @@ class TranslatedClient(Client):
         self._head: Headers = []
         self._pieces: list[bytes] = []
         self._held_bytes = 0
-        self._write_now = self.write
-        self.write = self._write
+
+    @property
+    def write(self) -> Callable[[bytes], bool]:
+        return self._write
 
     @property
     def has_body(self) -> bool:
@@ -141,7 +143,7 @@ class TranslatedClient(Client):
 
     def _write(self, data: bytes) -> bool:
         if self._streaming:
-            return self._write_now(self._translated(data))
+            return super().write(self._translated(data))
         self._hold(data)
         return True
 

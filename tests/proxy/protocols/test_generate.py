@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.edge.routes import Route
+from proxy.engine.phase import Phase
+from proxy.errors import InvalidRequest
 from proxy.protocols.generate import SAMPLING, Generate
-from proxy.protocols.protocol import Done, Error, Event, Finish, Text, Usage
+from proxy.protocols.openai import events_of_answer, events_of_stream
+from proxy.protocols.protocol import Ask, Done, Error, Event, Finish, Text, Usage
+from proxy.relay.translated import TranslatedClient
+from tests.proxy.house import house
 
 ROOT = Path(__file__).resolve().parents[3]
 REQUESTS = {
@@ -47,6 +58,59 @@ def test_the_document_names_them_all() -> None:
     page = (ROOT / "docs" / "protocols.md").read_text()
     (row,) = re.findall(r"^\| sampling parameters \| (.*) \|$", page, re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", row)) == SAMPLING
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+_NAMES = st.sampled_from(
+    ["prompt", "prompts", "system_info", "history_input", "history_output", "n", "stream", "x"]
+)
+
+
+def asked(path: str, body: dict[str, Any]) -> Ask | InvalidRequest:
+    try:
+        return Generate().request_in(path, body)
+    except InvalidRequest as refused:
+        return refused
+
+
+@given(st.sampled_from(Generate.paths), st.dictionaries(_NAMES, _JSON))
+def test_any_object_is_asked_or_refused_by_the_name_of_a_field(
+    path: str, body: dict[str, Any]
+) -> None:
+    said = asked(path, body)
+    if isinstance(said, InvalidRequest):
+        assert said.param in {*body, "prompt", "prompts", "history_output"}
+        assert said.message.startswith(f"{said.param}: ")
+        return
+    assert isinstance(said.body.get("prompt", said.body.get("messages")), str | list)
+    assert said.streams is (path == "/generate_stream")
+
+
+@given(st.binary(max_size=60) | _JSON.map(msgspec.json.encode), st.sampled_from([200, 400, 503]))
+def test_any_answer_is_read_or_said_to_be_unreadable(body: bytes, status: int) -> None:
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        events = events_of_answer(status, body)
+        assert isinstance(events[0] if status >= 400 else events[-1], Error | Done)
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        events_of_stream(body)
+
+
+async def test_a_request_leaves_no_circle_for_the_garbage_collector() -> None:
+    async with house() as there:
+        there.enter(Phase.READY)
+        gc.collect()
+        gc.disable()
+        try:
+            answer = await there.http.post("/generate", json={"prompt": "a"})
+            assert (answer.status_code, answer.json()["code"]) == (502, "engine_unreachable")
+            left = [one for one in gc.get_objects() if isinstance(one, TranslatedClient)]
+            assert left == []
+        finally:
+            gc.enable()
 
 
 def test_an_answer_without_a_word_is_told_as_one() -> None:
