@@ -136,6 +136,11 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     ),
     "proxy.protocols": ("proxy.errors", "proxy.settings", "proxy.protocols", "proxy.edge.routes"),
     "proxy.api": (*_BASE, "proxy.api", "proxy.engine", "proxy.telemetry"),
+    "proxy.presets": (
+        *("proxy.errors", "proxy.settings", "proxy.presets", "proxy.engine.command"),
+        "proxy.engine.flags",
+    ),
+    "proxy.models": ("proxy.errors", "proxy.settings", "proxy.presets", "proxy.engine.hardware"),
     "proxy.own_pages": (
         *("proxy.errors", "proxy.api", "proxy.relay.headers", "proxy.relay.refusal"),
         "proxy.relay.client",
@@ -144,10 +149,10 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.client_connection": ("proxy.errors", "proxy.exchange", "proxy.relay.client"),
     "proxy.exchange": ("proxy.errors", "proxy.relay.headers"),
     "proxy.init": (),
-    "proxy.check": (*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.server"),
+    "proxy.check": (*(*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.presets", "proxy.server"),),
     "proxy.__main__": (
         *(*_BASE, "proxy.app", "proxy.check", "proxy.edge.keys", "proxy.init", "proxy.server"),
-        *("proxy.telemetry.logs", "proxy.protocols.named"),
+        *("proxy.models", "proxy.presets", "proxy.telemetry.logs", "proxy.protocols.named"),
     ),
 }
 
