@@ -24,6 +24,7 @@ from proxy.edge.keys import Keys
 from proxy.errors import SettingsError
 from proxy.init import serve_as_child
 from proxy.presets.choice import load_settings
+from proxy.protocols.named import named_protocols
 from proxy.server import Server, allow_many_connections, listen
 from proxy.settings import OnEngineFailure, Settings
 from proxy.settings.keys import new_key_line
@@ -76,7 +77,9 @@ def make_key(label: str | None = None) -> int:
 def serve() -> int:
     try:
         settings = load_settings(os.environ)
-        Keys(settings)  # what is wrong with their file is told before anything is started
+        # What is wrong with these is told before anything is started.
+        Keys(settings)
+        named_protocols(settings)
         if os.getpid() == 1 and (code := serve_as_child()) is not None:
             return code
         logs.configure(settings.log_format, settings.log_level, settings.log_file)

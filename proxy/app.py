@@ -33,6 +33,8 @@ from proxy.errors import RequestFailure, UnknownRoute
 from proxy.media.intake import intake
 from proxy.own_pages import OwnPages, own_pages
 from proxy.presets.choice import warnings_about_presets
+from proxy.protocols.generate import Generate
+from proxy.protocols.named import named_protocols
 from proxy.relay.client import ADDED_HEADERS, ADDED_LINES, FAILURE, KEY
 from proxy.relay.endpoint import Limits, Relay
 from proxy.relay.flights import Flights
@@ -84,16 +86,17 @@ class Sidecar:
         self._metrics.gauges.engine = self._engine_meter.reading
         self._metrics.gauges.gpus = self._gpu_meter.readings
         self._upstream = Upstream(host, port, authority)
-        limits = Limits(
-            settings.max_body_bytes, settings.request_timeout, settings.stream_idle_timeout
-        )
+        limits = limits_of(settings)
         passage = Passage(self._admission, self, self._flights)
         self._media = intake(settings)
-        self._relay = Relay(self._upstream, passage, limits, self._media)
+        named = named_protocols(settings)
+        protocols = (Generate(), *named)
+        self._relay = Relay(self._upstream, passage, limits, self._media, protocols)
         self._websockets = WebSocketRelay(
             authority, passage, max_message_bytes=settings.max_body_bytes
         )
-        self._routes = RouteTable(settings.extra_routes)
+        paths = [path for protocol in named for path in protocol.paths]
+        self._routes = RouteTable(settings.extra_routes, paths)
         self._cors = Cors(settings.cors_origins) if settings.cors_origins else None
         self.service = Service(settings, self._state, self._metrics, self._probe, self._hardware)
         self._own, self._scraped = own_pages(self.service)
@@ -242,6 +245,19 @@ class Sidecar:
                     "the engine has died of this request again: refused for ten minutes",
                     extra={"fields": {"request_id": record.request_id}},
                 )
+
+
+def limits_of(settings: Settings) -> Limits:
+    # Our own engine is told to; of one that someone else runs nobody knows what it was told.
+    kept_alive = () if settings.upstream_url else (Route.CHAT, Route.COMPLETIONS)
+    return Limits(
+        settings.max_body_bytes,
+        settings.request_timeout,
+        settings.stream_idle_timeout,
+        settings.sse_keep_alive_seconds,
+        settings.json_heartbeat_seconds,
+        kept_alive,
+    )
 
 
 def _engine_address(settings: Settings) -> tuple[str, int]:

@@ -8,6 +8,7 @@
         ├── UnknownRoute              client    404
         ├── MethodNotAllowed          client    405
         ├── MalformedRequest          client    400 (what came is not HTTP)
+        ├── InvalidRequest            client    400 (a protocol of ours cannot take it)
         ├── SlowClient                client    408 (it does not finish what it has begun)
         ├── HeadTooLarge              client    431
         ├── BodyTooLarge              client    413
@@ -157,6 +158,10 @@ class MethodNotAllowed(RequestFailure):
 
 class MalformedRequest(RequestFailure):
     status, type, code, source = 400, "invalid_request_error", "malformed_request", Source.CLIENT
+
+
+class InvalidRequest(RequestFailure):
+    status, type, code, source = 400, "invalid_request_error", "invalid_request", Source.CLIENT
 
 
 class SlowClient(RequestFailure):

@@ -33,8 +33,8 @@ MAX_VALUES = 50
 # What the platform decides, and what README's presets need beside the sidecar's own variables.
 STATIC = {
     "PORT": "8000",
-    # A line of comment into quiet streams: the pod proxy cuts a connection after 100 s of silence.
-    "SSE_KEEP_ALIVE_INTERVAL": "15",
+    # The pod proxy cuts a connection after 100 s of silence.
+    "SSE_KEEP_ALIVE_SECONDS": "15",
 }
 FLAGS = {"MM_PROCESSOR_KWARGS": "Options of the model's image processor, as JSON."}
 # Seen at once; all others are under "advanced".

@@ -132,8 +132,9 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.engine": (*_BASE, "proxy.engine"),
     "proxy.relay": (
         *("proxy.errors", "proxy.tasks", "proxy.relay", "proxy.edge.routes"),
-        "proxy.telemetry.record",
+        *("proxy.telemetry.record", "proxy.protocols.protocol", "proxy.protocols.openai"),
     ),
+    "proxy.protocols": ("proxy.errors", "proxy.settings", "proxy.protocols", "proxy.edge.routes"),
     "proxy.api": (*_BASE, "proxy.api", "proxy.edge.routes", "proxy.engine", "proxy.telemetry"),
     "proxy.presets": (
         *("proxy.errors", "proxy.settings", "proxy.presets", "proxy.engine.command"),
@@ -151,7 +152,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.check": (*(*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.presets", "proxy.server"),),
     "proxy.__main__": (
         *(*_BASE, "proxy.app", "proxy.check", "proxy.edge.keys", "proxy.init", "proxy.server"),
-        *("proxy.models", "proxy.presets", "proxy.telemetry.logs"),
+        *("proxy.models", "proxy.presets", "proxy.telemetry.logs", "proxy.protocols.named"),
     ),
 }
 

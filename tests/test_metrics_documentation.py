@@ -57,7 +57,7 @@ def test_every_label_is_listed_with_its_values() -> None:
     assert set(listed) == used - {"le", "version", "python"}
     assert listed["outcome"] == set(Outcome)
     assert listed["phase"] == set(Phase)
-    assert set(Route) <= listed["route"] <= {*Route, "EXTRA_ROUTES"}
+    assert set(Route) <= listed["route"] <= {*Route, "EXTRA_ROUTES", "PROTOCOLS"}
     assert listed["modality"] == {"image", "video", "audio"}
 
 

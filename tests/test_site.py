@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from proxy.edge.routes import _EXACT, Route, RouteTable
+from proxy.edge.routes import _EXACT, _GENERATE, ALIASES, Route, RouteTable
 from proxy.errors import RequestFailure
 from tests.proxy.house import house
 
@@ -139,7 +139,9 @@ def test_a_relayed_route_of_the_page_is_what_the_allow_list_says(path: str, rout
 
 
 def test_the_page_has_the_whole_allow_list() -> None:
-    assert {path.encode() for path, _ in relayed() if "{" not in path} == set(_EXACT)
+    assert {path.encode() for path, _ in relayed() if "{" not in path} == {
+        *(*_EXACT, *_GENERATE, *ALIASES)
+    }
     named = {route.strip("`") for _, route, _ in rows(ENDPOINTS, "Relayed routes")}
     assert named == set(Route) - {Route.UNKNOWN}
 

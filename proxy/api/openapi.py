@@ -14,7 +14,7 @@ import msgspec
 from fastapi import APIRouter, Response
 
 from proxy import __version__
-from proxy.edge.routes import ANTHROPIC, Route, RouteTable
+from proxy.edge.routes import ANTHROPIC, TRANSLATED, Route, RouteTable
 from proxy.settings import Settings
 
 PATH = "/openapi.json"
@@ -100,10 +100,10 @@ def _parameter(name: str) -> dict[str, Any]:
 
 def _operation(path: str, route: Route, method: str) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "summary": f"Passed on to the engine ({route}).",
+        "summary": f"{_way(route)} to the engine ({route}).",
         "tags": ["engine"],
         "responses": {
-            "default": {"description": "The engine's answer, byte for byte."},
+            "default": {"description": f"The engine's answer, {_way_back(route)}."},
             **{str(status): _refusal(status, route) for status in REFUSALS},
         },
     }
@@ -115,8 +115,18 @@ def _operation(path: str, route: Route, method: str) -> dict[str, Any]:
     return operation
 
 
+def _way(route: Route) -> str:
+    return "Translated" if route in TRANSLATED else "Passed on"
+
+
+def _way_back(route: Route) -> str:
+    return "translated" if route in TRANSLATED else "byte for byte"
+
+
 def _refusal(status: int, route: Route) -> dict[str, Any]:
-    if status in _SHARED:
+    if route in TRANSLATED:
+        name = "RefusedGenerate"
+    elif status in _SHARED:
         name = "RefusedOrPassedOn"
     else:
         name = "RefusedAnthropic" if route in ANTHROPIC else "Refused"

@@ -30,6 +30,8 @@ class Route(StrEnum):
     COUNT_TOKENS = "count_tokens"
     MODELS = "models"
     VERSION = "version"
+    GENERATE = "generate"
+    PROTOCOL = "protocol"
     EXTRA = "extra"
     UNKNOWN = "unknown"
 
@@ -37,6 +39,9 @@ class Route(StrEnum):
 GENERATING = (Route.CHAT, Route.COMPLETIONS, Route.RESPONSES, Route.MESSAGES)
 # Their errors have the shape of Anthropic's API.
 ANTHROPIC = (Route.MESSAGES, Route.COUNT_TOKENS)
+
+# What speaks another protocol than the engine, and is translated.
+TRANSLATED = (Route.GENERATE, Route.PROTOCOL)
 
 _EXACT = {
     b"/v1/chat/completions": Route.CHAT,
@@ -62,6 +67,12 @@ _EXACT = {
     b"/version": Route.VERSION,
 }
 
+# Other words for a path of the engine's: what is asked there is sent to the path itself.
+ALIASES = {
+    b"/chat/completions": b"/v1/chat/completions",
+    b"/completions": b"/v1/completions",
+}
+
 # Routes that take a name or an id: /v1/models/{model}, /v1/responses/{id}[/cancel|/input_items].
 # An id begins with `resp_`: vLLM has other routes beside it, such as /v1/responses/render.
 _SEGMENT = rb"(?!\.{1,2}(?:/|$))[\w.:~%-]+"
@@ -77,16 +88,24 @@ _TEMPLATES = {
     "/v1/responses/{response_id}/cancel": Route.RESPONSES,
     "/v1/responses/{response_id}/input_items": Route.RESPONSES,
 }
+_GENERATE = dict.fromkeys((b"/generate", b"/generate_stream"), Route.GENERATE)
+
 
 # What somebody else's server may read as more than a part of a name, once it is decoded.
 _NO_NAME = re.compile(rb"[\x00-\x1f\x7f\\;?#%]|(?:^|/)\.{0,2}(?:/|$)")
 
 
 class RouteTable:
-    """The allow-list with the paths of `EXTRA_ROUTES` added."""
+    """The allow-list with the paths of `EXTRA_ROUTES` and of `PROTOCOLS` added.
 
-    def __init__(self, extra_paths: Iterable[str] = ()) -> None:
-        self._exact = {path.encode(): Route.EXTRA for path in extra_paths} | _EXACT
+    `/generate` is the engine's where `EXTRA_ROUTES` says so.
+    """
+
+    def __init__(self, extra_paths: Iterable[str] = (), protocol_paths: Iterable[str] = ()) -> None:
+        extra = {path.encode(): Route.EXTRA for path in extra_paths}
+        protocols = {path.encode(): Route.PROTOCOL for path in protocol_paths}
+        aliases = {alias: _EXACT[path] for alias, path in ALIASES.items()}
+        self._exact = protocols | _GENERATE | extra | _EXACT | aliases
 
     @property
     def described(self) -> dict[str, Route]:

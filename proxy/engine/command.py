@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from math import ceil
 
 from proxy.engine.flags import arguments, flag_name, known_flags
 from proxy.errors import SettingsError
@@ -122,6 +123,8 @@ def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
         "tool-call-parser": settings.tool_call_parser,
         "reasoning-parser": settings.reasoning_parser,
         "chat-template": settings.chat_template,
+        # For the two routes that have it; on the others the sidecar does it.
+        "sse-keep-alive-interval": _keep_alive_interval(settings),
         # One vision encoder a GPU, each on its share of the images, instead of every
         # encoder layer split over all GPUs.
         "mm-encoder-tp-mode": "data" if parallel > 1 else None,
@@ -143,6 +146,13 @@ def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
     if has_gpu and "ENABLE_CHUNKED_PREFILL" not in settings.environ:
         argv.append("--enable-chunked-prefill")
     return argv
+
+
+def _keep_alive_interval(settings: Settings) -> int | None:
+    """vLLM's own takes whole seconds, and 0 for never."""
+    if "SSE_KEEP_ALIVE_INTERVAL" in settings.environ:
+        return None
+    return ceil(settings.sse_keep_alive_seconds) or None
 
 
 def _media_arguments(settings: Settings) -> list[str]:

@@ -70,6 +70,11 @@ class StreamedAnswer:
         """The event that ends the answer has been passed on."""
         return self._events.finished
 
+    @property
+    def inside_event(self) -> bool:
+        """A part of an event has been passed on, and its end has not."""
+        return self._events.inside_event
+
     def cut_off(self) -> bytes:
         return self._events.cut_off()
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope
 
+from proxy.edge.routes import ALIASES, Route
 from proxy.errors import BodyTooLarge, ClientClosed, RequestFailure
 from proxy.relay.headers import Header, Headers, get
 from proxy.telemetry.record import Record
@@ -23,6 +24,7 @@ ADDED_HEADERS = "sidecar.added_headers"
 ADDED_LINES = "sidecar.added_lines"
 # and under this one why a request could not be read.
 FAILURE = "sidecar.failure"
+_BEATING_STATUS = 200
 _CLIENT_LEFT = "The client closed the connection."
 
 
@@ -56,13 +58,18 @@ class Exchange(Protocol):
 class Client:
     """One request; counts bytes and the time its reader makes us wait."""
 
-    def __init__(self, scope: Scope, receive: Receive, record: Record) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, record: Record, route: Route = Route.UNKNOWN
+    ) -> None:
+        self.route = route
         self.method: str = scope["method"]
         self.headers: Headers = scope["headers"]
-        self.target: bytes = scope["raw_path"]
+        path: bytes = scope["raw_path"]
+        self.target = ALIASES.get(path, path)
         if query := scope["query_string"]:
             self.target += b"?" + query
         self.started = False
+        self._beating = False
         self._added: Sequence[Header] = scope.get(ADDED_HEADERS, ())
         self._added_lines: bytes = scope.get(ADDED_LINES, b"")
         self._exchange: Exchange = scope.pop(EXCHANGE)  # it holds the scope: no circle
@@ -70,8 +77,11 @@ class Client:
         self._record = record
         self._behind_since: float | None = None
         record.started = self._exchange.began
-        # Hands bytes to the socket; False where the client is behind in reading them.
-        self.write = self._exchange.write
+
+    @property
+    def write(self) -> Callable[[bytes], bool]:
+        """Hands bytes to the socket; False where the client is behind in reading them."""
+        return self._exchange.write
 
     @property
     def declared_length(self) -> int | None:
@@ -107,7 +117,7 @@ class Client:
                 self._record.body_read = monotonic()
                 return
 
-    async def whole_body(self, limit_bytes: int) -> bytearray:
+    async def whole_body(self, limit_bytes: int) -> bytes | bytearray:
         """The body in one piece; at no moment is it in memory twice, or before it has come.
 
         Raises:
@@ -137,6 +147,17 @@ class Client:
         """Begin the answer; its head goes out with what is written next."""
         self.started = True
         self._record.status = status
+        if not self._beating:
+            self._begin(status, headers)
+
+    def beat(self, headers: Headers) -> None:
+        """Begin a JSON answer before it is known, with the status 200; later, go on with it."""
+        if not self._beating:
+            self._beating = True
+            self._begin(_BEATING_STATUS, headers)
+        self._exchange.write(b" ")
+
+    def _begin(self, status: int, headers: Headers) -> None:
         if self._added:
             headers = [*headers, *self._added]
         self._exchange.start(status, headers, self._added_lines)
@@ -144,6 +165,8 @@ class Client:
     def end(self, data: bytes) -> None:
         """Hand the last bytes of the answer to the socket."""
         self._exchange.end(data)
+        if self._beating:
+            self._record.status = _BEATING_STATUS  # what the client was told
         self._record.bytes_out = self._exchange.body_bytes
 
     def fell_behind(self) -> None:

@@ -143,7 +143,6 @@ class Connection(asyncio.Protocol):
         """End the exchange at once: the engine sees the connection close and stops its work."""
         if not self._complete:
             self._fail(failure)
-            self.close()
 
     def release(self) -> None:
         """Give the connection back after the exchange, or close it where it cannot be kept."""
@@ -188,6 +187,7 @@ class Connection(asyncio.Protocol):
         if self._failure is None:
             self._failure = failure
         self._wake()
+        self.close()  # before more comes, or even the end
 
     def _taken(self) -> bytes:
         chunks = self._chunks
@@ -255,7 +255,6 @@ class Connection(asyncio.Protocol):
 
     def _garbled(self, text: str) -> None:
         self._fail(EngineGarbled(text))
-        self.close()
 
     def _ends_at_eof(self) -> bool:
         """Without a length and without chunks, the end of the connection ends the body."""

@@ -68,9 +68,7 @@ class Content:
             await connection.send_body((b"0\r\n\r\n",))
 
 
-async def content_of(
-    client: Client, route: Route, limit_bytes: int, media: Media, record: Record
-) -> Content:
+async def content_of(client: Client, limit_bytes: int, media: Media, record: Record) -> Content:
     """Take in a JSON body whole, to read what it says; let any other flow.
 
     Raises:
@@ -81,9 +79,10 @@ async def content_of(
         record.body_read = record.started
         return Content(length=client.declared_length)
     if not _is_json(client.headers):
-        record.audios = 1 if route is Route.AUDIO else 0
+        record.audios = 1 if client.route is Route.AUDIO else 0
         return Content(length=client.declared_length, pieces=client.body(limit_bytes))
     body = await client.whole_body(limit_bytes)
+    route = client.route  # that of a translated request is known now
     said = peek(route, body)
     _note(said, record)
     whole: Sequence[bytes | bytearray] = (body,)

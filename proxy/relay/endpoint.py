@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
 from starlette.types import Receive, Scope, Send
 
-from proxy.edge.routes import Route
+from proxy.edge.routes import GENERATING, TRANSLATED, Route
 from proxy.errors import ClientClosed, EngineTimeout, RequestFailure
+from proxy.protocols.protocol import Protocol
 from proxy.relay import headers
 from proxy.relay.answer import Answer, StreamedAnswer, answer_for, server_timing
 from proxy.relay.client import Client
 from proxy.relay.connection import Connection
 from proxy.relay.content import Content, Media, content_of
 from proxy.relay.deadline import Deadline
+from proxy.relay.keep_alive import Heartbeat, KeepAlive
 from proxy.relay.passage import Passage, record_of
 from proxy.relay.refusal import error_event, refusal
+from proxy.relay.translated import TranslatedClient
 from proxy.relay.upstream import Upstream
 from proxy.tasks import spawn
 from proxy.telemetry.record import Record
@@ -30,22 +34,34 @@ class Limits:
     max_body_bytes: int
     request_timeout: float | None = None
     stream_idle_timeout: float | None = None
+    stream_keep_alive: float | None = None
+    json_heartbeat: float | None = None
+    # Routes whose streams the engine keeps alive itself.
+    kept_alive: tuple[Route, ...] = ()
 
 
 class Relay:
     """Relays one request a call."""
 
-    def __init__(self, upstream: Upstream, passage: Passage, limits: Limits, media: Media) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        passage: Passage,
+        limits: Limits,
+        media: Media,
+        protocols: Iterable[Protocol] = (),
+    ) -> None:
         self._upstream = upstream
         self._passage = passage
         self._limits = limits
         self._media = media
+        self._protocols = {path.encode(): each for each in protocols for path in each.paths}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
         record = record_of(scope, route)
-        client = Client(scope, receive, record)
-        work = partial(self._relay, client, route, record)
-        tell = partial(_refuse, client, route, record)
+        client = self._client(scope, receive, record, route)
+        work = partial(self._relay, client, record)
+        tell = partial(_refuse, client, record)
         await self._passage.through(record, work, tell, client.when_it_leaves)
 
     async def refuse(
@@ -58,13 +74,19 @@ class Relay:
     ) -> None:
         """Answer a request that is not for the engine; it is logged and counted like any other."""
         record = record_of(scope, route)
-        client = Client(scope, receive, record)
-        tell = partial(_refuse, client, route, record)
+        client = self._client(scope, receive, record, route)
+        tell = partial(_refuse, client, record)
         await self._passage.refused(record, failure, tell)
 
-    async def _relay(self, client: Client, route: Route, record: Record) -> None:
+    def _client(self, scope: Scope, receive: Receive, record: Record, route: Route) -> Client:
+        if route in TRANSLATED:
+            protocol = self._protocols[scope["raw_path"]]
+            return TranslatedClient(scope, receive, record, route, protocol)
+        return Client(scope, receive, record, route)
+
+    async def _relay(self, client: Client, record: Record) -> None:
         most = self._limits.max_body_bytes
-        content = await content_of(client, route, most, self._media, record)
+        content = await content_of(client, most, self._media, record)
         self._passage.carries(record, content.parts)
         connection = await self._send(client, content, record)
         client.when_it_leaves(connection.abort)
@@ -73,21 +95,40 @@ class Relay:
             uplink = spawn(content.send(connection, record), name="uplink")
         deadline = Deadline(self._limits.request_timeout, self._limits.stream_idle_timeout)
         deadline.watch(connection, record.started)
+        clocks: list[Deadline | Heartbeat | KeepAlive] = [deadline]
+        clocks += self._heartbeat(client, record)
         try:
             await connection.response_head()
+            for heartbeat in clocks[1:]:
+                heartbeat.cancel()
             record.first_byte = connection.first_byte
             answer = answer_for(
-                route, connection.headers, record, withhold_usage=content.adds_usage
+                client.route, connection.headers, record, withhold_usage=content.adds_usage
             )
             client.start(connection.status, _answer_headers(connection, answer, record))
-            await _pass_on(client, connection, answer, route, deadline)
+            clocks += self._keep_alive(client, connection, answer)
+            await _pass_on(client, connection, answer, deadline)
         finally:
-            deadline.cancel()
+            for clock in clocks:
+                clock.cancel()
             client.when_it_leaves(None)
             if uplink is not None:
                 uplink.cancel()
             record.last_byte = connection.last_byte
             connection.release()
+
+    def _heartbeat(self, client: Client, record: Record) -> Iterator[Heartbeat]:
+        seconds = self._limits.json_heartbeat
+        if seconds and not record.stream and client.route in GENERATING and client.has_body:
+            yield Heartbeat(seconds, client.beat, record.request_id.encode())
+
+    def _keep_alive(
+        self, client: Client, connection: Connection, answer: Answer
+    ) -> Iterator[KeepAlive]:
+        seconds = self._limits.stream_keep_alive
+        is_kept = client.route in self._limits.kept_alive
+        if seconds and not is_kept and isinstance(answer, StreamedAnswer):
+            yield KeepAlive(seconds, client, connection, answer)
 
     async def _send(self, client: Client, content: Content, record: Record) -> Connection:
         before = monotonic()
@@ -107,7 +148,7 @@ class Relay:
 
 
 async def _pass_on(
-    client: Client, connection: Connection, answer: Answer, route: Route, deadline: Deadline
+    client: Client, connection: Connection, answer: Answer, deadline: Deadline
 ) -> None:
     """The answer's body, from its first byte to its last."""
 
@@ -127,7 +168,7 @@ async def _pass_on(
     except RequestFailure as failure:
         # After `[DONE]` the answer is whole: many clients close their connection there.
         if not (isinstance(answer, StreamedAnswer) and answer.finished):
-            _break_off(client, answer, failure, route)
+            _break_off(client, answer, failure)
             raise
         last = answer.close()
     finally:
@@ -144,21 +185,22 @@ def _answer_headers(connection: Connection, answer: Answer, record: Record) -> h
     return pairs
 
 
-def _break_off(client: Client, answer: Answer, failure: RequestFailure, route: Route) -> None:
+def _break_off(client: Client, answer: Answer, failure: RequestFailure) -> None:
     """End a stream that cannot go on so that it does not look finished."""
     if isinstance(failure, ClientClosed):
         return
     if client.is_behind and isinstance(failure, EngineTimeout):
         client.drop()  # what is unsent would be kept for as long as nobody reads it
     elif isinstance(answer, StreamedAnswer):
-        client.end(answer.cut_off() + error_event(failure, route))
+        client.end(answer.cut_off() + error_event(failure, client.route))
 
 
-async def _refuse(client: Client, route: Route, record: Record, failure: RequestFailure) -> None:
+async def _refuse(client: Client, record: Record, failure: RequestFailure) -> None:
     """Answer in the engine's place, unless an answer has begun or nobody is there to read it."""
     if isinstance(failure, ClientClosed):
         record.status = failure.status
     elif not client.started:
-        status, answer_headers, body = refusal(failure, route, record.request_id.encode())
+        request_id = record.request_id.encode()
+        status, answer_headers, body = refusal(failure, client.route, request_id)
         client.start(status, answer_headers)
         client.end(body)

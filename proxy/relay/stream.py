@@ -33,7 +33,7 @@ class EventStream:
         self._record = record
         self._withhold_usage = withhold_usage
         self._held = b""
-        self._inside_long_event = False
+        self.inside_event = False
         self._several_choices = False
         self.error: str | None = None
         self.finished = False
@@ -44,7 +44,7 @@ class EventStream:
         if self._held:
             searched = max(len(self._held) - _LONGEST_END + 1, 0)
             chunk, self._held = self._held + chunk, b""
-        if self._inside_long_event or not chunk.endswith(b"\n\n") or b"\r" in chunk:
+        if self.inside_event or not chunk.endswith(b"\n\n") or b"\r" in chunk:
             return self._feed_ragged(chunk, searched, now)
         if chunk.find(b"\n") == len(chunk) - 2:  # one event of one line: nearly all are
             return b"" if self._withheld(chunk, now) else chunk
@@ -54,13 +54,13 @@ class EventStream:
         """What is still held when the engine ended the stream properly."""
         held, self._held = self._held, b""
         # A last event without its blank line: many clients take it all the same.
-        is_event = bool(held) and not self._inside_long_event
+        is_event = bool(held) and not self.inside_event
         return b"" if is_event and self._withheld(held, monotonic()) else held
 
     def cut_off(self) -> bytes:
         """What must precede an error event after the engine broke the stream off."""
         self._held = b""
-        return b"\n\n" if self._inside_long_event else b""
+        return b"\n\n" if self.inside_event else b""
 
     def _pass_events(self, data: bytes, now: float) -> bytes:
         """`data` is whole events that end in LF LF: the shape the engine writes."""
@@ -74,14 +74,14 @@ class EventStream:
         for end in _EVENT_END.finditer(data, searched):
             event = data[start : end.end()]
             start = end.end()
-            if self._inside_long_event or not self._withheld(event, now):
+            if self.inside_event or not self._withheld(event, now):
                 passed.append(event)
-            self._inside_long_event = False
+            self.inside_event = False
         passed.append(self._hold(data[start:], now))
         return b"".join(passed)
 
     def _hold(self, rest: bytes, now: float) -> bytes:
-        if self._inside_long_event and rest:
+        if self.inside_event and rest:
             # The last bytes may be the first of the event's end.
             keep = len(rest) - len(rest.rstrip(b"\r\n"))
             self._held = rest[len(rest) - keep :]
@@ -89,12 +89,12 @@ class EventStream:
         if len(rest) <= MAX_HELD_BYTES:
             self._held = rest
             return b""
-        self._inside_long_event = True
+        self.inside_event = True
         self._record.token_event(now)
         return self._hold(rest, now)
 
     def _withheld(self, event: bytes, now: float) -> bool:
-        payload = _data_of(event)
+        payload = data_of(event)
         if payload is None or payload == b"[DONE]":
             self.finished = self.finished or payload is not None
             return False
@@ -133,7 +133,7 @@ class EventStream:
             usage.fill(self._record)
 
 
-def _data_of(event: bytes) -> bytes | None:
+def data_of(event: bytes) -> bytes | None:
     """The event's data, or None where it has none (a comment, a keep-alive)."""
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
         return event[6:-2]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from proxy.settings.values import Group, Seconds, UrlPaths, variable
+from proxy.settings.values import Group, Modules, Protocols, Seconds, UrlPaths, variable
 
 
 class LimitSettings(Group):
@@ -36,6 +36,22 @@ class LimitSettings(Group):
     request_timeout: Seconds | None = variable(
         "REQUEST_TIMEOUT", effect="Seconds a whole request may take."
     )
+    sse_keep_alive_seconds: Seconds = variable(
+        "SSE_KEEP_ALIVE_SECONDS",
+        default=0,
+        effect="Seconds of silence after which a stream gets a comment or ping; 0 is never.",
+    )
+    json_heartbeat_seconds: Seconds = variable(
+        "JSON_HEARTBEAT_SECONDS",
+        default=0,
+        effect="Seconds after which a JSON answer begins with a blank, and 200; 0 is never.",
+    )
     extra_routes: UrlPaths = variable(
         "EXTRA_ROUTES", default=(), effect="More engine paths to relay, comma-separated."
+    )
+    protocols: Protocols = variable(
+        "PROTOCOLS", default=(), effect="More ways to call, as package.module:Name."
+    )
+    protocol_modules: Modules = variable(
+        "PROTOCOL_MODULES", default=(), effect="Modules and packages that PROTOCOLS may name."
     )

@@ -37,6 +37,10 @@ Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$")]
 Origins = Annotated[tuple[Origin, ...], BeforeValidator(split_names)]
 UrlPath = Annotated[str, Field(pattern=r"^/\S*$")]
 UrlPaths = Annotated[tuple[UrlPath, ...], BeforeValidator(split_names)]
+Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+Modules = Annotated[tuple[Module, ...], BeforeValidator(split_names)]
+ProtocolName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+Protocols = Annotated[tuple[ProtocolName, ...], BeforeValidator(split_names)]
 EngineUrl = Annotated[str, AfterValidator(_check_engine_url)]
 
 

@@ -34,6 +34,8 @@ RATE_BUCKETS = (1, 2.5, 5, 10, 20, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000
 OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1)
 STALL_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 5, 10, 60)
 BODY_BUCKETS = tuple(1024 * 4**power for power in range(10))
+# Where Cloudflare, and with it RunPod's proxy of pods, cuts a connection on which nothing came.
+LONG_SECONDS = 100
 
 _ROUTE, _MODEL, _BOTH = ("route",), ("model",), ("route", "model")
 
@@ -59,6 +61,9 @@ class Families:
         self.response_bytes = counter("response_body_bytes", "Response bodies.", _ROUTE)
         self.duration = histogram(
             "request_duration_seconds", "First byte in to last byte out.", DURATION_BUCKETS, _ROUTE
+        )
+        self.long = counter(
+            "requests_over_100_seconds", "Requests that took longer than 100 s.", _ROUTE
         )
         self.ttft = histogram(
             "time_to_first_token_seconds", "First byte in to first token.", TTFT_BUCKETS, _MODEL
@@ -91,6 +96,7 @@ class Series:
         self._model = model
         self._requests: dict[Outcome, Counter] = {}
         self._duration = families.duration.labels(route)
+        self._long = families.long.labels(route)
         self._response_bytes = families.response_bytes.labels(route)
 
     @cached_property
@@ -126,7 +132,10 @@ class Series:
         families = self._families
         exemplar = {"trace_id": record.trace_id} if record.trace_id is not None else None
         self._requests_of(record.outcome).inc()
-        self._duration.observe(record.duration_seconds, exemplar)
+        duration = record.duration_seconds
+        self._duration.observe(duration, exemplar)
+        if duration > LONG_SECONDS:
+            self._long.inc()
         families.stall.observe(record.client_stall_seconds)
         families.request_bytes.observe(record.bytes_in)
         if record.bytes_out:

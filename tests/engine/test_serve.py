@@ -504,6 +504,59 @@ def begin_stream(
     return (line for line in response.iter_lines() if line)
 
 
+def test_generate_is_the_engines_own_work_in_other_words(
+    service: Service, client: openai.OpenAI
+) -> None:
+    greedy = {"max_tokens": 8, "temperature": 0}
+
+    def ask(path: str, **body: Any) -> tuple[httpx.Response, Line]:
+        ids = new_id()
+        answer = service.client.post(path, json=greedy | WHOLE | body, headers=ids)
+        return answer, service.access(ids["x-request-id"])
+
+    plain = client.completions.create(
+        model="demo", prompt=PROMPT, max_tokens=8, temperature=0, extra_body=WHOLE
+    )
+    answer, line = ask("/generate", prompt=PROMPT)
+    said = answer.json()
+    assert (said["text"], said["finish_reasons"]) == (plain.choices[0].text, ["length"])
+    assert plain.usage is not None
+    assert_line(line, "generate", path="/generate")
+    assert_usage(line, plain.usage.prompt_tokens, 8)
+    assert said["usage"]["prompt_tokens"] == plain.usage.prompt_tokens
+
+    answer, line = ask("/generate", prompts=[PROMPT, PROMPT, "x"])
+    assert [len(texts) for texts in (answer.json()["texts"], answer.json()["finish_reasons"])] == [
+        3,
+        3,
+    ]
+    assert answer.json()["texts"][0] == said["text"]
+    assert line["completion_tokens"] == 24
+
+    answer, line = ask(
+        "/generate_stream",
+        prompt=PROMPT,
+        system_info="s",
+        history_input=["a"],
+        history_output=["b"],
+    )
+    *words, last, done = [event.removeprefix("data: ") for event in answer.text[:-2].split("\n\n")]
+    assert (json.loads(last)["finish_reasons"], done) == (["length"], "[DONE]")
+    assert json.loads(last)["usage"]["completion_tokens"] == line["completion_tokens"] == 8
+    assert "".join(json.loads(word)["text"] for word in words)
+    assert_line(line, "generate", stream=True)
+
+    for wrong, field in (({"temperature": -1}, "temperature"), ({"top_k": "many"}, "top_k")):
+        answer, line = ask("/generate", prompt=PROMPT, **wrong)
+        assert answer.status_code == 400, answer.text
+        assert field in answer.json()["error"]
+        assert field in str(answer.json()["field"])
+        assert line["outcome"] == "client_error"
+    answer, line = ask("/completions", model="demo", prompt=PROMPT)
+    assert answer.json()["choices"][0]["text"] == said["text"]
+    assert line["route"] == "completions"
+
+
 def test_client_that_leaves_stops_the_work(service: Service) -> None:
     ids, page = new_id(), "/metrics/engine"
 

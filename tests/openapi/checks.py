@@ -25,6 +25,9 @@ def refusals_have_their_shape(
     if case.path.startswith(_ANTHROPIC):
         assert body.keys() == {"type", "error"}
         assert body["error"].keys() == {"type", "message"}
+    elif case.path.startswith("/generate"):
+        assert body.keys() == {"error", "code", "field"}
+        assert body["code"] == marked.split()[1]
     else:
         assert body["error"].keys() == {"message", "type", "param", "code"}
         assert body["error"]["code"] == marked.split()[1]

@@ -14,11 +14,14 @@ import pytest
 import respx
 from starlette.types import Message, Scope
 
+from proxy.app import limits_of
+from proxy.edge.routes import Route
 from proxy.engine import attached as attached_module
 from proxy.engine.phase import Phase
 from proxy.engine.state import Snapshot
 from proxy.errors import Cause
 from proxy.relay.upstream import Upstream
+from proxy.settings import Settings
 from tests.patience import PATIENCE
 from tests.proxy.house import House, house
 
@@ -75,6 +78,17 @@ async def test_paths_of_the_operator_are_the_engines() -> None:
     async with house(EXTRA_ROUTES="/load") as there:
         assert (await there.get("/load")).status_code == 503
         assert (await there.get("/pause")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("environ", "kept_alive"),
+    [({}, (Route.CHAT, Route.COMPLETIONS)), ({"UPSTREAM_URL": "http://engine:8000"}, ())],
+)
+def test_streams_that_our_own_engine_keeps_alive_are_left_to_it(
+    environ: dict[str, str], kept_alive: tuple[Route, ...]
+) -> None:
+    limits = limits_of(Settings.load(environ | {"SSE_KEEP_ALIVE_SECONDS": "15"}))
+    assert (limits.stream_keep_alive, limits.kept_alive) == (15, kept_alive)
 
 
 # Who is let in --------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ TABLE = RouteTable()
 LISTED = {
     "/v1/chat/completions": Route.CHAT,
     "/v1/completions": Route.COMPLETIONS,
+    "/chat/completions": Route.CHAT,
+    "/completions": Route.COMPLETIONS,
     "/v1/responses": Route.RESPONSES,
     "/v1/responses/resp_0a1b": Route.RESPONSES,
     "/v1/responses/resp_0a1b/cancel": Route.RESPONSES,
@@ -39,6 +41,8 @@ LISTED = {
     "/tokenize": Route.TOKENIZE,
     "/detokenize": Route.TOKENIZE,
     "/version": Route.VERSION,
+    "/generate": Route.GENERATE,
+    "/generate_stream": Route.GENERATE,
 }
 
 
@@ -83,6 +87,13 @@ def test_paths_of_the_operator_change_no_known_kind_of_work() -> None:
     assert RouteTable(["/v1/chat/completions"]).find(b"/v1/chat/completions") is Route.CHAT
 
 
+def test_paths_of_protocols_are_those_that_nobody_else_has() -> None:
+    table = RouteTable(["/load", "/generate"], ["/summarize", "/load", "/v1/completions"])
+    assert table.find(b"/summarize") is Route.PROTOCOL
+    assert table.find(b"/load") is table.find(b"/generate") is Route.EXTRA
+    assert table.find(b"/v1/completions") is Route.COMPLETIONS
+
+
 def test_every_kind_of_work_has_a_path() -> None:
-    without_path = {Route.EXTRA, Route.UNKNOWN}
+    without_path = {Route.PROTOCOL, Route.EXTRA, Route.UNKNOWN}
     assert set(LISTED.values()) == set(Route) - without_path

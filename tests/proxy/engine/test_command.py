@@ -78,6 +78,12 @@ WORDS: list[tuple[dict[str, str], list[str]]] = [
     ({"CUSTOM_CHAT_TEMPLATE": "/t"}, ["--chat-template", "/t"]),
     ({"TRUST_REMOTE_CODE": "yes"}, ["--trust-remote-code"]),
     ({"ENABLE_AUTO_TOOL_CHOICE": "1"}, ["--enable-auto-tool-choice"]),
+    ({"SSE_KEEP_ALIVE_SECONDS": "15"}, ["--sse-keep-alive-interval", "15"]),
+    ({"SSE_KEEP_ALIVE_SECONDS": "0.2"}, ["--sse-keep-alive-interval", "1"]),
+    (
+        {"SSE_KEEP_ALIVE_SECONDS": "15", "SSE_KEEP_ALIVE_INTERVAL": "7"},
+        ["--sse-keep-alive-interval", "7"],
+    ),
     # Not documented one by one: named like a flag.
     ({"SEED": "7"}, ["--seed", "7"]),
     ({"MM_PROCESSOR_KWARGS": '{"a": 1}'}, ["--mm-processor-kwargs", '{"a": 1}']),
@@ -106,6 +112,7 @@ def test_a_variable_becomes_words_of_the_command(environ: dict[str, str], words:
         ({"ENABLE_AUTO_TOOL_CHOICE": "false"}, "enable-auto-tool-choice"),
         ({"MAX_BATCHED_TOKENS": "0"}, "max-num-batched-tokens"),
         ({"TENSOR_PARALLEL_SIZE": "1"}, "tensor-parallel-size"),
+        ({"SSE_KEEP_ALIVE_SECONDS": "0"}, "sse-keep-alive-interval"),
         ({"TENSOR_PARALLEL_SIZE": "1"}, "mm-encoder-tp-mode"),
         ({"DISABLE_LOG_STATS": "false"}, "disable-log-stats"),
         ({"seed": "1"}, "seed"),

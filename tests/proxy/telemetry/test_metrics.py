@@ -32,6 +32,7 @@ CONTRACT = {
     "sidecar_requests_in_flight": {"route"},
     "sidecar_requests_waiting": set(),
     "sidecar_request_duration_seconds": {"route"},
+    "sidecar_requests_over_100_seconds_total": {"route"},
     "sidecar_time_to_first_token_seconds": {"model"},
     "sidecar_inter_token_latency_seconds": {"model"},
     "sidecar_output_tokens_per_second": set(),
@@ -170,6 +171,16 @@ def test_counts_equal_the_records() -> None:
     assert total(metrics, "sidecar_request_body_bytes_sum") == 10 * len(records)
     assert total(metrics, "sidecar_completion_tokens_total") == 3 * len(records)
     assert total(metrics, "sidecar_requests_in_flight") == 0
+
+
+def test_requests_that_outlive_100_seconds_are_counted() -> None:
+    quick, slow = finished(route=Route.CHAT), finished(route=Route.CHAT)
+    quick.started, quick.finished = 0, 100
+    slow.started, slow.finished = 0, 100.5
+    metrics = measured(quick, slow, finished(route=Route.MESSAGES))
+    name = "sidecar_requests_over_100_seconds_total"
+    assert value(metrics, name, route="chat") == 1
+    assert value(metrics, name, route="messages") == 0, "there from the first request on"
 
 
 def test_what_was_not_measured_is_not_observed() -> None:

@@ -1,0 +1,77 @@
+"""The protocols that are spoken here: ours, and those that `PROTOCOLS` names.
+
+Their code runs in this process, so `PROTOCOL_MODULES` must allow the module they are in.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+
+from proxy.edge.routes import RouteTable
+from proxy.errors import SettingsError
+from proxy.protocols.protocol import Protocol
+from proxy.settings import Settings
+
+_PATH = re.compile(r"(/[A-Za-z0-9_-]+)+")
+# What the sidecar answers itself, and all below it.
+OWN = (
+    *("health", "livez", "readyz", "startupz", "ping", "info", "metrics", "dashboard"),
+    "openapi.json",
+)
+
+
+def named_protocols(settings: Settings) -> tuple[Protocol, ...]:
+    """One object of each class in `PROTOCOLS`.
+
+    Raises:
+        SettingsError: one is not allowed, is not there, is no protocol, or has a path that it
+            cannot have.
+    """
+    found: list[Protocol] = []
+    taken = {settings.health_check_path: "the health check"}
+    for name in settings.protocols:
+        protocol = _made(name, settings.protocol_modules)
+        for path in protocol.paths:
+            _check(name, path, taken, settings.extra_routes)
+            taken[path] = name
+        found.append(protocol)
+    return tuple(found)
+
+
+def _made(name: str, allowed: tuple[str, ...]) -> Protocol:
+    module, _, attribute = name.partition(":")
+    if not any(module == each or module.startswith(f"{each}.") for each in allowed):
+        listed = ", ".join(allowed) or "none"
+        raise _refused(name, f"the module {module} is not in PROTOCOL_MODULES, which has {listed}")
+    try:
+        made = getattr(import_module(module), attribute, None)
+    except Exception as error:  # whatever the module does when it is imported
+        said = f"{module} cannot be imported ({type(error).__name__}: {error})"
+        raise _refused(name, f"{said}; is it on PYTHONPATH?") from None
+    if not (isinstance(made, type) and issubclass(made, Protocol)):
+        text = f"{attribute} in {module} is no subclass of proxy.protocols.protocol.Protocol"
+        raise _refused(name, text)
+    try:
+        protocol = made()
+    except Exception as error:
+        raise _refused(name, f"it cannot be made ({type(error).__name__}: {error})") from None
+    paths: object = getattr(protocol, "paths", ())
+    if not (isinstance(paths, tuple | list) and paths and all(isinstance(p, str) for p in paths)):
+        raise _refused(name, "it has no paths; allowed is a tuple of them")
+    return protocol
+
+
+def _check(name: str, path: str, taken: dict[str, str], extra_routes: tuple[str, ...]) -> None:
+    if not _PATH.fullmatch(path):
+        raise _refused(name, f"the path {path!r} is none; allowed are letters, digits, -, _ and /")
+    if path.split("/")[1] in OWN:
+        raise _refused(name, f"{path} is the sidecar's own")
+    if path in taken:
+        raise _refused(name, f"{path} is taken by {taken[path]}")
+    if RouteTable(extra_routes).find(path.encode()) is not None:
+        raise _refused(name, f"{path} is relayed to the engine already")
+
+
+def _refused(name: str, text: str) -> SettingsError:
+    return SettingsError(f"PROTOCOLS={name}: {text}")

@@ -1,0 +1,120 @@
+"""What chat and completions say, as the events of protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from proxy.protocols.protocol import (
+    Done,
+    Error,
+    Event,
+    Finish,
+    Reasoning,
+    Text,
+    ToolCall,
+    Usage,
+)
+
+_MAX_ERROR_CHARS = 2000
+
+
+class _Message(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: int = 0
+    text: str | None = None
+    delta: _Message | None = None
+    message: _Message | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Said(msgspec.Struct, gc=False):
+    """A chunk or a whole answer, or an error: OpenAI's, or the one of FastAPI."""
+
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Any = None
+    detail: Any = None
+
+
+_read = msgspec.json.Decoder(_Said).decode
+_NOTHING = _Message()
+
+
+def events_of_stream(payload: bytes) -> list[Event]:
+    """What the `data` of one event says.
+
+    Raises:
+        msgspec.MsgspecError, UnicodeDecodeError: it cannot be read.
+    """
+    if payload == b"[DONE]":
+        return [Done()]
+    return list(_events(_read(payload), None))
+
+
+def events_of_answer(status: int, body: bytes) -> list[Event]:
+    """What a whole answer says.
+
+    Raises:
+        msgspec.MsgspecError, UnicodeDecodeError: it cannot be read, though it is no error.
+    """
+    if status < 400:
+        return [*_events(_read(body), status), Done()]
+    try:
+        error = next(_events(_read(body), status), None)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        error = None
+    if isinstance(error, Error):
+        return [error]
+    text = body[:_MAX_ERROR_CHARS].decode(errors="replace").strip()
+    return [Error(status, text or f"The engine answered with {status}.", f"status_{status}")]
+
+
+def _events(said: _Said, status: int | None) -> Iterator[Event]:
+    if error := said.error or said.detail:
+        yield _error(error, status)
+        return
+    for choice in said.choices or ():
+        yield from _of_choice(choice)
+    if said.usage is not None:
+        yield Usage(said.usage.prompt_tokens, said.usage.completion_tokens)
+
+
+def _of_choice(choice: _Choice) -> Iterator[Event]:
+    message = choice.delta or choice.message or _NOTHING
+    if reasoning := message.reasoning or message.reasoning_content:
+        yield Reasoning(choice.index, reasoning)
+    if text := choice.text or message.content:
+        yield Text(choice.index, text)
+    for call in message.tool_calls or ():
+        yield ToolCall(choice.index, call)
+    if choice.finish_reason is not None:
+        yield Finish(choice.index, choice.finish_reason)
+
+
+def _error(error: Any, status: int | None) -> Error:
+    """Of an object as OpenAI has it, or of the words that FastAPI says."""
+    if not isinstance(error, dict):
+        return Error(status, str(error), "error" if status is None else f"status_{status}")
+    names = (error.get("code"), error.get("type"))
+    code = next((name for name in names if isinstance(name, str) and name), "error")
+    param = error.get("param")
+    return Error(
+        status,
+        str(error.get("message") or code),
+        code,
+        param.removeprefix("body.") if isinstance(param, str) else None,
+    )

@@ -1,0 +1,72 @@
+"""What is written while the engine says nothing, so that nobody on the way takes the connection
+for dead: comments or pings into streams, blanks before a JSON answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+
+from proxy.edge.routes import Route
+from proxy.relay.answer import StreamedAnswer
+from proxy.relay.client import Client
+from proxy.relay.connection import Connection
+from proxy.relay.headers import Headers
+
+_COMMENT = b": keep-alive\n\n"
+# What Anthropic's own API sends; their clients know it, and skip it.
+_PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+
+
+class KeepAlive:
+    """Writes into a stream each time that nothing has come of it for so long."""
+
+    def __init__(
+        self, seconds: float, client: Client, connection: Connection, answer: StreamedAnswer
+    ) -> None:
+        self._seconds = seconds
+        self._client = client
+        self._connection = connection
+        self._answer = answer
+        self._words = _PING if client.route is Route.MESSAGES else _COMMENT
+        self._last = monotonic()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        # One timer a silence, and none a token: the engine's last byte is known anyway.
+        now = monotonic()
+        since = max(self._connection.last_byte or 0.0, self._last)
+        if since + self._seconds <= now:
+            self._last = since = now
+            self._write()
+        left = since + self._seconds - now
+        self._timer = asyncio.get_running_loop().call_later(left, self._look)
+
+    def _write(self) -> None:
+        """Between whole events only; and not to a client that has not read what there was."""
+        if self._client.is_behind or self._answer.finished or self._answer.inside_event:
+            return
+        if not self._client.write(self._words):
+            self._client.fell_behind()
+            self._connection.pause()
+
+
+class Heartbeat:
+    """Begins a JSON answer before it is known, and adds a blank to it each time: JSON may begin
+    with blanks. Its status is 200 from then on, whatever comes."""
+
+    def __init__(self, seconds: float, beat: Callable[[Headers], None], request_id: bytes) -> None:
+        self._seconds = seconds
+        self._beat = beat
+        self._headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id)]
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._again)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _again(self) -> None:
+        self._beat(self._headers)
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._again)

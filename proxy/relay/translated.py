@@ -1,0 +1,222 @@
+"""A client that speaks another protocol: to the rest of the relay it is one that speaks OpenAI's.
+
+What it asks is translated as its body is read, and all that is written to it is translated
+back: the engine's answer, and what the sidecar says in the engine's place.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+from starlette.types import Receive, Scope
+
+from proxy.edge.routes import Route
+from proxy.errors import (
+    BodyTooLarge,
+    EngineGarbled,
+    InternalFailure,
+    InvalidRequest,
+    MethodNotAllowed,
+    RequestFailure,
+)
+from proxy.protocols.openai import events_of_answer, events_of_stream
+from proxy.protocols.protocol import Ask, Done, Error, Event, Protocol
+from proxy.relay.answer import is_event_stream
+from proxy.relay.client import Client
+from proxy.relay.headers import Headers, get
+from proxy.relay.refusal import error_event
+from proxy.relay.stream import data_of
+from proxy.telemetry.record import Record
+
+_log = logging.getLogger("proxy.relay")
+
+# Translating takes the whole in Python's objects, and holds up every stream meanwhile.
+MAX_REQUEST_BYTES = 32 * 1024 * 1024
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+_TARGETS: dict[Route, bytes] = {
+    Route.CHAT: b"/v1/chat/completions",
+    Route.COMPLETIONS: b"/v1/completions",
+}
+_OF_THE_BODY = (b"content-type", b"content-encoding", b"content-length")
+# An answer that is compressed could not be read.
+_NOT_SENT = (*_OF_THE_BODY[:2], b"accept-encoding")
+# Whole events are all that comes here, so that no CR can be half of a CRLF.
+_EVENT_END = re.compile(rb"(?>\r\n|\n|\r){2}")
+_BLANK = (b"\n\n", b"\r\r", b"\r\n\r\n")
+_JSON = (b"content-type", b"application/json")
+
+
+class TranslatedClient(Client):
+    """One request of a protocol."""
+
+    def __init__(
+        self, scope: Scope, receive: Receive, record: Record, route: Route, protocol: Protocol
+    ) -> None:
+        super().__init__(scope, receive, record, route)
+        self._protocol = protocol
+        self._path: str = scope["path"]
+        self._content_type = (get(self.headers, b"content-type") or b"").lower()
+        self.headers = [pair for pair in self.headers if pair[0] not in _NOT_SENT] + [_JSON]
+        self._ask: Ask | None = None
+        self._streaming = False
+        self._status = 0
+        self._head: Headers = []
+        self._pieces: list[bytes] = []
+        self._held_bytes = 0
+
+    @property
+    def write(self) -> Callable[[bytes], bool]:
+        return self._write
+
+    @property
+    def has_body(self) -> bool:
+        return True
+
+    async def whole_body(self, limit_bytes: int) -> bytes:
+        """What the engine is to be asked; `route` and `target` are the engine's from now on.
+
+        Raises:
+            InvalidRequest, MethodNotAllowed: the protocol cannot take it.
+            BodyTooLarge, ClientClosed, MalformedRequest: as for any body.
+        """
+        if self.method != "POST":
+            failure = MethodNotAllowed(f"{self._path} takes POST, not {self.method}.")
+            failure.headers = ((b"allow", b"POST"),)
+            raise failure
+        if not self._content_type.startswith(b"application/json"):
+            text = "content-type: must be application/json"
+            raise InvalidRequest(text, param="content-type")
+        body = await super().whole_body(limit_bytes)
+        if len(body) > MAX_REQUEST_BYTES:
+            most = MAX_REQUEST_BYTES // 1024 // 1024
+            raise BodyTooLarge(f"The body is larger than {most} MiB, the most for {self._path}.")
+        self._ask = ask = self._asked(body)
+        self.route, self.target = ask.route, _TARGETS[ask.route]
+        return msgspec.json.encode(ask.body)
+
+    def start(self, status: int, headers: Headers) -> None:
+        """A stream's head goes out as any; that of another answer waits for its body."""
+        self._streaming = is_event_stream(headers)
+        self._pieces, self._held_bytes = [], 0
+        self._status, self._head = status, headers
+        self._record.status = status
+        if get(headers, b"content-encoding") not in (None, b"identity"):
+            raise EngineGarbled("The engine's answer is compressed, and cannot be translated.")
+        if self._streaming:
+            super().start(status, self._headers(self._protocol.stream_type))
+
+    def beat(self, headers: Headers) -> None:
+        if self._protocol.answer_type.startswith("application/json"):
+            super().beat(headers)
+
+    def end(self, data: bytes) -> None:
+        if not self._streaming:
+            self._hold(data)
+            self._answer(b"".join(self._pieces))
+            return
+        try:
+            last = self._translated(data + b"\n\n" if data and not data.endswith(_BLANK) else data)
+        except RequestFailure as failure:
+            super().end(self._told_error(failure))
+            raise
+        super().end(last)
+
+    def _asked(self, body: bytes | bytearray) -> Ask:
+        try:
+            said = msgspec.json.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidRequest(f"The body is not JSON: {error}.", param="body") from None
+        if not isinstance(said, dict):
+            raise InvalidRequest("body: must be a JSON object", param="body")
+        try:
+            ask = self._protocol.request_in(self._path, said)
+            if ask.streams:
+                ask.body.setdefault("stream_options", {"include_usage": True})
+        except RequestFailure:
+            raise
+        except Exception:
+            raise self._broken() from None
+        return ask
+
+    def _write(self, data: bytes) -> bool:
+        if self._streaming:
+            return super().write(self._translated(data))
+        self._hold(data)
+        return True
+
+    def _hold(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > MAX_ANSWER_BYTES:
+            most = MAX_ANSWER_BYTES // 1024 // 1024
+            text = f"The engine's answer is larger than {most} MiB, and cannot be translated."
+            raise EngineGarbled(f"{text} Ask for less at a time, or for a stream.")
+
+    def _answer(self, whole: bytes) -> None:
+        """Translate a whole answer, and send it."""
+        try:
+            events = events_of_answer(self._status, whole)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise EngineGarbled("The engine's answer cannot be read.") from None
+        content_type = self._protocol.answer_type
+        try:
+            body = self._told(events)
+        except InternalFailure:
+            if self._status < 400:
+                raise
+            body, content_type = whole, "application/json"  # it cannot even tell an error
+        length = (b"content-length", b"%d" % len(body))
+        super().start(self._status, [*self._headers(content_type), length])
+        super().end(body)
+
+    def _translated(self, data: bytes) -> bytes:
+        """Whole events of the engine's, as the protocol has them; comments stay as they are."""
+        events: list[Event] = []
+        comments = b""
+        start = 0
+        for match in _EVENT_END.finditer(data):
+            event, start = data[start : match.end()], match.end()
+            payload = data_of(event)
+            if payload is not None:
+                events += self._read(payload)
+            elif event.startswith(b":") and self._is_sse:
+                comments += event
+        if start != len(data):
+            raise EngineGarbled("An event of the engine's is too long to be translated.")
+        return comments + (self._told(events) if events else b"")
+
+    def _read(self, payload: bytes) -> list[Event]:
+        try:
+            return events_of_stream(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise EngineGarbled("An event of the engine's cannot be read.") from None
+
+    def _told(self, events: Sequence[Event]) -> bytes:
+        try:
+            return self._protocol.events_out(self._ask, events)
+        except Exception:
+            raise self._broken() from None
+
+    def _told_error(self, failure: RequestFailure) -> bytes:
+        """What ends a stream that cannot go on."""
+        error = Error(None, failure.message, failure.code, failure.param)
+        try:
+            return self._told([error, Done()])
+        except InternalFailure:  # it cannot even tell that
+            return error_event(failure, self.route)
+
+    def _broken(self) -> InternalFailure:
+        name = type(self._protocol).__name__
+        _log.exception("the protocol %s failed", name)
+        return InternalFailure(f"The protocol {name} failed.")
+
+    def _headers(self, content_type: str) -> Headers:
+        kept = [pair for pair in self._head if pair[0] not in _OF_THE_BODY]
+        return [*kept, (b"content-type", content_type.encode())]
+
+    @property
+    def _is_sse(self) -> bool:
+        return self._protocol.stream_type.startswith("text/event-stream")
