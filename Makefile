@@ -12,7 +12,7 @@ SHELL_SCRIPTS = $(wildcard scripts/*.sh bench/*.sh tests/engine/*.sh) .ci/run
 COVERAGE := 88
 # All of them run, also after one has failed.
 CHECKS = "ruff check ." "ruff format --check ." "mypy" "shellcheck $(SHELL_SCRIPTS)" \
-  "hadolint Dockerfile" "python scripts/check_compose.py" "python scripts/engine_flags.py --check" \
+  "hadolint Dockerfile deploy/fleet/Dockerfile" "python scripts/check_compose.py" "python scripts/engine_flags.py --check" \
   "python scripts/check_kubernetes.py" "python scripts/runpod_hub.py --check" \
   "scripts/check-monitoring.sh" "python monitoring/dashboards.py --check" \
   "bandit -q -c pyproject.toml -r proxy scripts" "python scripts/audit.py"
@@ -24,7 +24,7 @@ ENGINE := $(VENV)/.engine-stamp
 TOOLS := $(VENV)/.tools-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench clean system-tools
+.PHONY: help run test check bench clean system-tools peers
 # Targets that run something need the whole environment, in this order.
 .NOTPARALLEL:
 
@@ -34,7 +34,7 @@ help: ## this list
 run: $(REQUIREMENTS) $(ENGINE) ## install what is missing, then serve: MODEL_NAME=... make run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" exec scripts/start.sh
 
-test: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## all tests, real vLLM included; TESTS=tests/relay for some
+test: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools peers ## all tests, real vLLM included; TESTS=tests/relay for some
 	$(BIN)/python -m pytest --cov --cov-branch --cov-report=term:skip-covered \
 	  $(if $(filter-out tests,$(TESTS)),,--cov-fail-under=$(COVERAGE)) $(TESTS)
 
@@ -76,6 +76,10 @@ $(REQUIREMENTS): requirements.txt $(ENGINE) | $(MADE)
 # No stamp: they are in the machine, not in .venv. Where they are there this takes milliseconds.
 system-tools:
 	@scripts/install-tools.sh
+
+# In environments of their own, below .cache: a second run installs nothing.
+peers:
+	@bench/install-peers.sh vllm-router
 
 $(TOOLS): requirements-dev.txt $(ENGINE) | $(MADE)
 	@echo "make: installing the tools for tests and checks"
