@@ -8,7 +8,10 @@ uvicorn itself uses), because a general client costs several times as much
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Protocol, cast
 
@@ -27,6 +30,7 @@ MAX_IDLE_SECONDS = 2.0
 _FIRST_STATUS, _LAST_STATUS = 100, 599
 # Interim answers count too; so does what comes behind the body without an end.
 MAX_HEAD_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024
 
 
 class Pool(Protocol):
@@ -43,6 +47,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._transport: asyncio.Transport | None = None
+        self._spare: socket.socket | None = None
         self._loop = asyncio.get_running_loop()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -83,6 +88,8 @@ class Connection(asyncio.Protocol):
 
     async def send_body(self, parts: Parts) -> None:
         """Write more of the body; waits while the engine does not read."""
+        if self._spare is None:
+            self._spare = self._second_descriptor()
         self._write(parts)
         if not self._writable.is_set():
             await self._writable.wait()
@@ -165,7 +172,8 @@ class Connection(asyncio.Protocol):
         return self._request_sent and not buffered
 
     def _write(self, parts: Parts) -> None:
-        if self._transport is not None and not self._closed:
+        # uvloop raises where a write has failed and nobody was told yet.
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.writelines(parts)
 
     async def _wait(self) -> None:
@@ -225,6 +233,9 @@ class Connection(asyncio.Protocol):
             self._check_end(len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._spare is not None:
+            self._read_rest(self._spare)
+            self._spare = None
         self._closed = True
         self._pool.forget(self)
         self._writable.set()
@@ -239,6 +250,20 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable.set()
+
+    def _second_descriptor(self) -> socket.socket | None:
+        """Of the socket: a write that fails closes the first one, whatever can still be read."""
+        if self._transport is None or self._closed:
+            return None
+        return socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
+
+    def _read_rest(self, spare: socket.socket) -> None:
+        """An engine that refuses a body answers, and closes before it has read the body."""
+        with spare, suppress(OSError):
+            while not (self._closed or self._complete) and (
+                data := spare.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            ):
+                self.data_received(data)
 
     def _check_end(self, more_bytes: int) -> None:
         """Of a head or trailers: the parser keeps a header until it is whole."""
