@@ -79,7 +79,7 @@ system-tools:
 
 # In environments of their own, below .cache: a second run installs nothing.
 peers:
-	@bench/install-peers.sh vllm-router
+	@bench/install-peers.sh vllm-router litellm langchain-openai
 
 $(TOOLS): requirements-dev.txt $(ENGINE) | $(MADE)
 	@echo "make: installing the tools for tests and checks"

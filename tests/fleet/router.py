@@ -12,10 +12,10 @@ import httpx
 import yaml
 
 from tests.engine.service import free_ports, wait_until
+from tests.patience import PATIENCE
 from tests.peers import peer
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 60.0
 # Where it listens and whom it asks differ from place to place.
 _OF_A_PLACE = ("--host", "--port", "--prometheus-host", "--prometheus-port", "--worker-urls")
 
@@ -46,7 +46,7 @@ class Router:
             *(shared(compose_options()) if options is None else options),
             *(("--worker-urls", *workers) if workers else ()),
         ]
-        self.client = httpx.Client(base_url=self.url, timeout=SECONDS, trust_env=False)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
 
     @property
     def url(self) -> str:
@@ -58,7 +58,7 @@ class Router:
                 self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
         try:
-            wait_until(self._listens, SECONDS, "vllm-router listens")
+            wait_until(self._listens, PATIENCE, "vllm-router listens")
         except BaseException:
             self._stop()
             raise
@@ -94,4 +94,4 @@ class Router:
 
     def wait_for(self, workers: dict[str, bool]) -> None:
         """Until it sees the sidecars so."""
-        wait_until(lambda: self.workers() == workers, SECONDS, f"{workers}\n{self.text()[-2000:]}")
+        wait_until(lambda: self.workers() == workers, PATIENCE, f"{workers}\n{self.text()[-2000:]}")

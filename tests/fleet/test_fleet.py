@@ -20,7 +20,8 @@ import pytest
 from tests.engine.service import Service, command_line, wait_until
 from tests.fake_engine import x_fake
 from tests.fleet.load import Asked, End, Load, ends, under_load
-from tests.fleet.router import SECONDS, Router
+from tests.fleet.router import Router
+from tests.patience import PATIENCE
 from tests.proxy.engine.living import CHAT, starting
 
 CLIENTS = 16
@@ -51,7 +52,7 @@ class Fleet:
             whole = [each for each in load.since(since) if each.end is End.WHOLE]
             return all(self.answered_by(each, whole) >= CLIENTS for each in sidecars)
 
-        wait_until(worked, SECONDS, "whole answers of each sidecar")
+        wait_until(worked, PATIENCE, "whole answers of each sidecar")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             (folder / name).mkdir()
             sidecars.append(stack.enter_context(starting(folder / name, model))(**given))
         for sidecar in sidecars:
-            sidecar.wait_for("ready", SECONDS)
+            sidecar.wait_for("ready", PATIENCE)
         router = stack.enter_context(Router(folder, [sidecar.url for sidecar in sidecars]))
         one, other = sidecars
         yield Fleet(one, other, router)
@@ -206,7 +207,7 @@ def test_drain_loses_no_request(fleet: Fleet) -> None:
         fleet.one.terminate()
         fleet.router.wait_for(fleet.seen(False, True))
         noticed = time.monotonic()
-        assert fleet.one.exit_code(SECONDS) == 0
+        assert fleet.one.exit_code(PATIENCE) == 0
         gone = time.monotonic()
         fleet.wait_for_work(load, [fleet.other], gone)
     told("sidecar drained", load, at, noticed)
