@@ -60,7 +60,7 @@ install() {
   haproxy | nginx) debian "$1" ;;
   vllm-router) venv vllm-router vllm-router vllm-router==0.1.17 ;;
   sglang-router) venv sglang-router sglang-router sglang-router==0.3.2 ;;
-  litellm) venv litellm litellm "litellm[proxy]>=1.100,<1.110" ;;
+  litellm) venv litellm litellm "litellm[proxy]==1.106.2" ;;
   langchain-openai) venv langchain-openai python langchain-openai==1.7.3 ;;
   py-spy) venv py-spy py-spy py-spy==0.4.2 ;;
   *) say "$1: no such peer" ;;
