@@ -16,6 +16,7 @@ from proxy.edge.keys import Keys, warnings_about_keys
 from proxy.engine.checkup import check_up
 from proxy.engine.finding import Finding, Result
 from proxy.errors import SettingsError
+from proxy.presets.choice import load_settings, warnings_about_presets
 from proxy.server import listen
 from proxy.settings import Settings
 
@@ -25,13 +26,14 @@ _LEAST_COLUMNS = 30
 
 def main(environ: Mapping[str, str]) -> int:
     try:
-        settings = Settings.load(environ)
+        settings = load_settings(environ)
+        preset = _preset(settings)
         keys = _keys(settings)
         findings = uvloop.run(check_up(settings))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    findings += (keys, _listener(settings))
+    findings = [*preset, *findings, keys, _listener(settings)]
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print("\n".join(table(findings, columns)))
     return 1 if any(finding.result is Result.FAIL for finding in findings) else 0
@@ -50,6 +52,13 @@ def table(findings: Sequence[Finding], columns: int | None) -> Iterator[str]:
             lines += textwrap.wrap(f"-> {finding.remedy}", width, subsequent_indent="   ")
         yield f"{finding.check:{names}}  {finding.result:{results}}  {lines[0]}"
         yield from (" " * margin + line for line in lines[1:])
+
+
+def _preset(settings: Settings) -> list[Finding]:
+    """What MODEL_NAME stands for; nothing where it is no preset."""
+    if settings.preset is not None:
+        return [Finding("preset", Result.OK, f"{settings.preset.sentence()}.")]
+    return [Finding("preset", Result.WARN, text) for text in warnings_about_presets(settings)]
 
 
 def _keys(settings: Settings) -> Finding:

@@ -135,6 +135,11 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.telemetry.record",
     ),
     "proxy.api": (*_BASE, "proxy.api", "proxy.engine", "proxy.telemetry"),
+    "proxy.presets": (
+        *("proxy.errors", "proxy.settings", "proxy.presets", "proxy.engine.command"),
+        "proxy.engine.flags",
+    ),
+    "proxy.models": ("proxy.errors", "proxy.settings", "proxy.presets", "proxy.engine.hardware"),
     "proxy.own_pages": (
         *("proxy.errors", "proxy.api", "proxy.relay.headers", "proxy.relay.refusal"),
         "proxy.relay.client",
@@ -143,10 +148,10 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.client_connection": ("proxy.errors", "proxy.exchange", "proxy.relay.client"),
     "proxy.exchange": ("proxy.errors", "proxy.relay.headers"),
     "proxy.init": (),
-    "proxy.check": (*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.server"),
+    "proxy.check": (*(*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.presets", "proxy.server"),),
     "proxy.__main__": (
         *(*_BASE, "proxy.app", "proxy.check", "proxy.edge.keys", "proxy.init", "proxy.server"),
-        "proxy.telemetry.logs",
+        *("proxy.models", "proxy.presets", "proxy.telemetry.logs"),
     ),
 }
 

@@ -8,10 +8,7 @@ uvicorn itself uses), because a general client costs several times as much
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from time import monotonic
 from typing import Protocol, cast
 
@@ -19,6 +16,7 @@ import httptools
 
 from proxy.errors import EngineDied, EngineGarbled, RequestFailure
 from proxy.relay.headers import Header, Headers, get
+from proxy.relay.spare import Spare
 
 Parts = Sequence[bytes | bytearray | memoryview]
 # Takes body bytes and when they came (monotonic seconds).
@@ -30,7 +28,6 @@ MAX_IDLE_SECONDS = 2.0
 _FIRST_STATUS, _LAST_STATUS = 100, 599
 # Interim answers count too; so does what comes behind the body without an end.
 MAX_HEAD_BYTES = 256 * 1024
-_READ_BYTES = 64 * 1024
 
 
 class Pool(Protocol):
@@ -46,8 +43,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._transport: asyncio.Transport | None = None
-        self._spare: socket.socket | None = None
+        self._transport: asyncio.Transport
+        self._spare: Spare | None = None
         self._loop = asyncio.get_running_loop()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -88,8 +85,8 @@ class Connection(asyncio.Protocol):
 
     async def send_body(self, parts: Parts) -> None:
         """Write more of the body; waits while the engine does not read."""
-        if self._spare is None:
-            self._spare = self._second_descriptor()
+        if self._spare is None and not self._transport.is_closing():
+            self._spare = Spare(self._transport)
         self._write(parts)
         if not self._writable.is_set():
             await self._writable.wait()
@@ -132,14 +129,14 @@ class Connection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more of the answer for now; the engine's writes will stall."""
-        if not self.paused and self._transport is not None and not self._closed:
+        if not self.paused and not self._closed:
             self.paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
         if self.paused:
             self.paused = False
-            if self._transport is not None and not self._closed:
+            if not self._closed:
                 self._transport.resume_reading()
 
     def abort(self, failure: RequestFailure) -> None:
@@ -158,7 +155,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
-        if self._transport is not None and not self._closed:
+        if not self._closed:
             self._closed = True
             self._transport.abort()
 
@@ -168,12 +165,10 @@ class Connection(asyncio.Protocol):
 
     def _all_sent(self) -> bool:
         """Whether nothing of the request is still to go out: an engine may answer before."""
-        buffered = self._transport.get_write_buffer_size() if self._transport else 0
-        return self._request_sent and not buffered
+        return self._request_sent and not self._transport.get_write_buffer_size()
 
     def _write(self, parts: Parts) -> None:
-        # uvloop raises where a write has failed and nobody was told yet.
-        if self._transport is not None and not self._transport.is_closing():
+        if not self._transport.is_closing():  # uvloop raises where a write has failed
             self._transport.writelines(parts)
 
     async def _wait(self) -> None:
@@ -233,9 +228,9 @@ class Connection(asyncio.Protocol):
             self._check_end(len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._spare is not None:
-            self._read_rest(self._spare)
-            self._spare = None
+        for data in self._spare.rest() if self._spare is not None else ():
+            if not (self._closed or self._complete):
+                self.data_received(data)
         self._closed = True
         self._pool.forget(self)
         self._writable.set()
@@ -250,20 +245,6 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable.set()
-
-    def _second_descriptor(self) -> socket.socket | None:
-        """Of the socket: a write that fails closes the first one, whatever can still be read."""
-        if self._transport is None or self._closed:
-            return None
-        return socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
-
-    def _read_rest(self, spare: socket.socket) -> None:
-        """An engine that refuses a body answers, and closes before it has read the body."""
-        with spare, suppress(OSError):
-            while not (self._closed or self._complete) and (
-                data := spare.recv(_READ_BYTES, socket.MSG_DONTWAIT)
-            ):
-                self.data_received(data)
 
     def _check_end(self, more_bytes: int) -> None:
         """Of a head or trailers: the parser keeps a header until it is whole."""
