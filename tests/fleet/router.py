@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,11 +34,16 @@ def shared(options: Sequence[str]) -> list[str]:
 
 
 class Router:
-    """`with Router(folder, [url, ...]) as router:`; it waits for one healthy sidecar."""
+    """`with Router(folder, [url, ...]) as router:`: it listens when one is healthy."""
 
     def __init__(
-        self, folder: Path, workers: Sequence[str], options: Sequence[str] | None = None
+        self,
+        folder: Path,
+        workers: Sequence[str],
+        options: Sequence[str] | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
+        self._environ = {**os.environ, **(environ or {})}
         self._log = folder / "router.log"
         self.port, metrics_port = free_ports(2)
         self._command = [
@@ -55,7 +61,11 @@ class Router:
     def __enter__(self) -> Self:
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                self._command,
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
         try:
             wait_until(self._listens, PATIENCE, "vllm-router listens")
