@@ -29,11 +29,11 @@ class End(StrEnum):
 
     WHOLE = "whole"
     TOLD = "told"
-    """An error event in its stream, or an error of the sidecar's instead of an answer."""
+    """An error event in its stream, or the sidecar's or the engine's error instead of an answer."""
     REFUSED = "refused"
     """503: never begun."""
     UNREACHED = "unreached"
-    """The router's own error: nobody was there."""
+    """The router's own error, which is no JSON: nobody was there."""
     CUT = "cut"
     """A stream that ended in the middle: nobody was left to say so."""
 
@@ -105,10 +105,11 @@ def judged(answer: httpx.Response, *, stream: bool) -> End:
         if not text.endswith("data: [DONE]\n\n"):
             return End.CUT
         return End.TOLD if '"error":' in text.split("\n\n")[-3] else End.WHOLE
-    if "x-proxy-error" not in answer.headers:
-        assert answer.status_code in (500, 502, 503), (answer.status_code, text)
-        return End.UNREACHED
     assert answer.status_code in (500, 502, 503), (answer.status_code, text)
+    # Not the content type: the router says "text/event-stream" of whatever answers a stream.
+    if not text.startswith("{"):
+        return End.UNREACHED
+    assert json.loads(text)["error"]["message"]
     return End.REFUSED if answer.status_code == 503 else End.TOLD
 
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.engine.service import Service, command_line, wait_until
+from tests.engine.service import Line, Service, command_line, wait_until
 from tests.fake_engine import x_fake
 from tests.fleet.load import Asked, End, Load, ends, under_load
 from tests.fleet.router import Router
@@ -101,8 +101,14 @@ def test_usage_and_request_ids_come_through_the_router(fleet: Fleet) -> None:
     )
     assert answer.headers["x-request-id"] == headers["x-request-id"]
     assert re.search(r"data: \[DONE\]\n\n$", answer.text)
-    lines = [*fleet.one.lines("proxy.access"), *fleet.other.lines("proxy.access")]
-    (line,) = (line for line in lines if line["request_id"] == headers["x-request-id"])
+
+
+    def found() -> list[Line]:
+        lines = [*fleet.one.lines("proxy.access"), *fleet.other.lines("proxy.access")]
+        return [line for line in lines if line["request_id"] == headers["x-request-id"]]
+
+    wait_until(lambda: bool(found()), PATIENCE, "its line")
+    (line,) = found()
     assert (line["outcome"], line["stream"]) == ("ok", True)
     assert line["completion_tokens"] > 0, "the sidecar asks the engine for it"
 
@@ -113,31 +119,41 @@ def test_chat_that_names_itself_stays_with_its_sidecar(fleet: Fleet) -> None:
         headers = {"x-request-id": each, "x-session-id": "a-chat"}
         answer = fleet.router.client.post("/v1/chat/completions", json=CHAT, headers=headers)
         assert answer.status_code == 200
-    seen = [
-        {line["request_id"] for line in sidecar.lines("proxy.access")}
-        for sidecar in (fleet.one, fleet.other)
-    ]
-    assert sorted(len(set(ids) & each) for each in seen) == [0, len(ids)]
+
+    def seen() -> list[int]:
+        both = (fleet.one, fleet.other)
+        return sorted(
+            len({line["request_id"] for line in each.lines("proxy.access")} & set(ids))
+            for each in both
+        )
+
+    wait_until(lambda: sum(seen()) == len(ids), PATIENCE, "all lines")
+    assert seen() == [0, len(ids)]
 
 
 def test_request_that_an_engine_has_seen_is_not_sent_to_another_one(
     fleet: Fleet, tmp_path: Path
 ) -> None:
-    def times_asked(router: Router) -> int:
+    def times_asked(router: Router, expected: int) -> int:
         ids = {"x-request-id": uuid4().hex}
         fatal = x_fake(die="before_headers") | ids
         answer = router.client.post("/v1/chat/completions", json=CHAT, headers=fatal)
         assert answer.status_code == 502
         assert answer.headers["x-should-retry"] == "false"
-        lines = [*fleet.one.lines("proxy.access"), *fleet.other.lines("proxy.access")]
-        return sum(
-            (line["request_id"], line["route"]) == (ids["x-request-id"], "chat") for line in lines
-        )
 
-    assert times_asked(fleet.router) == 1
+        def asked() -> int:
+            lines = [*fleet.one.lines("proxy.access"), *fleet.other.lines("proxy.access")]
+            which = (ids["x-request-id"], "chat")
+            return sum((line["request_id"], line["route"]) == which for line in lines)
+
+        # A line is written when its answer is out.
+        wait_until(lambda: asked() >= expected, PATIENCE, "a line for each time")
+        return asked()
+
+    assert times_asked(fleet.router, 1) == 1
     # What --disable-retries is for.
     with Router(tmp_path, list(fleet.seen(True, True)), options=()) as router:
-        assert times_asked(router) == 5
+        assert times_asked(router, 5) == 5
 
 
 def test_sidecars_that_say_no_are_asked_again_at_once(fleet: Fleet, tmp_path: Path) -> None:
