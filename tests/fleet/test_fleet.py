@@ -102,7 +102,6 @@ def test_usage_and_request_ids_come_through_the_router(fleet: Fleet) -> None:
     assert answer.headers["x-request-id"] == headers["x-request-id"]
     assert re.search(r"data: \[DONE\]\n\n$", answer.text)
 
-
     def found() -> list[Line]:
         lines = [*fleet.one.lines("proxy.access"), *fleet.other.lines("proxy.access")]
         return [line for line in lines if line["request_id"] == headers["x-request-id"]]
