@@ -15,7 +15,7 @@ PROCESSES := 3
 PYTEST := $(BIN)/python -m pytest --cov --cov-branch
 # All of them run, also after one has failed.
 CHECKS = "ruff check ." "ruff format --check ." "mypy" "shellcheck $(SHELL_SCRIPTS)" \
-  "hadolint Dockerfile" "python scripts/check_compose.py" "python scripts/engine_flags.py --check" \
+  "hadolint Dockerfile deploy/fleet/Dockerfile" "python scripts/check_compose.py" "python scripts/engine_flags.py --check" \
   "python scripts/check_kubernetes.py" "python scripts/runpod_hub.py --check" \
   "scripts/check-monitoring.sh" "python monitoring/dashboards.py --check" \
   "bandit -q -c pyproject.toml -r proxy scripts" "python scripts/audit.py" \
@@ -28,7 +28,7 @@ ENGINE := $(VENV)/.engine-stamp
 TOOLS := $(VENV)/.tools-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench clean system-tools
+.PHONY: help run test check bench clean system-tools peers
 # Targets that run something need the whole environment, in this order.
 .NOTPARALLEL:
 
@@ -39,7 +39,7 @@ run: $(REQUIREMENTS) $(ENGINE) ## install what is missing, then serve: MODEL_NAM
 	@PATH="$(CURDIR)/$(BIN):$$PATH" exec scripts/start.sh
 
 # The tests that start real vLLM, or measure, have the machine for themselves.
-test: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## all tests, real vLLM included; TESTS=tests/relay for some
+test: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools peers ## all tests, real vLLM included; TESTS=tests/relay for some
 ifeq ($(TESTS),tests)
 	@failed=; \
 	$(PYTEST) --numprocesses=$(PROCESSES) --dist=loadfile --cov-report= -m "not alone" tests || failed=1; \
@@ -88,6 +88,10 @@ $(REQUIREMENTS): requirements.txt $(ENGINE) | $(MADE)
 # No stamp: they are in the machine, not in .venv. Where they are there this takes milliseconds.
 system-tools:
 	@scripts/install-tools.sh
+
+# In environments of their own, below .cache: a second run installs nothing.
+peers:
+	@bench/install-peers.sh vllm-router litellm langchain-openai
 
 $(TOOLS): requirements-dev.txt $(ENGINE) | $(MADE)
 	@echo "make: installing the tools for tests and checks"

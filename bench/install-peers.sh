@@ -3,7 +3,9 @@
 # packages, and one virtual environment each for the others. A second run installs nothing.
 # What fails is said and left out: the benchmark reports it as absent.
 #
-#   bench/install-peers.sh [haproxy|nginx|vllm-router|sglang-router|litellm|py-spy ...]
+#   bench/install-peers.sh [haproxy|nginx|vllm-router|sglang-router|litellm|py-spy|langchain-openai ...]
+#
+# Tests take some of them too, and langchain-openai, which is no proxy: `make peers`.
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit
@@ -58,7 +60,8 @@ install() {
   haproxy | nginx) debian "$1" ;;
   vllm-router) venv vllm-router vllm-router vllm-router==0.1.17 ;;
   sglang-router) venv sglang-router sglang-router sglang-router==0.3.2 ;;
-  litellm) venv litellm litellm "litellm[proxy]>=1.100,<1.110" ;;
+  litellm) venv litellm litellm "litellm[proxy]==1.106.2" ;;
+  langchain-openai) venv langchain-openai python langchain-openai==1.7.3 ;;
   py-spy) venv py-spy py-spy py-spy==0.4.2 ;;
   *) say "$1: no such peer" ;;
   esac

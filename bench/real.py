@@ -34,7 +34,7 @@ _CLIENT_SECONDS = 90.0
 _STOP_SECONDS = 20.0
 _ASK_SECONDS = 5.0
 # Nobody is asked for anything outside this machine, or told of the run.
-_QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def started(folder: Path) -> Iterator[Service]:
         "UPSTREAM_PORT": str(engine_port),
         "HF_HOME": str(folder / "huggingface"),
         "LOG_FORMAT": "json",
-        **_QUIET,
+        **QUIET,
     }
     log = folder / "sidecar.log"
     child = Child([sys.executable, "-m", "proxy"], environ=environ, log=log, folder=REPOSITORY)
@@ -185,7 +185,7 @@ def _measure(service: Service, subject: str, folder: Path, load: Load, *, seed: 
     command = client_command(service, subject, load, seed=seed)
     proxy = service.proxies.get(subject)
     cpu_before = proxy.own_cpu_seconds() if proxy else 0.0
-    child = Child(command, environ={"PATH": _path(), **_QUIET}, log=log, folder=folder)
+    child = Child(command, environ={"PATH": _path(), **QUIET}, log=log, folder=folder)
     with running(child):
         code = child.wait(_CLIENT_SECONDS)
     if code != 0 or not result.exists():

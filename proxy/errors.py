@@ -6,6 +6,7 @@
     └── RequestFailure                one request cannot be answered
         ├── Unauthorized              client    401 (no API key, or not one of ours)
         ├── UnknownRoute              client    404
+        ├── RouteNotServed            client    404 (the engine's model does not do that)
         ├── MethodNotAllowed          client    405
         ├── MalformedRequest          client    400 (what came is not HTTP)
         ├── InvalidRequest            client    400 (a protocol of ours cannot take it)
@@ -150,6 +151,10 @@ class Unauthorized(RequestFailure):
 
 class UnknownRoute(RequestFailure):
     status, type, code, source = 404, "invalid_request_error", "unknown_route", Source.CLIENT
+
+
+class RouteNotServed(RequestFailure):
+    status, type, code, source = 404, "invalid_request_error", "route_not_served", Source.CLIENT
 
 
 class MethodNotAllowed(RequestFailure):

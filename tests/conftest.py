@@ -11,7 +11,10 @@ from tests.measure import hold_back
 
 _HERE = Path(__file__).parent
 # They watch other processes over time, and a shared machine may stand still for seconds.
-_ON_A_CLOCK = ("engine", "fake_engine", "hub", "monitoring", "page", "proxy/engine", "soak", "wire")
+_ON_A_CLOCK = (
+    *("engine", "fake_engine", "fleet", "gateway", "hub", "monitoring", "page"),
+    *("proxy/engine", "soak", "wire"),
+)
 _RERUNS = 2
 
 

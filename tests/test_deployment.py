@@ -198,12 +198,46 @@ def test_compose_gives_the_drain_its_time() -> None:
     assert grace >= drain + 20, "vLLM needs some seconds to stop after the drain"
 
 
+@pytest.mark.parametrize("name", ["sidecar-1", "sidecar-2"])
+def test_sidecar_of_the_fleet_is_the_other_one_with_a_gpu_and_a_place_of_its_own(name: str) -> None:
+    services = compose()["services"]
+    service = services[name]
+    assert service["profiles"] == ["fleet"]
+    for shared in ("image", "build", "env_file", "healthcheck", "shm_size", "ulimits"):
+        assert service[shared] == services["sidecar"][shared]
+    assert "ports" not in service, "requests come by the router"
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    number = int(name.removeprefix("sidecar-"))
+    assert device["device_ids"] == [str(number - 1)]
+    settings = Settings.load(service["environment"])
+    assert settings.hf_home == f"/workspace/{name}/huggingface"
+    assert service["environment"]["HF_HUB_CACHE"] == "/workspace/huggingface/hub"
+    drain = settings.drain_delay_seconds + settings.drain_seconds
+    assert seconds(service["stop_grace_period"]) >= drain + 20
+
+
+def test_router_asks_the_sidecars_of_the_fleet() -> None:
+    services = compose()["services"]
+    router = services["router"]
+    fleet = [name for name in services if name.startswith("sidecar-")]
+    assert router["depends_on"] == fleet
+    command = router["command"]
+    urls = command[command.index("--worker-urls") + 1 :]
+    assert urls == [f"http://{name}:{services[name]['environment']['PORT']}" for name in fleet]
+    assert all(port.startswith("127.0.0.1:") for port in router["ports"]), "it has no keys"
+    pinned = re.search(r"vllm-router==(\S+)", (ROOT / "deploy/fleet/Dockerfile").read_text())
+    tested = re.search(r"vllm-router==(\S+)", (ROOT / "bench/install-peers.sh").read_text())
+    assert pinned is not None
+    assert tested is not None
+    assert pinned[1] == tested[1]
+
+
 def test_compose_services_are_pinned_named_safely_and_mount_what_exists() -> None:
     services = compose()["services"]
     assert "vllm" not in services, "as a Kubernetes service it would set VLLM_PORT"
     assert [name for name, service in services.items() if "profiles" not in service] == ["sidecar"]
     for name, service in services.items():
-        assert re.search(r":(local|v?\d+\.\d+\.\d+)$", service["image"]), name
+        assert re.search(r":(local|v?\d+\.\d+(\.\d+)?)$", service["image"]), name
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
             assert not source.startswith(".") or (ROOT / source).exists(), volume

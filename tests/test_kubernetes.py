@@ -16,6 +16,7 @@ import yaml
 from proxy.engine.command import ENGINE_KEEP_ALIVE_SECONDS, warnings_about
 from proxy.engine.flags import known_flags
 from proxy.settings import OnEngineFailure, Settings
+from tests.fleet.router import compose_options, shared
 from tests.proxy.house import house
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -263,3 +264,97 @@ def may_fetch_from(address: str) -> bool:
         and not any(there in ipaddress.ip_network(but) for but in block["except"])
         for block in blocks
     )
+
+
+# The fleet --------------------------------------------------------------------------------------
+
+
+def router_manifests() -> dict[str, Manifest]:
+    documents = yaml.safe_load_all((K8S / "fleet/router.yaml").read_text())
+    return {document["kind"]: document for document in documents}
+
+
+def router_pod() -> Manifest:
+    spec: Manifest = router_manifests()["Deployment"]["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[tuple[str, str], Manifest]:
+    """What kubectl makes of the fleet, by kind and name."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("no kubectl here")
+    text = subprocess.check_output([kubectl, "kustomize", str(K8S / "fleet")], text=True)
+    return {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text)}
+
+
+def test_sidecars_of_the_fleet_have_a_volume_each_and_are_else_the_pods_of_one_container(
+    built: dict[tuple[str, str], Manifest],
+) -> None:
+    fleet = built["StatefulSet", "vllm-sidecar"]["spec"]
+    assert fleet["replicas"] > 1
+    (claim,) = fleet["volumeClaimTemplates"]
+    alone = pod("one-container")
+    mounted = {mount["name"] for mount in sidecar("one-container")["volumeMounts"]}
+    (container,) = fleet["template"]["spec"]["containers"]
+    for part in ("startupProbe", "livenessProbe", "readinessProbe", "securityContext", "ports"):
+        assert container[part] == sidecar("one-container")[part]
+    volumes = {volume["name"] for volume in fleet["template"]["spec"]["volumes"]}
+    assert volumes | {claim["metadata"]["name"]} == mounted
+    for part in ("securityContext", "terminationGracePeriodSeconds"):
+        assert fleet["template"]["spec"][part] == alone[part]
+    own = manifest("common/volume.yaml")["spec"]
+    assert claim["spec"] == own, "as large as that of one alone"
+    assert ("PersistentVolumeClaim", "vllm-sidecar") not in built
+    assert ("Deployment", "vllm-sidecar") not in built
+
+
+def test_router_finds_the_pods_of_the_sidecar_in_its_namespace() -> None:
+    (container,) = router_pod()["containers"]
+    arguments = container["args"]
+    labels = manifest("one-container/deployment.yaml")["spec"]["selector"]["matchLabels"]
+    assert arguments[-2:] == ["--selector", *(f"{key}={value}" for key, value in labels.items())]
+    given = dict(each[2:].partition("=")[::2] for each in arguments[:-2])
+    assert given["service-discovery-port"] == str(settings("one-container").port)
+    assert given["service-discovery-namespace"] == "$(NAMESPACE)"
+    assert [each["name"] for each in container["env"]] == ["NAMESPACE"]
+    (rule,) = router_manifests()["Role"]["rules"]
+    assert rule == {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
+    assert (
+        router_pod()["serviceAccountName"]
+        == router_manifests()["ServiceAccount"]["metadata"]["name"]
+    )
+
+
+def test_router_runs_as_in_the_compose_file() -> None:
+    (container,) = router_pod()["containers"]
+    kept = [
+        each
+        for each in shared(container["args"])
+        if not each.startswith(("--service-discovery", "--selector"))
+    ]
+    assert kept == shared(compose_options())
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    options = dict(each[2:].partition("=")[::2] for each in container["args"])
+    assert ports == {"http": int(options["port"]), "metrics": int(options["prometheus-port"])}
+    sidecars_drain = settings("one-container").drain_delay_seconds
+    looks = float(options["health-check-interval-secs"]) + float(
+        options["health-check-timeout-secs"]
+    )
+    assert sidecars_drain > looks, "it must see that a sidecar goes before that refuses"
+
+
+def test_router_has_no_rights_either() -> None:
+    whole = router_pod()["securityContext"]
+    assert whole["runAsNonRoot"] is True
+    assert whole["seccompProfile"] == {"type": "RuntimeDefault"}
+    (container,) = router_pod()["containers"]
+    assert container["securityContext"] == sidecar("one-container")["securityContext"]
+    policy = router_manifests()["NetworkPolicy"]["spec"]
+    labels = router_manifests()["Deployment"]["spec"]["selector"]["matchLabels"]
+    assert policy["podSelector"]["matchLabels"] == labels
+    assert router_manifests()["Service"]["spec"]["selector"] == labels
+    (to_sidecars,) = (rule["to"] for rule in policy["egress"] if "to" in rule)
+    sidecars = manifest("common/network-policy.yaml")["spec"]["podSelector"]
+    assert to_sidecars == [{"podSelector": sidecars}]

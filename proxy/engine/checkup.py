@@ -45,7 +45,7 @@ async def check_up(settings: Settings) -> list[Finding]:
     rows = [
         *_environment(settings),
         _engine(),
-        _hardware(settings, hardware),
+        hardware_finding(settings, hardware),
         _port(settings),
         _disk(settings),
     ]
@@ -72,12 +72,20 @@ def _engine() -> Finding:
     return Finding("engine", Result.OK, f"vLLM {version} at {path}." if version else f"{path}.")
 
 
-def _hardware(settings: Settings, hardware: Hardware) -> Finding:
+def hardware_finding(settings: Settings, hardware: Hardware) -> Finding:
+    """Are there as many GPUs as are asked for."""
     count, asked = len(hardware.gpus), settings.tensor_parallel_size
-    if 0 < count < asked:
+    if 0 < count < asked and not _has_more_machines(settings):
         text = f"{hardware.sentence()}, and TENSOR_PARALLEL_SIZE={asked} asks for more."
-        return Finding("hardware", Result.WARN, text, f"Set TENSOR_PARALLEL_SIZE={count} or less.")
+        remedy = f"Set TENSOR_PARALLEL_SIZE={count} or less, or NNODES if other machines have more."
+        return Finding("hardware", Result.WARN, text, remedy)
     return Finding("hardware", Result.OK, f"{hardware.sentence()}.")
+
+
+def _has_more_machines(settings: Settings) -> bool:
+    """An engine over several machines has GPUs that are not seen from here."""
+    ray = settings.environ.get("DISTRIBUTED_EXECUTOR_BACKEND") == "ray"
+    return ray or "NNODES" in settings.environ or "--nnodes" in settings.extra_args
 
 
 def _port(settings: Settings) -> Finding:

@@ -10,7 +10,7 @@ from time import monotonic
 from starlette.types import Receive, Scope, Send
 
 from proxy.edge.routes import GENERATING, TRANSLATED, Route
-from proxy.errors import ClientClosed, EngineTimeout, RequestFailure
+from proxy.errors import ClientClosed, EngineTimeout, RequestFailure, RouteNotServed
 from proxy.protocols.protocol import Protocol
 from proxy.relay import headers
 from proxy.relay.answer import Answer, StreamedAnswer, answer_for, server_timing
@@ -102,6 +102,10 @@ class Relay:
             for heartbeat in clocks[1:]:
                 heartbeat.cancel()
             record.first_byte = connection.first_byte
+            if client.route is not Route.EXTRA and headers.is_of_no_route(
+                connection.status, connection.headers
+            ):
+                raise _not_served(record)
             answer = answer_for(
                 client.route, connection.headers, record, withhold_usage=content.adds_usage
             )
@@ -145,6 +149,14 @@ class Relay:
         if content.pieces is None:
             connection.request_sent()
         return connection
+
+
+def _not_served(record: Record) -> RequestFailure:
+    """In place of the engine's answer, which says only "Not Found"."""
+    return RouteNotServed(
+        f"The engine has no route {record.method} {record.path[:200]}: vLLM has only those of the"
+        " work that its model can do."
+    )
 
 
 async def _pass_on(

@@ -81,3 +81,16 @@ def _with_named_by_connection(names: frozenset[bytes], headers: Headers) -> froz
         return names
     values = [value for key, value in headers if key == b"connection"]
     return names | {part.strip().lower() for value in values for part in value.split(b",")}
+
+
+def is_of_no_route(status: int, answer_headers: Headers) -> bool:
+    """Whether an answer is `{"detail":"Not Found"}`: the engine has no such route.
+
+    vLLM's own errors are longer; an answer that is compressed or has no length is none of these.
+    """
+    return (
+        status == 404
+        and get(answer_headers, b"content-length") == b"22"
+        and get(answer_headers, b"content-type") == b"application/json"
+        and get(answer_headers, b"content-encoding") is None
+    )

@@ -16,18 +16,21 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import anthropic
 import httpx
 import openai
 import pytest
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat import ChatCompletionMessageFunctionToolCall, ChatCompletionMessageParam
+from pydantic import BaseModel
 
+from bench import real as bench
 from tests.engine.conftest import READY_SECONDS, TOKEN
 from tests.engine.service import PROJECT, Line, Service, alive, wait_until
 from tests.patience import PATIENCE
+from tests.peers import peer
 
 pytestmark = pytest.mark.engine
 
@@ -450,6 +453,111 @@ def test_answer_is_the_engines_byte_for_byte(
 
 
 # People's tools
+
+
+class Sight(BaseModel):
+    """On which side it is."""
+
+    side: Literal["left", "right"]
+
+
+def test_openai_parses_a_structured_answer(client: openai.OpenAI, service: Service) -> None:
+    ids = new_id()
+    answer = client.chat.completions.parse(
+        model="demo", messages=MESSAGES, response_format=Sight, temperature=0, extra_headers=ids
+    )
+    assert answer.choices[0].message.parsed in (Sight(side="left"), Sight(side="right"))
+    assert_line(service.access(ids["x-request-id"]), "chat", finish_reason="stop")
+
+
+def test_openai_gets_arguments_that_fit_their_schema(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="demo",
+        messages=MESSAGES,
+        temperature=0,
+        tools=[openai.pydantic_function_tool(Sight, name="look")],
+        tool_choice="required",
+    )
+    (call,) = answer.choices[0].message.tool_calls or []
+    assert isinstance(call, ChatCompletionMessageFunctionToolCall)
+    assert call.function.name == "look"
+    Sight.model_validate_json(call.function.arguments)
+
+
+def test_openai_is_told_why_a_model_that_generates_does_not_embed(
+    client: openai.OpenAI, service: Service
+) -> None:
+    ids = new_id()
+    with pytest.raises(openai.NotFoundError, match=r"no route POST /v1/embeddings: .* its model"):
+        client.embeddings.create(model="demo", input="Hello", extra_headers=ids)
+    line = service.access(ids["x-request-id"])
+    assert (line["outcome"], line["error"]) == ("client_error", "route_not_served")
+
+
+@pytest.mark.parametrize(
+    ("environment", "program"),
+    [("langchain-openai", "with_langchain.py"), ("litellm", "with_litellm.py")],
+)
+def test_clients_of_other_packages(service: Service, environment: str, program: str) -> None:
+    python = peer(environment, "python")
+    before = len(service.lines("proxy.access"))
+    done = subprocess.run(
+        [python, f"tests/engine/clients/{program}", service.url],
+        cwd=PROJECT,
+        # Without it LiteLLM asks the network for prices.
+        env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        capture_output=True,
+        text=True,
+        timeout=2 * CALL_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    assert (got["chat"], got["stream"]) == (12, 12)
+    assert got["chunks"] > 1
+    assert got["tool"] == ["look"]
+    assert got["structured"] in ("left", "right")
+    assert "The engine has no route POST /v1/embeddings" in got["refused"]
+    wait_until(lambda: len(service.lines("proxy.access")) >= before + 5, 30, "all lines")
+    lines = service.lines("proxy.access")[before:]
+    assert [line["outcome"] for line in lines].count("ok") == 4
+    assert {line["error"] for line in lines if "error" in line} == {"route_not_served"}
+
+
+def test_curl_streams_what_the_readme_asks(
+    service: Service, picture: bytes, tmp_path: Path
+) -> None:
+    request = tmp_path / "request.json"
+    body = {"model": "demo", "stream": True, "max_tokens": 12}
+    request.write_text(json.dumps(body | {"messages": with_picture(data_url(picture))}))
+    command = ["curl", "-sSN", f"{service.url}/v1/chat/completions"]
+    command += ["-H", "content-type: application/json", "-d", f"@{request}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=CALL_SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("data: {")
+    assert done.stdout.endswith("data: [DONE]\n\n")
+
+
+def test_vllm_bench_serve_measures_what_the_log_tells(service: Service, tmp_path: Path) -> None:
+    model = service.client.get("/v1/models").json()["data"][0]["root"]
+    engine = bench.Service({"ours": service.port}, {}, "demo", model)
+    load = bench.Load(streams=4, requests=8, prompt_tokens=16, answer_tokens=8, warm_up_requests=0)
+    before = len(service.lines("proxy.access"))
+    done = subprocess.run(
+        bench.client_command(engine, "ours", load, seed=1),
+        cwd=tmp_path,
+        env={**os.environ, **bench.QUIET},
+        capture_output=True,
+        text=True,
+        timeout=3 * CALL_SECONDS,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (result,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
+    assert (result["completed"], result["failed"]) == (8, 0)
+    lines = service.lines("proxy.access")[before:]
+    chats = [line for line in lines if line["route"] == "chat"]
+    assert {line["outcome"] for line in chats} == {"ok"}
+    # It asks once more to see that the server is there.
+    assert sum(line["completion_tokens"] for line in chats) >= result["total_output_tokens"] == 64
 
 
 def test_smoke_test_passes(service: Service) -> None:

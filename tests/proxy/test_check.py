@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 
 from proxy.check import table
+from proxy.engine.checkup import hardware_finding
 from proxy.engine.finding import Finding, Result
+from proxy.engine.hardware import Gpu, Hardware
+from proxy.settings import Settings
 from tests.engine.service import PROJECT, free_ports
 from tests.fake_engine import BIN, FakeEngine
 from tests.fake_hub import FakeHub, Fault, Kind, running_hub
@@ -223,3 +226,21 @@ def test_a_table_for_a_file_has_one_line_for_each_sentence() -> None:
 
 def test_a_terminal_that_is_hardly_one_still_gets_a_table() -> None:
     assert list(table([LONG], 5))
+
+
+@pytest.mark.parametrize(
+    ("environ", "result"),
+    [
+        ({"TENSOR_PARALLEL_SIZE": "2"}, Result.OK),
+        ({"TENSOR_PARALLEL_SIZE": "4"}, Result.WARN),
+        ({"TENSOR_PARALLEL_SIZE": "4", "NNODES": "2"}, Result.OK),
+        ({"TENSOR_PARALLEL_SIZE": "4", "VLLM_EXTRA_ARGS": "--nnodes 2"}, Result.OK),
+        ({"TENSOR_PARALLEL_SIZE": "4", "DISTRIBUTED_EXECUTOR_BACKEND": "ray"}, Result.OK),
+        ({"TENSOR_PARALLEL_SIZE": "4", "DISTRIBUTED_EXECUTOR_BACKEND": "mp"}, Result.WARN),
+    ],
+)
+def test_gpus_that_are_missing_may_be_on_other_machines(
+    environ: dict[str, str], result: Result
+) -> None:
+    here = Hardware((Gpu("NVIDIA X", 2**34),) * 2, "570")
+    assert hardware_finding(Settings.load(environ), here).result is result

@@ -6,11 +6,13 @@ import json
 import re
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.wire.client import CHAT, MESSAGES, STREAM, Client, Ended, new_id, prompt, request
+from tests.fake_engine import FakeEngine
+from tests.wire.client import CHAT, MESSAGES, PROMPT, STREAM, Client, Ended, new_id, prompt, request
 from tests.wire.service import Sidecar, ending, fields, until
 from tests.wire.streams import DONE, ROLE, WORD, chunk, chunked, raw, sized
 
@@ -312,6 +314,31 @@ def test_what_is_not_on_the_list_is_not_there(service: Sidecar, path: str) -> No
     names = ("status", "outcome", "error_source", "error", "route")
     expected = (404, "client_error", "client", "unknown_route", "unknown")
     assert fields(service.record(answer), *names) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "path"),
+    [("generate", "/v1/embeddings"), ("embed", CHAT), ("embed", MESSAGES)],
+)
+def test_work_that_the_model_cannot_do_is_refused_in_words(
+    task: str, path: str, tmp_path: Path
+) -> None:
+    with (
+        FakeEngine(environment={"FAKE_ENGINE_TASKS": task}) as engine,
+        Sidecar(tmp_path, engine) as sidecar,
+    ):
+        sidecar.wait_until_ready()
+        body = prompt(path) if path in PROMPT else {"input": "Hello"}
+        assert sidecar.ask_engine(path, body).json() == {"detail": "Not Found"}
+        answer = sidecar.ask(path, body)
+        assert (answer.status, answer.header("x-proxy-error")) == (404, "client route_not_served")
+        said = f"The engine has no route POST {path}: vLLM has only those of the work"
+        assert answer.json()["error"]["message"].startswith(said)
+        kind = "not_found_error" if path == MESSAGES else "invalid_request_error"
+        assert answer.json()["error"]["type"] == kind
+        expected = (404, "client_error", "client", "route_not_served")
+        assert ending(sidecar.record(answer)) == expected
+        assert sidecar.ask("/v1/models").status == 200
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,17 @@ WORDS: list[tuple[dict[str, str], list[str]]] = [
     ({"ENFORCE_EAGER": "off"}, ["--no-enforce-eager"]),
     ({"LORA_TARGET_MODULES": "q, v"}, ["--lora-target-modules", "q", "v"]),
     ({"MIDDLEWARE": "a.B,c.D"}, ["--middleware", "a.B", "--middleware", "c.D"]),
+    # An engine over several machines (docs/scaling.md).
+    ({"NNODES": "2"}, ["--nnodes", "2"]),
+    ({"NODE_RANK": "0"}, ["--node-rank", "0"]),
+    ({"MASTER_ADDR": "10.0.0.1"}, ["--master-addr", "10.0.0.1"]),
+    ({"MASTER_PORT": "29501"}, ["--master-port", "29501"]),
+    ({"PIPELINE_PARALLEL_SIZE": "2"}, ["--pipeline-parallel-size", "2"]),
+    (
+        {"DISTRIBUTED_EXECUTOR_BACKEND": "ray"},
+        ["--distributed-executor-backend", "ray"],
+    ),
+    ({"DATA_PARALLEL_SIZE_LOCAL": "1"}, ["--data-parallel-size-local", "1"]),
     ({"VLLM_EXTRA_ARGS": "--seed 1 --x 'a b'"}, ["--seed", "1", "--x", "a b"]),
 ]
 

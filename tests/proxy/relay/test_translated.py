@@ -41,7 +41,7 @@ class Kept:
 
     def watch(self, on_leave: Callable[[], None] | None) -> None: ...
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers, lines: bytes = b"") -> None:
         self.heads.append((status, headers))
 
     def write(self, data: bytes) -> bool:

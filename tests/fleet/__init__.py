@@ -1,0 +1,1 @@
+"""Several sidecars behind vllm-router, as deploy/ runs it."""

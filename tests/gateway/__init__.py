@@ -1,0 +1,1 @@
+"""LiteLLM in front of the sidecar, as deploy/gateway configures it."""
