@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starlette.types import Receive, Scope, Send
@@ -45,6 +46,9 @@ from proxy.telemetry.logs import log_flights, log_request
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Record
 
+if TYPE_CHECKING:  # it imports what most do without
+    from proxy.telemetry.spans import Spans
+
 _log = logging.getLogger("proxy")
 
 _SERVING = (Phase.READY, Phase.DEGRADED)
@@ -57,8 +61,9 @@ class Sidecar:
     Relayed paths are taken before any router: FastAPI's costs as much as the relay itself.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, spans: Spans | None = None) -> None:
         self.settings = settings
+        self._spans = spans
         self._metrics = Metrics(GENERATING)
         self._state = EngineState()
         self._state.listen(self._engine_changed)
@@ -195,9 +200,13 @@ class Sidecar:
         await self._media.close()
 
     def began(self, record: Record) -> None:
+        if self._spans is not None:
+            self._spans.began(record)
         self._metrics.began(record)
 
     def ended(self, record: Record) -> None:
+        if self._spans is not None:
+            self._spans.ended(record, self._metrics.model_label(record.model))
         self._metrics.ended(record)
         self.service.recent.add(record)
         self._door.charge(record.key, record.charged_tokens)

@@ -146,7 +146,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.check": (*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.server"),
     "proxy.__main__": (
         *(*_BASE, "proxy.app", "proxy.check", "proxy.edge.keys", "proxy.init", "proxy.server"),
-        "proxy.telemetry.logs",
+        *("proxy.telemetry.logs", "proxy.telemetry.spans", "proxy.telemetry.tracing"),
     ),
 }
 

@@ -22,6 +22,7 @@ from proxy.settings.listening import ListeningSettings
 from proxy.settings.media import MediaSettings
 from proxy.settings.model import ModelSettings
 from proxy.settings.telemetry import TelemetrySettings
+from proxy.settings.tracing import TraceTarget, trace_target
 from proxy.settings.values import LogFormat, MediaFetch, OnEngineFailure
 
 __all__ = ["LogFormat", "MediaFetch", "OnEngineFailure", "Settings", "variables"]
@@ -63,6 +64,11 @@ class Settings(
             raise ValueError(f"KEY_LIMITS: {text}; allowed is all: alone, or set API_KEYS")
         return self
 
+    @model_validator(mode="after")
+    def _traces_have_a_target(self) -> Settings:
+        trace_target(self.environ)
+        return self
+
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Settings:
         """Read an environment.
@@ -80,6 +86,11 @@ class Settings(
     def port_of_metrics(self) -> int | None:
         """The port that has only metrics; None where `port` has them."""
         return None if self.metrics_port == self.port else self.metrics_port
+
+    @property
+    def trace_target(self) -> TraceTarget | None:
+        """Who takes the spans of requests; None where none are made."""
+        return trace_target(self.environ)
 
     @property
     def max_body_bytes(self) -> int:

@@ -310,6 +310,14 @@ def test_openmetrics_has_the_trace_of_a_request_in_the_bucket_it_fell_into() -> 
     assert "trace_id" not in measured(finished()).page(OPENMETRICS)[0].decode()
 
 
+def test_a_trace_that_nobody_keeps_is_no_exemplar() -> None:
+    record = full()
+    assert record.traceparent is not None
+    record.traceparent = record.traceparent[:-1] + "2"
+    assert record.trace_id is not None
+    assert "trace_id" not in measured(record).page(OPENMETRICS)[0].decode()
+
+
 @pytest.mark.parametrize("phase", Phase)
 def test_the_engine_is_in_one_phase_at_a_time(phase: Phase) -> None:
     metrics = Metrics()
