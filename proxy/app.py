@@ -21,11 +21,12 @@ from proxy.edge.poison import PoisonGuard
 from proxy.edge.routes import GENERATING, Route, RouteTable
 from proxy.engine.attached import AttachedEngine
 from proxy.engine.command import warnings_about
+from proxy.engine.disk_meter import DiskMeter
 from proxy.engine.engine_meter import EngineMeter
 from proxy.engine.gpu_meter import GpuMeter
 from proxy.engine.hardware import Hardware
 from proxy.engine.lifecycle import Engine
-from proxy.engine.model.fetch import data_directory
+from proxy.engine.model.fetch import data_directory, hf_home
 from proxy.engine.phase import Phase
 from proxy.engine.probe import Probe
 from proxy.engine.progress_bar import ProgressBar, can_be_drawn
@@ -87,6 +88,9 @@ class Sidecar:
         self._gpu_meter = GpuMeter()
         self._metrics.gauges.engine = self._engine_meter.reading
         self._metrics.gauges.gpus = self._gpu_meter.readings
+        self._disk_meter = DiskMeter(hf_home(settings))
+        self._metrics.gauges.disk = self._disk_meter.reading
+        self._metrics.gauges.price_per_hour = settings.gpu_price_per_hour
         self._upstream = Upstream(host, port, authority)
         limits = Limits(
             settings.max_body_bytes, settings.request_timeout, settings.stream_idle_timeout
@@ -165,6 +169,8 @@ class Sidecar:
             self._bar_task = spawn(bar.run(), name="progress bar")
         self._engine_meter_task = spawn(self._engine_meter.run(), name="engine meter")
         self._gpu_meter.start()
+        if self.settings.upstream_url is None:  # else models are kept elsewhere
+            self._disk_meter.start()
         self._engine_task = spawn(self._engine.run(), name="engine")
         return self._engine_task
 
@@ -194,6 +200,7 @@ class Sidecar:
         if self._engine_meter_task is not None:
             self._engine_meter_task.cancel()
         self._gpu_meter.stop()
+        self._disk_meter.stop()
         self._upstream.close()
         await self._probe.close()
         await self._door.stop()

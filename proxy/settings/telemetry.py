@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from proxy.settings.tracing import ENDPOINT, PROTOCOL, OtlpProtocol, OtlpUrl
 from proxy.settings.values import Group, LogFormat, Port, variable
@@ -23,6 +23,9 @@ class TelemetrySettings(Group):
     log_file: str | None = variable("LOG_FILE", effect="A file that gets the lines of stdout too.")
     metrics_port: Port | None = variable(
         "METRICS_PORT", effect="Port of the metrics, and of nothing else (= `PORT`)."
+    )
+    gpu_price_per_hour: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = variable(
+        "GPU_PRICE_PER_HOUR", effect="What one GPU costs an hour; for the dashboard *Cost*."
     )
     otlp_endpoint: OtlpUrl | None = variable(
         ENDPOINT,

@@ -105,6 +105,7 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("LOG_FORMAT", "text", "log_format", LogFormat.TEXT),
     ("METRICS_PORT", "9100", "metrics_port", 9100),
     ("LOG_FILE", "/workspace/sidecar.log", "log_file", "/workspace/sidecar.log"),
+    ("GPU_PRICE_PER_HOUR", "1.99", "gpu_price_per_hour", 1.99),
     ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "otlp_protocol", OtlpProtocol.GRPC),
     ("OTLP_TRACES_ENDPOINT", "none", "engine_traces_endpoint", "none"),
 ]
@@ -168,6 +169,9 @@ BAD: list[tuple[str, str, str]] = [
     ("DRAIN_DELAY_SECONDS", "-5", "greater than or equal to 0"),
     ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
     ("LOG_FORMAT", "xml", "'json' or 'text'"),
+    ("GPU_PRICE_PER_HOUR", "0", "greater than 0"),
+    ("GPU_PRICE_PER_HOUR", "$2", "valid number"),
+    ("GPU_PRICE_PER_HOUR", "inf", "finite"),
     ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "'http/protobuf' or 'grpc'"),
     *((name, "maybe", "true, 1, yes, on and false, 0, no, off") for name in BOOLEANS),
 ]

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from proxy import __version__
 from proxy.edge.routes import GENERATING, Route
 from proxy.engine.phase import Phase
-from proxy.engine.reading import EngineReading, GpuReading
+from proxy.engine.reading import DiskReading, EngineReading, GpuReading
 from proxy.errors import Cause
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Outcome, Record
@@ -31,6 +31,9 @@ CONTRACT = {
     "sidecar_requests_total": {"route", "model", "outcome"},
     "sidecar_requests_in_flight": {"route"},
     "sidecar_requests_waiting": set(),
+    "sidecar_model_disk_free_bytes": set(),
+    "sidecar_model_disk_total_bytes": set(),
+    "sidecar_gpu_price_per_hour_dollars": set(),
     "sidecar_request_duration_seconds": {"route"},
     "sidecar_time_to_first_token_seconds": {"model"},
     "sidecar_inter_token_latency_seconds": {"model"},
@@ -353,6 +356,15 @@ def test_what_was_read_off_the_engine_and_the_gpus_is_shown() -> None:
     assert value(metrics, "sidecar_gpu_memory_total_bytes", gpu="1") == 48e9
     assert value(metrics, "sidecar_gpu_temperature_celsius", gpu="1") == 61
     assert value(metrics, "sidecar_gpu_power_watts", gpu="1") == 250
+
+
+def test_the_disk_and_the_price_are_shown_where_they_are_known() -> None:
+    metrics = Metrics()
+    metrics.gauges.disk = lambda: DiskReading(free_bytes=0, total_bytes=5e9)
+    metrics.gauges.price_per_hour = 1.99
+    assert value(metrics, "sidecar_model_disk_free_bytes") == 0
+    assert value(metrics, "sidecar_model_disk_total_bytes") == 5e9
+    assert value(metrics, "sidecar_gpu_price_per_hour_dollars") == 1.99
 
 
 def test_a_gauge_that_is_not_known_has_no_sample() -> None:
