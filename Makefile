@@ -10,6 +10,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-warn-confli
 SHELL_SCRIPTS = $(wildcard scripts/*.sh bench/*.sh tests/engine/*.sh) .ci/run
 # Per cent of statements and branches that all tests together must reach; some tests need not.
 COVERAGE := 88
+# More than there are cores: most tests wait for other processes most of the time.
+PROCESSES := 3
+PYTEST := $(BIN)/python -m pytest --cov --cov-branch
 # All of them run, also after one has failed.
 CHECKS = "ruff check ." "ruff format --check ." "mypy" "shellcheck $(SHELL_SCRIPTS)" \
   "hadolint Dockerfile" "python scripts/check_compose.py" "python scripts/engine_flags.py --check" \
@@ -34,9 +37,17 @@ help: ## this list
 run: $(REQUIREMENTS) $(ENGINE) ## install what is missing, then serve: MODEL_NAME=... make run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" exec scripts/start.sh
 
+# The tests that start real vLLM, or measure, have the machine for themselves.
 test: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## all tests, real vLLM included; TESTS=tests/relay for some
-	$(BIN)/python -m pytest --cov --cov-branch --cov-report=term:skip-covered \
-	  $(if $(filter-out tests,$(TESTS)),,--cov-fail-under=$(COVERAGE)) $(TESTS)
+ifeq ($(TESTS),tests)
+	@failed=; \
+	$(PYTEST) --numprocesses=$(PROCESSES) --dist=loadfile --cov-report= -m "not alone" tests || failed=1; \
+	$(PYTEST) --cov-append --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE) -m alone tests \
+	  || failed=1; \
+	[[ -z $$failed ]]
+else
+	$(PYTEST) --cov-report=term:skip-covered $(TESTS)
+endif
 
 check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## lint, types, shell, Docker, Compose, Kubernetes, RunPod, flags, alerts, security
 	@export PATH="$(CURDIR)/$(BIN):$$PATH"; failed=; \

@@ -79,6 +79,7 @@ def _measure_real(options: argparse.Namespace) -> int:
             print(f"bench: {error}", file=sys.stderr)
             return 1
     versions = {"direct": f"vllm {vllm}", "ours": SUBJECTS["ours"].version() or "unknown"}
+    versions |= real.peers()
     result = Result(report.now(), on, versions, {}, measured)
     print(report.real_tables(result))
     if not options.quick:

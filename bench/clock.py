@@ -39,8 +39,8 @@ class Timed:
 def run(folder: Path, streams: int = STREAMS) -> str:
     """Measure; the lines to print. Raises RuntimeError where the sidecar does not start."""
     with real.started(folder) as service:
-        timed = measure(service.port, service.name, streams, TOKENS)
-        lines = read_log(service.sidecar.log, timed)
+        timed = measure(service.ports["ours"], service.name, streams, TOKENS)
+        lines = read_log(service.proxies["ours"].log, timed)
     return "\n".join(report(timed, lines))
 
 

@@ -1,7 +1,8 @@
 """The stock client against real vLLM, through the sidecar and past it: `bench --real`.
 
 One sidecar starts one engine with the demo model; `vllm bench serve` goes to the sidecar's
-port or to the engine's own, in turn. Nothing is pinned: engine, client and sidecar share
+port or to the engine's own, in turn, and through HAProxy, where it is installed: what a proxy
+costs that reads nothing of what it passes on. Nothing is pinned: engine, client and proxy share
 the machine, as they do in use.
 """
 
@@ -11,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -24,10 +25,10 @@ from bench.client import exchange
 from bench.figures import Figures
 from bench.process import Child, free_port, running
 from bench.rounds import Measured, say
-from bench.subjects import REPOSITORY
+from bench.subjects import REPOSITORY, SUBJECTS, Address
 
 WORKLOAD = "real"
-SUBJECTS = ("direct", "ours")
+PEERS = ("haproxy",)
 _READY_SECONDS = 180.0
 _CLIENT_SECONDS = 90.0
 _STOP_SECONDS = 20.0
@@ -53,16 +54,13 @@ QUICK = Load(requests=128)
 
 @dataclass(frozen=True)
 class Service:
-    """A sidecar with the engine that it started; `model` is where its files are."""
+    """The engine that a sidecar started, and all the ways to it; `model` is where its files are."""
 
-    sidecar: Child
-    port: int
-    engine_port: int
+    ports: Mapping[str, int]
+    proxies: Mapping[str, Child]
+    """Those of `ports` that are proxies."""
     name: str
     model: str
-
-    def port_of(self, subject: str) -> int:
-        return self.engine_port if subject == "direct" else self.port
 
 
 def vllm_version() -> str | None:
@@ -83,9 +81,10 @@ def run(folder: Path, load: Load, rounds: int, seconds: float) -> list[Measured]
     measured: list[Measured] = []
     longest = 0.0
     with started(folder) as service:
+        subjects = tuple(service.ports)
         for number in range(rounds):
-            # Whoever is first in one round is second in the next.
-            for subject in SUBJECTS if number % 2 == 0 else SUBJECTS[::-1]:
+            first = number % len(subjects)  # another one in each round
+            for subject in subjects[first:] + subjects[:first]:
                 before = monotonic()
                 if before + longest > end:
                     say(f"round {number + 1}, {subject}: left out, the time is over")
@@ -119,14 +118,34 @@ def started(folder: Path) -> Iterator[Service]:
         say(f"vLLM: ready after {monotonic() - before:.0f} s")
         models = _ask(port, "/v1/models")[1]
         model = json.loads(models)["data"][0]
-        yield Service(child, port, engine_port, model["id"], model["root"])
+        ports, proxies = {"direct": engine_port, "ours": port}, {"ours": child}
+        with ExitStack() as stack:
+            for name in peers():
+                ports[name], peer = _peer(name, engine_port, folder)
+                proxies[name] = stack.enter_context(running(peer))
+            yield Service(ports, proxies, model["id"], model["root"])
+
+
+def peers() -> dict[str, str]:
+    """Those that are installed, and their versions."""
+    found = {name: SUBJECTS[name].version() for name in PEERS}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+def _peer(name: str, engine_port: int, folder: Path) -> tuple[int, Child]:
+    at = Address(free_port(), free_port(), engine_port, folder / "no.sock", folder)
+    launch = SUBJECTS[name].launch
+    assert launch is not None, f"{name} is no proxy"
+    started = launch(at)
+    log = folder / f"{name}.log"
+    return at.port, Child(started.command, environ=started.environ, log=log, folder=REPOSITORY)
 
 
 def client_command(service: Service, subject: str, load: Load, *, seed: int) -> list[str]:
     """`vllm bench serve` as its users run it; the result goes to `result.json`."""
     options = {
         "backend": "openai-chat",
-        "base-url": f"http://127.0.0.1:{service.port_of(subject)}",
+        "base-url": f"http://127.0.0.1:{service.ports[subject]}",
         "endpoint": "/v1/chat/completions",
         "model": service.name,
         "tokenizer": service.model,
@@ -164,17 +183,18 @@ def _measure(service: Service, subject: str, folder: Path, load: Load, *, seed: 
     log, result = folder / "client.log", folder / "result.json"
     result.unlink(missing_ok=True)
     command = client_command(service, subject, load, seed=seed)
-    cpu_before = service.sidecar.own_cpu_seconds()
+    proxy = service.proxies.get(subject)
+    cpu_before = proxy.own_cpu_seconds() if proxy else 0.0
     child = Child(command, environ={"PATH": _path(), **_QUIET}, log=log, folder=folder)
     with running(child):
         code = child.wait(_CLIENT_SECONDS)
     if code != 0 or not result.exists():
         raise RuntimeError(f"vllm bench serve ended with {code}:\n{_end_of(log)}")
     figures = figures_of(json.loads(result.read_text()))
-    if subject == "ours":
+    if proxy is not None:
         # With that of the warm-up, whose tokens the client does not count.
         tokens = figures["tokens"] + load.warm_up_requests * load.answer_tokens
-        cpu_seconds = service.sidecar.own_cpu_seconds() - cpu_before
+        cpu_seconds = proxy.own_cpu_seconds() - cpu_before
         figures["cpu_us_per_token"] = cpu_seconds * 1e6 / tokens
     return figures
 

@@ -103,7 +103,7 @@ _REAL_COLUMNS = (
     Column("ITL p50", "real", "itl_p50_ms"),
     Column("p99", "real", "itl_p99_ms"),
     Column("failed", "real", "failed", 0),
-    Column("sidecar's CPU us / token", "real", "cpu_us_per_token"),
+    Column("proxy's CPU us / token", "real", "cpu_us_per_token"),
 )
 
 
@@ -115,10 +115,14 @@ def tables(result: Result) -> str:
 
 
 def real_tables(result: Result) -> str:
-    """The same of a run with real vLLM; the last row is the ratio, round by round."""
+    """The same of a run with real vLLM; the last rows are ratios, taken round by round."""
     rows = _rows(result, _REAL_COLUMNS)
-    ratios = [result.ratios(column.workload, column.figure) for column in _REAL_COLUMNS]
-    rows.append(["ours / direct", *(_spread(values, 3) for values in ratios)])
+    for subject in result.versions:
+        if subject != "direct":
+            ratios = [
+                result.ratios(column.workload, column.figure, subject) for column in _REAL_COLUMNS
+            ]
+            rows.append([f"{subject} / direct", *(_spread(values, 3) for values in ratios)])
     table = _markdown(_REAL_TITLE, ("", *(column.title for column in _REAL_COLUMNS)), rows)
     parts = [_heading(result), _targets(result, REAL_TARGETS), table]
     return "\n\n".join(part for part in parts if part)

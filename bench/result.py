@@ -30,14 +30,17 @@ class Result:
         values = self.values(subject, workload, figure)
         return median(values) if values else None
 
-    def ratios(self, workload: str, figure: str) -> list[float]:
-        """Ours to direct, of the rounds that have both; nothing is compared with a zero."""
+    def ratios(self, workload: str, figure: str, subject: str = "ours") -> list[float]:
+        """To direct, of the rounds that have both; nothing is compared with a zero."""
         found: dict[int, dict[str, float]] = {}
         for one in self.rounds:
             if figure in (figures := one.figures.get(workload, {})):
                 found.setdefault(one.round, {})[one.subject] = figures[figure]
-        pairs = [(both["ours"], both["direct"]) for both in found.values() if len(both) == 2]
-        return [ours / direct for ours, direct in pairs if direct]
+        return [
+            values[subject] / values["direct"]
+            for values in found.values()
+            if subject in values and values.get("direct")
+        ]
 
     def middle_ratio(self, workload: str, figure: str) -> float | None:
         values = self.ratios(workload, figure)

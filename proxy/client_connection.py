@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -71,9 +72,11 @@ class ClientConnection(HttpToolsProtocol):
 
     def end_if_stalled(self, now: float, limit_seconds: float) -> None:
         """Give up a client whose head is not whole after so long, or of whose body no byte has
-        come for so long. One that waits for us is not meant."""
+        come for so long. One that waits for us is not meant, unless it has left meanwhile."""
         if self._in_body and (self.flow.read_paused or self.cycle.waiting_for_100_continue):
             self._last_read = now
+            if self.flow.read_paused and _has_hung_up(self.transport):
+                self.transport.abort()
         since = self.began if self._in_head else self._last_read
         if not (self._in_head or self._in_body) or now - since < limit_seconds:
             return
@@ -220,3 +223,10 @@ class ClientConnection(HttpToolsProtocol):
         )
         cycle.more_body = False
         return cycle
+
+
+def _has_hung_up(transport: asyncio.Transport) -> bool:
+    """Whether the other side will send no more, which a paused transport does not see."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))

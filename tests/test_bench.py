@@ -8,6 +8,9 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.alone
 REPOSITORY = Path(__file__).parent.parent
 ENDS_WITHIN_SECONDS = 30
 WORKLOADS = 5

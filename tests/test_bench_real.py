@@ -70,11 +70,10 @@ def test_the_figures_are_the_clients_own() -> None:
 
 def test_the_client_is_asked_the_same_of_both_but_for_the_port(tmp_path: Path) -> None:
     sidecar = Child([sys.executable, "-c", ""], log=tmp_path / "log")
-    service = real.Service(sidecar, 8000, 8001, "demo", "/models/demo")
+    ports = {"direct": 8001, "ours": 8000}
+    service = real.Service(ports, {"ours": sidecar}, "demo", "/models/demo")
     sidecar.stop()
-    direct, ours = (
-        real.client_command(service, subject, real.FULL, seed=3) for subject in real.SUBJECTS
-    )
+    direct, ours = (real.client_command(service, name, real.FULL, seed=3) for name in ports)
     differ = [pair for pair in zip(direct, ours, strict=True) if pair[0] != pair[1]]
     assert differ == [("http://127.0.0.1:8001", "http://127.0.0.1:8000")]
     assert ours[1:3] == ["bench", "serve"]
@@ -87,6 +86,7 @@ def test_the_ratio_is_taken_round_by_round() -> None:
     assert THREE_ROUNDS.ratios("real", "tokens_per_second") == [0.95, 1.1, 0.98]
     assert THREE_ROUNDS.middle_ratio("real", "tokens_per_second") == 0.98
     assert THREE_ROUNDS.ratios("real", "cpu_us_per_token") == []
+    assert THREE_ROUNDS.ratios("real", "tokens_per_second", "haproxy") == []
     assert result().middle_ratio("real", "tokens_per_second") is None
 
 

@@ -16,6 +16,7 @@ import httptools
 
 from proxy.errors import EngineDied, EngineGarbled, RequestFailure
 from proxy.relay.headers import Header, Headers, get
+from proxy.relay.spare import Spare
 
 Parts = Sequence[bytes | bytearray | memoryview]
 # Takes body bytes and when they came (monotonic seconds).
@@ -42,7 +43,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport
+        self._spare: Spare | None = None
         self._loop = asyncio.get_running_loop()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -83,6 +85,8 @@ class Connection(asyncio.Protocol):
 
     async def send_body(self, parts: Parts) -> None:
         """Write more of the body; waits while the engine does not read."""
+        if self._spare is None and not self._transport.is_closing():
+            self._spare = Spare(self._transport)
         self._write(parts)
         if not self._writable.is_set():
             await self._writable.wait()
@@ -125,14 +129,14 @@ class Connection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more of the answer for now; the engine's writes will stall."""
-        if not self.paused and self._transport is not None and not self._closed:
+        if not self.paused and not self._closed:
             self.paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
         if self.paused:
             self.paused = False
-            if self._transport is not None and not self._closed:
+            if not self._closed:
                 self._transport.resume_reading()
 
     def abort(self, failure: RequestFailure) -> None:
@@ -151,7 +155,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
-        if self._transport is not None and not self._closed:
+        if not self._closed:
             self._closed = True
             self._transport.abort()
 
@@ -161,11 +165,10 @@ class Connection(asyncio.Protocol):
 
     def _all_sent(self) -> bool:
         """Whether nothing of the request is still to go out: an engine may answer before."""
-        buffered = self._transport.get_write_buffer_size() if self._transport else 0
-        return self._request_sent and not buffered
+        return self._request_sent and not self._transport.get_write_buffer_size()
 
     def _write(self, parts: Parts) -> None:
-        if self._transport is not None and not self._closed:
+        if not self._transport.is_closing():  # uvloop raises where a write has failed
             self._transport.writelines(parts)
 
     async def _wait(self) -> None:
@@ -225,6 +228,9 @@ class Connection(asyncio.Protocol):
             self._check_end(len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        for data in self._spare.rest() if self._spare is not None else ():
+            if not (self._closed or self._complete):
+                self.data_received(data)
         self._closed = True
         self._pool.forget(self)
         self._writable.set()

@@ -52,7 +52,8 @@ class Content:
         except RequestFailure as failure:
             connection.abort(failure)
         else:
-            record.sent = monotonic()
+            if connection.first_byte is None:  # else the engine did not wait for the end
+                record.sent = monotonic()
             connection.request_sent()
 
     async def _pipe(self, connection: Connection) -> None:

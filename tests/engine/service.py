@@ -19,11 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.settings import variables
 from tests.log_schema import check_lines
+from tests.patience import PATIENCE
 
 PROJECT = Path(__file__).parents[2]
 START = PROJECT / "scripts" / "start.sh"
 POLL_SECONDS = 0.05
-_CALL_SECONDS = 30.0
 _UNDECLARED = "undeclared transition: "
 _NOT_PASSED_ON = {name for names in variables().values() for name in names}
 
@@ -108,7 +108,7 @@ class Service:
         self.process: subprocess.Popen[bytes]
         self.started = 0.0
         self._seen: set[Running] = set()
-        self.client = httpx.Client(base_url=self.url, timeout=_CALL_SECONDS, trust_env=False)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
 
     @property
     def url(self) -> str:
@@ -177,7 +177,7 @@ class Service:
             lines = self.lines("proxy.access")
             return [line for line in lines if line["request_id"] == request_id]
 
-        wait_until(lambda: bool(found()), 5, f"a line for request {request_id}")
+        wait_until(lambda: bool(found()), PATIENCE, f"a line for request {request_id}")
         (line,) = found()
         return line
 

@@ -27,6 +27,7 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from tests.engine.conftest import READY_SECONDS, TOKEN
 from tests.engine.service import PROJECT, Line, Service, alive, wait_until
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.engine
 
@@ -516,7 +517,7 @@ def test_client_that_leaves_stops_the_work(service: Service) -> None:
     with ExitStack() as stack:
         lines = begin_stream(stack, service, ids, LONGEST_TOKENS)
         assert next(lines)
-    wait_until(lambda: running() == 0, 5, "the request was aborted")
+    wait_until(lambda: running() == 0, PATIENCE, "the request was aborted")
     after = generated()
     time.sleep(0.5)
     assert generated() == after
@@ -553,9 +554,9 @@ def test_killed_core_breaks_its_streams_audibly_and_is_replaced(
             list(chunks)
     line = service.access(ids["x-request-id"])
     assert line["outcome"] in ("engine_error", "engine_died")
-    wait_until(lambda: service.client.get("/health").status_code == 503, 5, "not ready")
+    wait_until(lambda: service.client.get("/health").status_code == 503, PATIENCE, "not ready")
 
-    wait_until(lambda: "restarting" in service.phases(), 15, "a restart")
+    wait_until(lambda: "restarting" in service.phases(), PATIENCE, "a restart")
     service.wait_for("ready", READY_SECONDS)
     assert not alive(old - service.tree())
     assert service.metric("sidecar_engine_restarts_total", cause="killed") == 1
@@ -569,7 +570,7 @@ def test_sigterm_lets_a_stream_finish(service: Service) -> None:
     with ExitStack() as stack:
         lines = begin_stream(stack, service, ids, LONG_TOKENS)
         service.terminate()
-        wait_until(lambda: service.phases()[-1] == "draining", 2, "the drain")
+        wait_until(lambda: service.phases()[-1] == "draining", PATIENCE, "the drain")
         body = {"model": "demo", "messages": MESSAGES}
         refused = service.client.post("/v1/chat/completions", json=body)
         assert refused.status_code == 503

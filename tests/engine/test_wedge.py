@@ -13,6 +13,7 @@ import pytest
 
 from tests.engine.conftest import READY_SECONDS
 from tests.engine.service import Service, alive, wait_until
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.engine
 WEDGE_SECONDS = 6.0
@@ -42,7 +43,7 @@ def test_core_that_is_stopped_is_replaced(tmp_path: Path) -> None:
         assert time.monotonic() - stopped >= WEDGE_SECONDS
         assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine_died"
         assert done == "data: [DONE]"
-        wait_until(lambda: "restarting" in service.phases(), 15, "a restart")
+        wait_until(lambda: "restarting" in service.phases(), PATIENCE, "a restart")
         service.wait_for("ready", READY_SECONDS)
         assert not alive(before)
         assert service.metric("sidecar_engine_restarts_total", cause="wedged") == 1

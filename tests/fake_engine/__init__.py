@@ -30,7 +30,7 @@ from .script import Script
 __all__ = ["BIN", "FakeEngine", "Received", "Script", "x_fake"]
 
 BIN = Path(__file__).parent / "bin"
-START_SECONDS = 10.0
+START_SECONDS = 60.0
 _LISTENING = re.compile(r"^listening on (\d+)$", re.MULTILINE)
 
 
@@ -131,7 +131,7 @@ class FakeEngine:
     def _call(self, method: str, name: str, body: bytes | None = None) -> bytes:
         request = urllib.request.Request(f"{self.url}/__fake/{name}", body, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=10) as response:
+        with opener.open(request, timeout=START_SECONDS) as response:
             return bytes(response.read())
 
     def __enter__(self) -> Self:

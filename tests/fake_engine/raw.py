@@ -8,6 +8,8 @@ import re
 import socket
 from typing import Any
 
+from tests.patience import PATIENCE
+
 from . import FakeEngine, x_fake
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -29,7 +31,7 @@ def request(path: str, body: Any = None, *, method: str = "POST", **headers: str
 def dial(engine: FakeEngine) -> socket.socket:
     """A connection to the engine."""
     connection = socket.create_connection(("127.0.0.1", engine.port))
-    connection.settimeout(5)
+    connection.settimeout(PATIENCE)
     return connection
 
 

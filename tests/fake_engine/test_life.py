@@ -32,6 +32,7 @@ from tests.fake_engine.raw import (
     status,
     unchunked,
 )
+from tests.patience import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +283,7 @@ def test_speed_mode_ticks_events_of_230_bytes(tmp_path: Path) -> None:
     with FakeEngine("--tick-ms", "5", uds=tmp_path / "socket") as engine:
         unix = socket.socket(socket.AF_UNIX)
         unix.connect(str(tmp_path / "socket"))
-        unix.settimeout(5)
+        unix.settimeout(PATIENCE)
         ask = request(CHAT, HI | USAGE | {"max_tokens": 10})
         unix.sendall(ask)
         answer = b""

@@ -83,6 +83,9 @@ class Wire(asyncio.Transport):
     def writelines(self, list_of_data: object) -> None:
         assert self.open
 
+    def is_closing(self) -> bool:
+        return not self.open
+
     def get_write_buffer_size(self) -> int:
         return 0
 

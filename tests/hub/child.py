@@ -16,7 +16,7 @@ from proxy.engine.model.events import Done, Event, Failed, Plan, Progress, decod
 from tests.measure import measured
 
 _SOURCE_TREE = Path(__file__).parents[2]
-_TIME_LIMIT_SECONDS = 40.0
+_TIME_LIMIT_SECONDS = 120.0
 _NOT_PASSED_ON = ("HF_", "HUGGING", "TRANSFORMERS_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 E = TypeVar("E", Plan, Done, Failed)

@@ -12,11 +12,11 @@ import httpx
 import yaml
 
 from tests.engine.service import free_ports, wait_until
+from tests.patience import PATIENCE
 
 MONITORING = Path(__file__).resolve().parents[2] / "monitoring"
 INSTANCE = "sidecar:8000"
 _PACE = {"scrape_interval": "300ms", "scrape_timeout": "300ms", "evaluation_interval": "1s"}
-_START_SECONDS = 20.0
 
 Series = list[dict[str, Any]]
 
@@ -63,7 +63,7 @@ class Prometheus:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        wait_until(self._ready, _START_SECONDS, f"a Prometheus\n{log.read_text()}")
+        wait_until(self._ready, PATIENCE, f"a Prometheus\n{log.read_text()}")
         return self
 
     def __exit__(

@@ -25,6 +25,7 @@ from tests.engine.service import Service, wait_until
 from tests.monitoring import exporter, traffic
 from tests.monitoring.metric_names import known, names_in
 from tests.monitoring.server import MONITORING, Prometheus, Series
+from tests.patience import PATIENCE
 from tests.proxy.engine.living import starting
 from tests.tools import tool
 
@@ -156,7 +157,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     with ExitStack() as stack:
         start = stack.enter_context(starting(folder, model))
         service = start(SERVED_MODEL_NAME="tiny,second", GPU_PRICE_PER_HOUR="1.99")
-        service.wait_for("ready", 15)
+        service.wait_for("ready", PATIENCE)
         gauges = exporter.page(missing_from=service.client.get("/metrics").text)
         ports = {
             "sidecar": service.port,
@@ -165,7 +166,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         }
         prometheus = stack.enter_context(Prometheus(program, folder, ports))
         began = time.time()
-        wait_until(lambda: len(prometheus.now("up == 1")) == 3, 10, "three pages")
+        wait_until(lambda: len(prometheus.now("up == 1")) == 3, PATIENCE, "three pages")
         traffic.ordinary(service, BEFORE_SECONDS)
         traffic.errors(service)
         traffic.crash(service)

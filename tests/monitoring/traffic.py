@@ -11,6 +11,7 @@ import httpx
 
 from tests.engine.service import Service, wait_until
 from tests.fake_engine import x_fake
+from tests.patience import PATIENCE
 
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 _USER = {"role": "user", "content": "Hi"}
@@ -63,6 +64,6 @@ def crash(service: Service, restart_seconds: float = 15) -> None:
     words = {"role": "user", "content": "crash"}
     with suppress(httpx.TransportError):
         assert ask(service, _CHAT, CHAT | {"messages": [words]}) >= 500
-    wait_until(lambda: service.health()["phase"] != "ready", 5, "the engine's death")
+    wait_until(lambda: service.health()["phase"] != "ready", PATIENCE, "the engine's death")
     assert ask(service, _CHAT, CHAT) == 503
     service.wait_for("ready", restart_seconds)

@@ -18,9 +18,8 @@ from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
 from tests.engine.service import wait_until
+from tests.patience import PATIENCE
 
-_START_SECONDS = 30.0
-_CALL_SECONDS = 20.0
 _POLL_SECONDS = 0.05
 # What a browser would otherwise ask the world by itself.
 _QUIET = (
@@ -49,7 +48,7 @@ class Chromium:
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(self._command, stdout=output, stderr=output)
         try:
-            wait_until(self._listens, _START_SECONDS, "a browser")
+            wait_until(self._listens, PATIENCE, "a browser")
         except AssertionError:
             self._process.kill()
             raise AssertionError(self._log.read_text(errors="replace")) from None
@@ -99,7 +98,7 @@ class Tab:
         self._calls += 1
         self._socket.send(json.dumps({"id": self._calls, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._socket.recv(_CALL_SECONDS))
+            message = json.loads(self._socket.recv(PATIENCE))
             if message.get("id") == self._calls:
                 assert "error" not in message, message
                 result: dict[str, Any] = message["result"]
@@ -131,7 +130,7 @@ class Tab:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def until(self, script: str, seconds: float = 15.0) -> None:
+    def until(self, script: str, seconds: float = PATIENCE) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while not self.run(script):

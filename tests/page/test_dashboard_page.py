@@ -19,6 +19,7 @@ from tests.fake_engine import FakeEngine, x_fake
 from tests.monitoring import exporter, traffic
 from tests.page.browser import Chromium, Tab
 from tests.page.front import in_front
+from tests.patience import PATIENCE
 from tests.proxy.engine.living import Start, starting
 from tests.tools import tool
 from tests.wire.service import Sidecar
@@ -130,7 +131,7 @@ def test_what_clients_send_stays_text(tab: Tab, service: Sidecar) -> None:
 
 def test_a_failed_start_is_shown_with_its_remedy(tab: Tab, start: Start) -> None:
     service = start(MODEL_NAME="/models/no-such-folder")
-    service.wait_for("failed", 15)
+    service.wait_for("failed", PATIENCE)
     show(tab, service)
     tab.sees("failed", "#badge")
     tab.sees("/models/no-such-folder does not exist", "#reason")
@@ -140,7 +141,7 @@ def test_a_failed_start_is_shown_with_its_remedy(tab: Tab, start: Start) -> None
 
 def test_a_start_is_shown_as_it_goes_on(tab: Tab, start: Start) -> None:
     service = start(FAKE_ENGINE_HANG_AT="cache")
-    service.wait_for("compiling", 15)
+    service.wait_for("compiling", PATIENCE)
     show(tab, service)
     tab.sees("compiling", "#badge")
     assert tab.run("document.querySelector('#badge').classList.contains('busy')")

@@ -19,6 +19,7 @@ from proxy.engine.phase import Phase
 from proxy.engine.state import Snapshot
 from proxy.errors import Cause
 from proxy.relay.upstream import Upstream
+from tests.patience import PATIENCE
 from tests.proxy.house import House, house
 
 Lines = Callable[[], list[dict[str, Any]]]
@@ -111,7 +112,7 @@ async def test_a_request_is_held_until_the_engine_is_ready(access_log: Lines) ->
         await asyncio.sleep(0.1)
         assert not asked.done()
         there.enter(Phase.READY)
-        answer = await asyncio.wait_for(asked, 2)
+        answer = await asyncio.wait_for(asked, PATIENCE)
         assert error(answer)["code"] == "engine_unreachable", "it went in, nobody was there"
         assert access_log()[0]["duration_ms"] >= 50
 
@@ -312,7 +313,7 @@ async def until(there: House, phase: Phase) -> None:
 
     there.state.listen(look)
     if there.state.snapshot.phase is not phase:
-        await asyncio.wait_for(reached.wait(), 2)
+        await asyncio.wait_for(reached.wait(), PATIENCE)
 
 
 @pytest.mark.usefixtures("quick")
@@ -377,11 +378,11 @@ async def test_a_stop_waits_for_the_requests_inside_but_not_for_ever(
             there.sidecar.start()
             await until(there, Phase.READY)
             asked = asyncio.create_task(there.chat())
-            await asyncio.wait_for(inside.wait(), 2)
+            await asyncio.wait_for(inside.wait(), PATIENCE)
             stopping = asyncio.create_task(there.sidecar.stop())
             await until(there, Phase.DRAINING)
             assert not stopping.done()
-            await asyncio.wait_for(stopping, 2)
+            await asyncio.wait_for(stopping, PATIENCE)
             asked.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asked

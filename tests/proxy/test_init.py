@@ -13,7 +13,8 @@ import pytest
 
 from tests.engine.service import Service, alive, command_line, wait_until
 from tests.fake_engine import BIN
-from tests.proxy.engine.living import CHILDREN, SECONDS, chat
+from tests.patience import PATIENCE
+from tests.proxy.engine.living import CHILDREN, chat
 
 # As a container has it: PID 1, and a /proc that shows only what is inside.
 CONTAINER = ("unshare", "-Ur", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -35,7 +36,7 @@ def contained(tmp_path: Path) -> Iterator[Service]:
     }
     command = (*CONTAINER, sys.executable, "-m", "proxy")
     with Service(tmp_path, command, **environ) as service:
-        service.wait_for("ready", SECONDS)
+        service.wait_for("ready", PATIENCE)
         yield service
 
 
@@ -59,8 +60,8 @@ def test_orphans_are_collected_also_those_of_a_guard_that_was_killed(contained: 
     before = contained.tree()
     (guard,) = (each.pid for each in before if "guard.py" in command_line(each.pid))
     os.kill(guard, signal.SIGKILL)
-    wait_until(lambda: "restarting" in contained.phases(), SECONDS, "a restart")
-    contained.wait_for("ready", SECONDS)
+    wait_until(lambda: "restarting" in contained.phases(), PATIENCE, "a restart")
+    contained.wait_for("ready", PATIENCE)
     assert len(alive(before)) == 2, "PID 1 and the sidecar"
     # Dead ones that nobody collects stay listed as its children.
     assert len(children(first)) == 1

@@ -21,7 +21,8 @@ import pytest
 
 from tests.engine.conftest import READY_SECONDS
 from tests.engine.service import Running, Service, alive, command_line, wait_until
-from tests.proxy.engine.living import CHILDREN, SECONDS, starting
+from tests.patience import PATIENCE
+from tests.proxy.engine.living import CHILDREN, starting
 from tests.soak.load import Load
 
 KILLS = int(os.environ.get("SOAK_KILLS", "4"))
@@ -73,9 +74,9 @@ def processes(service: Service) -> dict[str, Running]:
 def wait_for_work(service: Service, load: Load) -> None:
     """Answers have come out whole again, and others are on their way."""
     whole = load.ends["whole"]
-    wait_until(lambda: load.ends["whole"] >= whole + CLIENTS, SECONDS, "whole answers")
+    wait_until(lambda: load.ends["whole"] >= whole + CLIENTS, PATIENCE, "whole answers")
     wait_until(
-        lambda: service.metric("sidecar_requests_in_flight") >= CLIENTS / 2, SECONDS, "a load"
+        lambda: service.metric("sidecar_requests_in_flight") >= CLIENTS / 2, PATIENCE, "a load"
     )
 
 
@@ -84,7 +85,7 @@ def kill_one(service: Service, who: str, how: signal.Signals, ready_seconds: flo
     before, deaths = service.tree(), service.phases().count("restarting")
     began = time.monotonic()
     os.kill(processes(service)[who].pid, how)
-    wait_until(lambda: service.phases().count("restarting") > deaths, SECONDS, "a restart")
+    wait_until(lambda: service.phases().count("restarting") > deaths, PATIENCE, "a restart")
     service.wait_for("ready", ready_seconds)
     assert not alive(before), [command_line(each.pid) for each in alive(before)]
     return time.monotonic() - began
@@ -130,8 +131,8 @@ def test_fake_engine_is_killed_again_and_again(tmp_path: Path) -> None:
     limits = {"MAX_RESTARTS": "1000", "WEDGE_SECONDS": "2"}
     with starting(tmp_path, model) as start:
         service = start(**limits, **CHILDREN)
-        service.wait_for("ready", SECONDS)
-        soak(service, Load(service.url), SECONDS, KILLS)
+        service.wait_for("ready", PATIENCE)
+        soak(service, Load(service.url), PATIENCE, KILLS)
 
 
 @pytest.mark.engine

@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.fake_engine import x_fake
+from tests.patience import PATIENCE
 from tests.wire import secrets as secrets_
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
-SECONDS = 5.0
 
 PROMPT: dict[str, dict[str, Any]] = {
     CHAT: {"messages": [{"role": "user", "content": secrets_.PROMPT}]},
@@ -127,7 +127,7 @@ class Ended(Exception):
 class Client:
     """One connection. All waits are bounded."""
 
-    def __init__(self, port: int, *, receive_bytes: int = 0, seconds: float = SECONDS) -> None:
+    def __init__(self, port: int, *, receive_bytes: int = 0, seconds: float = PATIENCE) -> None:
         self._socket = socket.socket()
         if receive_bytes:  # before the connection: the window is agreed on then
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)

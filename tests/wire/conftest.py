@@ -13,7 +13,7 @@ from tests.fake_engine import FakeEngine
 from tests.wire.service import Sidecar
 
 # A test that takes longer hangs.
-TEST_SECONDS = 20
+TEST_SECONDS = 180
 
 
 def pytest_configure(config: pytest.Config) -> None:

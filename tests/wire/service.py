@@ -15,15 +15,15 @@ from typing import Any
 from tests.engine.service import Line, Service
 from tests.fake_engine import FakeEngine, Received
 from tests.measure import measured
+from tests.patience import PATIENCE
 from tests.wire import secrets
-from tests.wire.client import SECONDS, Answer, Client, request
+from tests.wire.client import Answer, Client, request
 
-READY_SECONDS = 15.0
 _POLL_SECONDS = 0.002
 _COUNTED = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> None:
+def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
     """Wait for something that another process does."""
     end = time.monotonic() + seconds
     while not condition():
@@ -62,7 +62,7 @@ class Sidecar(Service):
         assert not (found := secrets.found_in(self.log)), found[:3]
 
     def wait_until_ready(self) -> None:
-        self.wait_for("ready", READY_SECONDS)
+        self.wait_for("ready", PATIENCE)
 
     def restart(self) -> None:
         """Begin anew after a test that has left something behind."""
@@ -74,7 +74,7 @@ class Sidecar(Service):
 
     # Asking
 
-    def connect(self, *, receive_bytes: int = 0, seconds: float = SECONDS) -> Client:
+    def connect(self, *, receive_bytes: int = 0, seconds: float = PATIENCE) -> Client:
         return Client(self.port, receive_bytes=receive_bytes, seconds=seconds)
 
     def ask(self, path: str, body: Any = None, /, **more: Any) -> Answer:
@@ -140,8 +140,8 @@ class Sidecar(Service):
 
     def wait_until_idle(self) -> None:
         """Until no request is in flight any more, here and at the engine."""
-        until(lambda: self.value("sidecar_requests_in_flight") == 0, "no request in flight", 2)
-        until(lambda: self.engine.stats()["in_flight"] == 0, "an idle engine", 2)
+        until(lambda: self.value("sidecar_requests_in_flight") == 0, "no request in flight")
+        until(lambda: self.engine.stats()["in_flight"] == 0, "an idle engine")
 
     # What the system knows of it
 

@@ -282,7 +282,7 @@ def test_a_stream_that_takes_too_long_is_told(impatient_service: Sidecar) -> Non
     answer = impatient_service.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
     assert_ends_as_broken(answer, CHAT, "engine_timeout")
     record = impatient_service.record(answer)
-    assert 1400 < record["duration_ms"] < 2500
+    assert record["duration_ms"] > 1400
 
 
 # An engine that is not there

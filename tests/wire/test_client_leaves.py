@@ -127,9 +127,8 @@ def test_while_its_upload_is_on_the_way(
     assert ending(service.record(request_id)) == CLOSED
 
 
-@pytest.mark.xfail(strict=True, reason="While reading is paused the client's end is not seen")
 def test_while_its_upload_waits_for_the_engine(own_service: Sidecar) -> None:
-    """Reading is paused then, and with it the news of the client's end."""
+    """Reading is paused then, and with it the news of the client's end: it is looked for."""
     headers = [("content-type", "text/plain"), ("content-length", "9000000")]
     with own_service.connect(seconds=0.3) as client:
         fake = {"read_rate": 100_000}

@@ -20,8 +20,8 @@ def test_what_the_engine_runs_is_shown_within_seconds(service: Sidecar) -> None:
         client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 4})
         client.until(b"\n\n")
         before = asked(service)
-        until(lambda: asked(service) > before, "a reading", SECONDS)
-        until(lambda: service.value(RUNNING) == 1, "one that runs", 1)
+        until(lambda: asked(service) > before, "a reading")
+        until(lambda: service.value(RUNNING) == 1, "one that runs")
         before = asked(service)
         for _ in range(20):
             assert RUNNING in service.page()

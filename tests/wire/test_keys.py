@@ -13,6 +13,7 @@ from websockets.sync.client import connect
 
 from tests.engine.service import PROJECT
 from tests.fake_engine import FakeEngine
+from tests.patience import PATIENCE
 from tests.wire.client import CHAT, STREAM, Pairs, new_id, prompt, request
 from tests.wire.service import Sidecar, ending, until
 
@@ -91,14 +92,19 @@ def test_a_websocket_session_needs_a_key_too(private: Sidecar) -> None:
     url, request_id = f"ws://127.0.0.1:{private.port}/v1/realtime?model=tiny", new_id()
     with (
         pytest.raises(InvalidStatus) as refused,
-        connect(url, additional_headers={"x-request-id": request_id}, proxy=None, open_timeout=5),
+        connect(
+            url,
+            additional_headers={"x-request-id": request_id},
+            proxy=None,
+            open_timeout=PATIENCE,
+        ),
     ):
         pass
     assert refused.value.response.status_code == 401
     assert b"invalid_api_key" in (refused.value.response.body or b"")
     assert ending(private.record(request_id)) == (401, "rejected", "client", "invalid_api_key")
     headers = {"x-request-id": (request_id := new_id()), "authorization": f"Bearer {ALICE}"}
-    with connect(url, additional_headers=headers, proxy=None, open_timeout=5) as client:
+    with connect(url, additional_headers=headers, proxy=None, open_timeout=PATIENCE) as client:
         assert "session.created" in str(client.recv(5))
         (received,) = private.seen(request_id)
         assert received.header("authorization") == []

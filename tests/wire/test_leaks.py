@@ -69,7 +69,7 @@ def assert_nothing_left(service: Sidecar, before: tuple[int, int]) -> None:
         files, connections = settled(service)
         return files <= before[0] + POOLED and connections <= before[1] + POOLED
 
-    until(is_clean, f"files and connections near {before}, not {settled(service)}", 3)
+    until(is_clean, f"files and connections near {before}, not {settled(service)}")
     assert service.value("sidecar_requests_in_flight") == 0
     assert_good(service)
 

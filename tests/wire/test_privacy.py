@@ -12,6 +12,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.fake_engine import FakeEngine
+from tests.patience import PATIENCE
 from tests.wire import secrets
 from tests.wire.client import CHAT, COMPLETIONS, MESSAGES, RESPONSES, STREAM, new_id, prompt
 from tests.wire.service import Sidecar
@@ -114,7 +115,7 @@ def test_nothing_of_a_session_is_told(watched: tuple[Sidecar, Path]) -> None:
     service, file = watched
     headers = {**dict(KEYS), "x-request-id": new_id()}
     url = f"ws://127.0.0.1:{service.port}/v1/realtime?key={secrets.KEY}"
-    with connect(url, additional_headers=headers, proxy=None, open_timeout=5) as client:
+    with connect(url, additional_headers=headers, proxy=None, open_timeout=PATIENCE) as client:
         client.recv(5)
         for message in (secrets.PROMPT, secrets.PROMPT.encode()):
             client.send(message)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.wire.client import CHAT, NO_USAGE, STREAM, Client, prompt, request
 from tests.wire.service import Sidecar, fields, until
 
@@ -116,8 +117,9 @@ def test_one_byte_a_second_slows_nobody_else(service: Sidecar) -> None:
         for client in slow:
             client.close()
     assert all(answer.data()[-1] == "[DONE]" for answer in answers)
-    assert seconds < 3  # 0.6 by itself
-    assert all(record["itl_max_ms"] < 200 for record in records)
+    # By itself it takes 0.6 s; behind the slow ones, minutes.
+    assert seconds < PATIENCE
+    assert all(record["itl_max_ms"] < 1000 * PATIENCE for record in records)
     assert all(record.get("client_stall_ms", 0) < 50 for record in records)
 
 

@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.fake_engine import x_fake
+from tests.patience import PATIENCE
 from tests.wire.client import new_id
 from tests.wire.service import Sidecar, ending
 
@@ -24,7 +25,9 @@ def session(service: Sidecar, **more: Any) -> Iterator[tuple[ClientConnection, s
     request_id = new_id()
     headers = {"x-request-id": request_id, **more.pop("headers", {})}
     url = f"ws://127.0.0.1:{service.port}/v1/realtime?model=tiny"
-    with connect(url, additional_headers=headers, proxy=None, open_timeout=5, **more) as client:
+    with connect(
+        url, additional_headers=headers, proxy=None, open_timeout=PATIENCE, **more
+    ) as client:
         assert "session.created" in str(client.recv(5))
         yield client, request_id
 
@@ -98,7 +101,7 @@ def test_the_engines_refusal_of_a_handshake_passes_as_it_is(service: Sidecar) ->
 def test_no_other_path_takes_a_session(service: Sidecar, path: str) -> None:
     with (
         pytest.raises(InvalidStatus) as refused,
-        connect(f"ws://127.0.0.1:{service.port}{path}", proxy=None, open_timeout=5),
+        connect(f"ws://127.0.0.1:{service.port}{path}", proxy=None, open_timeout=PATIENCE),
     ):
         pass
     assert refused.value.response.status_code == _REFUSED

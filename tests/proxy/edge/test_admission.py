@@ -8,9 +8,9 @@ import pytest
 
 from proxy.edge.admission import Admission
 from proxy.errors import Draining, EngineGivenUp, EngineUnavailable
+from tests.patience import PATIENCE
 
-HOLD_SECONDS = 5.0
-SOON_SECONDS = 1.0
+HOLD_SECONDS = 120.0
 
 
 class Engine:
@@ -65,7 +65,7 @@ async def test_a_held_request_goes_in_as_soon_as_the_engine_is_ready() -> None:
     assert not held.done()
     assert door.in_flight == 0, "what waits is not in flight: a drain need not wait for it"
     engine.become_ready()
-    await asyncio.wait_for(held, SOON_SECONDS)
+    await asyncio.wait_for(held, PATIENCE)
     assert door.in_flight == 1
 
 
@@ -74,7 +74,7 @@ async def test_a_request_is_held_no_longer_than_allowed_and_told_the_newest_reas
     held = await entering(admission(engine, 0.02))
     engine.reason = "cannot start"
     with pytest.raises(EngineUnavailable, match="cannot start"):
-        await asyncio.wait_for(held, SOON_SECONDS)
+        await asyncio.wait_for(held, PATIENCE)
 
 
 async def test_a_request_whose_time_is_up_when_the_engine_is_ready_goes_in() -> None:
@@ -87,7 +87,7 @@ async def test_a_request_whose_time_is_up_when_the_engine_is_ready_goes_in() -> 
             engine.become_ready()
 
     door = Admission(engine.refusal, too_late, 0.01)
-    await asyncio.wait_for(door.enter(), SOON_SECONDS)
+    await asyncio.wait_for(door.enter(), PATIENCE)
     assert door.in_flight == 1
 
 
@@ -105,14 +105,14 @@ async def test_a_closed_door_says_so_and_not_that_the_engine_is_loading() -> Non
     door = admission(Engine(ready=False), HOLD_SECONDS)
     door.close()
     with pytest.raises(Draining):
-        await asyncio.wait_for(door.enter(), SOON_SECONDS)
+        await asyncio.wait_for(door.enter(), PATIENCE)
 
 
 async def test_closing_turns_away_those_that_are_held() -> None:
     door = admission(Engine(ready=False), HOLD_SECONDS)
     held = [await entering(door) for _ in range(3)]
     door.close()
-    results = await asyncio.wait_for(asyncio.gather(*held, return_exceptions=True), SOON_SECONDS)
+    results = await asyncio.wait_for(asyncio.gather(*held, return_exceptions=True), PATIENCE)
     assert [type(result) for result in results] == [Draining] * 3
     assert door.in_flight == 0
 
@@ -125,15 +125,15 @@ async def test_a_client_that_leaves_while_held_leaves_nothing_behind() -> None:
     with pytest.raises(asyncio.CancelledError):
         await held
     door.close()
-    assert await door.emptied(SOON_SECONDS)
+    assert await door.emptied(PATIENCE)
 
 
 async def test_the_house_is_empty_when_the_last_one_has_left() -> None:
     door = admission(Engine(ready=True))
-    assert await door.emptied(SOON_SECONDS)
+    assert await door.emptied(PATIENCE)
     await door.enter()
     await door.enter()
-    emptied = asyncio.create_task(door.emptied(SOON_SECONDS))
+    emptied = asyncio.create_task(door.emptied(PATIENCE))
     door.leave()
     await asyncio.sleep(0)
     assert not emptied.done()
@@ -146,9 +146,9 @@ async def test_nobody_is_held_for_an_engine_that_was_given_up() -> None:
     async def never() -> None:
         await asyncio.Event().wait()
 
-    door = Admission(lambda: EngineGivenUp("The engine cannot start."), never, hold_seconds=60)
+    door = Admission(lambda: EngineGivenUp("The engine cannot start."), never, hold_seconds=120)
     with pytest.raises(EngineGivenUp):
-        await asyncio.wait_for(door.enter(), 1)
+        await asyncio.wait_for(door.enter(), PATIENCE)
 
 
 async def test_who_is_still_inside_after_the_drain_is_counted_as_cut() -> None:
@@ -169,10 +169,10 @@ async def test_in_a_hurry_nobody_is_waited_for() -> None:
     door = admission(Engine(ready=True))
     await door.enter()
     door.close()
-    emptied = asyncio.create_task(door.emptied(60))
+    emptied = asyncio.create_task(door.emptied(120))
     await asyncio.sleep(0)
     door.hurry()
-    assert await asyncio.wait_for(emptied, SOON_SECONDS) is False
-    assert await door.emptied(60) is False, "nor later"
+    assert await asyncio.wait_for(emptied, PATIENCE) is False
+    assert await door.emptied(120) is False, "nor later"
     door.leave()
     assert door.drained == (0, 1)

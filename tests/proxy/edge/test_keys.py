@@ -18,6 +18,7 @@ from proxy.edge.keys import Keys, warnings_about_keys, without_credentials
 from proxy.errors import SettingsError, Unauthorized
 from proxy.settings import Settings
 from proxy.settings.keys import new_key_line
+from tests.patience import PATIENCE
 
 ALICE, BOB = b"sk-alice-0123456789", b"sk-bob-0123456789"
 BOTH = {"API_KEYS": f"alice:{ALICE.decode()},bob:{BOB.decode()}"}
@@ -207,7 +208,7 @@ async def followed(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
@@ -256,4 +257,4 @@ async def test_a_file_that_becomes_wrong_leaves_the_keys_and_is_told_once(
 
 
 async def test_without_a_file_there_is_nothing_to_follow() -> None:
-    await asyncio.wait_for(known().reread(), 1)
+    await asyncio.wait_for(known().reread(), PATIENCE)

@@ -10,8 +10,8 @@ import pytest
 
 from proxy.edge.waiting_room import WaitingRoom
 from proxy.errors import ClientClosed, Draining, Overloaded, RateLimited, RequestFailure
+from tests.patience import PATIENCE
 
-SOON_SECONDS = 5.0
 Tell = Callable[[RequestFailure], None]
 
 
@@ -203,7 +203,7 @@ async def test_whatever_happens_no_place_is_lost_and_none_given_twice(seed: int)
             chance.choice(tasks).cancel()
         if chance.random() < 0.5:
             await asyncio.sleep(0)
-    async with asyncio.timeout(SOON_SECONDS):
+    async with asyncio.timeout(PATIENCE):
         results = await asyncio.gather(*tasks, return_exceptions=True)
     allowed = (Overloaded, RateLimited, asyncio.CancelledError)
     assert [each for each in results if each is not None and not isinstance(each, allowed)] == []

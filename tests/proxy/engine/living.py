@@ -15,7 +15,6 @@ from tests.engine.service import Service
 from tests.fake_engine import BIN, x_fake
 from tests.measure import measured
 
-SECONDS = 15.0
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
 STREAM = CHAT | {"stream": True}
 CHILDREN = {"FAKE_ENGINE_CHILDREN": "2", "FAKE_ENGINE_ORPHANS": "1"}

@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 
 from tests.engine.service import Line, Service, wait_until
-from tests.proxy.engine.living import CHAT, CHILDREN, SECONDS, STREAM, Start, chat, streamed
+from tests.patience import PATIENCE
+from tests.proxy.engine.living import CHAT, CHILDREN, STREAM, Start, chat, streamed
 
 MESSAGES = {"model": "tiny", "max_tokens": 8, "messages": CHAT["messages"]}
 PICTURE = {
@@ -42,8 +43,12 @@ def kill(service: Service) -> None:
 
 
 def comes_back(service: Service, restarts_before: int) -> None:
-    wait_until(lambda: service.phases().count("restarting") > restarts_before, SECONDS, "a restart")
-    service.wait_for("ready", SECONDS)
+    wait_until(
+        lambda: service.phases().count("restarting") > restarts_before,
+        PATIENCE,
+        "a restart",
+    )
+    service.wait_for("ready", PATIENCE)
 
 
 def in_parallel(*work: Callable[[], Any]) -> list[Any]:
@@ -56,7 +61,7 @@ def in_parallel(*work: Callable[[], Any]) -> list[Any]:
 
 def test_what_was_in_flight_at_a_death_is_told_without_its_content(start: Start) -> None:
     service = start(**CHILDREN)
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     assert chat(service).status_code == 200  # over long before: not in flight
     lines = streamed(service, WITH_PICTURE, tokens=10_000, interval_ms=20)
     for _ in range(5):
@@ -78,10 +83,10 @@ def test_what_was_in_flight_at_a_death_is_told_without_its_content(start: Start)
 
 def test_of_many_in_flight_fifty_are_named_and_the_rest_counted(start: Start) -> None:
     service = start(**CHILDREN)
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
 
     def kill_when_all_are_there() -> None:
-        wait_until(lambda: service.metric("sidecar_requests_in_flight") == 60, SECONDS, "all")
+        wait_until(lambda: service.metric("sidecar_requests_in_flight") == 60, PATIENCE, "all")
         kill(service)
 
     killer = threading.Thread(target=kill_when_all_are_there)
@@ -102,7 +107,7 @@ def test_of_many_in_flight_fifty_are_named_and_the_rest_counted(start: Start) ->
 
 def test_idle_engine_that_dies_took_nobody_with_it(start: Start) -> None:
     service = start(**CHILDREN)
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     kill(service)
     assert flights(service) == []
 
@@ -112,7 +117,7 @@ def test_idle_engine_that_dies_took_nobody_with_it(start: Start) -> None:
 
 def test_request_that_kills_the_engine_twice_is_refused(start: Start) -> None:
     service = start()
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     for deaths in range(2):
         assert chat(service, said("crash")).status_code in (500, 502)
         comes_back(service, deaths)
@@ -135,7 +140,7 @@ def test_request_that_kills_the_engine_twice_is_refused(start: Start) -> None:
 
 def test_refusal_has_the_shape_of_its_route(start: Start) -> None:
     service = start()
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     body = MESSAGES | {"messages": [{"role": "user", "content": "crash"}]}
     for deaths in range(2):
         service.client.post("/v1/messages", json=body)
@@ -149,7 +154,7 @@ def test_refusal_has_the_shape_of_its_route(start: Start) -> None:
 def test_requests_that_only_shared_the_engine_with_it_are_answered(start: Start) -> None:
     """All are sent again after each death, at once, as clients do."""
     service = start(HOLD_SECONDS="15")
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     url = f"{service.url}/v1/chat/completions"
     slow = {"x-fake": '{"tokens": 4, "interval_ms": 100}'}
 
@@ -175,7 +180,7 @@ def test_requests_that_only_shared_the_engine_with_it_are_answered(start: Start)
 def test_same_harmless_request_from_many_clients_is_never_refused(start: Start) -> None:
     """The same bytes all the time, and the engine is killed from outside under them."""
     service = start(**CHILDREN)
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     for _ in range(3):
         lines = streamed(service, tokens=10_000, interval_ms=20)
         assert next(lines)
@@ -186,7 +191,7 @@ def test_same_harmless_request_from_many_clients_is_never_refused(start: Start) 
 
 def test_guard_can_be_turned_off(start: Start) -> None:
     service = start(POISON_GUARD="false")
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     for deaths in range(3):
         assert chat(service, said("crash")).status_code in (500, 502)
         comes_back(service, deaths)

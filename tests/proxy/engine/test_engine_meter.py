@@ -16,6 +16,7 @@ from proxy.engine.phase import Phase
 from proxy.engine.probe import Probe
 from proxy.engine.reading import EngineReading, read_engine_page
 from proxy.engine.state import EngineState
+from tests.patience import PATIENCE
 
 URL = "http://127.0.0.1:8001"
 PAGE = b"""\
@@ -56,7 +57,7 @@ class Metered:
         self.meter = EngineMeter(probe, self.state, every_seconds=0.005)
 
     async def until(self, expected: EngineReading) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while self.meter.reading() != expected:  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.engine.service import Running, alive, below, wait_until
+from tests.patience import PATIENCE
 
 GUARD = Path(__file__).parents[3] / "proxy/engine/guard.py"
-SECONDS = 5.0
 # A tree like vLLM's: a command with a child, and a grandchild that has left its session.
 TREE = "setsid sleep 300 & sleep 300 & echo up; wait"
 
@@ -43,7 +43,7 @@ class Guarded:
 
     def tree(self, guard: Guard, count: int) -> set[Running]:
         """The processes below a guard, once there are so many."""
-        wait_until(lambda: len(below(guard.pid)) == count, SECONDS, f"{count} processes")
+        wait_until(lambda: len(below(guard.pid)) == count, PATIENCE, f"{count} processes")
         found = below(guard.pid)
         self._seen |= found
         return found
@@ -69,17 +69,17 @@ def guarded() -> Iterator[Guarded]:
 
 
 def assert_gone(processes: set[Running]) -> None:
-    wait_until(lambda: not alive(processes), SECONDS, f"an end of {processes}")
+    wait_until(lambda: not alive(processes), PATIENCE, f"an end of {processes}")
 
 
 @pytest.mark.parametrize(("command", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137)])
 def test_exit_code_is_the_commands(guarded: Guarded, command: str, code: int) -> None:
-    assert guarded("sh", "-c", command).wait(SECONDS) == code
+    assert guarded("sh", "-c", command).wait(PATIENCE) == code
 
 
 def test_missing_command_says_so(guarded: Guarded) -> None:
     guard = guarded("no-such-command")
-    assert guard.wait(SECONDS) == 127
+    assert guard.wait(PATIENCE) == 127
     assert guard.stdout is not None
     assert guard.stdout.read() == b"cannot run no-such-command: No such file or directory\n"
 
@@ -89,7 +89,7 @@ def test_orphans_of_a_command_that_is_killed_are_ended(guarded: Guarded) -> None
     tree = guarded.tree(guard, 3)
     (command,) = (each for each in tree if Path(f"/proc/{each.pid}/comm").read_text() == "sh\n")
     os.kill(command.pid, signal.SIGKILL)
-    assert guard.wait(SECONDS) == 137
+    assert guard.wait(PATIENCE) == 137
     assert not alive(tree)
 
 
@@ -98,7 +98,7 @@ def test_end_of_its_input_ends_all(guarded: Guarded) -> None:
     tree = guarded.tree(guard, 3)
     assert guard.stdin is not None
     guard.stdin.close()
-    assert guard.wait(SECONDS) == 137
+    assert guard.wait(PATIENCE) == 137
     assert not alive(tree)
 
 
@@ -107,7 +107,7 @@ def test_sigkill_of_its_parent_ends_all(guarded: Guarded) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", code, sys.executable, "-E", "-S", str(GUARD), "sh", "-c", TREE]
     )
-    wait_until(lambda: len(below(parent.pid)) == 4, SECONDS, "the guard and its tree")
+    wait_until(lambda: len(below(parent.pid)) == 4, PATIENCE, "the guard and its tree")
     tree = below(parent.pid)
     parent.kill()
     parent.wait()
@@ -133,7 +133,7 @@ while True:
     assert guard.stdout is not None
     assert guard.stdout.readline() == b"up\n"
     guard.send_signal(number)
-    assert guard.wait(SECONDS) == 10 + number
+    assert guard.wait(PATIENCE) == 10 + number
     assert guard.stdout.read() == b""
 
 
@@ -148,7 +148,7 @@ def test_zombies_of_the_command_are_collected(guarded: Guarded) -> None:
     guard = guarded("sh", "-c", "for i in 1 2 3; do (sleep 0.1 &) ; done; exec sleep 300")
     guarded.tree(guard, 1)
     children = Path(f"/proc/{guard.pid}/task/{guard.pid}/children")
-    wait_until(lambda: len(children.read_text().split()) == 1, SECONDS, "no zombies")
+    wait_until(lambda: len(children.read_text().split()) == 1, PATIENCE, "no zombies")
 
 
 def test_resource_tracker_may_clean_up_before_it_is_ended(guarded: Guarded, tmp_path: Path) -> None:
@@ -168,5 +168,5 @@ def test_resource_tracker_may_clean_up_before_it_is_ended(guarded: Guarded, tmp_
     time.sleep(0.3)
     assert guard.stdin is not None
     guard.stdin.close()
-    assert guard.wait(SECONDS) == 137
+    assert guard.wait(PATIENCE) == 137
     assert note.read_text() == "cleaned"

@@ -17,7 +17,8 @@ import pytest
 
 from tests.engine.service import alive, command_line, free_ports, wait_until
 from tests.fake_engine import BIN, FakeEngine
-from tests.proxy.engine.living import CHAT, CHILDREN, SECONDS, Start, chat, starts, streamed
+from tests.patience import PATIENCE
+from tests.proxy.engine.living import CHAT, CHILDREN, Start, chat, starts, streamed
 
 LOGS = Path(__file__).parents[2] / "fixtures" / "engine-logs"
 BACK_OFF_SECONDS = 1.0
@@ -42,7 +43,7 @@ def test_start_is_told_phase_by_phase_until_a_token_was_generated(start: Start) 
     assert "retry-after" in refused.headers
     assert service.client.get("/metrics/engine").status_code == 503
 
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     phases = service.phases()
     assert phases[:2] == ["downloading", "loading"]
     assert phases[-2:] == ["warming", "ready"]
@@ -59,7 +60,7 @@ def test_start_is_told_phase_by_phase_until_a_token_was_generated(start: Start) 
 
 def test_without_warm_up_the_engines_health_is_enough(start: Start) -> None:
     service = start(WARMUP="false", FAKE_ENGINE_GENERATION="fail")
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     assert "restarts" not in service.phases()
 
 
@@ -91,7 +92,7 @@ def test_start_that_can_never_work_is_not_tried_again(
     start: Start, tmp_path: Path, log: str, code: str, cause: str
 ) -> None:
     service = start(FAKE_ENGINE_FAIL_LOG=str(LOGS / f"{log}.log"), FAKE_ENGINE_EXIT_CODE=code)
-    service.wait_for("failed", SECONDS)
+    service.wait_for("failed", PATIENCE)
     health = service.health()
     assert health["status"] == "failed"
     assert health["reason"]
@@ -108,12 +109,12 @@ def test_start_that_can_never_work_is_not_tried_again(
 
 def test_failed_start_is_tried_again_after_a_while(start: Start, tmp_path: Path) -> None:
     service = start(FAKE_ENGINE_EXIT_CODE="1", FAKE_ENGINE_BAD_STARTS="1")
-    service.wait_for("restarting", SECONDS)
+    service.wait_for("restarting", PATIENCE)
     health = service.client.get("/health")
     assert health.json()["reason"]
     assert "retry-after" in health.headers
     assert service.client.get("/ping").status_code == 204
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     assert starts(tmp_path) == 2
     assert "reason" not in service.health()
     (restarting,) = (
@@ -130,28 +131,28 @@ def test_failed_start_is_tried_again_after_a_while(start: Start, tmp_path: Path)
 
 def test_restarts_are_given_up_after_the_last_allowed_one(start: Start, tmp_path: Path) -> None:
     service = start(FAKE_ENGINE_EXIT_CODE="1", MAX_RESTARTS="1")
-    service.wait_for("failed", SECONDS)
+    service.wait_for("failed", PATIENCE)
     assert "gave up after 1 restart" in service.health()["reason"]
     assert starts(tmp_path) == 2
 
 
 def test_failure_can_end_the_sidecar(start: Start) -> None:
     service = start(FAKE_ENGINE_EXIT_CODE="1", MAX_RESTARTS="0", ON_ENGINE_FAILURE="exit")
-    assert service.exit_code(SECONDS) == 1
+    assert service.exit_code(PATIENCE) == 1
     failed = service.lines("proxy.engine")[-1]
     assert (failed["phase"], failed["level"]) == ("failed", "ERROR")
 
 
 def test_folder_without_a_model_is_said_at_once(start: Start, tmp_path: Path) -> None:
     service = start(MODEL_NAME=str(tmp_path / "nothing"))
-    service.wait_for("failed", SECONDS)
+    service.wait_for("failed", PATIENCE)
     assert "does not exist" in service.health()["reason"]
     assert not (tmp_path / "starts").exists()
 
 
 def test_engine_that_is_not_installed_is_said(start: Start) -> None:
     service = start(PATH="/usr/bin:/bin")
-    service.wait_for("failed", SECONDS)
+    service.wait_for("failed", PATIENCE)
     assert "vLLM is not installed" in service.health()["reason"]
 
 
@@ -159,7 +160,7 @@ def test_flag_with_a_wrong_value_is_said_before_anything_is_started(
     start: Start, tmp_path: Path
 ) -> None:
     service = start(ENFORCE_EAGER="perhaps")
-    service.wait_for("failed", SECONDS)
+    service.wait_for("failed", PATIENCE)
     assert "ENFORCE_EAGER='perhaps'" in service.health()["reason"]
     assert not (tmp_path / "starts").exists()
 
@@ -168,10 +169,10 @@ def test_port_of_the_engine_that_is_taken_is_waited_for(start: Start, tmp_path: 
     with socket.create_server(("127.0.0.1", 0)) as foreign:
         port = str(foreign.getsockname()[1])
         service = start(UPSTREAM_PORT=port)
-        service.wait_for("restarting", SECONDS)
+        service.wait_for("restarting", PATIENCE)
         assert port in service.health()["reason"]
         assert "UPSTREAM_PORT" in service.health()["remedy"]
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     assert starts(tmp_path) == 1
 
 
@@ -180,26 +181,26 @@ def test_port_of_the_engine_that_is_taken_is_waited_for(start: Start, tmp_path: 
 
 def test_engine_that_dies_of_its_first_request_is_told_by_its_own_words(start: Start) -> None:
     service = start(FAKE_ENGINE_GENERATION="die", FAKE_ENGINE_BAD_STARTS="1", **CHILDREN)
-    service.wait_for("restarting", SECONDS)
+    service.wait_for("restarting", PATIENCE)
     assert "crashed" in service.health()["reason"]
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
 
 
 def test_engine_that_dies_of_its_first_request_and_is_slow_to_go(start: Start) -> None:
     slow = {"FAKE_ENGINE_GENERATION": "die", "FAKE_ENGINE_CRASH_SECONDS": "9"}
     service = start(MAX_RESTARTS="0", **slow)
-    service.wait_for("failed", SECONDS)
+    service.wait_for("failed", PATIENCE)
     assert "crashed" in service.health()["reason"]
     assert service.client.get("/info").json()["engine"]["cause"] == "crashed"
 
 
 def test_engine_that_does_not_generate_is_never_ready(start: Start) -> None:
     service = start(FAKE_ENGINE_GENERATION="fail", MAX_RESTARTS="0")
-    service.wait_for("warming", SECONDS)
-    wait_until(lambda: "reason" in service.health(), SECONDS, "a reason")
+    service.wait_for("warming", PATIENCE)
+    wait_until(lambda: "reason" in service.health(), PATIENCE, "a reason")
     assert service.client.get("/ping").status_code == 204
     assert service.client.get("/health/model").status_code == 200
-    service.wait_for("failed", SECONDS)
+    service.wait_for("failed", PATIENCE)
     assert "failed to generate a token" in service.health()["reason"]
     assert "ready" not in service.phases()
     assert service.client.get("/health/model").status_code == 503
@@ -210,11 +211,11 @@ def test_engine_that_does_not_generate_is_never_ready(start: Start) -> None:
 
 def test_core_that_is_killed_is_replaced_and_leaves_nothing(start: Start) -> None:
     service = start(**CHILDREN)
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     before = service.tree()
     os.kill(service.find("VLLM::EngineCore"), signal.SIGKILL)
-    wait_until(lambda: "restarting" in service.phases(), SECONDS, "a restart")
-    service.wait_for("ready", SECONDS)
+    wait_until(lambda: "restarting" in service.phases(), PATIENCE, "a restart")
+    service.wait_for("ready", PATIENCE)
     engine = service.client.get("/info").json()["engine"]
     assert engine["last_restart_cause"] == "killed"
     assert service.metric("sidecar_engine_restarts_total", cause="killed") == 1
@@ -226,26 +227,26 @@ def test_guard_that_is_killed_takes_the_engine_with_it_and_both_are_replaced(
     start: Start,
 ) -> None:
     service = start(**CHILDREN)
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     before = service.tree()
     (guard,) = (each.pid for each in before if "guard.py" in command_line(each.pid))
     os.kill(guard, signal.SIGKILL)
-    wait_until(lambda: "restarting" in service.phases(), SECONDS, "a restart")
-    service.wait_for("ready", SECONDS)
+    wait_until(lambda: "restarting" in service.phases(), PATIENCE, "a restart")
+    service.wait_for("ready", PATIENCE)
     assert not alive(before)
 
 
 def test_engine_whose_health_fails_gets_no_requests_until_it_is_back(start: Start) -> None:
     service = start()
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     script = f"{service.engine_url}/__fake/script"
     with httpx.Client(trust_env=False) as client:
         client.post(script, json={"path": "/health", "script": {"status": 503}})
-        service.wait_for("degraded", SECONDS)
+        service.wait_for("degraded", PATIENCE)
         assert service.client.get("/ping").status_code == 503
         assert chat(service).status_code == 503
         client.post(script, json={"path": "/health", "script": None})
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     assert "reason" not in service.health()
 
 
@@ -254,11 +255,11 @@ def test_engine_whose_health_fails_gets_no_requests_until_it_is_back(start: Star
 
 def test_sigterm_lets_a_stream_finish_and_takes_no_other(start: Start) -> None:
     service = start(**CHILDREN)
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     lines = streamed(service, tokens=30, interval_ms=50)
     assert next(lines)
     service.terminate()
-    wait_until(lambda: "draining" in service.phases(), SECONDS, "the drain")
+    wait_until(lambda: "draining" in service.phases(), PATIENCE, "the drain")
     refused = httpx.post(f"{service.url}/v1/chat/completions", json=CHAT, trust_env=False)
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "draining"
@@ -273,7 +274,7 @@ def test_sigterm_lets_a_stream_finish_and_takes_no_other(start: Start) -> None:
 
 def test_stream_that_outlives_the_drain_is_told(start: Start) -> None:
     service = start(DRAIN_SECONDS="0.5", FAKE_ENGINE_IGNORE_TERM="1", **CHILDREN)
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     lines = streamed(service, tokens=10_000, interval_ms=50)
     assert next(lines)
     service.terminate()
@@ -286,10 +287,14 @@ def test_stream_that_outlives_the_drain_is_told(start: Start) -> None:
 
 def test_requests_are_still_taken_during_the_drain_delay(start: Start) -> None:
     service = start(DRAIN_DELAY_SECONDS="1.5")
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     before = time.monotonic()
     service.terminate()
-    wait_until(lambda: service.client.get("/ping").status_code == 503, 1, "no more readiness")
+    wait_until(
+        lambda: service.client.get("/ping").status_code == 503,
+        PATIENCE,
+        "no more readiness",
+    )
     assert service.health()["phase"] == "draining"
     assert chat(service).status_code == 200
     assert service.exit_code(5) == 0
@@ -298,11 +303,11 @@ def test_requests_are_still_taken_during_the_drain_delay(start: Start) -> None:
 
 def test_second_sigterm_cuts_what_runs_and_leaves_nothing(start: Start) -> None:
     service = start(**CHILDREN)
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     lines = streamed(service, tokens=10_000, interval_ms=50)
     assert next(lines)
     service.terminate()
-    wait_until(lambda: "draining" in service.phases(), SECONDS, "the drain")
+    wait_until(lambda: "draining" in service.phases(), PATIENCE, "the drain")
     service.process.terminate()
     *_, error, done = lines
     assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine_died"
@@ -315,19 +320,19 @@ def test_second_sigterm_cuts_what_runs_and_leaves_nothing(start: Start) -> None:
 
 def test_second_sigterm_ends_the_drain_delay_too(start: Start) -> None:
     service = start(DRAIN_DELAY_SECONDS="60")
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     service.terminate()
-    wait_until(lambda: service.health()["phase"] == "draining", SECONDS, "the delay")
+    wait_until(lambda: service.health()["phase"] == "draining", PATIENCE, "the delay")
     service.process.terminate()
     assert service.exit_code(3) == 0
 
 
 def test_third_sigterm_while_the_engine_is_slow_to_go_leaves_nothing(start: Start) -> None:
     service = start(FAKE_ENGINE_IGNORE_TERM="1", **CHILDREN)
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     for said in ("SIGTERM: draining", "SIGTERM again"):
         service.terminate()
-        wait_until(lambda said=said: said in service.text(), SECONDS, said)  # type: ignore[misc]
+        wait_until(lambda said=said: said in service.text(), PATIENCE, said)  # type: ignore[misc]
     service.process.terminate()
     assert service.exit_code(2) == 128 + signal.SIGTERM
     service.assert_nothing_is_left(3)
@@ -335,7 +340,7 @@ def test_third_sigterm_while_the_engine_is_slow_to_go_leaves_nothing(start: Star
 
 def test_sigkill_of_the_sidecar_leaves_nothing(start: Start) -> None:
     service = start(**CHILDREN)
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     assert len(service.tree()) == 4
     service.process.kill()
     service.assert_nothing_is_left(3)
@@ -344,7 +349,7 @@ def test_sigkill_of_the_sidecar_leaves_nothing(start: Start) -> None:
 @pytest.mark.parametrize("phase", ["import", "weights"])
 def test_sigterm_during_the_start_ends_it(start: Start, phase: str) -> None:
     service = start(DRAIN_DELAY_SECONDS="60", FAKE_ENGINE_HANG_AT=phase, **CHILDREN)
-    service.wait_for("loading", SECONDS)
+    service.wait_for("loading", PATIENCE)
     time.sleep(0.5)
     service.terminate()
     assert service.exit_code(3) == 0
@@ -353,7 +358,7 @@ def test_sigterm_during_the_start_ends_it(start: Start, phase: str) -> None:
 
 def test_sigterm_during_the_back_off_ends_it(start: Start) -> None:
     service = start(FAKE_ENGINE_EXIT_CODE="1")
-    service.wait_for("restarting", SECONDS)
+    service.wait_for("restarting", PATIENCE)
     service.terminate()
     assert service.exit_code(2) == 0
     assert service.phases()[-2:] == ["draining", "stopped"]
@@ -363,7 +368,7 @@ def test_sigterm_while_the_hub_is_asked_ends_it(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         service = start(MODEL_NAME="some/model", HF_ENDPOINT=endpoint)
-        service.wait_for("checking", SECONDS)
+        service.wait_for("checking", PATIENCE)
         asked, _ = silent.accept()  # the child is at work
         with closing(asked):
             service.terminate()
@@ -376,7 +381,7 @@ def test_sigterm_while_the_hub_is_asked_ends_it(start: Start) -> None:
 
 def test_wrong_variable_is_one_line_and_exit_code_2(start: Start) -> None:
     service = start(PORT="eighty")
-    assert service.exit_code(SECONDS) == 2
+    assert service.exit_code(PATIENCE) == 2
     (line,) = service.text().splitlines()
     assert line.startswith("PORT='eighty': ")
 
@@ -385,7 +390,7 @@ def test_port_that_is_taken_is_one_line_and_exit_code_1(start: Start) -> None:
     with socket.create_server(("0.0.0.0", 0)) as foreign:
         port = foreign.getsockname()[1]
         service = start(PORT=str(port))
-        assert service.exit_code(SECONDS) == 1
+        assert service.exit_code(PATIENCE) == 1
         (line,) = service.text().splitlines()
         assert line == f"cannot listen on 0.0.0.0: port {port}: Address already in use"
 
@@ -396,7 +401,7 @@ def test_port_that_is_taken_is_one_line_and_exit_code_1(start: Start) -> None:
 def test_engine_of_someone_else_is_followed_and_never_ended(start: Start) -> None:
     with FakeEngine("--served-model-name", "theirs", "tiny") as engine:
         service = start(UPSTREAM_URL=engine.url, SERVED_MODEL_NAME="")
-        service.wait_for("ready", SECONDS)
+        service.wait_for("ready", PATIENCE)
         assert service.health()["model"] == "theirs"
         assert service.client.get("/info").json()["engine"]["url"] == engine.url
         assert not service.tree()
@@ -413,13 +418,13 @@ def test_engine_of_someone_else_may_come_late_go_and_come_back(start: Start) -> 
     (port,) = free_ports(1)
     command = [sys.executable, str(BIN / "vllm"), "--port", str(port)]
     service = start(UPSTREAM_URL=f"http://127.0.0.1:{port}")
-    service.wait_for("loading", SECONDS)
+    service.wait_for("loading", PATIENCE)
     assert service.client.get("/ping").status_code == 204
     for _ in range(2):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as engine:
-            service.wait_for("ready", SECONDS)
+            service.wait_for("ready", PATIENCE)
             engine.kill()
-        service.wait_for("degraded", SECONDS)
+        service.wait_for("degraded", PATIENCE)
         assert service.client.get("/ping").status_code == 503
         assert "health check" in service.health()["reason"]
 
@@ -437,9 +442,9 @@ def test_token_of_the_hub_appears_nowhere(start: Start, tmp_path: Path) -> None:
         FAKE_ENGINE_BAD_STARTS="1",
         LOG_LEVEL="debug",
     )
-    service.wait_for("restarting", SECONDS)
+    service.wait_for("restarting", PATIENCE)
     pages = [service.client.get(path).text for path in ("/health", "/info", "/metrics")]
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     pages += [service.client.get(path).text for path in ("/health", "/info", "/metrics")]
     pages += [command_line(each.pid) for each in service.tree()]
     engine = service.find(f"{sys.executable} {BIN}")

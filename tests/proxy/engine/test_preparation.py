@@ -14,8 +14,8 @@ import pytest
 from tests.engine.service import Service, wait_until
 from tests.fake_engine import BIN
 from tests.fake_hub import FakeHub, Fault, Kind, running_hub
+from tests.patience import PATIENCE
 
-SECONDS = 20.0
 REPOSITORY = "tiny/model"
 
 Start = Callable[..., Service]
@@ -57,7 +57,7 @@ def start(tmp_path: Path, hub: FakeHub) -> Iterator[Start]:
 
 def test_the_hub_is_asked_while_checking_and_bytes_come_while_downloading(start: Start) -> None:
     service = start()
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     assert service.phases()[:2] == ["downloading", "loading"]
     assert service.metric("sidecar_model_download_bytes") > 5000
     assert service.metric("sidecar_engine_phase_seconds", phase="checking") > 0
@@ -66,7 +66,7 @@ def test_the_hub_is_asked_while_checking_and_bytes_come_while_downloading(start:
 def test_a_model_that_vllm_cannot_run_is_not_fetched(start: Start, hub: FakeHub) -> None:
     publish(hub, "FooBarForCausalLM")
     service = start()
-    service.wait_for("failed", SECONDS)
+    service.wait_for("failed", PATIENCE)
     health = service.health()
     assert "no implementation of FooBarForCausalLM" in health["reason"]
     assert "newer image" in health["remedy"]
@@ -78,7 +78,7 @@ def test_a_model_that_vllm_cannot_run_is_not_fetched(start: Start, hub: FakeHub)
 def test_a_doubt_is_one_warning_and_the_start_goes_on(start: Start, hub: FakeHub) -> None:
     publish(hub, "FooBarForCausalLM")
     service = start(HF_OVERRIDES="{}")
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     warnings = [line for line in service.lines("proxy.engine") if line["level"] == "WARNING"]
     assert ["FooBarForCausalLM" in line["message"] for line in warnings] == [True]
 
@@ -88,14 +88,14 @@ def test_a_local_folder_is_judged_too(start: Start, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"architectures": ["FooBarForCausalLM"]}))
     service = start(MODEL_NAME=str(folder))
-    service.wait_for("failed", SECONDS)
+    service.wait_for("failed", PATIENCE)
     assert "FooBarForCausalLM" in service.health()["reason"]
 
 
 def test_a_hub_in_trouble_is_asked_again(start: Start, hub: FakeHub) -> None:
     hub.faults.append(Fault(Kind.NOT_A_HUB, "GET /api/*", times=1))
     service = start()
-    service.wait_for("ready", SECONDS)
+    service.wait_for("ready", PATIENCE)
     assert service.phases()[:4] == ["restarting", "checking", "downloading", "loading"]
     engine = service.client.get("/info").json()["engine"]
     assert engine["last_restart_cause"] == "hub_unreachable"
@@ -103,22 +103,22 @@ def test_a_hub_in_trouble_is_asked_again(start: Start, hub: FakeHub) -> None:
 
 def test_the_next_start_knows_how_long_it_will_take(start: Start, tmp_path: Path) -> None:
     first = start(FAKE_ENGINE_PHASE_SECONDS="import=1.5")
-    first.wait_for("loading", SECONDS)
+    first.wait_for("loading", PATIENCE)
     assert "eta_seconds" not in first.health()
-    first.wait_for("ready", SECONDS)
+    first.wait_for("ready", PATIENCE)
     assert "eta_seconds" not in first.health()
     kept = tmp_path / "sidecar" / "starts.json"
-    wait_until(kept.exists, SECONDS, "the times of the start")
+    wait_until(kept.exists, PATIENCE, "the times of the start")
     first.terminate()
-    assert first.exit_code(SECONDS) == 0
+    assert first.exit_code(PATIENCE) == 0
 
     second = start(FAKE_ENGINE_PHASE_SECONDS="import=1.5")
-    second.wait_for("loading", SECONDS)
+    second.wait_for("loading", PATIENCE)
     health = second.client.get("/health")
     left = health.json()["eta_seconds"]
     assert 0 < left < 5
     assert 1 <= int(health.headers["retry-after"]) <= 5
-    second.wait_for("ready", SECONDS)
+    second.wait_for("ready", PATIENCE)
 
 
 def test_a_download_is_told_with_percent_rate_and_seconds_left(start: Start, hub: FakeHub) -> None:
@@ -126,14 +126,14 @@ def test_a_download_is_told_with_percent_rate_and_seconds_left(start: Start, hub
     (hub.root / REPOSITORY / "model.safetensors").write_bytes(bytes(large))
     hub.faults.append(Fault(Kind.SLOW, "GET /cdn/*", rate=8_000_000))
     service = start()
-    service.wait_for("downloading", SECONDS)
-    wait_until(lambda: 0.3 < service.health().get("progress", 0) < 1, SECONDS, "progress")
+    service.wait_for("downloading", PATIENCE)
+    wait_until(lambda: 0.3 < service.health().get("progress", 0) < 1, PATIENCE, "progress")
     health = service.health()
     assert health["download_bytes"] > large
     assert 10 << 20 <= health["downloaded_bytes"] < health["download_bytes"]
     assert health["bytes_per_second"] > 1_000_000
     assert 0 < health["eta_seconds"] < 30
-    service.wait_for("loading", SECONDS)
+    service.wait_for("loading", PATIENCE)
     assert not {"bytes_per_second", "download_bytes"} & service.health().keys()
     told = [line["message"] for line in service.lines("proxy.engine")]
     assert any(line.startswith("downloading: 0.01 of 0.03 GB (33 %), ") for line in told), told

@@ -15,8 +15,7 @@ import uvloop
 
 from proxy.engine.process import Process
 from tests.engine.service import Running, alive, below, wait_until
-
-SECONDS = 10.0
+from tests.patience import PATIENCE
 
 T = TypeVar("T")
 
@@ -25,7 +24,7 @@ def run(scene: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine for a limited time."""
 
     async def limited() -> T:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(PATIENCE):
             result = await scene
             await asyncio.sleep(0.05)  # pipes are closed a turn after their end was read
             return result
@@ -47,7 +46,7 @@ async def output(process: Process) -> list[bytes]:
 
 async def tree(process: Process, count: int) -> set[Running]:
     await asyncio.to_thread(
-        wait_until, lambda: len(below(process.pid)) == count, SECONDS, f"{count} processes"
+        wait_until, lambda: len(below(process.pid)) == count, PATIENCE, f"{count} processes"
     )
     return below(process.pid)
 
@@ -109,7 +108,7 @@ def test_stop_kills_after_its_grace() -> None:
 
     code, seconds, left = run(scene())
     assert code == -9
-    assert 0.3 <= seconds < 2
+    assert 0.3 <= seconds < PATIENCE
     assert not left
 
 
@@ -156,7 +155,7 @@ def test_guard_that_is_killed_leaves_nothing_and_the_output_ends() -> None:
 
     lines, code, seen = run(scene())
     assert (lines, code) == ([b"up"], -9)
-    wait_until(lambda: not alive(seen), SECONDS, "an end of the tree")
+    wait_until(lambda: not alive(seen), PATIENCE, "an end of the tree")
 
 
 def test_environment_is_what_it_is_given() -> None:

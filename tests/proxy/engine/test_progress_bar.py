@@ -22,6 +22,7 @@ from proxy.engine.state import Snapshot
 from proxy.tasks import spawn
 from tests.engine.service import PROJECT, free_ports, wait_until
 from tests.fake_engine import BIN
+from tests.patience import PATIENCE
 
 ERASE = "\r\x1b[K"
 DOWNLOAD: dict[str, Any] = {
@@ -145,7 +146,7 @@ def _stderr_of_a_start(tmp_path: Path, term: str) -> str:
             stderr=its_end,
         )
     try:
-        wait_until(lambda: "warming -> ready" in log.read_text(), 15, "ready")
+        wait_until(lambda: "warming -> ready" in log.read_text(), PATIENCE, "ready")
     finally:
         process.terminate()
         process.wait(10)

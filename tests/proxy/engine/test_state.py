@@ -13,6 +13,7 @@ from proxy.engine import state as state_module
 from proxy.engine.phase import Phase
 from proxy.engine.state import EngineState, Snapshot
 from proxy.errors import Cause
+from tests.patience import PATIENCE
 
 
 class Clock:
@@ -177,7 +178,7 @@ async def test_waiting_ends_when_the_engine_is_ready_and_not_before() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     state.enter(Phase.READY)
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, PATIENCE)
     state.enter(Phase.DEGRADED)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(state.wait_until_ready(), 0.01)
