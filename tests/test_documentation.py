@@ -143,7 +143,10 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.client_connection": ("proxy.errors", "proxy.exchange", "proxy.relay.client"),
     "proxy.exchange": ("proxy.errors", "proxy.relay.headers"),
     "proxy.init": (),
-    "proxy.check": (*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.server"),
+    "proxy.check": (
+        *(*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.server"),
+        "proxy.telemetry.tracing",
+    ),
     "proxy.__main__": (
         *(*_BASE, "proxy.app", "proxy.check", "proxy.edge.keys", "proxy.init", "proxy.server"),
         *("proxy.telemetry.logs", "proxy.telemetry.spans", "proxy.telemetry.tracing"),

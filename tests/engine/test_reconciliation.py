@@ -19,6 +19,7 @@ from tests.engine import mixed_run
 from tests.engine.conftest import READY_SECONDS
 from tests.engine.mixed_run import Case
 from tests.engine.service import Line, Service, wait_until
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.engine
 
@@ -32,7 +33,6 @@ OURS = dict(
 THEIRS = dict(
     zip(TOKENS, ("prompt_tokens", "prompt_tokens_cached", "generation_tokens"), strict=True)
 )
-_SPANS_SECONDS = 60.0
 _ENGINES_SPAN = "llm_request"
 # Answered by the sidecar itself: the engine never hears of them.
 _OWN_ERRORS = {"unknown_route"}
@@ -110,7 +110,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, picture: bytes) -> Iterator[Ru
         wait_until_idle(service)
         ours[True], engine[True] = Page.of(service, "/metrics"), engine_page(service)
         run = Run(lines, ours, engine, collector)
-        wait_until(lambda: all_spans_have_come(run), _SPANS_SECONDS, "a span for each request")
+        wait_until(lambda: all_spans_have_come(run), PATIENCE, "a span for each request")
         print(f"\n{table(run)}")
         yield run
 

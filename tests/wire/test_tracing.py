@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,23 +14,18 @@ import pytest
 from proxy.telemetry.span_attributes import attributes
 from tests.collector import ERROR, SERVER, UNSET, Collector, GrpcCollector, TakenSpan
 from tests.fake_engine import FakeEngine
+from tests.patience import PATIENCE
 from tests.proxy.telemetry.records import full
 from tests.wire import secrets
 from tests.wire.client import CHAT, STREAM, Answer, prompt
-from tests.wire.service import Sidecar, refused_port, until
+from tests.wire.service import Sidecar, until
 from tests.wire.test_websocket import session
 
-SECONDS = 60.0
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 # Sent at once, and not tried for long: what a test waits for.
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
-
-
-@pytest.fixture(autouse=True)
-def bounded() -> None:
-    """Every wait here has its own end, and a generous one."""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +59,7 @@ def engine(traced: Sidecar) -> FakeEngine:
 def span_of(collector: Collector, of: Answer | str) -> TakenSpan:
     """The one span of a request, once it has come."""
     request_id = of if isinstance(of, str) else of.request_id
-    until(lambda: collector.of(request_id), f"a span of {request_id}", SECONDS)
+    until(lambda: collector.of(request_id), f"a span of {request_id}", PATIENCE)
     (span,) = collector.of(request_id)
     return span
 
@@ -165,7 +161,7 @@ def test_a_client_that_leaves_has_its_span(
 def test_a_session_has_its_span_too(traced: Sidecar, collector: Collector) -> None:
     with session(traced, headers={"traceparent": PARENT}) as (client, request_id):
         client.send("text")
-        assert client.recv(SECONDS) == "text"
+        assert client.recv(PATIENCE) == "text"
     span = span_of(collector, request_id)
     assert (span.name, span.trace_id) == ("GET realtime", TRACE)
     assert handed_on(traced, request_id).split("-")[2] == span.span_id
@@ -193,7 +189,7 @@ def test_grpc_is_spoken_too(shared_engine: FakeEngine, tmp_path: Path) -> None:
         span = span_of(collector, service.ask(CHAT, prompt(CHAT)))
         assert span.resource["service.name"] == "mine"
         service.process.terminate()
-        assert service.process.wait(SECONDS) == 0
+        assert service.process.wait(PATIENCE) == 0
 
 
 def told(service: Sidecar) -> list[str]:
@@ -203,8 +199,10 @@ def told(service: Sidecar) -> list[str]:
 def test_a_collector_that_is_down_costs_one_line_and_is_used_when_it_is_back(
     shared_engine: FakeEngine, tmp_path: Path
 ) -> None:
-    down = Collector(port=refused_port())
-    with Sidecar(tmp_path, shared_engine, **{ENDPOINT: down.url, **SOON}) as service:
+    held = socket.socket()  # nobody listens there, and nobody else may
+    held.bind(("127.0.0.1", 0))
+    down = Collector(port=held.getsockname()[1])
+    with held, Sidecar(tmp_path, shared_engine, **{ENDPOINT: down.url, **SOON}) as service:
         service.wait_until_ready()
 
         def lost(batches: int) -> bool:
@@ -212,17 +210,18 @@ def test_a_collector_that_is_down_costs_one_line_and_is_used_when_it_is_back(
             lines = [str(line["message"]) for line in service.lines("proxy.tracing")]
             return sum(line.startswith("Failed to export") for line in lines) >= batches
 
-        until(lambda: lost(3), "three batches that were lost", SECONDS)
+        until(lambda: lost(3), "three batches that were lost", PATIENCE)
         (line,) = told(service)
         assert line.startswith(f"spans are lost until somebody takes them: {down.url} does not")
         assert "OTEL_EXPORTER_OTLP_PROTOCOL" in line
+        held.close()
         with down as collector:
             until(
                 lambda: service.ask(CHAT, prompt(CHAT)).status == 200 and collector.spans(),
                 "a span",
-                SECONDS,
+                PATIENCE,
             )
-            until(lambda: len(told(service)) == 2, "a line that spans are taken again", SECONDS)
+            until(lambda: len(told(service)) == 2, "a line that spans are taken again", PATIENCE)
         assert told(service)[1].startswith("spans are taken again; ")
 
 
@@ -233,7 +232,7 @@ def test_the_last_spans_are_sent_at_the_end(shared_engine: FakeEngine, tmp_path:
         service.record(answer)
         assert not collector.of(answer.request_id)
         service.process.terminate()
-        assert service.process.wait(SECONDS) == 0
+        assert service.process.wait(PATIENCE) == 0
         assert collector.of(answer.request_id)
 
 
@@ -248,13 +247,13 @@ def test_a_collector_that_hangs_holds_up_neither_requests_nor_the_end(
             until(
                 lambda: service.ask(CHAT, prompt(CHAT)).status == 200 and collector.requests,
                 "a request that hangs",
-                SECONDS,
+                PATIENCE,
             )
             for _ in range(20):
                 assert service.ask(CHAT, prompt(CHAT)).status == 200
             service.process.terminate()
             # Far less than the ten minutes that one attempt may take.
-            assert service.process.wait(SECONDS) == 0
+            assert service.process.wait(PATIENCE) == 0
 
 
 def late(collector: Collector) -> dict[str, str]:
@@ -306,6 +305,6 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "UPSTREAM_URL": "http://127.0.0.1:9", **environ},
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=PATIENCE,
         check=False,
     )

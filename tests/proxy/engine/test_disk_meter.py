@@ -14,9 +14,9 @@ import pytest
 from proxy.engine import disk_meter
 from proxy.engine.disk_meter import DiskMeter
 from proxy.engine.reading import DiskReading
+from tests.patience import PATIENCE
 
 Metering = Callable[[Path], DiskMeter]
-SECONDS = 60.0
 
 
 class Usage(NamedTuple):
@@ -40,7 +40,7 @@ def metering() -> Iterator[Metering]:
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, what
         time.sleep(0.002)
@@ -76,12 +76,12 @@ def test_a_volume_that_fails_or_hangs_is_not_known_and_holds_up_nobody(
         if not asked.is_set():
             asked.set()
             raise OSError("gone")
-        released.wait(SECONDS)
+        released.wait(PATIENCE)
         return Usage(2, 1, 1)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     meter = metering(tmp_path)
-    assert asked.wait(SECONDS)
+    assert asked.wait(PATIENCE)
     assert meter.reading() == DiskReading()
     released.set()
     until(lambda: known(meter), "a reading")
