@@ -18,7 +18,8 @@ CHECKS = "ruff check ." "ruff format --check ." "mypy" "shellcheck $(SHELL_SCRIP
   "hadolint Dockerfile" "python scripts/check_compose.py" "python scripts/engine_flags.py --check" \
   "python scripts/check_kubernetes.py" "python scripts/runpod_hub.py --check" \
   "scripts/check-monitoring.sh" "python monitoring/dashboards.py --check" \
-  "bandit -q -c pyproject.toml -r proxy scripts" "python scripts/audit.py"
+  "bandit -q -c pyproject.toml -r proxy scripts" "python scripts/audit.py" \
+  "mkdocs build --strict"
 
 # Empty stamps: what was installed from which file, and when.
 MADE := $(VENV)/.made-stamp
@@ -49,8 +50,8 @@ else
 	$(PYTEST) --cov-report=term:skip-covered $(TESTS)
 endif
 
-check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## lint, types, shell, Docker, Compose, Kubernetes, RunPod, flags, alerts, security
-	@export PATH="$(CURDIR)/$(BIN):$$PATH"; failed=; \
+check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## lint, types, shell, Docker, Compose, Kubernetes, RunPod, flags, alerts, security, the site
+	@export PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1; failed=; \
 	for command in $(CHECKS); do \
 	  echo "check: $$command"; $$command || failed+=" '$$command'"; \
 	done; \

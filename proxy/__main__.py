@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from proxy import check
+from proxy import check, models
 from proxy.app import Sidecar
 from proxy.edge.keys import Keys
 from proxy.errors import SettingsError
 from proxy.init import serve_as_child
+from proxy.presets.choice import load_settings
 from proxy.server import Server, allow_many_connections, listen
 from proxy.settings import OnEngineFailure, Settings
 from proxy.settings.keys import new_key_line
@@ -43,6 +44,7 @@ GC_THRESHOLD = 20_000
 HELP = """\
 python3 -m proxy          start the engine and serve it; environment variables are the settings
 python3 -m proxy check    find out whether that would work, in seconds: 0 yes, 1 no, 2 bad settings
+python3 -m proxy models   list the presets of models, and which fit this GPU; `models NAME` has one
 python3 -m proxy keys     make an API key, as label:key; `keys LABEL` calls it so
 python3 -m proxy --help   this text; README.md has the variables
 """
@@ -50,17 +52,20 @@ python3 -m proxy --help   this text; README.md has the variables
 
 def main(arguments: Sequence[str]) -> int:
     match list(arguments):
-        case []:
+        case [] | ["serve"]:  # SageMaker says the latter
             return serve()
         case ["check"]:
             return check.main(os.environ)
+        case ["models", *name] if len(name) <= 1:
+            return models.main(os.environ, *name)
         case ["keys", *label] if len(label) <= 1:
             return make_key(*label)
         case ["--help" | "-h"]:
             print(HELP, end="")
             return 0
     words = shlex.join(arguments)
-    print(f"unknown command: {words}; allowed are none, check, keys and --help", file=sys.stderr)
+    allowed = "none, check, models, keys and --help"
+    print(f"unknown command: {words}; allowed are {allowed}", file=sys.stderr)
     return 2
 
 
@@ -75,7 +80,7 @@ def make_key(label: str | None = None) -> int:
 
 def serve() -> int:
     try:
-        settings = Settings.load(os.environ)
+        settings = load_settings(os.environ)
         Keys(settings)  # what is wrong with their file is told before anything is started
         if os.getpid() == 1 and (code := serve_as_child()) is not None:
             return code

@@ -34,6 +34,7 @@ from proxy.engine.state import EngineState, Snapshot
 from proxy.errors import RequestFailure, UnknownRoute
 from proxy.media.intake import intake
 from proxy.own_pages import OwnPages, own_pages
+from proxy.presets.choice import warnings_about_presets
 from proxy.relay.client import ADDED_HEADERS, FAILURE, KEY
 from proxy.relay.endpoint import Limits, Relay
 from proxy.relay.flights import Flights
@@ -161,8 +162,7 @@ class Sidecar:
 
     def start(self) -> asyncio.Task[None]:
         """Start the engine; the task ends when it cannot be started any more."""
-        for warning in (*warnings_about(self.settings), *self._door.warnings):
-            _log.warning(warning)
+        self.announce_settings()
         self._door.start()
         if can_be_drawn(sys.stderr, os.environ):
             bar = ProgressBar(sys.stderr, lambda: self._state.snapshot)
@@ -173,6 +173,17 @@ class Sidecar:
             self._disk_meter.start()
         self._engine_task = spawn(self._engine.run(), name="engine")
         return self._engine_task
+
+    def announce_settings(self) -> None:
+        """Log where clients come in, what a preset gave, and what looks wrong."""
+        if self.settings.outside_url is not None:
+            port, url = self.settings.port, self.settings.outside_url
+            _log.info("port %d is reached from outside at %s", port, url)
+        if self.settings.preset is not None:
+            _log.info("preset: %s", self.settings.preset.sentence())
+        presets = warnings_about_presets(self.settings)
+        for warning in (*presets, *warnings_about(self.settings), *self._door.warnings):
+            _log.warning(warning)
 
     def announce_stop(self) -> None:
         """Say "not ready" from now on, but go on taking requests."""

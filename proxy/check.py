@@ -18,6 +18,7 @@ from proxy.edge.keys import Keys, warnings_about_keys
 from proxy.engine.checkup import check_up
 from proxy.engine.finding import Finding, Result
 from proxy.errors import SettingsError
+from proxy.presets.choice import load_settings, warnings_about_presets
 from proxy.server import listen
 from proxy.settings import Settings
 from proxy.telemetry.tracing import open_tracing
@@ -29,14 +30,15 @@ _COLLECTOR_SECONDS = 3.0
 
 def main(environ: Mapping[str, str]) -> int:
     try:
-        settings = Settings.load(environ)
+        settings = load_settings(environ)
+        preset = _preset(settings)
         keys = _keys(settings)
         traces = _traces(settings)
         findings = uvloop.run(check_up(settings))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    findings += (*traces, keys, _listener(settings))
+    findings = [*preset, *findings, *traces, keys, _listener(settings)]
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print("\n".join(table(findings, columns)))
     return 1 if any(finding.result is Result.FAIL for finding in findings) else 0
@@ -70,6 +72,13 @@ def _traces(settings: Settings) -> list[Finding]:
         text = f"Nobody takes them at {url.netloc}: {error.strerror or error}. They would be lost."
         return [Finding("traces", Result.WARN, text, "Check OTEL_EXPORTER_OTLP_ENDPOINT.")]
     return [Finding("traces", Result.OK, f"To {url.netloc}, by {target.protocol}.")]
+
+
+def _preset(settings: Settings) -> list[Finding]:
+    """What MODEL_NAME stands for; nothing where it is no preset."""
+    if settings.preset is not None:
+        return [Finding("preset", Result.OK, f"{settings.preset.sentence()}.")]
+    return [Finding("preset", Result.WARN, text) for text in warnings_about_presets(settings)]
 
 
 def _keys(settings: Settings) -> Finding:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from proxy import __main__ as main
 from proxy.edge.routes import Route
-from proxy.engine.command import warnings_about
-from proxy.settings import Settings
+from proxy.engine.command import engine_command, warnings_about
+from proxy.settings import Settings, variables
 from tests import test_kubernetes as kubernetes
 from tests.proxy.house import house
 from tests.test_deployment import compose, seconds
@@ -120,14 +121,62 @@ async def test_sagemakers_route_is_relayed_where_it_is_asked_for() -> None:
         )
 
 
-def test_sagemakers_argument_does_not_reach_the_sidecar(tmp_path: Path) -> None:
-    snippet = TEXT.split("```dockerfile\n")[1].split("```")[0]
-    given = dict(word.split("=", 1) for word in snippet.split("ENV ")[1].split("\n")[0].split())
-    assert given.items() <= places()["SageMaker"].given.items()
-    entrypoint = json.loads(snippet.split("ENTRYPOINT ")[1])
-    assert entrypoint[:3] == ["tini", "-s", "--"]
-    start = tmp_path / "start.sh"
-    start.write_text('#!/usr/bin/env bash\necho "$# arguments"\n')
-    start.chmod(0o755)
-    command = [word.replace("/app/scripts/start.sh", str(start)) for word in entrypoint[3:]]
-    assert subprocess.check_output([*command, "serve"], text=True) == "0 arguments\n"
+def test_what_sagemaker_runs_the_image_with_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "serve", lambda: 7)
+    assert main.main(["serve"]) == main.main([]) == 7
+    assert 'exec "$PYTHON" -m proxy "$@"' in (ROOT / "scripts/start.sh").read_text()
+
+
+class Name(NamedTuple):
+    """A row of the table of names."""
+
+    place: str
+    there: str
+    here: str
+
+
+def names() -> list[Name]:
+    table = TEXT.split("| From | There | Here |\n| --- | --- | --- |\n")[1].split("\n\n")[0]
+    return [Name(*line.strip("| ").split(" | ")) for line in table.splitlines()]
+
+
+NAMES = pytest.mark.parametrize("name", names(), ids=lambda name: f"{name.place}, {name.there}")
+SAMPLES = {"HF_TOKEN": "hf_0123", "CHAT_TEMPLATE": "/t.jinja", "MAX_MODEL_LEN": "512"}
+
+
+@NAMES
+def test_what_a_name_is_here_are_variables_with_good_values(name: Name) -> None:
+    given = dict(pair.split("=", 1) for pair in re.findall(r"`([A-Z_]+=[^`]*)`", name.here))
+    settings = Settings.load(given)
+    assert warnings_about(settings) == ()
+    named = settings.served_model_names
+    engine_command(settings, model_path="/m", served_names=named, has_gpu=True)
+
+
+@NAMES
+def test_a_name_that_is_the_same_here_is_taken_as_it_is(name: Name) -> None:
+    if (ours := re.match(r"Same as `(\w+)`", name.here)) is not None:
+        value = SAMPLES.get(ours[1], "a/b")
+        theirs = re.fullmatch(r"`(\w+)`", name.there)
+        assert theirs is not None
+        settings = Settings.load({theirs[1]: value})
+        assert settings.model_dump() == Settings.load({ours[1]: value}).model_dump()
+        assert settings.model_dump() != Settings.load({}).model_dump()
+        assert warnings_about(settings) == ()
+
+
+def test_every_other_name_of_a_variable_is_in_the_table_or_in_readme() -> None:
+    aliases = {alias for spellings in variables().values() for alias in spellings[1:]}
+    readme = (ROOT / "README.md").read_text()
+    assert {alias for alias in aliases if f"| `{alias}` |" not in readme} == set()
+    assert {name.there.strip("`") for name in names() if "Same as" in name.here} - aliases == {
+        "SM_VLLM_MAX_MODEL_LEN"
+    }
+
+
+async def test_the_address_that_vast_gives_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "proxy")
+    given = {"PUBLIC_IPADDR": "65.130.162.74", "VAST_TCP_PORT_8000": "33526"}
+    async with house(**given) as there:
+        there.sidecar.announce_settings()
+    assert "port 8000 is reached from outside at http://65.130.162.74:33526" in caplog.text

@@ -135,6 +135,11 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.telemetry.record",
     ),
     "proxy.api": (*_BASE, "proxy.api", "proxy.engine", "proxy.telemetry"),
+    "proxy.presets": (
+        *("proxy.errors", "proxy.settings", "proxy.presets", "proxy.engine.command"),
+        "proxy.engine.flags",
+    ),
+    "proxy.models": ("proxy.errors", "proxy.settings", "proxy.presets", "proxy.engine.hardware"),
     "proxy.own_pages": (
         *("proxy.errors", "proxy.api", "proxy.relay.headers", "proxy.relay.refusal"),
         "proxy.relay.client",
@@ -144,11 +149,12 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.exchange": ("proxy.errors", "proxy.relay.headers"),
     "proxy.init": (),
     "proxy.check": (
-        *(*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.server"),
+        *(*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.presets", "proxy.server"),
         "proxy.telemetry.tracing",
     ),
     "proxy.__main__": (
         *(*_BASE, "proxy.app", "proxy.check", "proxy.edge.keys", "proxy.init", "proxy.server"),
+        *("proxy.models", "proxy.presets"),
         *("proxy.telemetry.logs", "proxy.telemetry.spans", "proxy.telemetry.tracing"),
     ),
 }

@@ -12,6 +12,7 @@ from proxy import __version__
 from proxy.api.service import Service
 from proxy.engine.hardware import engine_version
 from proxy.engine.phase import Phase
+from proxy.settings import Settings
 
 
 def info_router(service: Service) -> APIRouter:
@@ -46,6 +47,7 @@ def describe(service: Service) -> dict[str, Any]:
         "revision": now.revision,
         "path": now.model_path,
         "random_weights": True if now.demo else None,
+        "preset": _preset(settings),
     }
     limits = {
         "max_body_mb": settings.max_body_mb,
@@ -65,6 +67,18 @@ def describe(service: Service) -> dict[str, Any]:
         "model": _known(model),
         "limits": _known(limits),
         "hardware": _known({"gpus": gpus, "driver": hardware.driver}),
+    }
+
+
+def _preset(settings: Settings) -> dict[str, Any] | None:
+    """What a preset gave, as variables; a token cannot be in one."""
+    if (applied := settings.preset) is None:
+        return None
+    return {
+        "name": applied.preset.name,
+        "file": applied.preset.file,
+        "variables": dict(applied.given),
+        "overruled": list(applied.overruled),
     }
 
 

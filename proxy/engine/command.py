@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 
 from proxy.engine.flags import arguments, flag_name, known_flags
 from proxy.errors import SettingsError
@@ -171,13 +172,18 @@ def _demo_arguments(settings: Settings, has_gpu: bool) -> list[str]:
     return argv if has_gpu or settings.dtype else [*argv, "--dtype", "bfloat16"]
 
 
+def flag_variable(variable: str) -> str | None:
+    """The variable that stands for a flag which is not the sidecar's to set; None: it is none."""
+    name = _RENAMED.get(variable, variable)
+    is_flag = name == name.upper() and flag_name(name) in known_flags()
+    ours = name in _our_variables() or flag_name(name) in _RESERVED
+    return name if is_flag and not ours else None
+
+
 def _named_like_flags(settings: Settings) -> list[str]:
-    ours = _our_variables()
     argv: list[str] = []
     for variable, value in settings.environ.items():
-        name = _RENAMED.get(variable, variable)
-        is_flag = name == name.upper() and flag_name(name) in known_flags()
-        if is_flag and name not in ours and flag_name(name) not in _RESERVED:
+        if (name := flag_variable(variable)) is not None:
             argv += arguments(name, value)
     return argv
 
@@ -244,5 +250,6 @@ def warnings_about(settings: Settings) -> tuple[str, ...]:
     return tuple(warnings)
 
 
+@cache
 def _our_variables() -> frozenset[str]:
     return frozenset(name for names in variables().values() for name in names)

@@ -21,9 +21,14 @@ from proxy.settings.limits import LimitSettings
 from proxy.settings.listening import ListeningSettings
 from proxy.settings.media import MediaSettings
 from proxy.settings.model import ModelSettings
+from proxy.settings.preset import Applied, Preset, apply
 from proxy.settings.telemetry import TelemetrySettings
 from proxy.settings.tracing import TraceTarget, trace_target
 from proxy.settings.values import LogFormat, MediaFetch, OnEngineFailure
+
+# What AWS's images put before a flag, and Vast.ai before the port that it maps to another.
+_SAGEMAKER = "SM_VLLM_"
+_VAST = "VAST_TCP_PORT_"
 
 __all__ = ["LogFormat", "MediaFetch", "OnEngineFailure", "Settings", "variables"]
 
@@ -44,6 +49,7 @@ class Settings(
     environ: SkipValidation[Mapping[str, str]] = Field(
         default_factory=dict, exclude=True, repr=False
     )
+    preset: SkipValidation[Applied | None] = Field(default=None, exclude=True)
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Settings:
@@ -70,17 +76,28 @@ class Settings(
         return self
 
     @classmethod
-    def load(cls, environ: Mapping[str, str]) -> Settings:
-        """Read an environment.
+    def load(cls, environ: Mapping[str, str], preset: Preset | None = None) -> Settings:
+        """Read an environment; what it leaves unset is the preset's to say.
 
         Raises:
             SettingsError: one line naming the variable, its value and what is allowed.
         """
-        present = {name: value for name, value in environ.items() if value.strip()}
+        present = _without_prefix({name: text for name, text in environ.items() if text.strip()})
+        applied = None
+        if preset is not None:
+            names = {spellings[0]: spellings for spellings in variables().values()}
+            present, applied = apply(preset, present, names)
+        fields = {"environ": MappingProxyType(present), "preset": applied}
         try:
-            return cls.model_validate({**present, "environ": MappingProxyType(present)})
+            return cls.model_validate({**present, **fields})
         except ValidationError as error:
             raise SettingsError(_first_problem(error)) from None
+
+    @property
+    def outside_url(self) -> str | None:
+        """Where clients reach the API on a platform that maps its port and says to which."""
+        host, port = self.environ.get("PUBLIC_IPADDR"), self.environ.get(f"{_VAST}{self.port}")
+        return f"http://{host}:{port}" if host and port else None
 
     @property
     def port_of_metrics(self) -> int | None:
@@ -95,6 +112,14 @@ class Settings(
     @property
     def max_body_bytes(self) -> int:
         return int(self.max_body_mb * 1024 * 1024)
+
+
+def _without_prefix(environ: Mapping[str, str]) -> dict[str, str]:
+    """Flags as AWS's images of vLLM take them, `SM_VLLM_MAX_MODEL_LEN`, under the plain names."""
+    known = {name for names in variables().values() for name in names}
+    prefixed = {name for name in environ if name.startswith(_SAGEMAKER)} - known
+    plain = {name.removeprefix(_SAGEMAKER): environ[name] for name in prefixed}
+    return plain | {name: text for name, text in environ.items() if name not in prefixed}
 
 
 def _same_port(name: str, port: int, other: str) -> str:

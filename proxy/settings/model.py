@@ -12,10 +12,15 @@ class ModelSettings(Group):
         "MODEL_NAME",
         "MODEL_ID",
         "VLLM_MODEL_NAME",
-        effect="Hugging Face repository, local path, or `demo`.",
+        "SM_VLLM_MODEL",
+        "HF_MODEL_ID",
+        effect="Hugging Face repository, local path, name of a preset, or `demo`.",
+    )
+    models_file: str | None = variable(
+        "MODELS_FILE", effect="A TOML file with presets of your own."
     )
     model_revision: str | None = variable(
-        "MODEL_REVISION", effect="Branch, tag or commit of the repository."
+        "MODEL_REVISION", "SM_VLLM_REVISION", effect="Branch, tag or commit of the repository."
     )
     served_model_names: Names = variable(
         "SERVED_MODEL_NAME",
@@ -24,7 +29,10 @@ class ModelSettings(Group):
         effect="Names clients may use, comma-separated; the first one stands in answers.",
     )
     hf_token: str | None = variable(
-        "HF_TOKEN", effect="Token for gated and private repositories.", secret=True
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        effect="Token for gated and private repositories.",
+        secret=True,
     )
     hf_home: str | None = variable("HF_HOME", effect="Folder of the Hugging Face cache.")
     hf_endpoint: str | None = variable("HF_ENDPOINT", effect="Base URL of the hub.")

@@ -20,9 +20,9 @@ from starlette.types import Message, Receive, Scope, Send
 from proxy.app import Sidecar
 from proxy.engine.phase import Phase
 from proxy.engine.state import EngineState
+from proxy.presets.choice import load_settings
 from proxy.relay.client import EXCHANGE
 from proxy.relay.headers import Headers
-from proxy.settings import Settings
 
 
 @dataclass
@@ -125,7 +125,7 @@ class _Exchange:
 @asynccontextmanager
 async def house(**environ: str) -> AsyncIterator[House]:
     """A sidecar whose engine was never started; nothing listens on the engine's port."""
-    settings = Settings.load({"UPSTREAM_PORT": str(free_port()), **environ})
+    settings = load_settings({"UPSTREAM_PORT": str(free_port()), **environ})
     sidecar = Sidecar(settings)
     transport = httpx.ASGITransport(app=_Collected(sidecar), client=("10.0.0.7", 1234))
     async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:

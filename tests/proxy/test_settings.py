@@ -24,8 +24,9 @@ FREE_TEXT = frozenset(
         *("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "HF_TOKEN", "HF_HOME", "HF_ENDPOINT", "DTYPE"),
         *("QUANTIZATION", "KV_CACHE_DTYPE", "TOOL_CALL_PARSER", "REASONING_PARSER"),
         *("CHAT_TEMPLATE", "CUSTOM_CHAT_TEMPLATE", "VLLM_EXTRA_ARGS", "HOST"),
-        "API_KEYS_FILE",  # as with the next, what
+        *("SM_VLLM_MODEL", "HF_MODEL_ID", "SM_VLLM_REVISION", "HUGGING_FACE_HUB_TOKEN"),
         "OTLP_TRACES_ENDPOINT",  # as any other flag of vLLM's
+        *("MODELS_FILE", "API_KEYS_FILE"),  # as with the next, what
         "LOG_FILE",  # what is wrong with it is known when it is opened
     }
 )
@@ -35,6 +36,11 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("MODEL_NAME", "Qwen/Qwen2-VL-7B-Instruct", "model_name", "Qwen/Qwen2-VL-7B-Instruct"),
     ("MODEL_ID", "a/b", "model_name", "a/b"),
     ("VLLM_MODEL_NAME", "a/b", "model_name", "a/b"),
+    ("SM_VLLM_MODEL", "a/b", "model_name", "a/b"),
+    ("HF_MODEL_ID", "a/b", "model_name", "a/b"),
+    ("SM_VLLM_REVISION", "v1", "model_revision", "v1"),
+    ("HUGGING_FACE_HUB_TOKEN", "hf_secret", "hf_token", "hf_secret"),
+    ("MODELS_FILE", "/workspace/models.toml", "models_file", "/workspace/models.toml"),
     ("MODEL_REVISION", "main", "model_revision", "main"),
     ("SERVED_MODEL_NAME", "a", "served_model_names", ("a",)),
     ("SERVED_MODEL_NAME", " a , b,, ", "served_model_names", ("a", "b")),
@@ -214,6 +220,21 @@ def test_a_value_of_several_lines_is_refused_in_one() -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.load({"PORT": "80\n00"})
     assert "\n" not in str(refused.value)
+
+
+def test_variables_as_awss_images_of_vllm_have_them_are_those_without_the_prefix() -> None:
+    settings = Settings.load({"SM_VLLM_MAX_MODEL_LEN": "512", "SM_VLLM_ENFORCE_EAGER": "true"})
+    assert settings.max_model_len == "512"
+    assert settings.environ == {"MAX_MODEL_LEN": "512", "ENFORCE_EAGER": "true"}
+    both = Settings.load({"SM_VLLM_MAX_MODEL_LEN": "512", "MAX_MODEL_LEN": "1024"})
+    assert both.max_model_len == "1024"
+
+
+def test_a_platform_that_maps_the_port_says_where_clients_come_in() -> None:
+    vast = {"PUBLIC_IPADDR": "65.130.162.74", "VAST_TCP_PORT_8000": "33526"}
+    assert Settings.load(vast).outside_url == "http://65.130.162.74:33526"
+    assert Settings.load({**vast, "PORT": "9000"}).outside_url is None
+    assert Settings.load({}).outside_url is None
 
 
 @pytest.mark.parametrize("empty", ["", " ", "\t\n"])

@@ -266,7 +266,8 @@ def late(collector: Collector) -> dict[str, str]:
 
 MAKE_A_SIDECAR = """
 import sys
-from proxy.__main__ import Settings, Sidecar, open_tracing
+from proxy.__main__ import Sidecar, open_tracing
+from proxy.settings import Settings
 settings = Settings.load({"UPSTREAM_URL": "http://127.0.0.1:9", "HF_HOME": sys.argv[1]})
 assert open_tracing(settings) is None
 Sidecar(settings)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -47,9 +48,12 @@ start would fail the same way, it is not. *Seen* says where the failure comes fr
 - **check**: a check of the sidecar's own, made to fail in a test;
 - **source**: written from the source of vLLM {version}, torch, transformers or huggingface_hub, or
   after a run whose output was not kept. No GPU was at hand: all that is about one is of this kind.
+"""
+SECTION = """
+## `{cause}`
 
-| Cause | What is told | What to do | Again | Seen |
-| --- | --- | --- | --- | --- |
+| What is told | What to do | Again | Seen |
+| --- | --- | --- | --- |
 """
 
 ASKED = Asked("org/model", "main", "https://huggingface.co", Path("/models/hub"), has_token=False)
@@ -139,12 +143,13 @@ def rows() -> list[Row]:
 
 
 def page() -> str:
-    lines = [
-        f"| `{row.failure.cause}` | {_cell(row.failure.message)} | {_cell(row.failure.remedy)} |"
-        f" {'no' if row.failure.permanent else 'yes'} | {row.seen} |\n"
-        for row in rows()
-    ]
-    return HEAD.format(version=vllm_version()) + "".join(lines)
+    text = HEAD.format(version=vllm_version())
+    for cause, group in groupby(rows(), key=lambda row: row.failure.cause):
+        text += SECTION.format(cause=cause)
+        for failure, seen in group:
+            again = "no" if failure.permanent else "yes"
+            text += f"| {_cell(failure.message)} | {_cell(failure.remedy)} | {again} | {seen} |\n"
+    return text
 
 
 def _cell(text: str) -> str:
