@@ -35,7 +35,7 @@ from proxy.errors import RequestFailure, UnknownRoute
 from proxy.media.intake import intake
 from proxy.own_pages import OwnPages, own_pages
 from proxy.presets.choice import warnings_about_presets
-from proxy.relay.client import ADDED_HEADERS, FAILURE, KEY
+from proxy.relay.client import ADDED_HEADERS, ADDED_LINES, FAILURE, KEY
 from proxy.relay.endpoint import Limits, Relay
 from proxy.relay.flights import Flights
 from proxy.relay.headers import Header
@@ -139,8 +139,7 @@ class Sidecar:
         try:
             scope[KEY], scope["headers"] = self._door.identify(scope["headers"])
             if route is not None:
-                added = self._door.admit(scope[KEY])
-                scope[ADDED_HEADERS] = (*scope.get(ADDED_HEADERS, ()), *added)
+                scope[ADDED_LINES] = self._door.admit(scope[KEY])
         except RequestFailure as failure:
             return failure
         return None

@@ -77,23 +77,24 @@ class Exchange:
         body, cycle.body = cycle.body, bytearray()
         return body, not cycle.more_body
 
-    def start(self, status: int, headers: Headers) -> None:
-        """Begin the answer; its head goes out together with what is written next."""
+    def start(self, status: int, headers: Headers, lines: bytes = b"") -> None:
+        """Begin the answer; its head goes out together with what is written next. `lines` are
+        more headers, each with its end of line."""
         cycle = self._cycle
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
-        lines = [b"%b: %b\r\n" % header for header in headers]
+        pairs = list(map(b": ".join, headers))
         self._chunked = False
         self._has_body = status not in _WITHOUT_BODY and cycle.scope["method"] != "HEAD"
         if self._has_body and not _has_length(headers):
             if cycle.scope["http_version"] == "1.1":
                 self._chunked = True
-                lines.append(b"transfer-encoding: chunked\r\n")
+                pairs.append(b"transfer-encoding: chunked")
             else:  # chunks are unknown to HTTP/1.0: there the connection's end ends the body
                 cycle.keep_alive = False
         if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        self._head = b"%b%b\r\n" % (STATUS_LINE[status], b"".join(lines))
+            pairs.append(b"connection: close")
+        self._head = b"%b%b\r\n%b\r\n" % (STATUS_LINE[status], b"\r\n".join(pairs), lines)
 
     def write(self, data: bytes) -> bool:
         """Send bytes of the body now; False where the client is behind (see `when_writable`)."""

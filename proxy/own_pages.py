@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.exceptions import HTTPException
 from starlette.routing import Route as OwnRoute
 from starlette.types import Message, Receive, Scope, Send
 
@@ -13,6 +14,7 @@ from proxy.api.dashboard import page_router, requests_router
 from proxy.api.health import health_router
 from proxy.api.info import info_router
 from proxy.api.metrics import metrics_router
+from proxy.api.openapi import openapi_router
 from proxy.api.service import Service
 from proxy.errors import MethodNotAllowed, RequestFailure
 from proxy.relay.client import ADDED_HEADERS
@@ -53,10 +55,11 @@ def _adding(headers: Sequence[Header], send: Send) -> Send:
 def own_pages(service: Service) -> tuple[OwnPages, OwnPages]:
     """Those of the API's port, and those of `METRICS_PORT`: metrics are in one place only."""
     health, metrics, page = health_router(service), metrics_router(service), page_router()
-    pages = [health, info_router(service), requests_router(service), page]
     open_paths = frozenset(
         route.path for route in (*health.routes, *page.routes) if isinstance(route, OwnRoute)
     )
+    description = openapi_router(service.settings, open_paths)
+    pages = [health, info_router(service), requests_router(service), page, description]
     if service.settings.port_of_metrics is None:
         return OwnPages(*pages, metrics, open_paths=open_paths), OwnPages()
     return OwnPages(*pages, open_paths=open_paths), OwnPages(metrics)
@@ -69,5 +72,8 @@ async def _refused(request: Request, failure: Exception) -> Response:
 
 
 async def _wrong_method(request: Request, failure: Exception) -> Response:
-    text = f"{request.url.path} does not take {request.method}; it takes GET."
-    return await _refused(request, MethodNotAllowed(text))
+    assert isinstance(failure, HTTPException)
+    wrong = MethodNotAllowed(f"{request.url.path} does not take {request.method}; it takes GET.")
+    allowed = (failure.headers or {}).get("Allow", "GET")
+    wrong.headers = ((b"allow", allowed.encode()),)
+    return await _refused(request, wrong)

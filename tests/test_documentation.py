@@ -134,7 +134,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         *("proxy.errors", "proxy.tasks", "proxy.relay", "proxy.edge.routes"),
         "proxy.telemetry.record",
     ),
-    "proxy.api": (*_BASE, "proxy.api", "proxy.engine", "proxy.telemetry"),
+    "proxy.api": (*_BASE, "proxy.api", "proxy.edge.routes", "proxy.engine", "proxy.telemetry"),
     "proxy.presets": (
         *("proxy.errors", "proxy.settings", "proxy.presets", "proxy.engine.command"),
         "proxy.engine.flags",

@@ -10,6 +10,7 @@ from tests.attacks import smuggling
 from tests.attacks.paths import CONTROL, DISGUISES, HEADERS, TARGETS
 from tests.attacks.urls import NAMES, NO_URLS, REFUSED
 from tests.proxy.media.test_fetch import LEADS_AWAY
+from tests.rebinding.world import CASES as REBINDING
 
 DOCUMENT = (Path(__file__).resolve().parent.parent / "docs/security.md").read_text()
 # In the order of the table; each is what the parameters of one test are.
@@ -47,4 +48,5 @@ def test_every_control_route_is_named_as_refused() -> None:
 
 
 def test_the_figures_in_the_text_are_the_defaults() -> None:
+    assert f"look-up ({len(REBINDING)} such\ncases)" in DOCUMENT
     assert f"have {Settings.load({}).media_fetch_concurrency} URLs fetched at a time" in DOCUMENT

@@ -53,11 +53,20 @@ def describe(service: Service) -> dict[str, Any]:
         "max_body_mb": settings.max_body_mb,
         "max_in_flight": settings.max_in_flight,
         "max_waiting": settings.max_waiting if settings.max_in_flight else None,
+        "waiting_timeout_seconds": settings.waiting_timeout if settings.max_in_flight else None,
         "body_timeout_seconds": settings.body_timeout,
         "request_timeout_seconds": settings.request_timeout,
         "stream_idle_timeout_seconds": settings.stream_idle_timeout,
         "hold_seconds": settings.hold_seconds,
         "drain_seconds": settings.drain_seconds,
+    }
+    media = {
+        "fetched_by": "proxy" if settings.sidecar_fetches_media else "engine",
+        "allowed_domains": list(settings.allowed_media_domains) or None,
+        "private_addresses": settings.allow_private_media,
+        "max_mb": settings.media_fetch_max_mb,
+        "timeout_seconds": settings.media_fetch_timeout,
+        "concurrency": settings.media_fetch_concurrency,
     }
     gpus = [{"name": gpu.name, "memory_bytes": gpu.memory_bytes} for gpu in hardware.gpus]
     return {
@@ -66,6 +75,7 @@ def describe(service: Service) -> dict[str, Any]:
         "engine": _known(engine),
         "model": _known(model),
         "limits": _known(limits),
+        "media": _known(media),
         "hardware": _known({"gpus": gpus, "driver": hardware.driver}),
     }
 

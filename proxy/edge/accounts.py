@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from time import monotonic, time
 
-from proxy.edge.account import Account, Headers, Used
+from proxy.edge.account import Account, Used
 from proxy.settings.allowance import ALL, NOTHING, Allowance, KeyLimits
 from proxy.settings.keys import ApiKey
 
@@ -20,6 +20,9 @@ class Accounts:
         self._changed: set[Account] = set()
         if limits.all != NOTHING:
             self._all = Account(ALL, "All keys together have used", limits.all, monotonic(), time())
+        # What a request counts against: of a key with an account its own first, of all others.
+        self._of_all = () if self._all is None else (self._all,)
+        self._of_one: dict[str | None, tuple[Account, ...]] = {}
 
     @property
     def limited(self) -> bool:
@@ -40,26 +43,28 @@ class Accounts:
             elif allowance != NOTHING:
                 whose = f"{key.label} has used"
                 self._of[key.label] = Account(key.label, whose, allowance, now, wall)
+        self._of_one = {label: (own, *self._of_all) for label, own in self._of.items()}
 
-    def admit(self, label: str | None) -> Headers:
-        """Let one request of a key in; `x-ratelimit-*` for its answer.
+    def admit(self, label: str | None) -> bytes:
+        """Let one request of a key in; `x-ratelimit-*` for its answer, as lines of a head.
 
         Raises:
             RateLimited, QuotaUsedUp: with these headers too.
         """
-        accounts = self._accounts_of(label)
+        accounts = self._of_one.get(label, self._of_all)
         if not accounts:
-            return ()
+            return b""
         now, wall = monotonic(), time()
         for account in accounts:
             if not account.has_room(now, wall):
                 failure = account.refusal(now, wall)
-                failure.headers += _headers(accounts, now, wall)
+                lines = _lines(accounts, now, wall).splitlines()
+                failure.headers += tuple(_header(line) for line in lines)
                 raise failure
         for account in accounts:
             account.take_request(now)
-            self._changed.add(account)
-        return _headers(accounts, now, wall)
+        self._changed.update(accounts)
+        return _lines(accounts, now, wall)
 
     def in_flight(self, label: str | None) -> int | None:
         """Requests that a key may have at once; None is no limit."""
@@ -68,10 +73,11 @@ class Accounts:
 
     def charge(self, label: str | None, tokens: int) -> None:
         """Tokens of a request that is over."""
+        accounts = self._of_one.get(label, self._of_all)
         now, wall = monotonic(), time()
-        for account in self._accounts_of(label):
+        for account in accounts:
             account.charge(tokens, now, wall)
-            self._changed.add(account)
+        self._changed.update(accounts)
 
     def take_changed(self) -> list[Used]:
         """The accounts that have changed since the last time, as they are now."""
@@ -87,21 +93,19 @@ class Accounts:
             if account is not None:
                 account.restore(used, now, wall)
 
-    def _accounts_of(self, label: str | None) -> tuple[Account, ...]:
-        """Those that a request of a key counts against, its own first."""
-        own = self._of.get(label) if label is not None else None
-        if own is None:
-            return () if self._all is None else (self._all,)
-        return (own,) if self._all is None else (own, self._all)
-
     def _allowance(self, key: ApiKey) -> Allowance:
         ours = self._limits.by_label.get(key.label, NOTHING).over(self._limits.each)
         return key.allowance.over(ours)
 
 
-def _headers(accounts: Iterable[Account], now: float, wall: float) -> Headers:
+def _lines(accounts: tuple[Account, ...], now: float, wall: float) -> bytes:
     """Those of the key itself, where it has a limit."""
     for account in accounts:
-        if found := account.headers(now, wall):
+        if found := account.lines(now, wall):
             return found
-    return ()
+    return b""
+
+
+def _header(line: bytes) -> tuple[bytes, bytes]:
+    name, _, value = line.partition(b": ")
+    return name, value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from proxy.edge.accounts import Accounts
@@ -27,6 +27,7 @@ class Door:
             SettingsError: the file of keys cannot be read.
         """
         self._settings = settings
+        self._needs_key = settings.needs_key
         self._know = know
         self._keys = Keys(settings)
         self._accounts = Accounts(settings.key_limits or KeyLimits())
@@ -61,12 +62,12 @@ class Door:
         Raises:
             Unauthorized: it has no good key.
         """
-        if not self._settings.needs_key:
+        if not self._needs_key:
             return None, headers
         return self._keys.owner(headers), without_credentials(headers)
 
-    def admit(self, key: str | None) -> Sequence[tuple[bytes, bytes]]:
-        """One request of a key, for the engine: headers for its answer.
+    def admit(self, key: str | None) -> bytes:
+        """One request of a key, for the engine: lines for the head of its answer.
 
         Raises:
             RateLimited, QuotaUsedUp: the key, or all together, have used what they may.
@@ -77,7 +78,14 @@ class Door:
         """The places that there are at the engine."""
         limits = (self._settings.max_in_flight, self._accounts.all_in_flight)
         places = min(filter(None, limits), default=None)
-        return WaitingRoom(places, self._settings.max_waiting, self._accounts.in_flight)
+        # A request that waits longer than it may take in all has nothing left to do.
+        limits_of_time = (self._settings.waiting_timeout, self._settings.request_timeout)
+        return WaitingRoom(
+            places,
+            self._settings.max_waiting,
+            self._accounts.in_flight,
+            min(filter(None, limits_of_time)),
+        )
 
     def charge(self, key: str | None, tokens: int) -> None:
         """Tokens of a request that is over."""

@@ -1,7 +1,8 @@
 """API keys: whose request is this?
 
 A key is looked up by a digest, made with a secret of this process: how long that takes tells
-nothing about any key.
+nothing about any key. A header that was good is known again by a dict, which compares 64 bits of
+Python's own keyed hash first: its bytes are never compared with those of a guess.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from proxy.settings.keys import GOOD_KEY_CHARS, ApiKey, joined, parse_key_lines
 REREAD_SECONDS = 1.0
 _MAX_FILE_BYTES = 16 * 1024 * 1024
 _MAX_KEY_BYTES = 512
+# A key may be written in many ways (blanks, `BEARER`): no more of them are known again.
+_MAX_PASSED = 10_000
 _BEARER = b"bearer "
 _CREDENTIALS = (b"authorization", b"x-api-key")
 
@@ -42,6 +45,9 @@ class Keys:
         self._path = Path(settings.api_keys_file) if settings.api_keys_file else None
         self._hash = partial(hashlib.blake2b, digest_size=32, key=secrets.token_bytes(32))
         self._known: dict[bytes, tuple[bytes, str]] = {}
+        # What has passed: a header's value -> the label of the key in it.
+        self._passed_keys: dict[bytes, str] = {}
+        self._passed_bearers: dict[bytes, str] = {}
         self.all: tuple[ApiKey, ...] = ()
         self.when_changed: Callable[[], None] = lambda: None
         """Called each time other keys are good than before."""
@@ -55,15 +61,27 @@ class Keys:
         Raises:
             Unauthorized: it has none, or one that is not known.
         """
+        named = dict(headers)
+        key, bearer = named.get(b"x-api-key"), named.get(b"authorization")
+        if key is None:
+            label = None if bearer is None else self._passed_bearers.get(bearer)
+        else:
+            label = self._passed_keys.get(key)
+        return label or self._checked(headers)
+
+    def _checked(self, headers: Headers) -> str:
         bearer = key = None
         for name, value in headers:
             if name == b"x-api-key":
                 key = value
             elif name == b"authorization" and value[:7].lower() == _BEARER:
-                bearer = value[7:]
-        for presented in (key, bearer):
-            if presented is not None and (label := self._label_of(presented.strip())) is not None:
-                return label
+                bearer = value
+        if key is not None and (label := self._label_of(key.strip())) is not None:
+            _remember(self._passed_keys, key, label)
+            return label
+        if bearer is not None and (label := self._label_of(bearer[7:].strip())) is not None:
+            _remember(self._passed_bearers, bearer, label)
+            return label
         if key is None and bearer is None:
             raise Unauthorized(
                 "This server needs an API key. Send it as Authorization: Bearer KEY, or as "
@@ -113,6 +131,7 @@ class Keys:
         self.all = keys
         digests = ((self._hash(each.key.encode()).digest(), each.label) for each in keys)
         self._known = {digest: (digest, label) for digest, label in digests}
+        self._passed_keys, self._passed_bearers = {}, {}
 
     def _label_of(self, presented: bytes) -> str | None:
         if not presented or len(presented) > _MAX_KEY_BYTES:
@@ -120,6 +139,12 @@ class Keys:
         digest = self._hash(presented).digest()
         known, label = self._known.get(digest, (b"", None))
         return label if hmac.compare_digest(known, digest) else None
+
+
+def _remember(passed: dict[bytes, str], value: bytes, label: str) -> None:
+    if len(passed) >= _MAX_PASSED:
+        passed.clear()
+    passed[value] = label
 
 
 def without_credentials(headers: Headers) -> Headers:

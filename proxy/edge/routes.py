@@ -35,6 +35,8 @@ class Route(StrEnum):
 
 
 GENERATING = (Route.CHAT, Route.COMPLETIONS, Route.RESPONSES, Route.MESSAGES)
+# Their errors have the shape of Anthropic's API.
+ANTHROPIC = (Route.MESSAGES, Route.COUNT_TOKENS)
 
 _EXACT = {
     b"/v1/chat/completions": Route.CHAT,
@@ -68,6 +70,13 @@ _WITH_ID = (
     (re.compile(rb"/v1/responses/resp_[\w-]+(?:/(?:cancel|input_items))?"), Route.RESPONSES),
 )
 
+# The same as templates; a model's name may have slashes, which a template cannot say.
+_TEMPLATES = {
+    "/v1/models/{model}": Route.MODELS,
+    "/v1/responses/{response_id}": Route.RESPONSES,
+    "/v1/responses/{response_id}/cancel": Route.RESPONSES,
+    "/v1/responses/{response_id}/input_items": Route.RESPONSES,
+}
 
 # What somebody else's server may read as more than a part of a name, once it is decoded.
 _NO_NAME = re.compile(rb"[\x00-\x1f\x7f\\;?#%]|(?:^|/)\.{0,2}(?:/|$)")
@@ -78,6 +87,11 @@ class RouteTable:
 
     def __init__(self, extra_paths: Iterable[str] = ()) -> None:
         self._exact = {path.encode(): Route.EXTRA for path in extra_paths} | _EXACT
+
+    @property
+    def described(self) -> dict[str, Route]:
+        """All paths, as OpenAPI writes them."""
+        return {path.decode(): route for path, route in self._exact.items()} | _TEMPLATES
 
     def find(self, raw_path: bytes) -> Route | None:
         """The kind of work behind a path, or None where it is not the engine's."""

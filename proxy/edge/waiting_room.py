@@ -27,17 +27,20 @@ def _no_limit(key: str | None) -> int | None:
 
 
 class WaitingRoom:
-    """`max_places` for all together, None for no limit; at most `max_waiting` wait for one."""
+    """`max_places` for all together, None for no limit; at most `max_waiting` wait for one, each
+    for `max_seconds` at most."""
 
     def __init__(
         self,
         max_places: int | None = None,
         max_waiting: int = 0,
         limit_of: LimitOf = _no_limit,
+        max_seconds: float | None = None,
     ) -> None:
         self._max_places = max_places
         self._max_waiting = max_waiting
         self._limit_of = limit_of
+        self.max_seconds = max_seconds
         self._taken = 0
         self._taken_by: dict[str | None, int] = {}
         # By key, the one that is served next first.
@@ -55,8 +58,9 @@ class WaitingRoom:
         """Wait until a place is given.
 
         Raises:
-            Overloaded: too many wait already.
-            RateLimited: too many wait already, and the key has all the places it may have.
+            Overloaded: too many wait already, or there was no place in all the time that one may
+                wait.
+            RateLimited: the same where the key has all the places it may have.
             RequestFailure: what `watch` has said, or `close`.
         """
         self._make_room(key)
@@ -66,12 +70,15 @@ class WaitingRoom:
         if watch is not None:
             watch(partial(_end, place))
         try:
-            await place
-        except BaseException:
+            async with asyncio.timeout(self.max_seconds):
+                await place
+        except BaseException as error:
             if place.cancelled() or place.exception() is not None:
                 self._forget(key, place)
             else:  # it was given in the very moment in which nobody wanted it any more
                 self.leave(key)
+            if isinstance(error, TimeoutError):
+                raise self._refusal(key) from None
             raise
         finally:
             if watch is not None:
@@ -147,7 +154,8 @@ class WaitingRoom:
             return RateLimited(f"{text} (in_flight). Try again.", retry_after_seconds=1)
         # About one more round of those who are inside for each round that waits.
         rounds = 1 + self.waiting // (self._max_places or 1)
-        text = "This server has as much work as it may take (MAX_IN_FLIGHT, MAX_WAITING)."
+        text = "This server has as much work as it may take (MAX_IN_FLIGHT, MAX_WAITING, "
+        text += "WAITING_TIMEOUT)."
         return Overloaded(f"{text} Try again.", retry_after_seconds=min(rounds, _MAX_RETRY_SECONDS))
 
 

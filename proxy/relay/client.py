@@ -19,6 +19,8 @@ EXCHANGE = "sidecar.exchange"
 KEY = "sidecar.key"
 # under this one headers that every answer to it gets,
 ADDED_HEADERS = "sidecar.added_headers"
+# under this one those that a relayed one gets, as lines of a head,
+ADDED_LINES = "sidecar.added_lines"
 # and under this one why a request could not be read.
 FAILURE = "sidecar.failure"
 _CLIENT_LEFT = "The client closed the connection."
@@ -38,7 +40,7 @@ class Exchange(Protocol):
 
     def watch(self, on_leave: Callable[[], None] | None) -> None: ...
 
-    def start(self, status: int, headers: Headers) -> None: ...
+    def start(self, status: int, headers: Headers, lines: bytes = b"") -> None: ...
 
     def write(self, data: bytes) -> bool: ...
 
@@ -62,6 +64,7 @@ class Client:
             self.target += b"?" + query
         self.started = False
         self._added: Sequence[Header] = scope.get(ADDED_HEADERS, ())
+        self._added_lines: bytes = scope.get(ADDED_LINES, b"")
         self._exchange: Exchange = scope.pop(EXCHANGE)  # it holds the scope: no circle
         self._receive = receive
         self._record = record
@@ -134,7 +137,9 @@ class Client:
         """Begin the answer; its head goes out with what is written next."""
         self.started = True
         self._record.status = status
-        self._exchange.start(status, [*headers, *self._added] if self._added else headers)
+        if self._added:
+            headers = [*headers, *self._added]
+        self._exchange.start(status, headers, self._added_lines)
 
     def end(self, data: bytes) -> None:
         """Hand the last bytes of the answer to the socket."""

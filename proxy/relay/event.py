@@ -49,6 +49,8 @@ class Said:
     last: bool = False
 
 
+_UTTERANCE_DONE = "transcription.done"
+
 Reader = Callable[[bytes], Said]
 
 # Nothing but something generated: what nearly all events say. Made once; do not change it.
@@ -164,10 +166,16 @@ class _MessagesEvent(msgspec.Struct, gc=False):
     error: Any = None
 
 
+class _RealtimeEvent(msgspec.Struct, gc=False):
+    type: str = ""
+    usage: _Usage | None = None
+
+
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _response = msgspec.json.Decoder(_Response)
 _responses_event = msgspec.json.Decoder(_ResponsesEvent)
 _messages_event = msgspec.json.Decoder(_MessagesEvent)
+_realtime_event = msgspec.json.Decoder(_RealtimeEvent)
 
 
 def _read_chunk(payload: bytes) -> Said:
@@ -228,6 +236,21 @@ def _read_messages_event(payload: bytes) -> Said:
         error=error_name(event.error),
         last=event.type == "message_stop",
     )
+
+
+def note_realtime_event(text: str, record: Record) -> None:
+    """One event of a session of `/v1/realtime`. Each utterance ends with its own usage; the record
+    has the sum."""
+    if _UTTERANCE_DONE not in text:
+        return
+    try:
+        event = _realtime_event.decode(text)
+    except (msgspec.MsgspecError, RecursionError):
+        return
+    if event.type == _UTTERANCE_DONE and event.usage is not None:
+        said = event.usage.plain()
+        record.prompt_tokens = (record.prompt_tokens or 0) + (said.prompt_tokens or 0)
+        record.completion_tokens = (record.completion_tokens or 0) + (said.completion_tokens or 0)
 
 
 def error_name(error: Any) -> str | None:

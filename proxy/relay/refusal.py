@@ -6,13 +6,12 @@ from typing import Any
 
 import msgspec
 
-from proxy.edge.routes import Route
+from proxy.edge.routes import ANTHROPIC, Route
 from proxy.errors import RequestFailure
 from proxy.relay.headers import Headers
 
 # openai-python stops retrying when it is told to wait longer.
 MAX_RETRY_AFTER_SECONDS = 120
-_ANTHROPIC = (Route.MESSAGES, Route.COUNT_TOKENS)
 
 
 def refusal(
@@ -53,7 +52,7 @@ def error_event(failure: RequestFailure, route: Route) -> bytes:
 
 
 def _body(failure: RequestFailure, route: Route | None) -> dict[str, Any]:
-    if route in _ANTHROPIC:
+    if route in ANTHROPIC:
         error = {"type": failure.anthropic_type, "message": failure.message}
         return {"type": "error", "error": error}
     return {

@@ -15,6 +15,7 @@ from proxy.edge.routes import Route
 from proxy.errors import ClientClosed, EngineDied, EngineUnreachable, RequestFailure
 from proxy.relay import headers
 from proxy.relay.answer import note_error
+from proxy.relay.event import note_realtime_event
 from proxy.relay.headers import Headers
 from proxy.relay.passage import Passage, record_of
 from proxy.relay.refusal import refusal
@@ -153,7 +154,10 @@ class _Session:
             while True:
                 data = await engine.recv()
                 self._record.bytes_out += _size(data)
-                kind = "text" if isinstance(data, str) else "bytes"
+                kind = "bytes"
+                if isinstance(data, str):
+                    kind = "text"
+                    note_realtime_event(data, self._record)
                 with suppress(OSError):  # told by the other direction
                     await self._send({"type": "websocket.send", kind: data})
         except ConnectionClosed as closed:

@@ -24,6 +24,9 @@ class LimitSettings(Group):
     max_waiting: Annotated[int, Field(ge=0)] = variable(
         "MAX_WAITING", default=0, effect="Requests that may wait for a place among those."
     )
+    waiting_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = variable(
+        "WAITING_TIMEOUT", default=60, effect="Seconds that a request may wait for a place."
+    )
     hold_seconds: Seconds = variable(
         "HOLD_SECONDS", default=0, effect="Seconds a request waits for an engine that is starting."
     )

@@ -45,12 +45,19 @@ def _row(record: Record, now: float) -> dict[str, Any]:
 def _split(record: Record) -> dict[str, float]:
     """Where the time went, in seconds; together that is how long the request took.
 
-    A request that never came to the engine has only `receiving` and `other`. An answer in one
-    piece is all `generating`: when its first token was there is not known.
+    `queued` is the wait for the engine or for a place at it, `media` that for the servers of
+    media URLs; a request without them has no such part. One that never came to the engine has
+    only what was before, and `other`. An answer in one piece is all `generating`: when its first
+    token was there is not known.
     """
     assert record.finished is not None
-    received = record.body_read if record.body_read is not None else record.started
-    parts = {"receiving": received - record.started}
+    queued = record.waited_seconds
+    received = record.body_read if record.body_read is not None else record.started + queued
+    parts = {"receiving": max(received - record.started - queued, 0.0)}
+    if queued:
+        parts["queued"] = queued
+    if record.media_seconds:
+        parts["media"] = record.media_seconds
     if record.sent is not None:
         sent, end = max(record.sent, received), record.last_byte or record.finished
         first = record.first_token if record.first_token is not None else sent

@@ -29,7 +29,7 @@ CONTROL = (
     *("/inference/v1/abort_requests", "/docs/", "/metrics/"),
 )
 # Of these the sidecar has pages of its own under the same name; none of them asks that of vLLM.
-OWN_PAGES = frozenset({"/health", "/metrics", "/ping", "/readyz"})
+OWN_PAGES = frozenset({"/health", "/metrics", "/openapi.json", "/ping", "/readyz"})
 
 # How a control route may be disguised; {path} is one of CONTROL, {name} the same without its slash.
 DISGUISES: dict[str, str] = {

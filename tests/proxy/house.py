@@ -79,6 +79,10 @@ class _Collected:
             await send({"type": "http.response.body", "body": exchange.written})
 
 
+def _parted(line: bytes) -> tuple[bytes, bytes, bytes]:
+    return line.partition(b": ")
+
+
 class _Exchange:
     """An exchange without a connection."""
 
@@ -107,8 +111,9 @@ class _Exchange:
     async def caught_up(self) -> None:
         """It always is."""
 
-    def start(self, status: int, headers: Headers) -> None:
-        self.head = {"type": "http.response.start", "status": status, "headers": headers}
+    def start(self, status: int, headers: Headers, lines: bytes = b"") -> None:
+        more = [(name, value) for name, _, value in map(_parted, lines.splitlines())]
+        self.head = {"type": "http.response.start", "status": status, "headers": [*headers, *more]}
 
     def write(self, data: bytes) -> bool:
         self.written += data

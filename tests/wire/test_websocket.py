@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,33 @@ def test_messages_pass_both_ways_as_they_are(service: Sidecar) -> None:
     line = service.record(request_id)
     assert (line["route"], line["status"], line["outcome"]) == ("realtime", 101, "ok")
     assert line["bytes_in"] == 4 + 9 + 80_000
+
+
+def test_each_utterance_is_counted_with_the_usage_at_its_end(service: Sidecar) -> None:
+    """The engine says it all here because it echoes."""
+
+    def done(usage: Any) -> str:
+        return json.dumps({"type": "transcription.done", "text": "x", "usage": usage})
+
+    said = (
+        *('{"type":"transcription.delta","delta":"transcription.done"}', done(None)),
+        done({"prompt_tokens": 40, "completion_tokens": 7, "total_tokens": 47}),
+        *('{"type": "transcription.done"', "transcription.done", done({"prompt_tokens": "x"})),
+        done({"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}),
+    )
+    with session(service) as (client, request_id):
+        for message in said:
+            client.send(message)
+            assert client.recv(5) == message
+    line = service.record(request_id)
+    assert (line["prompt_tokens"], line["completion_tokens"]) == (42, 8)
+
+
+def test_without_usage_no_tokens_are_told(service: Sidecar) -> None:
+    with session(service) as (client, request_id):
+        client.send("text")
+        client.recv(5)
+    assert not {"prompt_tokens", "completion_tokens"} & service.record(request_id).keys()
 
 
 def test_the_query_and_the_request_id_reach_the_engine(service: Sidecar) -> None:

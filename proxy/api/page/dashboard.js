@@ -7,7 +7,7 @@ const INFO_EVERY = 5; // polls
 const WINDOW_SECONDS = 20; // rates are over this
 const LINE_POINTS = 60;
 const MAX_TOKENS = 512;
-const PARTS = ["receiving", "waiting", "generating", "sidecar", "other"];
+const PARTS = ["queued", "receiving", "media", "waiting", "generating", "sidecar", "other"];
 const GOOD = ["ready"];
 const BAD = ["failed", "degraded", "stopped"];
 

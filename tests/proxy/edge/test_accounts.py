@@ -45,8 +45,15 @@ def accounts(text: str = "", **keys: Allowance) -> Accounts:
     return made
 
 
-def shown(headers: tuple[tuple[bytes, bytes], ...]) -> dict[str, str]:
-    return {name.decode().removeprefix("x-ratelimit-"): value.decode() for name, value in headers}
+def shown(found: bytes | tuple[tuple[bytes, bytes], ...]) -> dict[str, str]:
+    """Lines of a head, or headers."""
+    if isinstance(found, bytes):
+        found = tuple((name, value) for name, _, value in map(parted, found.splitlines()))
+    return {name.decode().removeprefix("x-ratelimit-"): value.decode() for name, value in found}
+
+
+def parted(line: bytes) -> tuple[bytes, bytes, bytes]:
+    return line.partition(b": ")
 
 
 # By the minute --------------------------------------------------------------------------------
@@ -151,7 +158,7 @@ def test_the_files_columns_win_over_a_label_and_that_over_all_others(time: Time)
 
 def test_who_has_no_limit_is_not_counted(time: Time) -> None:
     them = accounts("bob: rpm=1", alice=NOTHING, bob=NOTHING)
-    assert them.admit("alice") == ()
+    assert them.admit("alice") == b""
     them.charge("alice", 5)
     assert them.take_changed() == []
     assert not accounts(alice=NOTHING).limited
@@ -164,7 +171,7 @@ def test_a_change_of_the_file_changes_limits_and_forgives_nothing(time: Time) ->
     them.know([ApiKey("alice", "other", Allowance(rpm=12))])
     assert shown(them.admit("alice"))["remaining-requests"] == "1"
     them.know([ApiKey("alice", "other", NOTHING)])
-    assert them.admit("alice") == ()
+    assert them.admit("alice") == b""
     them.admit("bob")
     them.know([ApiKey("bob", "again", Allowance(rpm=1))])
     with pytest.raises(RateLimited):

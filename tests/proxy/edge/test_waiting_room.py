@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from proxy.edge.door import Door
 from proxy.edge.waiting_room import WaitingRoom
 from proxy.errors import ClientClosed, Draining, Overloaded, RateLimited, RequestFailure
+from proxy.settings import Settings
 from tests.patience import PATIENCE
 
 Tell = Callable[[RequestFailure], None]
@@ -51,6 +55,50 @@ async def test_who_comes_first_is_served_first() -> None:
     room.leave(None)
     assert await served(first, second, third) == [True, True, True]
     assert room.waiting == 0
+
+
+async def test_nobody_waits_longer_than_told() -> None:
+    room = WaitingRoom(1, 3, only(bob=1), max_seconds=0.05)
+    assert room.admit("alice")
+    carol, dan = await waiting(room, "carol"), await waiting(room, "dan")
+    with pytest.raises(Overloaded, match="WAITING_TIMEOUT") as refused:
+        await asyncio.wait_for(carol, PATIENCE)
+    assert refused.value.retry_after_seconds
+    with pytest.raises(Overloaded):
+        await asyncio.wait_for(dan, PATIENCE)
+    assert room.waiting == 0
+    room.leave("alice")
+    assert room.admit("alice"), "the place was given to nobody who has left"
+
+
+@pytest.mark.parametrize(("waiting", "whole", "seconds"), [(9, 5, 5), (5, 9, 5), (60, None, 60)])
+def test_nobody_waits_longer_than_a_whole_request_may_take(
+    tmp_path: Path, waiting: float, whole: float | None, seconds: float
+) -> None:
+    environ = {"WAITING_TIMEOUT": str(waiting), "REQUEST_TIMEOUT": str(whole or "")}
+    door = Door(Settings.load(environ), tmp_path / "used", lambda labels: None)
+    assert door.waiting_room().max_seconds == seconds
+
+
+async def test_who_waited_for_the_own_limit_is_told_of_that_one() -> None:
+    room = WaitingRoom(2, 3, only(bob=1), max_seconds=0.05)
+    assert room.admit("bob")
+    with pytest.raises(RateLimited, match="bob has 1 requests running"):
+        await asyncio.wait_for(await waiting(room, "bob"), PATIENCE)
+    assert room.admit("alice")
+
+
+async def test_a_place_that_comes_with_the_end_of_the_time_is_not_lost() -> None:
+    room = WaitingRoom(1, 1, max_seconds=0.001)
+    for _ in range(50):
+        assert room.admit(None)
+        waits = await waiting(room)
+        await asyncio.sleep(0.001)
+        room.leave(None)
+        with suppress(Overloaded):
+            await asyncio.wait_for(waits, PATIENCE)
+            room.leave(None)
+        assert room.waiting == 0
 
 
 async def test_keys_take_turns_however_many_wait_of_one() -> None:

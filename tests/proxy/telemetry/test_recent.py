@@ -55,7 +55,8 @@ def test_words_of_clients_are_short() -> None:
 def test_the_parts_of_a_stream_add_up_to_how_long_it_took() -> None:
     parts = split(full())
     assert parts == {
-        "receiving": 10.0,
+        "receiving": 7.0,
+        "queued": 3.0,
         "waiting": 87.5,
         "generating": 399.5,
         "sidecar": 1.0,
@@ -68,6 +69,15 @@ def test_an_answer_in_one_piece_is_all_generating() -> None:
     parts = split(finished(body_read=100.1, sent=100.1, first_byte=100.4, last_byte=100.5))
     assert parts["generating"] == pytest.approx(400)
     assert parts["waiting"] == 0
+    assert sum(parts.values()) == pytest.approx(500)
+
+
+def test_what_others_made_it_wait_for_has_parts_of_its_own() -> None:
+    known = {"waited_seconds": 0.1, "media_seconds": 0.05}
+    parts = split(finished(**known, body_read=100.15, sent=100.2, last_byte=100.5))
+    assert [parts["queued"], parts["media"]] == pytest.approx([100, 50])
+    assert parts["receiving"] == pytest.approx(50)
+    assert parts["sidecar"] == pytest.approx(0)
     assert sum(parts.values()) == pytest.approx(500)
 
 
