@@ -21,7 +21,6 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent / "grafana" / "dashboards"
 COLUMNS = 24
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-PRICE_PER_HOUR = "2.50"
 
 Json = dict[str, Any]
 
@@ -340,8 +339,12 @@ ENGINE = {
         ),
         Panel(
             "Model on disk",
-            [Query(f"sidecar_model_download_bytes{{{AT}}}", "{{instance}}")],
+            [
+                Query(f"sidecar_model_download_bytes{{{AT}}}", "model {{instance}}"),
+                Query(f"sidecar_model_disk_free_bytes{{{AT}}}", "room {{instance}}"),
+            ],
             "bytes",
+            about="And the room that is left on the volume of HF_HOME.",
         ),
         Panel(
             "Restarts",
@@ -480,7 +483,12 @@ ENGINE = {
 
 
 GPUS = f"count(sidecar_gpu_memory_total_bytes{{{AT}}})"
-MONEY_PER_SECOND = f"$GPU_PRICE_PER_HOUR * {GPUS} / 3600"
+# What is typed goes first; where nothing is, `0$GPU_PRICE_PER_HOUR` is 0, and what each sidecar
+# says of itself is taken.
+_TYPED = f"0$GPU_PRICE_PER_HOUR * max by (instance) (sidecar_build_info{{{AT}}}) > 0"
+_TOLD = f"max by (instance) (sidecar_gpu_price_per_hour_dollars{{{AT}}})"
+_GPUS_OF_EACH = f"count by (instance) (sidecar_gpu_memory_total_bytes{{{AT}}})"
+MONEY_PER_SECOND = f"sum({_GPUS_OF_EACH} * (({_TYPED}) or {_TOLD})) / 3600"
 BUSY = f"({IN_FLIGHT} > bool 0)"
 
 
@@ -589,9 +597,10 @@ MODEL = query_variable("model", "Model", "label_values(sidecar_requests_total, m
 PRICE: Json = {
     "name": "GPU_PRICE_PER_HOUR",
     "label": "Price of one GPU per hour",
+    "description": "Dollars. Empty: what each sidecar says itself, by its GPU_PRICE_PER_HOUR.",
     "type": "textbox",
-    "query": PRICE_PER_HOUR,
-    "current": {"text": PRICE_PER_HOUR, "value": PRICE_PER_HOUR},
+    "query": "",
+    "current": {"text": "", "value": ""},
 }
 
 

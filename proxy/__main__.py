@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -29,6 +30,10 @@ from proxy.server import Server, allow_many_connections, listen
 from proxy.settings import OnEngineFailure, Settings
 from proxy.settings.keys import new_key_line
 from proxy.telemetry import logs
+from proxy.telemetry.tracing import open_tracing
+
+if TYPE_CHECKING:
+    from proxy.telemetry.spans import Spans
 
 _log = logging.getLogger("proxy")
 
@@ -83,6 +88,7 @@ def serve() -> int:
         if os.getpid() == 1 and (code := serve_as_child()) is not None:
             return code
         logs.configure(settings.log_format, settings.log_level, settings.log_file)
+        spans = open_tracing(settings)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
@@ -96,12 +102,12 @@ def serve() -> int:
     # What is there now stays for good: no collection need ever look at it again.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    return uvloop.run(_serve(settings, sockets))
+    return uvloop.run(_serve(settings, sockets, spans))
 
 
-async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
+async def _serve(settings: Settings, sockets: list[socket.socket], spans: Spans | None) -> int:
     """Run until a signal comes or the engine is given up."""
-    sidecar = Sidecar(settings)
+    sidecar = Sidecar(settings, spans)
     server = Server(
         sidecar,
         max_message_bytes=settings.max_body_bytes,
@@ -123,6 +129,8 @@ async def _serve(settings: Settings, sockets: list[socket.socket]) -> int:
     await sidecar.stop()
     server.should_exit = True
     await serving
+    if spans is not None:
+        await spans.stop()
     finished, cut = sidecar.drained
     fields = {"finished": finished, "cut": cut}
     _log.info("stopped: %d requests finished, %d were cut", finished, cut, extra={"fields": fields})

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starlette.types import Receive, Scope, Send
@@ -20,11 +21,12 @@ from proxy.edge.poison import PoisonGuard
 from proxy.edge.routes import GENERATING, Route, RouteTable
 from proxy.engine.attached import AttachedEngine
 from proxy.engine.command import warnings_about
+from proxy.engine.disk_meter import DiskMeter
 from proxy.engine.engine_meter import EngineMeter
 from proxy.engine.gpu_meter import GpuMeter
 from proxy.engine.hardware import Hardware
 from proxy.engine.lifecycle import Engine
-from proxy.engine.model.fetch import data_directory
+from proxy.engine.model.fetch import data_directory, hf_home
 from proxy.engine.phase import Phase
 from proxy.engine.probe import Probe
 from proxy.engine.progress_bar import ProgressBar, can_be_drawn
@@ -48,6 +50,9 @@ from proxy.telemetry.logs import log_flights, log_request
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Record
 
+if TYPE_CHECKING:  # it imports what most do without
+    from proxy.telemetry.spans import Spans
+
 _log = logging.getLogger("proxy")
 
 _SERVING = (Phase.READY, Phase.DEGRADED)
@@ -60,8 +65,9 @@ class Sidecar:
     Relayed paths are taken before any router: FastAPI's costs as much as the relay itself.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, spans: Spans | None = None) -> None:
         self.settings = settings
+        self._spans = spans
         self._metrics = Metrics(GENERATING)
         self._state = EngineState()
         self._state.listen(self._engine_changed)
@@ -85,6 +91,9 @@ class Sidecar:
         self._gpu_meter = GpuMeter()
         self._metrics.gauges.engine = self._engine_meter.reading
         self._metrics.gauges.gpus = self._gpu_meter.readings
+        self._disk_meter = DiskMeter(hf_home(settings))
+        self._metrics.gauges.disk = self._disk_meter.reading
+        self._metrics.gauges.price_per_hour = settings.gpu_price_per_hour
         self._upstream = Upstream(host, port, authority)
         limits = limits_of(settings)
         passage = Passage(self._admission, self, self._flights)
@@ -162,6 +171,8 @@ class Sidecar:
             self._bar_task = spawn(bar.run(), name="progress bar")
         self._engine_meter_task = spawn(self._engine_meter.run(), name="engine meter")
         self._gpu_meter.start()
+        if self.settings.upstream_url is None:  # else models are kept elsewhere
+            self._disk_meter.start()
         self._engine_task = spawn(self._engine.run(), name="engine")
         return self._engine_task
 
@@ -202,15 +213,20 @@ class Sidecar:
         if self._engine_meter_task is not None:
             self._engine_meter_task.cancel()
         self._gpu_meter.stop()
+        self._disk_meter.stop()
         self._upstream.close()
         await self._probe.close()
         await self._door.stop()
         await self._media.close()
 
     def began(self, record: Record) -> None:
+        if self._spans is not None:
+            self._spans.began(record)
         self._metrics.began(record)
 
     def ended(self, record: Record) -> None:
+        if self._spans is not None:
+            self._spans.ended(record, self._metrics.model_label(record.model))
         self._metrics.ended(record)
         self.service.recent.add(record)
         self._door.charge(record.key, record.charged_tokens)

@@ -6,9 +6,11 @@ Exit codes: 0 nothing fails, 1 something does, 2 a variable is wrong.
 from __future__ import annotations
 
 import shutil
+import socket
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from urllib.parse import urlsplit
 
 import uvloop
 
@@ -19,9 +21,11 @@ from proxy.errors import SettingsError
 from proxy.presets.choice import load_settings, warnings_about_presets
 from proxy.server import listen
 from proxy.settings import Settings
+from proxy.telemetry.tracing import open_tracing
 
 _HEAD = ("CHECK", "RESULT", "FOUND, AND WHAT TO DO")
 _LEAST_COLUMNS = 30
+_COLLECTOR_SECONDS = 3.0
 
 
 def main(environ: Mapping[str, str]) -> int:
@@ -29,11 +33,12 @@ def main(environ: Mapping[str, str]) -> int:
         settings = load_settings(environ)
         preset = _preset(settings)
         keys = _keys(settings)
+        traces = _traces(settings)
         findings = uvloop.run(check_up(settings))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    findings = [*preset, *findings, keys, _listener(settings)]
+    findings = [*preset, *findings, *traces, keys, _listener(settings)]
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print("\n".join(table(findings, columns)))
     return 1 if any(finding.result is Result.FAIL for finding in findings) else 0
@@ -52,6 +57,21 @@ def table(findings: Sequence[Finding], columns: int | None) -> Iterator[str]:
             lines += textwrap.wrap(f"-> {finding.remedy}", width, subsequent_indent="   ")
         yield f"{finding.check:{names}}  {finding.result:{results}}  {lines[0]}"
         yield from (" " * margin + line for line in lines[1:])
+
+
+def _traces(settings: Settings) -> list[Finding]:
+    """Is somebody there who takes them? Raises SettingsError where they cannot be made."""
+    target = settings.trace_target
+    if open_tracing(settings) is None or target is None:
+        return []
+    url = urlsplit(target.url)
+    address = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection(address, _COLLECTOR_SECONDS).close()
+    except OSError as error:
+        text = f"Nobody takes them at {url.netloc}: {error.strerror or error}. They would be lost."
+        return [Finding("traces", Result.WARN, text, "Check OTEL_EXPORTER_OTLP_ENDPOINT.")]
+    return [Finding("traces", Result.OK, f"To {url.netloc}, by {target.protocol}.")]
 
 
 def _preset(settings: Settings) -> list[Finding]:

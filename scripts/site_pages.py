@@ -31,7 +31,7 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
             "What happens at SIGTERM",
         ),
     ),
-    "watching.md": ("Log, metrics, dashboards", ("The log", "Metrics", "Watching it")),
+    "watching.md": ("Log, metrics, dashboards", ("The log", "Metrics", "Traces", "Watching it")),
     "working.md": ("", ("Working on it",)),
 }
 # Sections that stand in a page of docs/, in place of a comment with their name.

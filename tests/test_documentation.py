@@ -149,10 +149,14 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.client_connection": ("proxy.errors", "proxy.exchange", "proxy.relay.client"),
     "proxy.exchange": ("proxy.errors", "proxy.relay.headers"),
     "proxy.init": (),
-    "proxy.check": (*(*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.presets", "proxy.server"),),
+    "proxy.check": (
+        *(*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.presets", "proxy.server"),
+        "proxy.telemetry.tracing",
+    ),
     "proxy.__main__": (
         *(*_BASE, "proxy.app", "proxy.check", "proxy.edge.keys", "proxy.init", "proxy.server"),
-        *("proxy.models", "proxy.presets", "proxy.telemetry.logs", "proxy.protocols.named"),
+        *("proxy.models", "proxy.presets", "proxy.protocols.named"),
+        *("proxy.telemetry.logs", "proxy.telemetry.spans", "proxy.telemetry.tracing"),
     ),
 }
 

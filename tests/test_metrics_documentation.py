@@ -9,7 +9,7 @@ from prometheus_client import Metric
 
 from proxy.edge.routes import GENERATING, Route
 from proxy.engine.phase import Phase
-from proxy.engine.reading import GpuReading
+from proxy.engine.reading import DiskReading, GpuReading
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Outcome
 from tests.proxy.telemetry.records import full
@@ -34,6 +34,8 @@ def everything() -> list[Metric]:
     metrics.began(record)
     metrics.ended(record)
     metrics.engine_phase_seconds(Phase.LOADING, 3)
+    metrics.gauges.disk = lambda: DiskReading(1, 2)
+    metrics.gauges.price_per_hour = 2.5
     metrics.gauges.gpus = lambda: (GpuReading(0, 0.5, 1, 2, 3, 4),)
     return list(metrics.registry.collect())
 

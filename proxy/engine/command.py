@@ -13,6 +13,7 @@ from math import ceil
 from proxy.engine.flags import arguments, flag_name, known_flags
 from proxy.errors import SettingsError
 from proxy.settings import Settings, variables
+from proxy.settings.tracing import TRACES_ENDPOINT, TRACES_PROTOCOL
 
 DEFAULT_GPU_MODEL = "Qwen/Qwen2-VL-7B-Instruct"
 DEFAULT_GPU_MEMORY_UTILIZATION = 0.95
@@ -43,6 +44,7 @@ _TOLERATED = {
 }
 # The one host that may be fetched from by an engine that is not to fetch: nobody has it (RFC 6761).
 _NO_MEDIA_DOMAIN = "fetched-by-the-sidecar.invalid"
+_NO_TRACES = "none"
 _NO_ACCESS_LOG = "--disable-uvicorn-access-log"
 _RENAMED = {"TOKENIZER_NAME": "TOKENIZER"}
 # Never handed to the engine: ours, other services' keys, and what vLLM would misread
@@ -84,6 +86,7 @@ def engine_command(
     argv += ["--port", str(settings.upstream_port), "--served-model-name", *served_names]
     argv += ["--revision", revision] if revision else []
     argv += _documented_arguments(settings, has_gpu)
+    argv += _tracing_arguments(settings)
     argv += _demo_arguments(settings, has_gpu) if demo else []
     argv += _named_like_flags(settings)
     argv += _extra_arguments(settings)
@@ -163,6 +166,16 @@ def _media_arguments(settings: Settings) -> list[str]:
     return ["--allowed-media-domains", *map(str.lower, domains)] if domains else []
 
 
+def _tracing_arguments(settings: Settings) -> list[str]:
+    """Where the sidecar's spans go, the engine's go too, unless somebody says otherwise."""
+    endpoint, target = settings.engine_traces_endpoint, settings.trace_target
+    if endpoint is None and target is not None:
+        endpoint = target.url
+    if endpoint is None or endpoint == _NO_TRACES:
+        return []
+    return ["--otlp-traces-endpoint", endpoint]
+
+
 def _demo_arguments(settings: Settings, has_gpu: bool) -> list[str]:
     """The demo model is there to start fast: nothing is compiled for its few layers."""
     argv = [] if "ENFORCE_EAGER" in settings.environ else ["--enforce-eager"]
@@ -219,6 +232,12 @@ def _environment(settings: Settings, has_gpu: bool, demo: bool) -> dict[str, str
     if has_gpu and not sleeps and "PYTORCH_CUDA_ALLOC_CONF" not in given:
         # Less fragmentation; vLLM's sleep mode has an allocator that refuses it.
         environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    if settings.engine_traces_endpoint == _NO_TRACES:
+        environ.pop(TRACES_ENDPOINT, None)  # its worker processes look at nothing else
+    elif settings.engine_traces_endpoint is None and (target := settings.trace_target):
+        environ.setdefault(TRACES_PROTOCOL, target.protocol)  # vLLM's default is the other one
+        if "service.name=" not in given.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+            environ.setdefault("OTEL_SERVICE_NAME", "vllm")
     if demo and not has_gpu:
         environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     return environ

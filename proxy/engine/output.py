@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 
-from proxy.engine.log_lines import clean_lines, parse_line, shorten
+from proxy.engine.log_lines import clean_lines, parse_line, shorten, tells_of_lost_spans
 
 # A start that fails prints a few hundred lines; an engine that dies under load, thousands.
 KEPT_LINES = 4000
@@ -23,6 +23,7 @@ class Output:
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._secret = secret
         self._log = logging.getLogger(logger_name)
+        self._told_of_spans = False
 
     def take(self, raw: bytes) -> list[str]:
         """Log what was read and keep it; returns the clean lines in it."""
@@ -34,6 +35,11 @@ class Output:
 
     def _pass_on(self, line: str) -> None:
         said = parse_line(line)
+        if tells_of_lost_spans(said.message):
+            # Every few seconds, for as long as nobody takes them: one line is enough.
+            if self._told_of_spans:
+                return
+            self._told_of_spans = True
         level = logging.getLevelNamesMapping().get(said.level, logging.INFO)
         if not self._log.isEnabledFor(level):
             return

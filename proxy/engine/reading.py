@@ -1,4 +1,4 @@
-"""What the engine's own gauges and the GPUs said at one moment.
+"""What the engine's own gauges, the GPUs and the disk said at one moment.
 
 A value that was not said is None: it is left out wherever it would be shown.
 """
@@ -36,6 +36,14 @@ class GpuReading:
     memory_total_bytes: float | None = None
     temperature_celsius: float | None = None
     power_watts: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskReading:
+    """The volume of the models: bytes that may still be written, and bytes there are."""
+
+    free_bytes: float | None = None
+    total_bytes: float | None = None
 
 
 def read_engine_page(page: bytes) -> EngineReading:

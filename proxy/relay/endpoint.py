@@ -140,7 +140,10 @@ class Relay:
         if connection.is_new:
             record.connect_seconds = monotonic() - before
         request_headers = headers.to_upstream(
-            client.headers, self._upstream.authority, record.request_id.encode()
+            client.headers,
+            self._upstream.authority,
+            record.request_id.encode(),
+            record.span_headers,
         )
         request_headers += content.framing()
         # Before the system call: what comes after it is the engine's time.

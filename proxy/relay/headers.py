@@ -30,8 +30,9 @@ _NOT_SENT = _HOP_BY_HOP | _OURS_TO_SET
 _SANE_REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")
 # W3C trace context: version-traceid-parentid-flags; ids of zeros only are no ids.
 _TRACEPARENT = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
+_TRACE_CONTEXT = frozenset({b"traceparent", b"tracestate"})
 
 
 def get(headers: Iterable[Header], name: bytes) -> bytes | None:
@@ -51,18 +52,25 @@ def request_id(headers: Iterable[Header]) -> bytes:
     return b"%032x" % getrandbits(128)  # nosec B311
 
 
-def trace_id(headers: Iterable[Header]) -> str | None:
-    """The trace a request belongs to, as its `traceparent` says; never invented."""
-    match = _TRACEPARENT.fullmatch(get(headers, b"traceparent") or b"")
-    return match[1].decode() if match else None
+def traceparent(headers: Iterable[Header]) -> str | None:
+    """The client's place in a trace, as it came, where it is sane; never invented."""
+    given = get(headers, b"traceparent")
+    return given.decode() if given is not None and _TRACEPARENT.fullmatch(given) else None
 
 
-def to_upstream(headers: Iterable[Header], host: bytes, request_id: bytes) -> Headers:
-    """The request's headers as the engine gets them, but for the body's length."""
+def to_upstream(
+    headers: Iterable[Header], host: bytes, request_id: bytes, span: Iterable[Header] = ()
+) -> Headers:
+    """The request's headers as the engine gets them, but for the body's length.
+
+    The headers of our own `span`, where there is one, stand for the client's trace context.
+    """
     pairs = list(headers)
     dropped = _with_named_by_connection(_NOT_SENT, pairs)
+    if span:
+        dropped |= _TRACE_CONTEXT
     kept = [pair for pair in pairs if pair[0] not in dropped]
-    return [(b"host", host), *kept, (b"x-request-id", request_id)]
+    return [(b"host", host), *kept, *span, (b"x-request-id", request_id)]
 
 
 def to_client(headers: Iterable[Header], request_id: bytes) -> Headers:

@@ -134,12 +134,15 @@ def record_of(scope: Scope, route: Route) -> Record:
     peer = scope.get("client")
     retries = headers.get(request_headers, b"x-stainless-retry-count")
     user_agent = headers.get(request_headers, b"user-agent")
+    traceparent = headers.traceparent(request_headers)
+    tracestate = headers.get(request_headers, b"tracestate") if traceparent is not None else None
     return Record(
         method=scope.get("method", "GET"),
         path=scope["raw_path"].decode("latin-1"),
         route=route,
         request_id=headers.request_id(request_headers).decode(),
-        trace_id=headers.trace_id(request_headers),
+        traceparent=traceparent,
+        tracestate=tracestate.decode("latin-1") if tracestate is not None else None,
         key=scope.get(KEY),
         client=peer[0] if peer else None,
         user_agent=user_agent.decode("latin-1")[:_MAX_USER_AGENT_CHARS] if user_agent else None,

@@ -70,7 +70,7 @@ class WebSocketRelay:
         try:
             return await connect(
                 f"ws://{self._authority}{path}",
-                additional_headers=_to_engine(scope["headers"], record.request_id),
+                additional_headers=_to_engine(scope["headers"], record),
                 subprotocols=[Subprotocol(name) for name in scope.get("subprotocols", ())] or None,
                 compression=None,  # the two are on one machine
                 user_agent_header=record.user_agent,
@@ -182,8 +182,9 @@ class _Session:
         note_error(self._record, None)
 
 
-def _to_engine(request_headers: Headers, request_id: str) -> list[tuple[str, str]]:
-    kept = headers.to_upstream(request_headers, b"", request_id.encode())
+def _to_engine(request_headers: Headers, record: Record) -> list[tuple[str, str]]:
+    request_id = record.request_id.encode()
+    kept = headers.to_upstream(request_headers, b"", request_id, record.span_headers)
     return [
         (name.decode("latin-1"), value.decode("latin-1"))
         for name, value in kept

@@ -23,6 +23,7 @@ from proxy.settings.media import MediaSettings
 from proxy.settings.model import ModelSettings
 from proxy.settings.preset import Applied, Preset, apply
 from proxy.settings.telemetry import TelemetrySettings
+from proxy.settings.tracing import TraceTarget, trace_target
 from proxy.settings.values import LogFormat, MediaFetch, OnEngineFailure
 
 # What AWS's images put before a flag, and Vast.ai before the port that it maps to another.
@@ -69,6 +70,11 @@ class Settings(
             raise ValueError(f"KEY_LIMITS: {text}; allowed is all: alone, or set API_KEYS")
         return self
 
+    @model_validator(mode="after")
+    def _traces_have_a_target(self) -> Settings:
+        trace_target(self.environ)
+        return self
+
     @classmethod
     def load(cls, environ: Mapping[str, str], preset: Preset | None = None) -> Settings:
         """Read an environment; what it leaves unset is the preset's to say.
@@ -97,6 +103,11 @@ class Settings(
     def port_of_metrics(self) -> int | None:
         """The port that has only metrics; None where `port` has them."""
         return None if self.metrics_port == self.port else self.metrics_port
+
+    @property
+    def trace_target(self) -> TraceTarget | None:
+        """Who takes the spans of requests; None where none are made."""
+        return trace_target(self.environ)
 
     @property
     def max_body_bytes(self) -> int:

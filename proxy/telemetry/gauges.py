@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from proxy.engine.reading import EngineReading, GpuReading
+from proxy.engine.reading import DiskReading, EngineReading, GpuReading
 
 _ENGINE = {
     "requests_running": ("Requests in the engine's batch.", "running"),
@@ -29,7 +29,9 @@ class Gauges(Collector):
     def __init__(self) -> None:
         self.engine: Callable[[], EngineReading] = EngineReading
         self.gpus: Callable[[], Iterable[GpuReading]] = tuple
+        self.disk: Callable[[], DiskReading] = DiskReading
         self.downloaded_bytes: int | None = None
+        self.price_per_hour: float | None = None
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         engine, gpus = self.engine(), tuple(self.gpus())
@@ -41,7 +43,12 @@ class Gauges(Collector):
                 if (value := getattr(gpu, field)) is not None:
                     family.add_metric([str(gpu.index)], value)
             yield family
+        price = "What one GPU costs an hour, as GPU_PRICE_PER_HOUR says."
+        yield _family("gpu_price_per_hour_dollars", price, self.price_per_hour)
         yield _family("model_download_bytes", "Bytes of the model on disk.", self.downloaded_bytes)
+        disk = self.disk()
+        yield _family("model_disk_free_bytes", "Room on the volume of models.", disk.free_bytes)
+        yield _family("model_disk_total_bytes", "Size of that volume.", disk.total_bytes)
 
 
 def _family(name: str, text: str, value: float | None) -> GaugeMetricFamily:

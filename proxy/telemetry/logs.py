@@ -130,6 +130,7 @@ def configure(log_format: LogFormat, level: str, file: str | None = None) -> Non
                 # One INFO line for each of our own health probes would be noise.
                 "httpx": {"level": "WARNING"},
                 "httpcore": {"level": "WARNING"},
+                "urllib3": {"level": "WARNING"},  # spans are sent by it
                 # Below that it writes heads and messages of sessions: keys, questions, answers.
                 "websockets": {"level": "WARNING"},
                 "uvicorn": {"level": "WARNING"},

@@ -86,7 +86,7 @@ class Metrics:
 
     def ended(self, record: Record) -> None:
         self._of_route(record.route).dec()
-        self._of_series(record.route, self._model_label(record.model)).add(record)
+        self._of_series(record.route, self.model_label(record.model)).add(record)
         self.keys.add(record)
         for modality, count in (
             (Modality.IMAGE, record.images),
@@ -109,6 +109,13 @@ class Metrics:
     def model_downloaded(self, bytes_on_disk: int) -> None:
         self.gauges.downloaded_bytes = bytes_on_disk
 
+    def model_label(self, model: str | None) -> str:
+        """The name to count a request by, of those that are served, else `other`."""
+        if model in self.served_models:
+            return model
+        # The engine answers a request without a model by its first name.
+        return OTHER_MODEL if model is not None or not self.served_models else self.served_models[0]
+
     def page(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type, as the scraper asked for it."""
         encode, content_type = choose_encoder(accept)
@@ -123,12 +130,6 @@ class Metrics:
         if (series := self._series.get((route, model))) is None:
             series = self._series[route, model] = Series(self._families, route, model)
         return series
-
-    def _model_label(self, model: str | None) -> str:
-        if model in self.served_models:
-            return model
-        # The engine answers a request without a model by its first name.
-        return OTHER_MODEL if model is not None or not self.served_models else self.served_models[0]
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"sidecar_{name}", text, labels, registry=self.registry)

@@ -36,14 +36,16 @@ class Record:
     """One request. Token counts are the engine's own; byte counts are of bodies.
 
     `method` and `path` are empty where what came could not be read as a request. `key` is the
-    label of its API key, None where no key was needed or none was good.
+    label of its API key, None where no key was needed or none was good. `traceparent` is the
+    client's, where it is sane; where a span is made of the request, it is that span's own.
     """
 
     method: str
     path: str
     route: str
     request_id: str = ""
-    trace_id: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
     key: str | None = None
     model: str | None = None
     status: int | None = None
@@ -64,6 +66,9 @@ class Record:
     client: str | None = None
     user_agent: str | None = None
     retries: int | None = None
+
+    span_headers: tuple[tuple[bytes, bytes], ...] = ()
+    """What the engine gets in place of the client's trace context; empty without a span."""
 
     media_bytes: int = 0
     """Of the files that were fetched in the engine's place."""
@@ -108,6 +113,16 @@ class Record:
         self.finished = monotonic()
         if self.outcome is None:
             self.outcome = Outcome.OK
+
+    @property
+    def trace_id(self) -> str | None:
+        """32 hexadecimal digits (W3C trace context: version-traceid-parentid-flags)."""
+        return self.traceparent[3:35] if self.traceparent is not None else None
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether anybody keeps the trace."""
+        return self.traceparent is not None and bool(int(self.traceparent[-2:], 16) & 1)
 
     @property
     def modalities(self) -> tuple[str, ...]:

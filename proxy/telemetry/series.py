@@ -130,7 +130,9 @@ class Series:
         """Count a record that is finished."""
         assert record.outcome is not None
         families = self._families
-        exemplar = {"trace_id": record.trace_id} if record.trace_id is not None else None
+        # An exemplar leads to a trace: there is none where nobody keeps it.
+        trace_id = record.trace_id if record.is_sampled else None
+        exemplar = {"trace_id": trace_id} if trace_id is not None else None
         self._requests_of(record.outcome).inc()
         duration = record.duration_seconds
         self._duration.observe(duration, exemplar)

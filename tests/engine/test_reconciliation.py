@@ -1,4 +1,4 @@
-"""The log, our metrics and the engine's own counters, after a mixed run against real vLLM.
+"""Log, metrics, spans and the engine's own counters, after a mixed run against real vLLM.
 
 docs/metrics.md has the table of a longer run, and says what every difference is.
 """
@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from tests.collector import Collector, TakenSpan
 from tests.engine import mixed_run
 from tests.engine.conftest import READY_SECONDS
 from tests.engine.mixed_run import Case
 from tests.engine.service import Line, Service, wait_until
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.engine
 
@@ -31,6 +33,7 @@ OURS = dict(
 THEIRS = dict(
     zip(TOKENS, ("prompt_tokens", "prompt_tokens_cached", "generation_tokens"), strict=True)
 )
+_ENGINES_SPAN = "llm_request"
 # Answered by the sidecar itself: the engine never hears of them.
 _OWN_ERRORS = {"unknown_route"}
 
@@ -61,6 +64,7 @@ class Run:
     lines: list[tuple[Case, Line]]
     ours: dict[bool, Page]
     engine: dict[bool, Page]
+    collector: Collector
 
     def logged(self, name: str) -> int:
         return sum(line.get(name, 0) for _, line in self.lines)
@@ -71,6 +75,11 @@ class Run:
     def counted(self, name: str, **labels: str) -> float:
         """How much one of our counters grew."""
         return self.ours[True].total(name, **labels) - self.ours[False].total(name, **labels)
+
+    def span(self, line: Line) -> TakenSpan:
+        """The sidecar's span of a request."""
+        (span,) = self.collector.of(line["request_id"])
+        return span
 
     def engine_counted(self, name: str, **labels: str) -> float:
         """How much one of the engine's grew."""
@@ -85,16 +94,35 @@ def run(tmp_path_factory: pytest.TempPathFactory, picture: bytes) -> Iterator[Ru
         "ENABLE_AUTO_TOOL_CHOICE": "true",
         "TOOL_CALL_PARSER": "hermes",
     }
-    with Service(tmp_path_factory.mktemp("service"), **environ) as service:
+    with (
+        Collector() as collector,
+        Service(
+            tmp_path_factory.mktemp("service"),
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+            OTEL_BSP_SCHEDULE_DELAY="200",
+            **environ,
+        ) as service,
+    ):
         service.wait_for("ready", READY_SECONDS)
         ours, engine = {False: Page.of(service, "/metrics")}, {False: engine_page(service)}
         ids = mixed(service, picture, ROUNDS)
         lines = [(case, service.access(request_id)) for request_id, case in ids.items()]
         wait_until_idle(service)
         ours[True], engine[True] = Page.of(service, "/metrics"), engine_page(service)
-        run = Run(lines, ours, engine)
+        run = Run(lines, ours, engine, collector)
+        wait_until(lambda: all_spans_have_come(run), PATIENCE, "a span for each request")
         print(f"\n{table(run)}")
         yield run
+
+
+def all_spans_have_come(run: Run) -> bool:
+    """Ours, and as many of the engine's as it has finished generations."""
+    finished = run.engine_counted("vllm:request_success_total")
+    ours = {
+        span.span_id for span in run.collector.spans() if "sidecar.request_id" in span.attributes
+    }
+    below = [span for span in run.collector.spans(_ENGINES_SPAN) if span.parent_id in ours]
+    return len(ours) >= len(run.lines) and len(below) >= finished
 
 
 def engine_page(service: Service) -> Page:
@@ -181,7 +209,9 @@ def test_the_engine_counted_the_same_requests(run: Run) -> None:
     for (path, status), number in logged.items():
         assert run.engine_counted("http_requests_total", handler=path, status=status) == number
     generations = sum(case.generations for case, _ in run.of("ok"))
-    assert run.engine_counted("vllm:request_success_total") == generations
+    # The engine may have come to the end before it heard that a client had left.
+    finished = run.engine_counted("vllm:request_success_total")
+    assert generations <= finished <= generations + len(run.of("client_closed"))
 
 
 @pytest.mark.parametrize("name", TOKENS)
@@ -231,3 +261,29 @@ def test_the_engines_own_times_are_in_the_line(run: Run) -> None:
         if "ttft_ms" in line:
             # A few ms for the two clocks of the engine's processes, which are rounded too.
             assert line["engine_queue_ms"] + line["engine_ttft_ms"] <= line["ttft_ms"] + 5, line
+
+
+def test_spans_say_what_lines_say(run: Run) -> None:
+    ours = [span for span in run.collector.spans() if "sidecar.request_id" in span.attributes]
+    assert len(ours) == len(run.lines)
+    names = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens"}
+    for _, line in run.lines:
+        span = run.span(line)
+        assert span.trace_id == line["trace_id"]
+        assert span.attributes["sidecar.outcome"] == line["outcome"]
+        assert (span.end - span.start) / 1e6 == pytest.approx(line["duration_ms"], abs=0.01)
+        for field, name in names.items():
+            assert span.attributes.get(f"gen_ai.usage.{name}") == line.get(field)
+
+
+def test_the_engines_spans_are_below_ours(run: Run) -> None:
+    for case, line in run.of("ok"):
+        span = run.span(line)
+        assert span.resource["service.name"] == "vllm-sidecar"
+        below = [each for each in run.collector.spans() if each.parent_id == span.span_id]
+        assert [each.name for each in below] == [_ENGINES_SPAN] * case.generations, line
+        for each in below:
+            assert each.trace_id == span.trace_id
+            assert each.resource["service.name"] == "vllm"
+        generated = sum(each.attributes["gen_ai.usage.completion_tokens"] for each in below)
+        assert generated == line["completion_tokens"], line

@@ -42,7 +42,7 @@ VARIABLES = {
     "$instance": "sidecar:8000",
     "$route": "chat|completions|messages",
     "$model": "tiny|second",
-    "$GPU_PRICE_PER_HOUR": "2.50",
+    "$GPU_PRICE_PER_HOUR": "",  # nothing is typed
 }
 BEFORE_SECONDS, AFTER_SECONDS = 3.0, 4.0
 
@@ -156,7 +156,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     (model / "config.json").write_text("{}")
     with ExitStack() as stack:
         start = stack.enter_context(starting(folder, model))
-        service = start(SERVED_MODEL_NAME="tiny,second")
+        service = start(SERVED_MODEL_NAME="tiny,second", GPU_PRICE_PER_HOUR="1.99")
         service.wait_for("ready", PATIENCE)
         gauges = exporter.page(missing_from=service.client.get("/metrics").text)
         ports = {
@@ -190,6 +190,17 @@ def test_variables_have_something_to_choose_from(run: Run, name: str) -> None:
             asked = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"])
             assert asked is not None
             assert run.prometheus.label_values(asked[1], asked[2]), variable["name"]
+
+
+def test_a_price_that_is_typed_goes_before_the_one_that_is_told(run: Run) -> None:
+    (expr,) = [q.expr for q in queries() if q.place.startswith("Cost / Price of a million gen")][:1]
+    told, typed = (
+        float(
+            run.prometheus.now(filled_in(expr.replace("$GPU_PRICE_PER_HOUR", price)))[0]["value"][1]
+        )
+        for price in ("", "19.9")
+    )
+    assert typed == pytest.approx(10 * told, rel=0.01)
 
 
 def test_the_restart_is_counted_with_its_cause(run: Run) -> None:

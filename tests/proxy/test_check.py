@@ -24,7 +24,7 @@ from tests.fake_engine import BIN, FakeEngine
 from tests.fake_hub import FakeHub, Fault, Kind, running_hub
 
 REPOSITORY = "tiny/model"
-OURS = ("HF_", "MODEL", "PORT", "HOST", "UPSTREAM", "VLLM_", "API_KEYS")
+OURS = ("HF_", "MODEL", "PORT", "HOST", "UPSTREAM", "VLLM_", "API_KEYS", "OTEL_")
 
 
 @pytest.fixture
@@ -152,6 +152,17 @@ def test_an_open_address_is_a_warning_and_keys_are_told_by_their_labels(tmp_path
     assert (run.code, run.rows["keys"][0]) == (0, "warn")
     run = Run(tmp_path, API_KEYS="alice:sk-0123456789abcdef,sk-fedcba9876543210")
     assert run.rows["keys"] == ["ok", "2: alice, key-2."]
+
+
+def test_a_collector_is_looked_for_where_one_is_named(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{place}"}
+        there = Run(tmp_path, HOST="127.0.0.1", **endpoint)
+    assert there.rows["traces"] == ["ok", f"To {place}, by http/protobuf."]
+    gone = Run(tmp_path, HOST="127.0.0.1", **endpoint)
+    assert (gone.code, gone.rows["traces"][0]) == (0, "warn")
+    assert gone.rows["traces"][1].startswith(f"Nobody takes them at {place}: ")
 
 
 def test_a_misspelt_name_is_a_warning(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from proxy.errors import SettingsError
 from proxy.settings import LogFormat, MediaFetch, OnEngineFailure, Settings, variables
 from proxy.settings.allowance import Allowance, KeyLimits
+from proxy.settings.tracing import OtlpProtocol
 
 TRUE_WORDS = ("true", "1", "yes", "on", "True", "YES")
 FALSE_WORDS = ("false", "0", "no", "off", "False", "NO")
@@ -24,11 +25,13 @@ FREE_TEXT = frozenset(
         *("QUANTIZATION", "KV_CACHE_DTYPE", "TOOL_CALL_PARSER", "REASONING_PARSER"),
         *("CHAT_TEMPLATE", "CUSTOM_CHAT_TEMPLATE", "VLLM_EXTRA_ARGS", "HOST"),
         *("SM_VLLM_MODEL", "HF_MODEL_ID", "SM_VLLM_REVISION", "HUGGING_FACE_HUB_TOKEN"),
+        "OTLP_TRACES_ENDPOINT",  # as any other flag of vLLM's
         *("MODELS_FILE", "API_KEYS_FILE"),  # as with the next, what
         "LOG_FILE",  # what is wrong with it is known when it is opened
     }
 )
-SECRETS = frozenset({"API_KEYS"})  # their own tests are below
+# Their own tests are below, and in test_trace_target.py.
+SECRETS = frozenset({"API_KEYS", "OTEL_EXPORTER_OTLP_ENDPOINT"})
 GOOD: list[tuple[str, str, str, Any]] = [
     ("MODEL_NAME", "Qwen/Qwen2-VL-7B-Instruct", "model_name", "Qwen/Qwen2-VL-7B-Instruct"),
     ("MODEL_ID", "a/b", "model_name", "a/b"),
@@ -113,6 +116,9 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("LOG_FORMAT", "text", "log_format", LogFormat.TEXT),
     ("METRICS_PORT", "9100", "metrics_port", 9100),
     ("LOG_FILE", "/workspace/sidecar.log", "log_file", "/workspace/sidecar.log"),
+    ("GPU_PRICE_PER_HOUR", "1.99", "gpu_price_per_hour", 1.99),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "otlp_protocol", OtlpProtocol.GRPC),
+    ("OTLP_TRACES_ENDPOINT", "none", "engine_traces_endpoint", "none"),
 ]
 BAD: list[tuple[str, str, str]] = [
     ("MAX_MODEL_LEN", "lots", "auto"),
@@ -179,6 +185,10 @@ BAD: list[tuple[str, str, str]] = [
     ("DRAIN_DELAY_SECONDS", "-5", "greater than or equal to 0"),
     ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
     ("LOG_FORMAT", "xml", "'json' or 'text'"),
+    ("GPU_PRICE_PER_HOUR", "0", "greater than 0"),
+    ("GPU_PRICE_PER_HOUR", "$2", "valid number"),
+    ("GPU_PRICE_PER_HOUR", "inf", "finite"),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "'http/protobuf' or 'grpc'"),
     *((name, "maybe", "true, 1, yes, on and false, 0, no, off") for name in BOOLEANS),
 ]
 

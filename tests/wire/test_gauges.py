@@ -26,3 +26,9 @@ def test_what_the_engine_runs_is_shown_within_seconds(service: Sidecar) -> None:
         for _ in range(20):
             assert RUNNING in service.page()
         assert asked(service) - before <= 1, "a scrape of ours is not one of the engine's"
+
+
+def test_models_of_an_engine_elsewhere_are_on_no_disk_of_ours(service: Sidecar) -> None:
+    page = service.page()
+    assert "\n# TYPE sidecar_model_disk_free_bytes gauge\n" in page
+    assert "\nsidecar_model_disk_" not in page

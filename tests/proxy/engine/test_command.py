@@ -417,3 +417,48 @@ def test_a_revision_is_named_only_where_the_engine_fetches_the_model_itself() ->
     assert "--revision" not in engine_command(settings, **where).argv  # type: ignore[arg-type]
     argv = engine_command(settings, **where, revision="v2").argv  # type: ignore[arg-type]
     assert values(argv, "--revision") == ["v2"]
+
+
+# Traces -----------------------------------------------------------------------------------------
+
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+
+
+def test_the_engine_sends_its_spans_where_the_sidecar_sends_its_own() -> None:
+    made = command({ENDPOINT: "http://c:4318"})
+    assert values(made.argv, "--otlp-traces-endpoint") == ["http://c:4318/v1/traces"]
+    assert made.environ[PROTOCOL] == "http/protobuf"
+    assert made.environ["OTEL_SERVICE_NAME"] == "vllm"
+    by_grpc = command({ENDPOINT: "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+    assert values(by_grpc.argv, "--otlp-traces-endpoint") == ["http://c:4317"]
+    assert by_grpc.environ[PROTOCOL] == "grpc"
+
+
+def test_without_traces_the_engine_makes_none() -> None:
+    made = command({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+    assert "--otlp-traces-endpoint" not in made.argv
+    assert not made.environ.keys() & {PROTOCOL, "OTEL_SERVICE_NAME"}
+
+
+def test_the_engines_spans_may_go_elsewhere_or_nowhere() -> None:
+    elsewhere = command({ENDPOINT: "http://c", "OTLP_TRACES_ENDPOINT": "http://d:4317"})
+    assert values(elsewhere.argv, "--otlp-traces-endpoint") == ["http://d:4317"]
+    assert PROTOCOL not in elsewhere.environ
+    alone = command({"OTLP_TRACES_ENDPOINT": "http://d:4317"})
+    assert values(alone.argv, "--otlp-traces-endpoint") == ["http://d:4317"]
+    of_traces = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+    nowhere = command({of_traces: "http://c", "OTLP_TRACES_ENDPOINT": "none"})
+    assert "--otlp-traces-endpoint" not in nowhere.argv
+    assert of_traces not in nowhere.environ
+    extra = command({ENDPOINT: "http://c", "VLLM_EXTRA_ARGS": "--otlp-traces-endpoint http://e"})
+    assert values(extra.argv, "--otlp-traces-endpoint")[-1] == "http://e"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{"OTEL_SERVICE_NAME": "mine"}, {"OTEL_RESOURCE_ATTRIBUTES": "a=b,service.name=mine"}],
+)
+def test_the_engine_keeps_a_name_that_it_was_given(environ: dict[str, str]) -> None:
+    made = command({ENDPOINT: "http://c", **environ})
+    assert made.environ.get("OTEL_SERVICE_NAME", "mine") == "mine"

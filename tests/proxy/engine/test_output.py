@@ -91,3 +91,28 @@ def test_memory_for_old_lines_is_bounded(caplog: pytest.LogCaptureFixture) -> No
     assert len(output.lines) == KEPT_LINES
     assert output.lines[0] == "5"
     assert output.lines[-1] == str(KEPT_LINES + 4)
+
+
+LOST_SPANS = (
+    "Transient error StatusCode.UNAVAILABLE encountered while exporting traces to c:4317, "
+    "retrying in 0.89s. Error details: failed to connect to all addresses",
+    "Failed to export traces to c:4317, error code: StatusCode.UNAVAILABLE, error details: no",
+    "Transient error HTTPConnectionPool(host='c') encountered while exporting spans batch, "
+    "retrying in 1.05s.",
+    "Failed to export span batch code: 404, reason: Not Found",
+    "Failed to export spans batch due to timeout, max retries or shutdown.",
+)
+
+
+@pytest.mark.parametrize("line", LOST_SPANS)
+def test_that_nobody_takes_the_engines_spans_is_told_once(
+    caplog: pytest.LogCaptureFixture, line: str
+) -> None:
+    caplog.set_level(logging.INFO, "vllm")
+    output = Output()
+    for _ in range(3):
+        output.take(f"(EngineCore pid=7) {line}\n".encode())
+        output.take(b"Failed to export the model\n")
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert said == [("WARNING", line), *[("INFO", "Failed to export the model")] * 3]
+    assert len(output.lines) == 6

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from proxy.relay.headers import Headers, get, request_id, to_client, to_upstream, trace_id
+from proxy.relay.headers import Headers, get, request_id, to_client, to_upstream, traceparent
 
 HOST, ID = b"127.0.0.1:8001", b"id-1"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -103,24 +103,31 @@ def test_no_two_requests_get_the_same_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("traceparent", "trace"),
+    ("given", "is_sane"),
     [
-        (f"00-{TRACE}-00f067aa0ba902b7-01", TRACE),
-        (f"01-{TRACE}-00f067aa0ba902b7-00", TRACE),
-        (f"00-{'0' * 31}1-00f067aa0ba902b7-00", "0" * 31 + "1"),
-        ("", None),
-        ("garbage", None),
-        (f"00-{TRACE.upper()}-00f067aa0ba902b7-01", None),
-        (f"00-{TRACE}-00f067aa0ba902b7", None),
-        (f"00-{TRACE}-00f067aa0ba902b7-01\n", None),
-        (f"ff-{TRACE}-00f067aa0ba902b7-01", None),
-        (f"00-{'0' * 32}-00f067aa0ba902b7-01", None),
-        (f"00-{TRACE}-{'0' * 16}-01", None),
+        (f"00-{TRACE}-00f067aa0ba902b7-01", True),
+        (f"01-{TRACE}-00f067aa0ba902b7-00", True),
+        (f"00-{'0' * 31}1-00f067aa0ba902b7-00", True),
+        ("", False),
+        ("garbage", False),
+        (f"00-{TRACE.upper()}-00f067aa0ba902b7-01", False),
+        (f"00-{TRACE}-00f067aa0ba902b7", False),
+        (f"00-{TRACE}-00f067aa0ba902b7-01\n", False),
+        (f"ff-{TRACE}-00f067aa0ba902b7-01", False),
+        (f"00-{'0' * 32}-00f067aa0ba902b7-01", False),
+        (f"00-{TRACE}-{'0' * 16}-01", False),
     ],
 )
-def test_a_trace_is_the_clients_and_never_invented(traceparent: str, trace: str | None) -> None:
-    assert trace_id([(b"traceparent", traceparent.encode())]) == trace
-    assert trace_id([]) is None
+def test_a_trace_is_the_clients_and_never_invented(given: str, is_sane: bool) -> None:
+    assert traceparent([(b"traceparent", given.encode())]) == (given if is_sane else None)
+    assert traceparent([]) is None
+
+
+def test_the_headers_of_a_span_stand_for_the_clients_trace() -> None:
+    given = [(b"traceparent", b"theirs"), (b"tracestate", b"a=1"), (b"x", b"y")]
+    span = [(b"traceparent", b"ours")]
+    assert to_upstream(given, HOST, ID, span)[1:-1] == [(b"x", b"y"), *span]
+    assert to_upstream(given, HOST, ID)[1:-1] == given
 
 
 def test_the_first_of_equal_headers_is_read() -> None:

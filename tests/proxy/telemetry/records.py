@@ -24,7 +24,7 @@ def full() -> Record:
     """A request of which everything is known that can be known."""
     return finished(
         request_id="id-1",
-        trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
+        traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         model="demo",
         key="alice",
         outcome=Outcome.ENGINE_ERROR,

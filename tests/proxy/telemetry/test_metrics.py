@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from proxy import __version__
 from proxy.edge.routes import GENERATING, Route
 from proxy.engine.phase import Phase
-from proxy.engine.reading import EngineReading, GpuReading
+from proxy.engine.reading import DiskReading, EngineReading, GpuReading
 from proxy.errors import Cause
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Outcome, Record
@@ -31,6 +31,9 @@ CONTRACT = {
     "sidecar_requests_total": {"route", "model", "outcome"},
     "sidecar_requests_in_flight": {"route"},
     "sidecar_requests_waiting": set(),
+    "sidecar_model_disk_free_bytes": set(),
+    "sidecar_model_disk_total_bytes": set(),
+    "sidecar_gpu_price_per_hour_dollars": set(),
     "sidecar_request_duration_seconds": {"route"},
     "sidecar_requests_over_100_seconds_total": {"route"},
     "sidecar_time_to_first_token_seconds": {"model"},
@@ -321,6 +324,14 @@ def test_openmetrics_has_the_trace_of_a_request_in_the_bucket_it_fell_into() -> 
     assert "trace_id" not in measured(finished()).page(OPENMETRICS)[0].decode()
 
 
+def test_a_trace_that_nobody_keeps_is_no_exemplar() -> None:
+    record = full()
+    assert record.traceparent is not None
+    record.traceparent = record.traceparent[:-1] + "2"
+    assert record.trace_id is not None
+    assert "trace_id" not in measured(record).page(OPENMETRICS)[0].decode()
+
+
 @pytest.mark.parametrize("phase", Phase)
 def test_the_engine_is_in_one_phase_at_a_time(phase: Phase) -> None:
     metrics = Metrics()
@@ -356,6 +367,15 @@ def test_what_was_read_off_the_engine_and_the_gpus_is_shown() -> None:
     assert value(metrics, "sidecar_gpu_memory_total_bytes", gpu="1") == 48e9
     assert value(metrics, "sidecar_gpu_temperature_celsius", gpu="1") == 61
     assert value(metrics, "sidecar_gpu_power_watts", gpu="1") == 250
+
+
+def test_the_disk_and_the_price_are_shown_where_they_are_known() -> None:
+    metrics = Metrics()
+    metrics.gauges.disk = lambda: DiskReading(free_bytes=0, total_bytes=5e9)
+    metrics.gauges.price_per_hour = 1.99
+    assert value(metrics, "sidecar_model_disk_free_bytes") == 0
+    assert value(metrics, "sidecar_model_disk_total_bytes") == 5e9
+    assert value(metrics, "sidecar_gpu_price_per_hour_dollars") == 1.99
 
 
 def test_a_gauge_that_is_not_known_has_no_sample() -> None:

@@ -1,0 +1,89 @@
+"""Where spans go: OpenTelemetry's own variables, read as its specification says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator
+
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
+# Of traces alone; they go before those of everything.
+TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+TRACES_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+
+# No user, no query: a secret in them would be in the engine's arguments, and in logs.
+_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#\s]*)?")
+_URL_ALLOWED = (
+    "allowed is http://host:port or https://host:port, with a path or without; "
+    "secrets belong into OTEL_EXPORTER_OTLP_HEADERS"
+)
+
+
+class OtlpProtocol(StrEnum):
+    HTTP = "http/protobuf"
+    GRPC = "grpc"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceTarget:
+    """Who takes the spans. Over HTTP the URL has the path of traces."""
+
+    url: str
+    protocol: OtlpProtocol
+
+
+def trace_target(environ: Mapping[str, str]) -> TraceTarget | None:
+    """Who takes the spans of an environment without empty values; None: none are made.
+
+    Raises:
+        ValueError: names the variable and what is allowed; a URL is not repeated.
+    """
+    wanted = environ.get("OTEL_TRACES_EXPORTER", "otlp").lower()
+    disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    if disabled or "otlp" not in map(str.strip, wanted.split(",")):
+        return None
+    protocol = _protocol(environ)
+    if url := environ.get(TRACES_ENDPOINT):
+        return TraceTarget(_checked(TRACES_ENDPOINT, url), protocol)
+    if url := environ.get(ENDPOINT):
+        path = "/v1/traces" if protocol is OtlpProtocol.HTTP else ""
+        return TraceTarget(_checked(ENDPOINT, url).removesuffix("/") + path, protocol)
+    return None
+
+
+def _protocol(environ: Mapping[str, str]) -> OtlpProtocol:
+    name = TRACES_PROTOCOL if TRACES_PROTOCOL in environ else PROTOCOL
+    value = environ.get(name, OtlpProtocol.HTTP)
+    try:
+        return OtlpProtocol(value.strip())
+    except ValueError:
+        allowed = " and ".join(OtlpProtocol)
+        raise ValueError(f"{name}={value!r}: allowed are {allowed}") from None
+
+
+def _check_url(value: str) -> str:
+    url = value.strip()
+    try:
+        parts = urlsplit(url)
+        good = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is none, or the brackets are not of an IPv6 address
+        good = False
+    if not good or not _URL.fullmatch(url):
+        raise ValueError(_URL_ALLOWED)
+    return url
+
+
+OtlpUrl = Annotated[str, AfterValidator(_check_url)]
+
+
+def _checked(name: str, value: str) -> str:
+    try:
+        return _check_url(value)
+    except ValueError as error:
+        raise ValueError(f"{name}=***: {error}") from None

@@ -1,0 +1,88 @@
+"""A span for each request, made of its record. Imported only where somebody takes spans."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from threading import Thread
+from time import monotonic_ns, time_ns
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from proxy import __version__
+from proxy.telemetry.record import Record
+from proxy.telemetry.span_attributes import attributes, events, has_failed, span_name
+
+# The last spans are worth no more of a drain than this.
+STOP_SECONDS = 3.0
+_NANOSECONDS = 1_000_000_000
+
+_context = TraceContextTextMapPropagator()
+
+
+class Spans:
+    """Begun when a request's record is, ended when it is finished; sent by a thread of the SDK."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer("vllm-sidecar", __version__)
+        self._open: dict[int, tuple[Span, int]] = {}
+
+    def began(self, record: Record) -> None:
+        """Give the record its place in the trace: below the client's, above the engine's."""
+        # One look at both clocks for the whole span: a clock that is set does not bend it.
+        since_epoch = time_ns() - monotonic_ns()
+        span = self._tracer.start_span(
+            record.route,
+            _parent(record),
+            SpanKind.SERVER,
+            start_time=_wall_clock(record.started, since_epoch),
+        )
+        told: dict[str, str] = {}
+        _context.inject(told, set_span_in_context(span, Context()))
+        record.traceparent = told.get("traceparent")
+        record.span_headers = tuple((name.encode(), text.encode()) for name, text in told.items())
+        if span.is_recording():
+            self._open[id(record)] = span, since_epoch
+
+    def ended(self, record: Record, model: str) -> None:
+        """`model` as it is in metrics: one that is served, or `other`."""
+        span, since_epoch = self._open.pop(id(record), (None, 0))
+        if span is None:
+            return
+        assert record.finished is not None
+        span.update_name(span_name(record, model))
+        span.set_attributes(attributes(record))
+        for name, moment in events(record):
+            span.add_event(name, timestamp=_wall_clock(moment, since_epoch))
+        if has_failed(record):
+            span.set_status(Status(StatusCode.ERROR, record.error))
+        span.end(_wall_clock(record.finished, since_epoch))
+
+    async def stop(self) -> None:
+        """Send what is left, for `STOP_SECONDS` at most; what has not gone by then is lost."""
+        loop = asyncio.get_running_loop()
+        gone = asyncio.Event()
+
+        def shut_down() -> None:
+            self._provider.shutdown()
+            with suppress(RuntimeError):  # nobody waits any more: the loop is closed
+                loop.call_soon_threadsafe(gone.set)
+
+        # A thread that the end of the process does not wait for.
+        Thread(target=shut_down, name="last spans", daemon=True).start()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(gone.wait(), STOP_SECONDS)
+
+
+def _parent(record: Record) -> Context:
+    carrier = {"traceparent": record.traceparent or "", "tracestate": record.tracestate or ""}
+    return _context.extract(carrier, Context())
+
+
+def _wall_clock(moment: float, since_epoch: int) -> int:
+    """Nanoseconds since 1970 of a moment in monotonic seconds."""
+    return int(moment * _NANOSECONDS) + since_epoch

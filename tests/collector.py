@@ -1,0 +1,178 @@
+"""Somebody who takes spans: OTLP over HTTP and over gRPC, decoded by OpenTelemetry's own messages.
+
+with Collector() as collector:
+    ...                               # OTEL_EXPORTER_OTLP_ENDPOINT=collector.url
+    spans = collector.spans()
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.trace.v1 import trace_pb2
+
+ERROR = trace_pb2.Status.STATUS_CODE_ERROR
+UNSET = trace_pb2.Status.STATUS_CODE_UNSET
+SERVER = trace_pb2.Span.SPAN_KIND_SERVER
+
+
+@dataclass(frozen=True)
+class TakenSpan:
+    """One span as it came; ids are hexadecimal, times nanoseconds since 1970."""
+
+    name: str
+    kind: int
+    trace_id: str
+    span_id: str
+    parent_id: str
+    start: int
+    end: int
+    status: int
+    status_text: str
+    attributes: dict[str, Any]
+    resource: dict[str, Any]
+    events: dict[str, int]
+
+
+@dataclass
+class Collector:
+    """Listens on 127.0.0.1. `status` is what it answers over HTTP; held, it answers nothing."""
+
+    port: int = 0
+    status: int = 200
+    headers: list[dict[str, str]] = field(default_factory=list)
+    raw: list[bytes] = field(default_factory=list)
+    requests: int = 0
+
+    def __post_init__(self) -> None:
+        self._spans: list[TakenSpan] = []
+        self._released = threading.Event()
+        self._released.set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def spans(self, name: str = "") -> list[TakenSpan]:
+        """All so far whose name begins so."""
+        return [span for span in list(self._spans) if span.name.startswith(name)]
+
+    def of(self, request_id: str) -> list[TakenSpan]:
+        """The sidecar's spans of one request."""
+        known = "sidecar.request_id"
+        return [span for span in self.spans() if span.attributes.get(known) == request_id]
+
+    def hold(self) -> None:
+        """Take requests, and leave them without an answer."""
+        self._released.clear()
+
+    def take(self, headers: Iterable[tuple[str, str]], body: bytes) -> int:
+        self.requests += 1
+        self._released.wait()
+        if self.status == 200:
+            self.headers.append({name.lower(): value for name, value in headers})
+            self.raw.append(body)
+            self._spans += _read(ExportTraceServiceRequest.FromString(body))
+        return self.status
+
+    def __enter__(self) -> Self:
+        collector = self
+
+        class Export(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                assert self.path == "/v1/traces", self.path
+                body = self.rfile.read(int(self.headers["content-length"]))
+                self.send_response(collector.take(self.headers.items(), body))
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Export)
+        self._server.daemon_threads = True
+        self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._released.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class GrpcCollector(Collector):
+    """The same over gRPC; it always takes what comes."""
+
+    def __enter__(self) -> Self:
+        collector = self
+
+        class Export(trace_service_pb2_grpc.TraceServiceServicer):
+            def Export(self, request: Any, context: Any) -> ExportTraceServiceResponse:
+                collector.take(context.invocation_metadata(), request.SerializeToString())
+                return ExportTraceServiceResponse()
+
+        self._grpc = grpc.server(ThreadPoolExecutor(2))
+        add = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+        add(Export(), self._grpc)  # type: ignore[no-untyped-call]
+        self.port = self._grpc.add_insecure_port("127.0.0.1:0")
+        self._grpc.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._grpc.stop(None).wait()
+
+
+def _read(message: ExportTraceServiceRequest) -> list[TakenSpan]:
+    return [
+        TakenSpan(
+            name=span.name,
+            kind=span.kind,
+            trace_id=span.trace_id.hex(),
+            span_id=span.span_id.hex(),
+            parent_id=span.parent_span_id.hex(),
+            start=span.start_time_unix_nano,
+            end=span.end_time_unix_nano,
+            status=span.status.code,
+            status_text=span.status.message,
+            attributes=_values(span.attributes),
+            resource=_values(resource.resource.attributes),
+            events={event.name: event.time_unix_nano for event in span.events},
+        )
+        for resource in message.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
+def _values(pairs: Iterable[Any]) -> dict[str, Any]:
+    return {pair.key: _plain(pair.value) for pair in pairs}
+
+
+def _plain(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_plain(each) for each in value.array_value.values]
+    return getattr(value, kind) if kind else None
