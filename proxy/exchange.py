@@ -94,7 +94,8 @@ class Exchange:
                 cycle.keep_alive = False
         if not cycle.keep_alive:
             pairs.append(b"connection: close")
-        self._head = b"%b%b\r\n%b\r\n" % (STATUS_LINE[status], b"\r\n".join(pairs), lines)
+        pairs.append(lines)  # and with it the end of the line before
+        self._head = b"%b%b\r\n" % (STATUS_LINE[status], b"\r\n".join(pairs))
 
     def write(self, data: bytes) -> bool:
         """Send bytes of the body now; False where the client is behind (see `when_writable`)."""

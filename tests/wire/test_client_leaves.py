@@ -130,7 +130,7 @@ def test_while_its_upload_is_on_the_way(
 def test_while_its_upload_waits_for_the_engine(own_service: Sidecar) -> None:
     """Reading is paused then, and with it the news of the client's end: it is looked for."""
     headers = [("content-type", "text/plain"), ("content-length", "9000000")]
-    with own_service.connect(seconds=0.3) as client:
+    with own_service.connect(seconds=1.0) as client:
         fake = {"read_rate": 100_000}
         request_id = client.ask("/v1/audio/transcriptions", b"", headers=headers, fake=fake)
         with suppress(TimeoutError):
