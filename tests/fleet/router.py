@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import yaml
 
 from tests.engine.service import free_ports, wait_until
 from tests.patience import PATIENCE
-from tests.peers import peer
+from tests.peers import PeerServer, peer
 
 ROOT = Path(__file__).resolve().parents[2]
 # Where it listens and whom it asks differ from place to place.
@@ -33,8 +31,8 @@ def shared(options: Sequence[str]) -> list[str]:
     return [each for each in options if each.split("=")[0] not in _OF_A_PLACE and each[:2] == "--"]
 
 
-class Router:
-    """`with Router(folder, [url, ...]) as router:`: it listens when one is healthy."""
+class Router(PeerServer):
+    """`with Router(folder, [url, ...]) as router:`; without a healthy one it serves nobody."""
 
     def __init__(
         self,
@@ -43,59 +41,17 @@ class Router:
         options: Sequence[str] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self._environ = {**os.environ, **(environ or {})}
-        self._log = folder / "router.log"
         self.port, metrics_port = free_ports(2)
-        self._command = [
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [
             *(peer("vllm-router", "vllm-router"), "--host=127.0.0.1", f"--port={self.port}"),
             f"--prometheus-port={metrics_port}",
             *(shared(compose_options()) if options is None else options),
             *(("--worker-urls", *workers) if workers else ()),
         ]
-        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        with self._log.open("wb") as output:
-            self._process = subprocess.Popen(
-                self._command,
-                env=self._environ,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            wait_until(self._listens, PATIENCE, "vllm-router listens")
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        self.client.close()
-        self._process.kill()
-        self._process.wait()
-
-    def _listens(self) -> bool:
-        assert self._process.poll() is None, self.text()
-        try:
-            return self.client.get("/liveness").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def text(self) -> str:
-        return self._log.read_text(errors="replace")
+        client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+        environ = {**os.environ, **(environ or {})}
+        super().__init__(command, environ, folder / "router.log", client, "/liveness")
 
     def workers(self) -> dict[str, bool]:
         """Each sidecar's URL, and whether the router takes it for healthy."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import yaml
 
-from tests.engine.service import free_ports, wait_until
+from tests.engine.service import free_ports
 from tests.patience import PATIENCE
-from tests.peers import peer
+from tests.peers import PeerServer, peer
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "gateway" / "litellm.yaml"
 MASTER_KEY = "sk-master-of-the-gateway"
@@ -26,56 +24,18 @@ def config() -> dict[str, Any]:
     return document
 
 
-class LiteLLM:
+class LiteLLM(PeerServer):
     """`with LiteLLM(folder, config, SIDECAR_URL=...) as gateway:`; without a database."""
 
     def __init__(self, folder: Path, config: dict[str, Any], **environ: str) -> None:
-        self._log = folder / "litellm.log"
-        self._config = folder / "litellm.yaml"
-        self._config.write_text(yaml.safe_dump(config))
-        self._environ = {**os.environ, "LITELLM_MASTER_KEY": MASTER_KEY, **_QUIET, **environ}
-        self._environ.pop("DATABASE_URL", None)
         (self.port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
-        headers = {"authorization": f"Bearer {MASTER_KEY}"}
-        self.client = httpx.Client(
-            base_url=self.url, timeout=PATIENCE, trust_env=False, headers=headers
-        )
-
-    def __enter__(self) -> Self:
+        file = folder / "litellm.yaml"
+        file.write_text(yaml.safe_dump(config))
         place = ["--host", "127.0.0.1", "--port", str(self.port), "--num_workers", "1"]
-        command = [peer("litellm", "litellm"), "--config", str(self._config), *place]
-        with self._log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command,
-                env=self._environ,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            wait_until(self._is_ready, 2 * PATIENCE, "LiteLLM is ready")
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        self.client.close()
-        self._process.kill()
-        self._process.wait()
-
-    def _is_ready(self) -> bool:
-        assert self._process.poll() is None, self._log.read_text(errors="replace")[-4000:]
-        try:
-            return self.client.get("/health/readiness").status_code == 200
-        except httpx.TransportError:
-            return False
+        command = [peer("litellm", "litellm"), "--config", str(file), *place]
+        whole = {**os.environ, "LITELLM_MASTER_KEY": MASTER_KEY, **_QUIET, **environ}
+        whole.pop("DATABASE_URL", None)
+        headers = {"authorization": f"Bearer {MASTER_KEY}"}
+        client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False, headers=headers)
+        super().__init__(command, whole, folder / "litellm.log", client, "/health/readiness")

