@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from proxy.errors import HeadTooLarge, MalformedRequest, RequestFailure, SlowClient
 from proxy.exchange import Exchange
-from proxy.relay.client import EXCHANGE, FAILURE
+from proxy.relay.client import EXCHANGE, FAILURE, Pace
 
 # Of a head that does not come in one piece; of trailers likewise.
 MAX_HEAD_BYTES = 256 * 1024
@@ -36,7 +36,7 @@ class ClientConnection(HttpToolsProtocol):
     gone = False
     began = 0.0
     on_leave: Callable[[], None] | None = None
-    on_writable: Callable[[], None] | None = None
+    pace: Pace | None = None
     _latest: Exchange | None = None
     _running: RequestResponseCycle | None = None
     _in_head = False
@@ -126,10 +126,15 @@ class ClientConnection(HttpToolsProtocol):
         if len(self.pipeline) >= _MAX_PIPELINED:
             self.flow.pause_reading()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.pace is not None:
+            self.pace.fell_behind()
+
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self.on_writable is not None:
-            self.on_writable()
+        if self.pace is not None:
+            self.pace.caught_up()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gone = True

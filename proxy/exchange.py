@@ -14,6 +14,7 @@ from typing import Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from proxy.errors import RequestFailure
+from proxy.relay.client import Pace
 from proxy.relay.headers import Headers
 
 _WITHOUT_BODY = (204, 304)
@@ -26,7 +27,8 @@ class Connection(Protocol):
     began: float
     """When the first byte of its latest request came (monotonic seconds)."""
     on_leave: Callable[[], None] | None
-    on_writable: Callable[[], None] | None
+    pace: Pace | None
+    """Whom to tell when the client falls behind, and when it has caught up."""
 
     def read_on(self) -> None: ...
 
@@ -97,8 +99,13 @@ class Exchange:
         pairs.append(lines)  # and with it the end of the line before
         self._head = b"%b%b\r\n" % (STATUS_LINE[status], b"\r\n".join(pairs))
 
-    def write(self, data: bytes) -> bool:
-        """Send bytes of the body now; False where the client is behind (see `when_writable`)."""
+    @property
+    def write_chunk(self) -> Callable[[bytes], None] | None:
+        """Sends a chunk as it is, uncounted by `body_bytes`; None where there are no chunks."""
+        return self._transport.write if self._chunked else None
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the body now."""
         self.body_bytes += len(data)
         if self._chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
@@ -106,7 +113,6 @@ class Exchange:
             data, self._head = self._head + data, b""
         if data and not self._connection.gone:
             self._transport.write(data)
-        return not self._flow.write_paused
 
     def end(self, data: bytes) -> None:
         """Send the last bytes of the body; the connection may serve its next request.
@@ -145,9 +151,11 @@ class Exchange:
         """Whether nothing more will come of the request."""
         return self._cycle.disconnected or self.failure is not None
 
-    def when_writable(self, call: Callable[[], None] | None) -> None:
-        """Call back each time the client has caught up."""
-        self._connection.on_writable = call
+    def keep_pace(self, pace: Pace | None) -> None:
+        """Call back each time the client falls behind, and each time it has caught up."""
+        self._connection.pace = pace
+        if pace is not None and self._flow.write_paused:
+            pace.fell_behind()
 
     async def caught_up(self) -> None:
         """Wait until the client reads again, or has left."""

@@ -147,7 +147,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     ),
     "proxy.server": ("proxy.client_connection",),
     "proxy.client_connection": ("proxy.errors", "proxy.exchange", "proxy.relay.client"),
-    "proxy.exchange": ("proxy.errors", "proxy.relay.headers"),
+    "proxy.exchange": ("proxy.errors", "proxy.relay.client", "proxy.relay.headers"),
     "proxy.init": (),
     "proxy.check": (
         *(*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.presets", "proxy.server"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 
@@ -11,6 +12,7 @@ from proxy.edge.routes import Route
 from proxy.errors import Source
 from proxy.relay.event import Said, answer_reader, event_reader
 from proxy.relay.headers import Headers, get
+from proxy.relay.shortcut import Shortcut
 from proxy.relay.stream import EventStream
 from proxy.relay.timings import note_timings
 from proxy.telemetry.record import Outcome, Record
@@ -74,6 +76,13 @@ class StreamedAnswer:
     def inside_event(self) -> bool:
         """A part of an event has been passed on, and its end has not."""
         return self._events.inside_event
+
+    def shortcut(self, write: Callable[[bytes], None]) -> Shortcut:
+        """A way for tokens past this; `write` takes chunks with their framing."""
+        events = self._events
+        shortcut = Shortcut(write, self._record, lambda: events.is_between_events)
+        events.on_token = shortcut.learn
+        return shortcut
 
     def cut_off(self) -> bytes:
         return self._events.cut_off()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from time import monotonic
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from starlette.types import Receive, Scope
 
@@ -28,6 +28,13 @@ _BEATING_STATUS = 200
 _CLIENT_LEFT = "The client closed the connection."
 
 
+class Pace(NamedTuple):
+    """What is called as the client reads slower, and as fast again as it is written to."""
+
+    fell_behind: Callable[[], None]
+    caught_up: Callable[[], None]
+
+
 class Exchange(Protocol):
     """One request at our server, and the way its answer takes."""
 
@@ -44,11 +51,14 @@ class Exchange(Protocol):
 
     def start(self, status: int, headers: Headers, lines: bytes = b"") -> None: ...
 
-    def write(self, data: bytes) -> bool: ...
+    def write(self, data: bytes) -> None: ...
+
+    @property
+    def write_chunk(self) -> Callable[[bytes], None] | None: ...
 
     def end(self, data: bytes) -> None: ...
 
-    def when_writable(self, call: Callable[[], None] | None) -> None: ...
+    def keep_pace(self, pace: Pace | None) -> None: ...
 
     async def caught_up(self) -> None: ...
 
@@ -79,9 +89,15 @@ class Client:
         record.started = self._exchange.began
 
     @property
-    def write(self) -> Callable[[bytes], bool]:
-        """Hands bytes to the socket; False where the client is behind in reading them."""
+    def write(self) -> Callable[[bytes], None]:
+        """Hands bytes of the body to the socket."""
         return self._exchange.write
+
+    @property
+    def write_chunk(self) -> Callable[[bytes], None] | None:
+        """Hands a chunk with its framing to the socket, after what was written before; None where
+        the body has no chunks. `settle` has to be told of its bytes."""
+        return self._exchange.write_chunk
 
     @property
     def declared_length(self) -> int | None:
@@ -139,9 +155,11 @@ class Client:
         """Call `tell` once, when the client closes its connection; None ends the watch."""
         self._exchange.watch(tell and partial(tell, ClientClosed(_CLIENT_LEFT)))
 
-    def when_it_has_caught_up(self, call: Callable[[], None]) -> None:
-        """Call back each time it reads again after it fell behind."""
-        self._exchange.when_writable(partial(self._caught_up, call))
+    def keep_pace(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """Call `pause` each time it reads slower than it is written to, `resume` when it has caught
+        up."""
+        told = Pace(partial(self._fell_behind, pause), partial(self._caught_up, resume))
+        self._exchange.keep_pace(told)
 
     def start(self, status: int, headers: Headers) -> None:
         """Begin the answer; its head goes out with what is written next."""
@@ -169,19 +187,15 @@ class Client:
             self._record.status = _BEATING_STATUS  # what the client was told
         self._record.bytes_out = self._exchange.body_bytes
 
-    def fell_behind(self) -> None:
-        """`write` answered that the client does not read as fast as it is written to."""
-        if self._behind_since is None:
-            self._behind_since = monotonic()
-
     async def caught_up(self) -> None:
         """Wait until what is written already has mostly been read, or the client has left."""
         await self._exchange.caught_up()
         self._note_stall()
 
-    def settle(self) -> None:
+    def settle(self, bytes_in_chunks: int = 0) -> None:
         """Nothing more will be written until the end: note what was, and end the waiting."""
-        self._exchange.when_writable(None)
+        self._exchange.keep_pace(None)
+        self._exchange.body_bytes += bytes_in_chunks
         self._record.bytes_out = self._exchange.body_bytes
         self._note_stall()
 
@@ -192,6 +206,11 @@ class Client:
     @property
     def is_behind(self) -> bool:
         return self._behind_since is not None
+
+    def _fell_behind(self, call: Callable[[], None]) -> None:
+        if self._behind_since is None:
+            self._behind_since = monotonic()
+        call()
 
     def _caught_up(self, call: Callable[[], None]) -> None:
         self._note_stall()

@@ -1,8 +1,8 @@
 """One HTTP/1.1 connection to the engine, with one exchange at a time.
 
 This is the hot path. It speaks through `asyncio.Protocol` and httptools (the parser that
-uvicorn itself uses), because a general client costs several times as much
-(docs/performance.md has the figures).
+uvicorn itself uses), because a general client costs several times as much; the tokens of a
+stream take a shortcut (docs/performance.md has the figures).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Protocol, cast
 
-import httptools
-
 from proxy.errors import EngineDied, EngineGarbled, RequestFailure
-from proxy.relay.headers import Header, Headers, get
+from proxy.relay.headers import Header
+from proxy.relay.response import Response
+from proxy.relay.shortcut import Shortcut
 from proxy.relay.spare import Spare
 
 Parts = Sequence[bytes | bytearray | memoryview]
@@ -25,9 +25,6 @@ Sink = Callable[[bytes, float], None]
 # The engine closes a connection that was idle for 5 s (vLLM's default). A request sent
 # at that moment would be lost, so a connection is not used again after a part of it.
 MAX_IDLE_SECONDS = 2.0
-_FIRST_STATUS, _LAST_STATUS = 100, 599
-# Interim answers count too; so does what comes behind the body without an end.
-MAX_HEAD_BYTES = 256 * 1024
 
 
 class Pool(Protocol):
@@ -49,7 +46,7 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._closed = False
-        self._parser = httptools.HttpResponseParser(self)
+        self.response = Response()
         self._request_sent = True
         self.is_new = True
         self.idle_since = 0.0
@@ -57,20 +54,14 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, method: str) -> None:
         """Forget the exchange before."""
-        self._method = method
-        self._chunks: list[bytes] = []
+        self.response.begin(method)
         self._sink: Sink | None = None
+        self._shortcut: Shortcut | None = None
         self.paused = False
         self._waiter: asyncio.Future[None] | None = None
-        self._head_done = False
-        self._fruitless_bytes = 0
-        self._complete = False
         self._failure: Exception | None = None
-        self._reusable = True
-        self.status = 0
-        self.headers: Headers = []
         self.first_byte: float | None = None
-        self.last_byte: float | None = None
+        self._last_byte: float | None = None
 
     # The exchange, as its one user sees it.
 
@@ -95,23 +86,23 @@ class Connection(asyncio.Protocol):
         """The body has ended: the connection may serve another request after this one."""
         self._request_sent = True
 
-    async def response_head(self) -> int:
-        """Wait for the final status line and headers; returns the status.
+    async def response_head(self) -> Response:
+        """Wait for the final status line and headers.
 
         Raises:
             EngineDied: the connection closed first.
             EngineGarbled: what came is not HTTP.
         """
-        while not self._head_done:
+        while not self.response.has_head:
             await self._wait()
-        return self.status
+        return self.response
 
-    async def pass_on(self, sink: Sink) -> bytes:
+    async def pass_on(self, sink: Sink, shortcut: Shortcut | None = None) -> bytes:
         """Hand the body to `sink` as it comes; returns the bytes that came with its end.
 
         Unless the body has ended already, the sink is called at once, be it with nothing. It is
         called from within the read of the socket: a task that wakes up for each token would
-        cost more than everything that is done for it.
+        cost more than everything that is done for it. What takes the shortcut it does not get.
 
         Raises:
             EngineDied: the connection closed before the declared end.
@@ -119,13 +110,22 @@ class Connection(asyncio.Protocol):
         """
         self._sink = sink
         try:
-            if not self._complete:
-                self._deliver(sink, self.last_byte or monotonic())
-            while not self._complete:
+            if not self.response.is_whole:
+                self._deliver(sink, self._last_byte or monotonic())
+                self._take(shortcut)
+            while not self.response.is_whole:
                 await self._wait()
         finally:
             self._sink = None
-        return self._taken()
+            self._leave_shortcut()
+        return self.response.take()
+
+    @property
+    def last_byte(self) -> float | None:
+        """When something of the answer came last (monotonic seconds)."""
+        if self._shortcut is not None and self._shortcut.last_byte is not None:
+            return max(self._shortcut.last_byte, self._last_byte or 0.0)
+        return self._last_byte
 
     def pause(self) -> None:
         """Read no more of the answer for now; the engine's writes will stall."""
@@ -141,12 +141,13 @@ class Connection(asyncio.Protocol):
 
     def abort(self, failure: RequestFailure) -> None:
         """End the exchange at once: the engine sees the connection close and stops its work."""
-        if not self._complete:
+        if not self.response.is_whole:
             self._fail(failure)
 
     def release(self) -> None:
         """Give the connection back after the exchange, or close it where it cannot be kept."""
-        if self._complete and self._reusable and self._all_sent() and not self._closed:
+        whole = self.response.is_whole and self.response.keeps_alive
+        if whole and self._all_sent() and not self._closed:
             self.idle_since = monotonic()
             self.is_new = False
             self._pool.put(self)
@@ -157,6 +158,10 @@ class Connection(asyncio.Protocol):
         if not self._closed:
             self._closed = True
             self._transport.abort()
+
+    @property
+    def between_chunks(self) -> bool:
+        return self.response.between_chunks
 
     @property
     def usable(self) -> bool:
@@ -189,15 +194,20 @@ class Connection(asyncio.Protocol):
         self._wake()
         self.close()  # before more comes, or even the end
 
-    def _taken(self) -> bytes:
-        chunks = self._chunks
-        taken = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
-        return taken
+    def _take(self, shortcut: Shortcut | None) -> None:
+        if shortcut is not None and not self._closed:
+            self._shortcut = shortcut
+            shortcut.lead_past(self)
+            self._transport.set_protocol(shortcut)
+
+    def _leave_shortcut(self) -> None:
+        if self._shortcut is not None:
+            self._last_byte, self._shortcut = self.last_byte, None
+            self._transport.set_protocol(self)
 
     def _deliver(self, sink: Sink, now: float) -> None:
         try:
-            sink(self._taken(), now)
+            sink(self.response.take(), now)
         except Exception as error:  # to the request's own task, not to the event loop
             self._fail(error)
 
@@ -208,35 +218,32 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._complete:  # nobody asked for this: what follows could not be trusted
+        response = self.response
+        if response.is_whole:  # nobody asked for this: what follows could not be trusted
             self.close()
             return
-        self.last_byte = now = monotonic()
+        self._last_byte = now = monotonic()
         if self.first_byte is None:
             self.first_byte = now
         try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._garbled("The engine answered with something that is not HTTP.")
-        if self._sink is None or self._complete:
-            self._check_end(len(data))
+            response.feed(data)
+        except EngineGarbled as failure:
+            self._fail(failure)
+        if self._sink is None or response.is_whole:
             self._wake()
-        elif self._chunks:
-            self._fruitless_bytes = 0
+        elif response.has_more:
             self._deliver(self._sink, now)
-        else:
-            self._check_end(len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
         for data in self._spare.rest() if self._spare is not None else ():
-            if not (self._closed or self._complete):
+            if not (self._closed or self.response.is_whole):
                 self.data_received(data)
         self._closed = True
         self._pool.forget(self)
         self._writable.set()
-        if exc is None and self._failure is None and self._head_done and self._ends_at_eof():
-            self._complete = True
-        if not self._complete:
+        if exc is None and self._failure is None:
+            self.response.end()
+        if not self.response.is_whole:
             self._fail(EngineDied("The engine closed the connection before its answer was whole."))
         self._wake()
 
@@ -245,55 +252,3 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable.set()
-
-    def _check_end(self, more_bytes: int) -> None:
-        """Of a head or trailers: the parser keeps a header until it is whole."""
-        if not (self._complete or self._chunks):
-            self._fruitless_bytes += more_bytes
-            if self._fruitless_bytes > MAX_HEAD_BYTES:
-                self._garbled("The engine's answer has a head or trailers without an end.")
-
-    def _garbled(self, text: str) -> None:
-        self._fail(EngineGarbled(text))
-
-    def _ends_at_eof(self) -> bool:
-        """Without a length and without chunks, the end of the connection ends the body."""
-        return (
-            get(self.headers, b"content-length") is None
-            and get(self.headers, b"transfer-encoding") is None
-        )
-
-    # httptools
-
-    def on_message_begin(self) -> None:
-        if self._complete:
-            self._reusable = False  # an answer to nothing that was asked
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._head_done:  # what comes later is a trailer, or nobody's
-            self.headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        if self._complete or self._closed:
-            return
-        self.status = self._parser.get_status_code()
-        if not _FIRST_STATUS <= self.status <= _LAST_STATUS:
-            self._garbled(f"The engine answered with the status {self.status}.")
-            return
-        if self.status < 200:
-            return
-        self._head_done = True
-        self._reusable = self._parser.should_keep_alive()
-        if self._method == "HEAD":
-            # Its headers speak of a body that does not follow; the parser cannot know.
-            self._complete, self._reusable = True, False
-
-    def on_body(self, body: bytes) -> None:
-        if not self._complete:
-            self._chunks.append(body)
-
-    def on_message_complete(self) -> None:
-        if self._head_done:
-            self._complete = True
-        else:
-            self.headers = []  # an interim answer (1xx): the final one follows

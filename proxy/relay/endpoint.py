@@ -21,6 +21,7 @@ from proxy.relay.deadline import Deadline
 from proxy.relay.keep_alive import Heartbeat, KeepAlive
 from proxy.relay.passage import Passage, record_of
 from proxy.relay.refusal import error_event, refusal
+from proxy.relay.response import Response
 from proxy.relay.translated import TranslatedClient
 from proxy.relay.upstream import Upstream
 from proxy.tasks import spawn
@@ -98,18 +99,18 @@ class Relay:
         clocks: list[Deadline | Heartbeat | KeepAlive] = [deadline]
         clocks += self._heartbeat(client, record)
         try:
-            await connection.response_head()
+            response = await connection.response_head()
             for heartbeat in clocks[1:]:
                 heartbeat.cancel()
             record.first_byte = connection.first_byte
             if client.route is not Route.EXTRA and headers.is_of_no_route(
-                connection.status, connection.headers
+                response.status, response.headers
             ):
                 raise _not_served(record)
             answer = answer_for(
-                client.route, connection.headers, record, withhold_usage=content.adds_usage
+                client.route, response.headers, record, withhold_usage=content.adds_usage
             )
-            client.start(connection.status, _answer_headers(connection, answer, record))
+            client.start(response.status, _answer_headers(response, answer, record))
             clocks += self._keep_alive(client, connection, answer)
             await _pass_on(client, connection, answer, deadline)
         finally:
@@ -170,13 +171,14 @@ async def _pass_on(
     feed, write = answer.feed, client.write
 
     def pass_on(chunk: bytes, now: float) -> None:
-        if not write(feed(chunk, now)):
-            client.fell_behind()
-            connection.pause()
+        write(feed(chunk, now))
 
-    client.when_it_has_caught_up(connection.resume)
+    shortcut = None
+    if isinstance(answer, StreamedAnswer) and client.write_chunk is not None:
+        shortcut = answer.shortcut(client.write_chunk)
+    client.keep_pace(connection.pause, connection.resume)
     try:
-        last = await connection.pass_on(pass_on)
+        last = await connection.pass_on(pass_on, shortcut)
         last = answer.feed(last, connection.last_byte or monotonic()) + answer.close()
         if client.is_behind:
             await deadline.within(client.caught_up())
@@ -187,12 +189,12 @@ async def _pass_on(
             raise
         last = answer.close()
     finally:
-        client.settle()
+        client.settle(shortcut.body_bytes if shortcut is not None else 0)
     client.end(last)
 
 
-def _answer_headers(connection: Connection, answer: Answer, record: Record) -> headers.Headers:
-    pairs = headers.to_client(connection.headers, record.request_id.encode())
+def _answer_headers(response: Response, answer: Answer, record: Record) -> headers.Headers:
+    pairs = headers.to_client(response.headers, record.request_id.encode())
     if isinstance(answer, StreamedAnswer):
         # An event that is withheld would make a declared length untrue.
         return [pair for pair in pairs if pair[0] != b"content-length"]

@@ -226,11 +226,14 @@ def _read_messages_event(payload: bytes) -> Said:
     event = _messages_event.decode(payload)
     usage = event.usage or (event.message.usage if event.message else None)
     delta = event.delta or _MessageDelta()
+    is_generated = event.type == "content_block_delta" and delta.type != "signature_delta"
+    if is_generated and usage is None and event.error is None:
+        return TOKEN
     counts = usage.plain() if usage else None
     if counts is not None and event.type == "message_start":
         counts.completion_tokens = None  # its 0 says nothing of what will have been generated
     return Said(
-        generated=event.type == "content_block_delta" and delta.type != "signature_delta",
+        generated=is_generated,
         usage=counts,
         finish_reason=event.stop_reason or delta.stop_reason,
         error=error_name(event.error),

@@ -49,9 +49,7 @@ class KeepAlive:
         """Between whole events only; and not to a client that has not read what there was."""
         if self._client.is_behind or self._answer.finished or self._answer.inside_event:
             return
-        if not self._client.write(self._words):
-            self._client.fell_behind()
-            self._connection.pause()
+        self._client.write(self._words)
 
 
 class Heartbeat:

@@ -7,6 +7,7 @@ of an event waits for the rest of it (a client cannot use it either), up to a bo
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from time import monotonic
 
 import msgspec
@@ -29,6 +30,8 @@ class EventStream:
     """Feed it chunks; it answers with the bytes to pass on and fills the record."""
 
     def __init__(self, read: Reader, record: Record, *, withhold_usage: bool) -> None:
+        self.on_token: Callable[[bytes], None] | None = None
+        """Is shown each event that says that something was generated, and nothing else."""
         self._read = read
         self._record = record
         self._withhold_usage = withhold_usage
@@ -61,6 +64,11 @@ class EventStream:
         """What must precede an error event after the engine broke the stream off."""
         self._held = b""
         return b"\n\n" if self.inside_event else b""
+
+    @property
+    def is_between_events(self) -> bool:
+        """Nothing is held, and nothing was passed on of an event that is not over."""
+        return not (self._held or self.inside_event)
 
     def _pass_events(self, data: bytes, now: float) -> bytes:
         """`data` is whole events that end in LF LF: the shape the engine writes."""
@@ -104,6 +112,8 @@ class EventStream:
             return False
         if said is TOKEN:
             self._record.token_event(now)
+            if self.on_token is not None:
+                self.on_token(event)
             return False
         self._note(said, now)
         return said.usage_only and self._withhold_usage

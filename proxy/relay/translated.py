@@ -68,8 +68,12 @@ class TranslatedClient(Client):
         self._held_bytes = 0
 
     @property
-    def write(self) -> Callable[[bytes], bool]:
+    def write(self) -> Callable[[bytes], None]:
         return self._write
+
+    @property
+    def write_chunk(self) -> None:
+        return None
 
     @property
     def has_body(self) -> bool:
@@ -141,11 +145,11 @@ class TranslatedClient(Client):
             raise self._broken() from None
         return ask
 
-    def _write(self, data: bytes) -> bool:
+    def _write(self, data: bytes) -> None:
         if self._streaming:
-            return super().write(self._translated(data))
-        self._hold(data)
-        return True
+            super().write(self._translated(data))
+        else:
+            self._hold(data)
 
     def _hold(self, data: bytes) -> None:
         self._pieces.append(data)

@@ -292,7 +292,8 @@ def test_speed_mode_ticks_events_of_230_bytes(tmp_path: Path) -> None:
         unix.close()
         events = unchunked(answer).split(b"\n\n")[1:11]
         assert {len(event) + 2 for event in events} == {230}
-        ages = [time.monotonic_ns() - json.loads(event[6:])["t"] for event in events]
+        texts = [json.loads(event[6:])["choices"][0]["delta"]["content"] for event in events]
+        ages = [time.monotonic_ns() - int(text.split()[0].removeprefix("t=")) for text in texts]
         assert ages == sorted(ages, reverse=True)
         assert 0 < ages[-1] < ages[0] < 5e9
         assert b'"completion_tokens":10}' in answer

@@ -1,8 +1,9 @@
 """Speed mode (`--tick-ms`): all open streams get one 230-byte event per tick, as cheaply as can be.
 
 A protocol of its own: no scripts, no journal, no access log. Streamed chat and completions get
-max_tokens events of `EVENT_BYTES` with `"t"` (CLOCK_MONOTONIC in ns, taken once per tick), then
-the usage event where it was asked for, then `[DONE]`. Other POSTs get a chat answer of about 1 KB.
+max_tokens events of `EVENT_BYTES` whose text begins with `t=` (CLOCK_MONOTONIC in ns, taken once
+per tick), then the usage event where it was asked for, then `[DONE]`. Other POSTs get a chat
+answer of about 1 KB.
 """
 
 from __future__ import annotations
@@ -48,8 +49,7 @@ class Kind:
         self._engine = engine
         self.writes: dict[TickConnection, Write] = {}
         self.ends: defaultdict[int, list[TickConnection]] = defaultdict(list)
-        parts = self._chunk_with("@", 0).split(b"@")
-        self._before, self._after = parts[0], parts[1].removesuffix(b"0}\n\n")
+        self._before, self._after = self._chunk_with("@").split(b"@")
         self.opening = STREAM_HEAD + (_chunk(self._role()) if is_chat else b"")
 
     def _plan(self, request: str) -> Plan:
@@ -64,23 +64,23 @@ class Kind:
     def _role(self) -> bytes:
         return self._stream('{"max_tokens": 1}')[0]
 
-    def _chunk_with(self, text: str, moment: int) -> bytes:
+    def _chunk_with(self, text: str) -> bytes:
         events = self._stream('{"max_tokens": 1}')
         event = msgspec.json.decode(events[1 if self._is_chat else 0].removeprefix(b"data: "))
         choice = event["choices"][0]
-        del choice["token_ids"]  # makes room for `t` within EVENT_BYTES
+        del choice["token_ids"]  # makes room for the time within EVENT_BYTES
         if self._is_chat:
             choice["delta"]["content"] = text
         else:
             choice["text"] = text
-        return b"data: " + msgspec.json.encode(event | {"t": moment}) + b"\n\n"
+        return b"data: " + msgspec.json.encode(event) + b"\n\n"
 
     def token(self, moment: int) -> bytes:
         """The chunk of this tick, the same for all streams."""
-        stamp = b"%d}\n\n" % moment
+        stamp = b"t=%d " % moment
         padding = EVENT_BYTES - len(self._before) - len(self._after) - len(stamp)
-        # With a long model name the event is longer; a token event is never without text.
-        return _chunk(self._before + b"x" * max(padding, 1) + self._after + stamp)
+        # With a long model name the event is longer.
+        return _chunk(self._before + stamp + b"x" * padding + self._after)
 
     def closing(self, tokens: int, *, usage: bool) -> bytes:
         """Finish, usage where asked for, `[DONE]`, the last chunk: one write."""

@@ -203,12 +203,12 @@ class _Passing:
 
     async def _pass_on(self) -> None:
         client, last = self._client, self._pieces.pop() if self._pieces else b""
-        client.when_it_has_caught_up(lambda: None)
+        client.keep_pace(lambda: None, lambda: None)
         try:
             for piece in self._pieces:
                 self._seen.answered += piece
-                if not client.write(piece):
-                    client.fell_behind()
+                client.write(piece)
+                if client.is_behind:
                     await client.caught_up()
                 await self._engines_turn()
             self._end_badly()

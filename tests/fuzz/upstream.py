@@ -154,8 +154,8 @@ class Exchange:
         """What the relay does with a connection."""
         result, connection = self.result, self.connection
         try:
-            result.status = await connection.response_head()
-            result.headers = connection.headers
+            response = await connection.response_head()
+            result.status, result.headers = response.status, response.headers
             if self._script.pace is Pace.LAST:
                 await self._may_take.wait()
             last = await connection.pass_on(self._take)

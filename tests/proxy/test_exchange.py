@@ -10,6 +10,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 from proxy.errors import MalformedRequest
 from proxy.exchange import Exchange
+from proxy.relay.client import Pace
 from proxy.relay.headers import Headers
 
 JSON: Headers = [(b"content-type", b"application/json")]
@@ -44,7 +45,7 @@ class Connection:
     began = 1.0
     gone = False
     on_leave: Any = None
-    on_writable: Any = None
+    pace: Any = None
 
     def read_on(self) -> None: ...
 
@@ -153,20 +154,21 @@ def test_nothing_is_written_to_a_client_that_has_left() -> None:
     exchange = exchange_of(cycle, connection)
     exchange.start(200, JSON)
     connection.gone = True
-    assert exchange.write(b"one")
+    exchange.write(b"one")
     exchange.end(b"two")
     assert cycle.wire.writes == []
     assert not cycle.response_complete
 
 
-def test_a_client_that_is_behind_is_told_of_by_write() -> None:
-    cycle = Cycle()
+def test_a_client_that_was_behind_before_is_told_of_at_once() -> None:
+    cycle, told = Cycle(), []
     exchange = exchange_of(cycle)
-    exchange.start(200, JSON)
+    pace = Pace(lambda: told.append("behind"), lambda: told.append("caught up"))
+    exchange.keep_pace(pace)
+    assert told == []
     cycle.flow.pause_writing()
-    assert not exchange.write(b"one")
-    cycle.flow.resume_writing()
-    assert exchange.write(b"two")
+    exchange.keep_pace(pace)
+    assert told == ["behind"]
 
 
 def test_leaving_is_told_once_also_where_it_was_before() -> None:

@@ -128,13 +128,17 @@ def test_while_its_upload_is_on_the_way(
 
 
 def test_while_its_upload_waits_for_the_engine(own_service: Sidecar) -> None:
-    """Reading is paused then, and with it the news of the client's end: it is looked for."""
+    """Reading is paused then, and with it the news of the client's end: it is looked for.
+
+    An end that waits behind unread bytes cannot be seen, so the connection is reset.
+    """
     headers = [("content-type", "text/plain"), ("content-length", "9000000")]
     with own_service.connect(seconds=1.0) as client:
         fake = {"read_rate": 100_000}
         request_id = client.ask("/v1/audio/transcriptions", b"", headers=headers, fake=fake)
         with suppress(TimeoutError):
             client.send(b"x" * 9_000_000)
+        client.reset()
     assert ending(own_service.record(request_id)) == CLOSED
 
 

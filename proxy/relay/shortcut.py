@@ -1,0 +1,122 @@
+"""The way of a stream's tokens past parser and reader, straight to the client's socket.
+
+The engine writes each token as one chunk, and the events in them differ in nothing but their
+text. Once one was read, the next is known by the bytes around its text. With a hundred streams
+most of a token's cost is memory that has left the caches meanwhile, so that what counts is how
+few objects are touched: this one, the record, and the two transports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from time import monotonic
+from typing import Protocol
+
+from proxy.telemetry.record import Record
+
+# A string without escapes: whatever else stands between its quotes, it stays one.
+_TEXT = re.compile(rb'"(?:content|text|reasoning|reasoning_content|thinking)":"([^"\\]+)"')
+_LONGEST_EVENT = 2048
+# The first line of a chunk, by the length of the chunk with its framing.
+_SIZE_LINES = {
+    len(line) + size + 2: line
+    for size, line in ((size, b"%x\r\n" % size) for size in range(1, _LONGEST_EVENT))
+}
+_CHUNK_END = b"\r\n"
+# Choices take turns, and the events of each have something of their own: those of one are kept.
+_MOST_LESSONS = 8
+
+
+class LongWay(Protocol):
+    """The connection's own protocol, which parses what comes."""
+
+    def data_received(self, data: bytes) -> None: ...
+
+    def connection_lost(self, exc: Exception | None) -> None: ...
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+    @property
+    def between_chunks(self) -> bool:
+        """All that has come is whole chunks."""
+
+
+class Shortcut(asyncio.Protocol):
+    """Takes a read that is one chunk with one event like one before; the rest goes the long way."""
+
+    __slots__ = (
+        *("_after", "_before", "_is_open", "_lessons", "_long_way", "_record", "_write"),
+        *("_is_between_events", "body_bytes", "last_byte"),
+    )
+
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        record: Record,
+        is_between_events: Callable[[], bool],
+    ) -> None:
+        """`write` takes chunks with their framing; none may overtake what the long way holds."""
+        self._write = write
+        self._record = record
+        self._is_between_events = is_between_events
+        self._long_way: LongWay
+        self._before = self._after = b""
+        self._lessons = 0
+        self._is_open = False
+        self.body_bytes = 0
+        """Of the chunks that were passed on, without their framing."""
+        self.last_byte: float | None = None
+        """When the last of them came (monotonic seconds)."""
+
+    def lead_past(self, long_way: LongWay) -> None:
+        """Begin, in place of `long_way`."""
+        self._long_way = long_way
+        self._look()
+
+    def learn(self, event: bytes) -> None:
+        """`event` says that something was generated, and nothing else."""
+        if self._lessons < _MOST_LESSONS and (text := _TEXT.search(event)) is not None:
+            self._lessons += 1
+            self._before = event[: text.start(1)]
+            self._after = event[text.end(1) :] + _CHUNK_END
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_open and self._is_known(data):
+            self.last_byte = now = monotonic()
+            self._record.token_event(now)
+            self._write(data)
+        else:
+            self._long_way.data_received(data)
+            self._look()
+
+    def _is_known(self, data: bytes) -> bool:
+        size, before, after = len(data), self._before, self._after
+        line = _SIZE_LINES.get(size)
+        if line is None or not data.startswith(line) or not data.endswith(after):
+            return False
+        start, end = len(line), size - len(after)
+        if not data.startswith(before, start):
+            return False
+        start += len(before)
+        # Nothing that could end the string, and at least something in it.
+        if start >= end or data.find(b'"', start, end) >= 0 or data.find(b"\\", start, end) >= 0:
+            return False
+        self.body_bytes += size - len(line) - len(_CHUNK_END)
+        return True
+
+    def _look(self) -> None:
+        between = self._long_way.between_chunks and self._is_between_events()
+        self._is_open = bool(self._before) and between
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._long_way.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._long_way.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._long_way.resume_writing()
