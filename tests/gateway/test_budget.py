@@ -110,6 +110,7 @@ def both(tmp_path: Path) -> Iterator[Both]:
 
 def test_a_key_streams_until_its_budget_is_spent(both: Both) -> None:
     due = both.stream(MASTER_KEY)
+    assert due > 0
     # One question is within the budget, and two are not.
     alice, bob = (both.new_key(name, max_budget=1.5 * due) for name in ("alice", "bob"))
     assert both.shown(alice) == 0
