@@ -89,9 +89,9 @@ $(REQUIREMENTS): requirements.txt $(ENGINE) | $(MADE)
 system-tools:
 	@scripts/install-tools.sh
 
-# In environments of their own, below .cache: a second run installs nothing.
+# Below .cache, each by itself, but for PostgreSQL: a second run installs nothing.
 peers:
-	@bench/install-peers.sh vllm-router litellm langchain-openai
+	@bench/install-peers.sh vllm-router litellm prisma postgresql langchain-openai
 
 $(TOOLS): requirements-dev.txt $(ENGINE) | $(MADE)
 	@echo "make: installing the tools for tests and checks"

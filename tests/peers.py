@@ -17,12 +17,16 @@ from tests.patience import PATIENCE
 _CACHE = Path(__file__).resolve().parent.parent / ".cache" / "bench"
 
 
-def peer(name: str, command: str) -> str:
-    """The path of a peer's command. Without it the test is skipped: it is not ours to have."""
-    path = _CACHE / name / "bin" / command
+def installed(name: str) -> Path:
+    """The folder of a peer. Without it the test is skipped: it is not ours to have."""
     if not (_CACHE / name / "requirements").exists():  # the stamp of a whole installation
         pytest.skip(f"no {name} here: bench/install-peers.sh {name}")
-    return str(path)
+    return _CACHE / name
+
+
+def peer(name: str, command: str) -> str:
+    """The path of a peer's command."""
+    return str(installed(name) / "bin" / command)
 
 
 class PeerServer:

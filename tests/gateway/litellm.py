@@ -24,8 +24,18 @@ def config() -> dict[str, Any]:
     return document
 
 
+def price(prompt_tokens: int, completion_tokens: int) -> float:
+    """Dollars, by the configuration."""
+    local = config()["model_list"][0]["litellm_params"]
+    asked = prompt_tokens * local["input_cost_per_token"]
+    return float(asked + completion_tokens * local["output_cost_per_token"])
+
+
 class LiteLLM(PeerServer):
-    """`with LiteLLM(folder, config, SIDECAR_URL=...) as gateway:`; without a database."""
+    """`with LiteLLM(folder, config, SIDECAR_URL=...) as gateway:`.
+
+    It has a database if `environ` names one: tests/gateway/database.py.
+    """
 
     def __init__(self, folder: Path, config: dict[str, Any], **environ: str) -> None:
         (self.port,) = free_ports(1)
@@ -34,8 +44,8 @@ class LiteLLM(PeerServer):
         file.write_text(yaml.safe_dump(config))
         place = ["--host", "127.0.0.1", "--port", str(self.port), "--num_workers", "1"]
         command = [peer("litellm", "litellm"), "--config", str(file), *place]
-        whole = {**os.environ, "LITELLM_MASTER_KEY": MASTER_KEY, **_QUIET, **environ}
-        whole.pop("DATABASE_URL", None)
+        inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        whole = {**inherited, "LITELLM_MASTER_KEY": MASTER_KEY, **_QUIET, **environ}
         headers = {"authorization": f"Bearer {MASTER_KEY}"}
         client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False, headers=headers)
         super().__init__(command, whole, folder / "litellm.log", client, "/health/readiness")

@@ -1,7 +1,6 @@
 """Real LiteLLM in front of the sidecar: names, streams, prices, a budget that ends.
 
-Without a database: LiteLLM's needs Prisma's query engine, which only Prisma's own server has. What
-needs one, keys of users and their spend, is not tested here.
+Without a database. What needs one, keys of users and their spend, is in test_budget.py.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import pytest
 
 from tests.engine.service import Line, wait_until
 from tests.fake_engine import FakeEngine
-from tests.gateway.litellm import MASTER_KEY, LiteLLM, config
+from tests.gateway.litellm import MASTER_KEY, LiteLLM, config, price
 from tests.patience import PATIENCE
 from tests.test_deployment import compose
 from tests.wire.service import Sidecar
@@ -60,13 +59,6 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
         place = {"SIDECAR_URL": f"{sidecar.url}/v1", "SIDECAR_API_KEY": SIDECAR_KEY}
         with LiteLLM(folder, given, **place) as gateway:
             yield Both(gateway, sidecar)
-
-
-def price(prompt_tokens: int, completion_tokens: int) -> float:
-    """Dollars, by the configuration."""
-    local = config()["model_list"][0]["litellm_params"]
-    asked = prompt_tokens * local["input_cost_per_token"]
-    return float(asked + completion_tokens * local["output_cost_per_token"])
 
 
 def test_names_are_those_that_the_sidecar_serves(both: Both) -> None:
