@@ -145,6 +145,9 @@ OF_ROUTE, OF_MODEL = f'{AT}, route=~"$route"', f'{AT}, model=~"$model"'
 OF = f'{AT}, route=~"$route", model=~"$model"'
 RATE = "[$__rate_interval]"
 ERRORS = 'outcome=~"timeout|engine_error|engine_died|engine_unavailable|proxy_error"'
+# As ErrorShareHigh has it: what the engine was asked to do, without what was refused to a client.
+WORK = f'{OF}, route!~"models|version|unknown"'
+TAKEN = 'outcome!~"client_error|rejected"'
 TTFT = "sidecar_time_to_first_token_seconds"
 DURATION = "sidecar_request_duration_seconds"
 ITL = "sidecar_inter_token_latency_seconds"
@@ -185,10 +188,12 @@ SERVICE = {
         stat("Requests per second", REQUESTS, "reqps"),
         stat(
             "Failing",
-            f"{rate('sidecar_requests_total', f'{OF}, {ERRORS}')} / {REQUESTS}",
+            f"{rate('sidecar_requests_total', f'{WORK}, {ERRORS}')}"
+            f" / {rate('sidecar_requests_total', f'{WORK}, {TAKEN}')}",
             "percentunit",
             thresholds=BAD_SHARE,
-            about="Share of requests that fail by the server's own doing.",
+            about="Share of the work asked for that fails by the server's own doing; what was "
+            "refused to a client is no part of it.",
         ),
         stat("Requests in flight", IN_FLIGHT),
         stat("Waiting in the engine", f"sum(sidecar_engine_requests_waiting{{{AT}}})"),
@@ -215,8 +220,10 @@ SERVICE = {
             [
                 Query(f"sum(sidecar_engine_requests_running{{{AT}}})", "running"),
                 Query(f"sum(sidecar_engine_requests_waiting{{{AT}}})", "waiting"),
+                Query(f"sum(sidecar_requests_waiting{{{AT}}})", "waiting for a place"),
             ],
-            about="Of the engine: what it works on, and what waits for its turn.",
+            about="What the engine works on, what waits in it for its turn, and what waits in the "
+            "sidecar for a place among MAX_IN_FLIGHT.",
         ),
         Panel(
             "Failing, by outcome",
