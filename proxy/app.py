@@ -76,7 +76,7 @@ class Sidecar:
         room = self._door.waiting_room()
         self._metrics.waiting(lambda: room.waiting)
         self._admission = Admission(
-            self._state.refusal, self._state.wait_until_ready, settings.hold_seconds, room
+            self._state.refusal, self._state.wait_until_ready, _hold_seconds(settings), room
         )
         host, port = _engine_address(settings)
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -274,6 +274,11 @@ def limits_of(settings: Settings) -> Limits:
         settings.json_heartbeat_seconds,
         kept_alive,
     )
+
+
+def _hold_seconds(settings: Settings) -> float:
+    """A request that is held longer than it may take in all has nothing left to do."""
+    return min(settings.hold_seconds, settings.request_timeout or settings.hold_seconds)
 
 
 def _engine_address(settings: Settings) -> tuple[str, int]:
