@@ -155,12 +155,12 @@ class Sidecar:
         route: Route | None,
         failure: RequestFailure | None,
     ) -> None:
-        if failure is not None:
-            await self._websockets.refuse(scope, receive, send, failure, route or Route.UNKNOWN)
-        elif route in (Route.REALTIME, Route.EXTRA):
+        if failure is None and route in (Route.REALTIME, Route.EXTRA):
             await self._websockets(scope, receive, send, route)
-        else:
-            await send({"type": "websocket.close"})  # the server makes this a 403
+            return
+        if failure is None:
+            failure = UnknownRoute(f"There is no WebSocket session at {scope['path'][:200]} here.")
+        await self._websockets.refuse(scope, receive, send, failure, route or Route.UNKNOWN)
 
     def start(self) -> asyncio.Task[None]:
         """Start the engine; the task ends when it cannot be started any more."""
