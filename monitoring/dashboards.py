@@ -302,7 +302,8 @@ def beside(title: str, ours: str, theirs: str) -> Panel:
 
 
 GPU = "GPU {{gpu}}"
-SPENT = rate(f"{DURATION}_sum", AT)
+# Divided by: a gap where nothing was asked, since the engine's warm-up by nothing is infinite.
+SPENT = f"({rate(f'{DURATION}_sum', AT)} > 0)"
 SHARE = "Share of all seconds that requests took, as the client sees them."
 
 ENGINE = {
@@ -505,7 +506,7 @@ def tokens(over: str, *kinds: str) -> str:
 
 
 def price(over: str, *kinds: str) -> str:
-    return f"1e6 * {MONEY_PER_SECOND} / {tokens(over, *kinds)}"
+    return f"1e6 * {MONEY_PER_SECOND} / ({tokens(over, *kinds)} > 0)"  # idle, it has none
 
 
 def idle(over: str) -> str:
