@@ -187,7 +187,7 @@ def test_a_query_of_a_panel_finds_data(run: Run, query: Query) -> None:
 def test_a_panel_has_a_gap_and_no_infinity_where_nothing_was_asked(run: Run, query: Query) -> None:
     """The run is over, and a window of two seconds holds nothing of it any more."""
     over = "sum(increase(sidecar_requests_total[2s])) == 0"
-    wait_until(lambda: run.prometheus.now(over), PATIENCE, "two seconds without a request")
+    wait_until(lambda: bool(run.prometheus.now(over)), PATIENCE, "two seconds without a request")
     expr = re.sub(r"\[(\$__\w+|1h)\b", "[2s", query.expr)
     values = [float(series["value"][1]) for series in run.prometheus.now(filled_in(expr))]
     assert not any(map(math.isinf, values)), expr
