@@ -219,6 +219,10 @@ class Sidecar:
         await self._door.stop()
         await self._media.close()
 
+    async def settle(self) -> None:
+        """The last request is over, those that were cut too: write down what they have used."""
+        await self._door.stop()
+
     def began(self, record: Record) -> None:
         if self._spans is not None:
             self._spans.began(record)
