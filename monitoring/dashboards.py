@@ -181,6 +181,8 @@ REQUESTS = rate("sidecar_requests_total")
 TOKENS = rate("sidecar_completion_tokens_total")
 # A route's gauge is there from its first request on; before any, the answer is 0.
 IN_FLIGHT = f"sum(sidecar_requests_in_flight{{{AT}}} or 0 * sidecar_build_info{{{AT}}})"
+# The days in which it was ready would make these bars too short to be seen.
+OF_A_START = 'phase=~"checking|downloading|loading|compiling|warming"'
 BAD_SHARE = ((None, "green"), (0.01, "orange"), (0.05, "red"))
 
 SERVICE = {
@@ -339,11 +341,15 @@ ENGINE = {
             about="In the time range that is shown.",
         ),
         Panel(
-            "Seconds in each phase",
-            [Query(f"sidecar_engine_phase_seconds{{{AT}}}", "{{phase}}", instant=True)],
+            "Seconds in each phase of a start",
+            [
+                Query(
+                    f"sidecar_engine_phase_seconds{{{AT}, {OF_A_START}}}", "{{phase}}", instant=True
+                )
+            ],
             "s",
             "bargauge",
-            about="Of the last time the engine was in it.",
+            about="Of the last start.",
         ),
         Panel(
             "Model on disk",
