@@ -145,6 +145,9 @@ OF_ROUTE, OF_MODEL = f'{AT}, route=~"$route"', f'{AT}, model=~"$model"'
 OF = f'{AT}, route=~"$route", model=~"$model"'
 RATE = "[$__rate_interval]"
 ERRORS = 'outcome=~"timeout|engine_error|engine_died|engine_unavailable|proxy_error"'
+# As ErrorShareHigh has it: what the engine was asked to do, without what was refused to a client.
+WORK = f'{OF}, route!~"models|version|unknown"'
+TAKEN = 'outcome!~"client_error|rejected"'
 TTFT = "sidecar_time_to_first_token_seconds"
 DURATION = "sidecar_request_duration_seconds"
 ITL = "sidecar_inter_token_latency_seconds"
@@ -178,6 +181,8 @@ REQUESTS = rate("sidecar_requests_total")
 TOKENS = rate("sidecar_completion_tokens_total")
 # A route's gauge is there from its first request on; before any, the answer is 0.
 IN_FLIGHT = f"sum(sidecar_requests_in_flight{{{AT}}} or 0 * sidecar_build_info{{{AT}}})"
+# The days in which it was ready would make these bars too short to be seen.
+OF_A_START = 'phase=~"checking|downloading|loading|compiling|warming"'
 BAD_SHARE = ((None, "green"), (0.01, "orange"), (0.05, "red"))
 
 SERVICE = {
@@ -185,10 +190,12 @@ SERVICE = {
         stat("Requests per second", REQUESTS, "reqps"),
         stat(
             "Failing",
-            f"{rate('sidecar_requests_total', f'{OF}, {ERRORS}')} / {REQUESTS}",
+            f"{rate('sidecar_requests_total', f'{WORK}, {ERRORS}')}"
+            f" / {rate('sidecar_requests_total', f'{WORK}, {TAKEN}')}",
             "percentunit",
             thresholds=BAD_SHARE,
-            about="Share of requests that fail by the server's own doing.",
+            about="Share of the work asked for that fails by the server's own doing; what was "
+            "refused to a client is no part of it.",
         ),
         stat("Requests in flight", IN_FLIGHT),
         stat("Waiting in the engine", f"sum(sidecar_engine_requests_waiting{{{AT}}})"),
@@ -215,8 +222,10 @@ SERVICE = {
             [
                 Query(f"sum(sidecar_engine_requests_running{{{AT}}})", "running"),
                 Query(f"sum(sidecar_engine_requests_waiting{{{AT}}})", "waiting"),
+                Query(f"sum(sidecar_requests_waiting{{{AT}}})", "waiting for a place"),
             ],
-            about="Of the engine: what it works on, and what waits for its turn.",
+            about="What the engine works on, what waits in it for its turn, and what waits in the "
+            "sidecar for a place among MAX_IN_FLIGHT.",
         ),
         Panel(
             "Failing, by outcome",
@@ -295,7 +304,8 @@ def beside(title: str, ours: str, theirs: str) -> Panel:
 
 
 GPU = "GPU {{gpu}}"
-SPENT = rate(f"{DURATION}_sum", AT)
+# Divided by: a gap where nothing was asked, since the engine's warm-up by nothing is infinite.
+SPENT = f"({rate(f'{DURATION}_sum', AT)} > 0)"
 SHARE = "Share of all seconds that requests took, as the client sees them."
 
 ENGINE = {
@@ -331,11 +341,15 @@ ENGINE = {
             about="In the time range that is shown.",
         ),
         Panel(
-            "Seconds in each phase",
-            [Query(f"sidecar_engine_phase_seconds{{{AT}}}", "{{phase}}", instant=True)],
+            "Seconds in each phase of a start",
+            [
+                Query(
+                    f"sidecar_engine_phase_seconds{{{AT}, {OF_A_START}}}", "{{phase}}", instant=True
+                )
+            ],
             "s",
             "bargauge",
-            about="Of the last time the engine was in it.",
+            about="Of the last start.",
         ),
         Panel(
             "Model on disk",
@@ -498,7 +512,7 @@ def tokens(over: str, *kinds: str) -> str:
 
 
 def price(over: str, *kinds: str) -> str:
-    return f"1e6 * {MONEY_PER_SECOND} / {tokens(over, *kinds)}"
+    return f"1e6 * {MONEY_PER_SECOND} / ({tokens(over, *kinds)} > 0)"  # idle, it has none
 
 
 def idle(over: str) -> str:

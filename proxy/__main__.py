@@ -129,6 +129,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket], spans: Spans 
     await sidecar.stop()
     server.should_exit = True
     await serving
+    await sidecar.settle()
     if spans is not None:
         await spans.stop()
     finished, cut = sidecar.drained

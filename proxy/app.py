@@ -76,7 +76,7 @@ class Sidecar:
         room = self._door.waiting_room()
         self._metrics.waiting(lambda: room.waiting)
         self._admission = Admission(
-            self._state.refusal, self._state.wait_until_ready, settings.hold_seconds, room
+            self._state.refusal, self._state.wait_until_ready, _hold_seconds(settings), room
         )
         host, port = _engine_address(settings)
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -155,12 +155,12 @@ class Sidecar:
         route: Route | None,
         failure: RequestFailure | None,
     ) -> None:
-        if failure is not None:
-            await self._websockets.refuse(scope, receive, send, failure, route or Route.UNKNOWN)
-        elif route in (Route.REALTIME, Route.EXTRA):
+        if failure is None and route in (Route.REALTIME, Route.EXTRA):
             await self._websockets(scope, receive, send, route)
-        else:
-            await send({"type": "websocket.close"})  # the server makes this a 403
+            return
+        if failure is None:
+            failure = UnknownRoute(f"There is no WebSocket session at {scope['path'][:200]} here.")
+        await self._websockets.refuse(scope, receive, send, failure, route or Route.UNKNOWN)
 
     def start(self) -> asyncio.Task[None]:
         """Start the engine; the task ends when it cannot be started any more."""
@@ -219,6 +219,10 @@ class Sidecar:
         await self._door.stop()
         await self._media.close()
 
+    async def settle(self) -> None:
+        """The last request is over, those that were cut too: write down what they have used."""
+        await self._door.stop()
+
     def began(self, record: Record) -> None:
         if self._spans is not None:
             self._spans.began(record)
@@ -274,6 +278,11 @@ def limits_of(settings: Settings) -> Limits:
         settings.json_heartbeat_seconds,
         kept_alive,
     )
+
+
+def _hold_seconds(settings: Settings) -> float:
+    """A request that is held longer than it may take in all has nothing left to do."""
+    return min(settings.hold_seconds, settings.request_timeout or settings.hold_seconds)
 
 
 def _engine_address(settings: Settings) -> tuple[str, int]:

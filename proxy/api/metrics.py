@@ -20,7 +20,7 @@ def metrics_router(service: Service) -> APIRouter:
 
     @router.get("/metrics/engine")
     async def engine_page() -> Response:
-        """vLLM's page, untouched. Two pages, because both have `process_*` families."""
+        """vLLM's page, untouched, and alone: its `http_*` and `process_*` have no prefix."""
         try:
             page = await service.probe.metrics_page()
         except httpx.HTTPError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from proxy.edge.bucket import Bucket
+from proxy.edge.bucket import PRECISION_SECONDS, Bucket
 from proxy.errors import QuotaUsedUp, RateLimited
 from proxy.settings.allowance import Allowance
 
@@ -65,7 +65,7 @@ class Account:
         return True
 
     def refusal(self, now: float, wall: float) -> RateLimited | QuotaUsedUp:
-        """Why there is no room, and for how long."""
+        """Why there is no room, and for how long: of several reasons the one that lasts longest."""
         tpd = self.allowance.tpd
         if tpd is not None and self._day_tokens >= tpd:
             left = self._day_ends - wall
@@ -74,14 +74,12 @@ class Account:
             used_up = QuotaUsedUp(text, retry_after_seconds=math.ceil(left))
             used_up.headers = _TOMORROW  # hours, which no `Retry-After` that is heeded can say
             return used_up
-        bucket, unit, name = self._requests, "requests", "rpm"
-        if bucket is None or bucket.has_one(now):
-            bucket, unit, name = self._tokens, "tokens", "tpm"
-        assert bucket is not None
+        bucket = max(self._buckets, key=lambda each: each.seconds_until(1, now))
         wait = bucket.seconds_until(1, now)
+        unit, name = ("tokens", "tpm") if bucket is self._tokens else ("requests", "rpm")
         text = f"{self._whose} all of {bucket.capacity:.0f} {unit} a minute ({name}). "
         text += f"Try again in {duration(wait).decode()}."
-        limited = RateLimited(text, retry_after_seconds=math.ceil(wait))
+        limited = RateLimited(text, retry_after_seconds=math.ceil(wait - PRECISION_SECONDS))
         limited.type = unit
         return limited
 
@@ -103,7 +101,10 @@ class Account:
         shown: list[float | bytes] = []
         for bucket in self._buckets:
             missing = bucket.full_at - now
-            left = int(bucket.capacity - missing * bucket.rate) if missing > 0 else bucket.capacity
+            # A bit of the clock's must not cost a whole one.
+            left = (
+                bucket.capacity - missing * bucket.rate + 1e-6 if missing > 0 else bucket.capacity
+            )
             shown += (left if left > 0 else 0, duration(missing) if missing > 0 else b"0ms")
         if self._tokens is None and self.allowance.tpd is not None:
             left = self.allowance.tpd - self._day_tokens
@@ -153,13 +154,14 @@ def _sized(bucket: Bucket | None, capacity: int | None, now: float) -> Bucket | 
 
 def duration(seconds: float) -> bytes:
     """As OpenAI writes them: `17ms`, `4.2s`, `6m0s`, `13h20m5s`; nothing less than 0."""
-    if seconds <= 0:
+    exact = seconds - PRECISION_SECONDS
+    if exact <= 0:
         return b"0ms"
     if seconds < 1:
-        return b"%dms" % math.ceil(seconds * 1000)
+        return b"%dms" % math.ceil(exact * 1000)
     if seconds < 60:
         return b"%.1fs" % seconds
-    whole = math.ceil(seconds)
+    whole = math.ceil(exact)
     hours, minutes = divmod(whole // 60, 60)
     return (
         b"%dh%dm%ds" % (hours, minutes, whole % 60) if hours else b"%dm%ds" % (minutes, whole % 60)

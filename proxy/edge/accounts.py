@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from time import monotonic, time
 
 from proxy.edge.account import Account, Used
+from proxy.errors import QuotaUsedUp, RateLimited
 from proxy.settings.allowance import ALL, NOTHING, Allowance, KeyLimits
 from proxy.settings.keys import ApiKey
 
@@ -57,10 +58,7 @@ class Accounts:
         now, wall = monotonic(), time()
         for account in accounts:
             if not account.has_room(now, wall):
-                failure = account.refusal(now, wall)
-                lines = _lines(accounts, now, wall).splitlines()
-                failure.headers += tuple(_header(line) for line in lines)
-                raise failure
+                raise _refusal(accounts, now, wall)
         for account in accounts:
             account.take_request(now)
         self._changed.update(accounts)
@@ -96,6 +94,15 @@ class Accounts:
     def _allowance(self, key: ApiKey) -> Allowance:
         ours = self._limits.by_label.get(key.label, NOTHING).over(self._limits.each)
         return key.allowance.over(ours)
+
+
+def _refusal(accounts: tuple[Account, ...], now: float, wall: float) -> RateLimited | QuotaUsedUp:
+    """That of the account which takes longest until it has room."""
+    refusals = [each.refusal(now, wall) for each in accounts if not each.has_room(now, wall)]
+    failure = max(refusals, key=lambda each: each.retry_after_seconds or 0)
+    lines = _lines(accounts, now, wall).splitlines()
+    failure.headers += tuple(_header(line) for line in lines)
+    return failure
 
 
 def _lines(accounts: tuple[Account, ...], now: float, wall: float) -> bytes:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from time import monotonic
 
 from proxy.edge.waiting_room import WaitingRoom, Watch
-from proxy.errors import Draining, EngineGivenUp, EngineUnavailable
+from proxy.errors import Draining, EngineGivenUp, EngineUnavailable, RequestFailure
 
 # None where the engine takes work; else why not, and when to ask again.
 Refusal = Callable[[], EngineUnavailable | None]
@@ -57,19 +57,19 @@ class Admission:
 
     async def _wait(self, key: str | None, watch: Watch | None) -> None:
         """For the engine, and then for a place at it."""
-        await self._until_ready()
+        await self._until_ready(watch)
         if self._room.admit(key):
             return
         await self._room.wait(key, watch)
         try:
-            await self._until_ready()
+            await self._until_ready(watch)
         except BaseException:
             self._room.leave(key)
             raise
 
-    async def _until_ready(self) -> None:
+    async def _until_ready(self, watch: Watch | None) -> None:
         if (refusal := self._refusal()) is not None and not self._draining:
-            await self._hold(refusal)
+            await self._hold(refusal, watch)
         if self._draining:
             raise _draining()
 
@@ -83,10 +83,8 @@ class Admission:
     def close(self) -> None:
         """Let nobody in from now on, also none of those that are held."""
         self._draining = True
-        now = asyncio.get_running_loop().time() if self._holds else 0
         for hold in self._holds:
-            if not hold.expired():
-                hold.reschedule(now)
+            _end(hold)
         self._room.close(_draining())
 
     async def emptied(self, seconds: float) -> bool:
@@ -113,19 +111,36 @@ class Admission:
         """How many requests have finished, and how many were cut."""
         return max(0, self._left - self._cut), self._cut
 
-    async def _hold(self, refusal: EngineUnavailable) -> None:
+    async def _hold(self, refusal: EngineUnavailable, watch: Watch | None) -> None:
         if not self._hold_seconds or isinstance(refusal, EngineGivenUp):
             raise refusal
         hold = asyncio.timeout(self._hold_seconds)
+        left: list[RequestFailure] = []
+
+        def leave(failure: RequestFailure) -> None:
+            left.append(failure)
+            _end(hold)
+
         try:
             async with hold:
                 self._holds.add(hold)
+                if watch is not None:
+                    watch(leave)
                 await self._wait_until_ready()
         except TimeoutError:
-            if not self._draining and (still := self._refusal()) is not None:
+            if not left and not self._draining and (still := self._refusal()) is not None:
                 raise still from None
         finally:
             self._holds.discard(hold)
+            if watch is not None:
+                watch(None)
+        if left:
+            raise left[0]
+
+
+def _end(hold: asyncio.Timeout) -> None:
+    if not hold.expired():
+        hold.reschedule(asyncio.get_running_loop().time())
 
 
 def _draining() -> Draining:

@@ -7,6 +7,8 @@ rate algorithm). Times are seconds of the monotonic clock, given by who asks.
 from __future__ import annotations
 
 PERIOD_SECONDS = 60.0
+# More than the clock's own error: who waits as long as told must not come a nanosecond too early.
+PRECISION_SECONDS = 1e-6
 
 
 class Bucket:
@@ -41,6 +43,5 @@ class Bucket:
 
     def _size(self, capacity: float) -> None:
         self.capacity, self.rate = capacity, capacity / PERIOD_SECONDS
-        # One more may be taken as long as it takes no longer than this to be full. The clock's
-        # own precision is added: who waits as long as told must not come a nanosecond too early.
-        self.room = (capacity - 1) / self.rate + 1e-6
+        # One more may be taken as long as it takes no longer than this to be full.
+        self.room = (capacity - 1) / self.rate + PRECISION_SECONDS

@@ -35,7 +35,8 @@ class Cors:
     """Pages of these origins; `*` is all pages."""
 
     def __init__(self, origins: Iterable[str]) -> None:
-        self._origins = {origin.encode() for origin in origins}
+        # Browsers write them so.
+        self._origins = {origin.lower().encode() for origin in origins}
         self._any = _ANY.encode() in self._origins
 
     def preflight(self, scope: Scope) -> Headers | None:

@@ -24,8 +24,10 @@ from proxy.settings.keys import GOOD_KEY_CHARS, ApiKey, joined, parse_key_lines
 REREAD_SECONDS = 1.0
 _MAX_FILE_BYTES = 16 * 1024 * 1024
 _MAX_KEY_BYTES = 512
-# A key may be written in many ways (blanks, `BEARER`): no more of them are known again.
+# A key may be written in many ways (blanks, `BEARER`): no more of them, and no longer ones, are
+# known again.
 _MAX_PASSED = 10_000
+_MAX_PASSED_BYTES = 1024
 _BEARER = b"bearer "
 _CREDENTIALS = (b"authorization", b"x-api-key")
 
@@ -142,6 +144,8 @@ class Keys:
 
 
 def _remember(passed: dict[bytes, str], value: bytes, label: str) -> None:
+    if len(value) > _MAX_PASSED_BYTES:
+        return
     if len(passed) >= _MAX_PASSED:
         passed.clear()
     passed[value] = label

@@ -36,6 +36,8 @@ class Ledger:
         self._path = path
         self._accounts = accounts
         self._told = False
+        # What is still to be written, by label.
+        self._rows: dict[str, Used] = {}
         # The last write of all may come while one is under way.
         self._lock = threading.Lock()
 
@@ -57,21 +59,27 @@ class Ledger:
             await self.write()
 
     async def write(self) -> None:
-        """Write down what has changed since the last time."""
-        if changed := self._accounts.take_changed():
-            await asyncio.to_thread(self._write, changed)
+        """Write down what has changed since the last time; what cannot be written, later."""
+        self._rows |= {used.label: used for used in self._accounts.take_changed()}
+        if self._rows:
+            rows, self._rows = self._rows, {}
+            if not await asyncio.to_thread(self._write, list(rows.values())):
+                self._rows = rows | self._rows
 
-    def _write(self, rows: list[Used]) -> None:
+    def _write(self, rows: list[Used]) -> bool:
+        """Whether they are written now."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._lock, closing(self._open()) as database, database:
                 database.execute(_TABLE)
                 database.executemany("insert or replace into used values (?,?,?,?,?,?)", rows)
             self._told = False
+            return True
         except (sqlite3.Error, OSError) as error:
             if not self._told:
                 _log.warning("what keys have used is not kept: %s: %s", self._path, error)
             self._told = True
+            return False
 
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=_BUSY_SECONDS)

@@ -10,6 +10,7 @@ _NOT_PUBLIC_V4 = (
     # A Python of before 2024 takes most of it for public; Oracle's metadata are at 192.0.0.192.
     IPv4Network("192.0.0.0/24"),  # protocol assignments (RFC 6890)
     IPv4Network("192.88.99.0/24"),  # relays of 6to4 (RFC 7526: deprecated)
+    IPv4Network("168.63.129.16/32"),  # Azure's host (WireServer), as seen by each machine there
 )
 _NOT_PUBLIC = (
     IPv6Network("::/96"),  # IPv4-compatible (RFC 4291, 2.5.5.1: deprecated)

@@ -18,6 +18,9 @@ from proxy.media.policy import Policy, Target
 
 MAX_REDIRECTS = 5
 _MAX_ADDRESSES = 4
+# For a connection where there is another address to try. One that is lost is asked for again after
+# 1 s and 3 s (Linux).
+_CONNECT_SECONDS = 3.0
 _REDIRECTS = (301, 302, 303, 307, 308)
 _OK = 200
 _MODALITIES = ("image/", "video/", "audio/")
@@ -127,17 +130,18 @@ class Fetcher:
         """The answer of the first address that a connection can be made to."""
         *others, last = addresses[:_MAX_ADDRESSES]
         for address in others:
-            with suppress(httpx.ConnectError):
-                return await self._ask(target, address)
-        return await self._ask(target, last)
+            with suppress(httpx.ConnectError, httpx.ConnectTimeout):
+                return await self._ask(target, address, _CONNECT_SECONDS)
+        return await self._ask(target, last, self._limits.seconds)
 
-    async def _ask(self, target: Target, address: str) -> httpx.Response:
+    async def _ask(self, target: Target, address: str, connect_seconds: float) -> httpx.Response:
         url = httpx.URL(target.url).copy_with(host=address)
         request = self._client.build_request(
             "GET",
             url,
             headers={"host": target.authority},
             extensions={"sni_hostname": target.host},
+            timeout=httpx.Timeout(self._limits.seconds, connect=connect_seconds),
         )
         return await self._client.send(request, stream=True)
 
@@ -168,7 +172,6 @@ class Fetcher:
             transport=self._transport() if self._transport else None,
             verify=httpx.create_ssl_context(),
             trust_env=False,
-            timeout=self._limits.seconds,
             limits=httpx.Limits(max_keepalive_connections=0),
             headers={
                 "user-agent": f"vllm-sidecar/{__version__}",

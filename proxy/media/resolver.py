@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Thread
 
 # A name server that does not answer holds a thread for many seconds: not one of the threads that
-# the rest of the sidecar uses.
+# the rest of the sidecar uses, and none that the end of the process waits for.
 _THREADS = 32
 _SECONDS = 10.0
+
+_Answer = asyncio.Future[list[str]]
 
 
 class Resolver:
     """One question for each call, and nothing kept of the answers."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="resolver")
+        self._turns = asyncio.Semaphore(_THREADS)
 
     async def __call__(self, host: str, port: int) -> list[str]:
         """The addresses of a host, in the system's order.
@@ -24,12 +27,33 @@ class Resolver:
         Raises:
             OSError, UnicodeError: it has none, or is none, or nobody told in time.
         """
-        loop = asyncio.get_running_loop()
         async with asyncio.timeout(_SECONDS):
-            found = await loop.run_in_executor(self._threads, _ask, host, port)
-        return list(dict.fromkeys(found))
+            await self._turns.acquire()
+            answer: _Answer = asyncio.get_running_loop().create_future()
+            try:
+                Thread(target=self._ask, args=(answer, host, port), daemon=True).start()
+            except RuntimeError as error:  # there can be no more threads
+                self._turns.release()
+                raise OSError(str(error)) from None
+            return list(dict.fromkeys(await answer))
 
+    def _ask(self, answer: _Answer, host: str, port: int) -> None:
+        found: list[str] | Exception
+        try:
+            found = [
+                str(address[0])
+                for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            ]
+        except (OSError, ValueError) as error:
+            found = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            answer.get_loop().call_soon_threadsafe(self._tell, answer, found)
 
-def _ask(host: str, port: int) -> list[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
+    def _tell(self, answer: _Answer, found: list[str] | Exception) -> None:
+        self._turns.release()
+        if answer.done():  # who asked has left
+            return
+        if isinstance(found, list):
+            answer.set_result(found)
+        else:
+            answer.set_exception(found)

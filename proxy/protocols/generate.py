@@ -25,6 +25,8 @@ from proxy.protocols.protocol import (
 _STREAM = "/generate_stream"
 _HISTORY = ("system_info", "history_input", "history_output")
 _OWN = ("prompt", "prompts", *_HISTORY)
+# No name is nearly as long; looking for one that is like a longer one takes seconds.
+_MAX_NAME_CHARS = 100
 # Handed on as they are: what both of the engine's routes take under the same name.
 SAMPLING = frozenset(
     {
@@ -74,9 +76,10 @@ def _check_names(body: dict[str, Any]) -> None:
         if name == "stream":
             raise InvalidRequest(f"stream: is asked for by path, {_STREAM}", param=name)
         if name not in SAMPLING and name not in _OWN:
-            near = get_close_matches(name, (*SAMPLING, *_OWN), n=1)
+            short = name[:_MAX_NAME_CHARS]
+            near = get_close_matches(short, (*SAMPLING, *_OWN), n=1)
             ask = f"; did you mean {near[0]}?" if near else ""
-            raise InvalidRequest(f"{name[:100]}: is not known{ask}", param=name[:100])
+            raise InvalidRequest(f"{short}: is not known{ask}", param=short)
 
 
 def _one_prompt(body: dict[str, Any]) -> bool:

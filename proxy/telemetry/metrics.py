@@ -118,7 +118,10 @@ class Metrics:
 
     def page(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type, as the scraper asked for it."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
         return encode(self.registry), content_type
 
     def _of_route(self, route: str) -> Gauge:

@@ -6,7 +6,7 @@ from collections import deque
 from time import monotonic
 from typing import Any
 
-from proxy.telemetry.record import Record
+from proxy.telemetry.record import MAX_FIELD_CHARS, Record
 
 SIZE = 50
 
@@ -23,8 +23,12 @@ class Recent:
 
     def __init__(self, size: int = SIZE) -> None:
         self._records: deque[Record] = deque(maxlen=size)
-        self.add = self._records.append
-        """Called for each record when it is finished."""
+
+    def add(self, record: Record) -> None:
+        """Keep a record that is finished, and of its model's name no more than is told."""
+        if record.model is not None and len(record.model) > MAX_FIELD_CHARS:
+            record.model = record.model[:MAX_FIELD_CHARS]
+        self._records.append(record)
 
     def rows(self) -> list[dict[str, Any]]:
         """The newest first."""

@@ -33,10 +33,10 @@ _KNOWN_TO_A_SPAN = ("trace_id", "duration_ms")
 
 _CHAT = "chat"
 _OPERATIONS = {
-    "/v1/chat/completions": _CHAT,
+    **dict.fromkeys(("/v1/chat/completions", "/chat/completions"), _CHAT),
     "/v1/responses": _CHAT,
     "/v1/messages": _CHAT,
-    "/v1/completions": "text_completion",
+    **dict.fromkeys(("/v1/completions", "/completions"), "text_completion"),
     "/v1/embeddings": "embeddings",
 }
 # A method is whatever a client writes; the name of a span is not.

@@ -120,6 +120,7 @@ REFUSED: dict[str, str] = {
     "http://169.254.43518/": PAYLOADS,
     "http://169.16689662/": PAYLOADS,
     "http://100.100.100.200/latest/meta-data/": METADATA,
+    "http://168.63.129.16/?comp=versions": METADATA,
     "http://192.0.0.192/latest/": METADATA,
     # Who is the host?
     "http://example.com@127.0.0.1:{port}/": PAYLOADS,

@@ -183,6 +183,16 @@ def test_a_query_of_a_panel_finds_data(run: Run, query: Query) -> None:
     assert any(has_a_value(series) for series in found), filled_in(query.expr)
 
 
+@pytest.mark.parametrize("query", queries(), ids=lambda query: query.place)
+def test_a_panel_has_a_gap_and_no_infinity_where_nothing_was_asked(run: Run, query: Query) -> None:
+    """The run is over, and a window of two seconds holds nothing of it any more."""
+    over = "sum(increase(sidecar_requests_total[2s])) == 0"
+    wait_until(lambda: bool(run.prometheus.now(over)), PATIENCE, "two seconds without a request")
+    expr = re.sub(r"\[(\$__\w+|1h)\b", "[2s", query.expr)
+    values = [float(series["value"][1]) for series in run.prometheus.now(filled_in(expr))]
+    assert not any(map(math.isinf, values)), expr
+
+
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_variables_have_something_to_choose_from(run: Run, name: str) -> None:
     for variable in DASHBOARDS[name]["templating"]["list"]:

@@ -186,6 +186,13 @@ async def test_an_announced_stop_still_takes_requests_and_a_stop_does_not() -> N
         assert answer.headers["x-proxy-error"] == "proxy draining"
 
 
+async def test_nobody_is_held_longer_than_a_request_may_take() -> None:
+    async with house(HOLD_SECONDS="86400", REQUEST_TIMEOUT="0.02") as there:
+        there.enter(Phase.LOADING)
+        answer = await asyncio.wait_for(there.chat(), PATIENCE)
+        assert (answer.status_code, error(answer)["code"]) == (503, "engine_unavailable")
+
+
 async def test_a_websocket_to_any_other_path_is_refused() -> None:
     async with house() as there:
         sent: list[Message] = []

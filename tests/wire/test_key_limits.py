@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fake_engine import FakeEngine
+from tests.patience import PATIENCE
 from tests.wire.client import CHAT, STREAM, Answer, Pairs, prompt
 from tests.wire.service import Sidecar, ending
 
@@ -74,3 +75,22 @@ def test_what_was_used_survives_a_restart_and_a_day_has_an_end(
     assert refused.json()["error"]["code"] == "insufficient_quota"
     assert refused.header("x-should-retry") == "false"
     assert int(refused.header("retry-after")) <= 120
+
+
+def test_what_is_cut_at_the_end_is_paid_for_after_it(
+    tmp_path: Path, shared_engine: FakeEngine
+) -> None:
+    limits = {"KEY_LIMITS": "tpd=100000", "DRAIN_SECONDS": "0.2"}
+    with Sidecar(tmp_path, shared_engine, **limits, **KEYS) as service:
+        service.wait_until_ready()
+        with service.connect() as client:
+            slow = {"tokens": 1000, "interval_ms": 20}
+            cut = client.ask(CHAT, prompt(CHAT, STREAM), headers=ALICE, fake=slow)
+            client.until(b"\n\n")
+            service.process.terminate()
+            assert service.process.wait(PATIENCE) == 0
+        generated = service.record(cut)["generated_events"]
+        service.start()
+        service._read_bytes = 0
+        service.wait_until_ready()
+        assert 100_000 - left(ask(service)) == generated

@@ -54,7 +54,7 @@ def test_each_port_has_its_own(apart: Sidecar, ports: tuple[int, int]) -> None:
         assert get(port, "/metrics/engine").status == 404
     for path in ("/ping", "/v1/models", "/health"):
         assert get(metrics, path).status == 404
-    assert get(metrics, "/v1/realtime", headers=REALTIME).status == 403
+    assert get(metrics, "/v1/realtime", headers=REALTIME).status == 404
 
 
 def test_metrics_are_there_until_the_end(apart: Sidecar, ports: tuple[int, int]) -> None:

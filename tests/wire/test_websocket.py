@@ -17,8 +17,6 @@ from tests.patience import PATIENCE
 from tests.wire.client import new_id
 from tests.wire.service import Sidecar, ending
 
-_REFUSED = 403
-
 
 @contextmanager
 def session(service: Sidecar, **more: Any) -> Iterator[tuple[ClientConnection, str]]:
@@ -126,10 +124,20 @@ def test_the_engines_refusal_of_a_handshake_passes_as_it_is(service: Sidecar) ->
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/nope", "/metrics", "/v1/realtime/x"])
-def test_no_other_path_takes_a_session(service: Sidecar, path: str) -> None:
+def test_no_other_path_takes_a_session_and_the_log_says_who_asked(
+    service: Sidecar, path: str
+) -> None:
+    request_id = new_id()
     with (
         pytest.raises(InvalidStatus) as refused,
-        connect(f"ws://127.0.0.1:{service.port}{path}", proxy=None, open_timeout=PATIENCE),
+        connect(
+            f"ws://127.0.0.1:{service.port}{path}",
+            additional_headers={"x-request-id": request_id},
+            proxy=None,
+            open_timeout=PATIENCE,
+        ),
     ):
         pass
-    assert refused.value.response.status_code == _REFUSED
+    assert refused.value.response.status_code == 404
+    assert f"no WebSocket session at {path} here".encode() in refused.value.response.body
+    assert ending(service.record(request_id)) == (404, "client_error", "client", "unknown_route")

@@ -110,3 +110,13 @@ async def test_the_apis_own_port_named_changes_nothing() -> None:
     async with house(METRICS_PORT="8000") as there:
         for path in ("/metrics", "/info", "/health/live"):
             assert (await there.get(f"http://sidecar:8000{path}")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/plain;version=x", "application/openmetrics-text; version=x"]
+)
+async def test_a_scraper_that_asks_for_no_version_there_is_gets_the_plain_page(accept: str) -> None:
+    async with house() as there:
+        page = await there.get("/metrics", headers={"accept": accept})
+        assert page.status_code == 200
+        assert page.headers["content-type"].startswith("text/plain; version=0.0.4")

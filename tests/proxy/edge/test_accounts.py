@@ -114,6 +114,38 @@ def test_one_key_does_not_use_what_is_anothers_but_all_share_one(time: Time) -> 
         them.admit("bob")
 
 
+@pytest.mark.parametrize(
+    ("limits", "whose"),
+    [("rpm=2,tpm=60", "alice has"), ("rpm=2; all: tpm=60", "All keys together")],
+)
+def test_who_comes_again_when_told_is_let_in(time: Time, limits: str, whose: str) -> None:
+    """Of several limits that are used up, the one that takes longest says when."""
+    them = accounts(limits, alice=NOTHING)
+    for _ in range(2):
+        them.admit("alice")
+    them.charge("alice", 100)
+    with pytest.raises(RateLimited, match=f"{whose}.* 60 tokens a minute") as refused:
+        them.admit("alice")
+    assert (refused.value.type, refused.value.retry_after_seconds) == ("tokens", 41)
+    time.passes(41)
+    them.admit("alice")
+
+
+@pytest.mark.parametrize("uptime", [0.1, 7654.321, 123456.789, 4_000_000.7])
+def test_what_is_left_is_not_one_less_than_that(time: Time, uptime: float) -> None:
+    """The clock has some bits after the point, and none of them is a request."""
+    time.now = uptime
+    them = accounts("rpm=100", alice=NOTHING)
+    for left in range(99, 59, -1):
+        found = shown(them.admit("alice"))
+        assert found["remaining-requests"] == str(left)
+    assert found["reset-requests"] == "24.0s"
+    time.now += 23.4
+    assert shown(them.admit("alice"))["reset-requests"] == "1.2s"
+    time.now += 0.6
+    assert shown(them.admit("alice"))["reset-requests"] == "1.2s"
+
+
 def test_all_may_be_limited_without_keys(time: Time) -> None:
     them = accounts("all: rpm=1")
     assert them.limited
@@ -235,6 +267,20 @@ async def test_only_what_has_changed_is_written(time: Time, tmp_path: Path) -> N
     await ledger.write()
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("select label from used").fetchall() == [("bob",)]
+
+
+async def test_what_could_not_be_written_is_written_later(time: Time, tmp_path: Path) -> None:
+    path = tmp_path / "used.sqlite3"
+    path.mkdir()
+    them = accounts(LIMITS, alice=NOTHING)
+    ledger = Ledger(path, them)
+    them.charge("alice", 500)
+    await ledger.write()
+    path.rmdir()
+    await ledger.write()
+    again = accounts(LIMITS, alice=NOTHING)
+    Ledger(path, again).load()
+    assert shown(again.admit("alice"))["remaining-tokens"] == "100"
 
 
 @pytest.mark.parametrize("spoiled", ["folder", "garbage", "other table"])

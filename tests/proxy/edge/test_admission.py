@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from proxy.edge.admission import Admission
-from proxy.errors import Draining, EngineGivenUp, EngineUnavailable
+from proxy.edge.waiting_room import Watch
+from proxy.errors import ClientClosed, Draining, EngineGivenUp, EngineUnavailable, RequestFailure
 from tests.patience import PATIENCE
 
 HOLD_SECONDS = 120.0
@@ -36,9 +38,9 @@ def admission(engine: Engine, hold_seconds: float = 0) -> Admission:
     return Admission(engine.refusal, engine.wait_until_ready, hold_seconds)
 
 
-async def entering(door: Admission) -> asyncio.Task[float]:
+async def entering(door: Admission, watch: Watch | None = None) -> asyncio.Task[float]:
     """A request that has come as far as it gets at once."""
-    task = asyncio.create_task(door.enter())
+    task = asyncio.create_task(door.enter(watch=watch))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return task
@@ -115,6 +117,32 @@ async def test_closing_turns_away_those_that_are_held() -> None:
     results = await asyncio.wait_for(asyncio.gather(*held, return_exceptions=True), PATIENCE)
     assert [type(result) for result in results] == [Draining] * 3
     assert door.in_flight == 0
+
+
+async def test_a_client_that_leaves_is_held_no_longer() -> None:
+    told: list[Callable[[RequestFailure], None] | None] = []
+    engine = Engine(ready=False)
+    door = admission(engine, HOLD_SECONDS)
+    held = await entering(door, told.append)
+    (leave,) = told
+    assert leave is not None
+    leave(ClientClosed("gone"))
+    with pytest.raises(ClientClosed):
+        await asyncio.wait_for(held, PATIENCE)
+    assert told[-1] is None, "its watch has ended"
+    engine.become_ready()
+    await door.enter()
+    assert door.in_flight == 1
+
+
+async def test_a_client_that_has_left_before_it_is_held_is_not_held() -> None:
+    def gone(leave: Callable[[RequestFailure], None] | None) -> None:
+        if leave is not None:
+            leave(ClientClosed("gone"))
+
+    held = await entering(admission(Engine(ready=False), HOLD_SECONDS), gone)
+    with pytest.raises(ClientClosed):
+        await asyncio.wait_for(held, PATIENCE)
 
 
 async def test_a_client_that_leaves_while_held_leaves_nothing_behind() -> None:

@@ -30,6 +30,7 @@ def allowed(cors: Cors, **headers: str) -> dict[bytes, bytes]:
     [
         ([PAGE], PAGE, PAGE.encode()),
         (["http://a", PAGE], PAGE, PAGE.encode()),
+        (["https://Chat.Example.com"], PAGE, PAGE.encode()),
         (["*"], OTHER, b"*"),
         ([PAGE], OTHER, None),
         ([PAGE], "null", None),

@@ -94,6 +94,11 @@ def test_a_key_in_many_spellings_takes_no_memory_without_end(
     for blanks in range(100):
         assert keys.owner([(b"x-api-key", ALICE + b" " * blanks)]) == "alice"
     assert len(keys._passed_keys) <= 10
+    # A head may have 256 KiB.
+    long = b" " * 200_000
+    for headers in ([(b"x-api-key", long + ALICE)], [(b"authorization", b"Bearer" + long + ALICE)]):
+        assert keys.owner(headers) == "alice"
+    assert not any(len(value) > 2000 for value in (*keys._passed_keys, *keys._passed_bearers))
 
 
 def test_a_missing_key_and_a_wrong_one_are_told_apart_and_neither_is_repeated() -> None:

@@ -191,17 +191,20 @@ async def test_the_type_is_what_the_server_calls_it_where_that_changes_no_meanin
 
 
 async def test_an_address_that_takes_no_connection_is_followed_by_the_next() -> None:
-    asked: list[str] = []
+    asked: list[tuple[str, float]] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url.host)
-        if request.url.host != "1.1.1.1":
+        asked.append((request.url.host, request.extensions["timeout"]["connect"]))
+        if request.url.host == "2606:4700::1111":
             raise httpx.ConnectError("no route")
+        if request.url.host == "8.8.8.8":
+            raise httpx.ConnectTimeout("nobody there")
         return sent(b"x")
 
-    names = Names(example=[["2606:4700::1111", "1.1.1.1"]])
+    names = Names(example=[["2606:4700::1111", "8.8.8.8", "1.1.1.1"]])
     await fetched(fetcher(answer, names), "http://example.com/")
-    assert asked == ["2606:4700::1111", "1.1.1.1"]
+    # The last one may take all the time that there is.
+    assert asked == [("2606:4700::1111", 3.0), ("8.8.8.8", 3.0), ("1.1.1.1", 5.0)]
     names = Names(example=[["2606:4700::1111"]])
     with pytest.raises(MediaUnavailable, match="could not be fetched"):
         await fetched(fetcher(answer, names), "http://example.com/")

@@ -152,3 +152,14 @@ async def test_a_folder_that_is_opened_to_the_engine_is_left_to_it(name: str) ->
     opened = intake(Settings.load({name: value}))
     assert await opened.settle(Route.CHAT, chat("file:///media/x.png"), record()) is None
     await opened.close()
+
+
+def test_fetching_takes_no_longer_than_a_request_may() -> None:
+    for environ, seconds in (
+        ({}, 30.0),
+        ({"REQUEST_TIMEOUT": "10"}, 10.0),
+        ({"REQUEST_TIMEOUT": "3600"}, 30.0),
+    ):
+        fetcher = intake(Settings.load(environ))._fetcher
+        assert fetcher is not None
+        assert fetcher._limits.seconds == seconds

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from proxy.edge.routes import Route
 from proxy.engine.phase import Phase
 from proxy.errors import InvalidRequest
+from proxy.protocols import generate as generate_module
 from proxy.protocols.generate import SAMPLING, Generate
 from proxy.protocols.openai import events_of_answer, events_of_stream
 from proxy.protocols.protocol import Ask, Done, Error, Event, Finish, Text, Usage
@@ -52,6 +53,22 @@ def fields(package: str, name: str) -> set[str]:
 @pytest.mark.parametrize("package", REQUESTS)
 def test_vllm_takes_every_sampling_parameter_on_both_routes(package: str) -> None:
     assert fields(package, REQUESTS[package]) >= SAMPLING
+
+
+def test_a_name_of_megabytes_is_not_compared_with_those_that_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That would take seconds, in which no stream goes on."""
+    compared: list[str] = []
+
+    def close_matches(word: str, *_: object, **__: object) -> list[str]:
+        compared.append(word)
+        return []
+
+    monkeypatch.setattr(generate_module, "get_close_matches", close_matches)
+    with pytest.raises(InvalidRequest, match="is not known"):
+        Generate().request_in("/generate", {"prompt": "x", "x" * 10_000_000: 1})
+    assert [len(word) for word in compared] == [100]
 
 
 def test_the_document_names_them_all() -> None:
