@@ -112,6 +112,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket], spans: Spans 
         sidecar,
         max_message_bytes=settings.max_body_bytes,
         stall_seconds=settings.body_timeout,
+        request_seconds=settings.request_timeout,
     )
     serving = asyncio.create_task(server.serve(sockets))
     stop, hurry = _signals()

@@ -70,23 +70,36 @@ class ClientConnection(HttpToolsProtocol):
         if len(self.pipeline) < _MAX_PIPELINED:
             self.flow.resume_reading()
 
-    def end_if_stalled(self, now: float, limit_seconds: float) -> None:
-        """Give up a client whose head is not whole after so long, or of whose body no byte has
-        come for so long. One that waits for us is not meant, unless it has left meanwhile."""
-        if self._in_body and (self.flow.read_paused or self.cycle.waiting_for_100_continue):
-            self._last_read = now
-            if self.flow.read_paused and _has_hung_up(self.transport):
-                self.transport.abort()
-        since = self.began if self._in_head else self._last_read
-        if not (self._in_head or self._in_body) or now - since < limit_seconds:
+    def end_if_slow(self, now: float, stall_seconds: float, whole_seconds: float | None) -> None:
+        """Give up a client whose head is not whole after `stall_seconds`, of whose body no byte has
+        come for so long, or whose body is not whole after `whole_seconds`. One that waits for us is
+        not meant, unless it has left meanwhile."""
+        if self._in_body and self.flow.read_paused and _has_hung_up(self.transport):
+            self.transport.abort()
+        limit = self._overstepped(now, stall_seconds, whole_seconds)
+        if limit is None:
             return
         is_answered = self._in_body and self._latest is not None and self._latest.is_over
         if self.scope is None or is_answered:  # nobody asks, or nobody who has no answer yet
             self.transport.close()
         else:
             part = "head" if self._in_head else "body"
-            text = f"The rest of the request's {part} did not come (BODY_TIMEOUT)."
-            self._refuse(SlowClient(text))
+            self._refuse(SlowClient(f"The rest of the request's {part} did not come ({limit})."))
+
+    def _overstepped(
+        self, now: float, stall_seconds: float, whole_seconds: float | None
+    ) -> str | None:
+        """The variable whose time is over."""
+        if self._in_head:
+            return "BODY_TIMEOUT" if now - self.began >= stall_seconds else None
+        if not self._in_body:
+            return None
+        if self.flow.read_paused or self.cycle.waiting_for_100_continue:
+            self._last_read = now
+            return None
+        if whole_seconds is not None and now - self.began >= whole_seconds:
+            return "REQUEST_TIMEOUT"
+        return "BODY_TIMEOUT" if now - self._last_read >= stall_seconds else None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

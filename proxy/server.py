@@ -26,9 +26,17 @@ _OPEN_FILES = 65_536
 class Server(uvicorn.Server):
     """Uvicorn closes its listener on SIGTERM at once; here the drain comes first."""
 
-    def __init__(self, app: ASGIApp, *, max_message_bytes: int, stall_seconds: float) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_message_bytes: int,
+        stall_seconds: float,
+        request_seconds: float | None = None,
+    ) -> None:
         super().__init__(_config(app, max_message_bytes))
         self._stall_seconds = stall_seconds
+        self._request_seconds = request_seconds
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -40,7 +48,7 @@ class Server(uvicorn.Server):
             now = monotonic()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, ClientConnection):
-                    connection.end_if_stalled(now, self._stall_seconds)
+                    connection.end_if_slow(now, self._stall_seconds, self._request_seconds)
         return await super().on_tick(counter)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -99,6 +100,9 @@ class Passage:
         except Exception:
             _log.exception("the sidecar failed", extra={"request_id": record.request_id})
             await _tell(record, InternalFailure("The sidecar failed."), refuse)
+        except asyncio.CancelledError:  # the process ends, and waits no longer
+            record.fail(Outcome.PROXY_ERROR, InternalFailure.source, "cancelled")
+            raise
         finally:
             record.finish()
             self._flights.end(record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,23 @@ def test_a_body_that_goes_on_slowly_is_waited_for(strict: Sidecar) -> None:
             time.sleep(BODY_TIMEOUT / 3)
             client.send(piece)
         assert client.answer().status == 200
+
+
+def test_a_body_that_drips_has_the_time_of_a_whole_request(
+    tmp_path: Path, shared_engine: FakeEngine
+) -> None:
+    """Else one client could keep a place for ever."""
+    limits = {"REQUEST_TIMEOUT": "1.5", "MAX_IN_FLIGHT": "1"}
+    with Sidecar(tmp_path, shared_engine, **limits) as service:
+        service.wait_until_ready()
+        with service.connect() as client, suppress(BrokenPipeError, ConnectionResetError):
+            request_id = client.ask(CHAT, b"x", headers=[("content-length", "100000")])
+            end = time.monotonic() + PATIENCE
+            while time.monotonic() < end:
+                client.send(b"x")
+                time.sleep(0.1)
+        assert ending(service.record(request_id)) == (408, "timeout", "client", "request_timeout")
+        assert service.ask(CHAT, prompt(CHAT)).status == 200
 
 
 @pytest.mark.parametrize("head", [b"POST ", b"GET / HTTP/1.1\r\nhost: a\r\nx-a: "])

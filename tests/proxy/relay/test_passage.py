@@ -1,0 +1,85 @@
+"""However a request ends, it is let out, observed once, and its outcome is true."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy.edge.poison import PoisonGuard
+from proxy.edge.routes import Route
+from proxy.errors import EngineDied, RequestFailure
+from proxy.relay.flights import Flights
+from proxy.relay.passage import Passage, Watch
+from proxy.telemetry.record import Outcome, Record
+
+
+class House:
+    """The gate and the observer."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.over: list[Record] = []
+
+    async def enter(self, key: str | None, watch: Watch | None) -> float:
+        self.inside += 1
+        return 0.0
+
+    def leave(self, key: str | None) -> None:
+        self.inside -= 1
+
+    def began(self, record: Record) -> None: ...
+
+    def ended(self, record: Record) -> None:
+        self.over.append(record)
+
+
+async def end_of(work: asyncio.Future[None]) -> tuple[Record, list[RequestFailure]]:
+    """What becomes of a request whose work ends so."""
+    house, told = House(), []
+    record = Record("POST", "/", Route.CHAT)
+
+    async def refuse(failure: RequestFailure) -> None:
+        told.append(failure)
+
+    passage = Passage(house, house, Flights(PoisonGuard(enabled=True)))
+    passing = asyncio.ensure_future(passage.through(record, lambda: work, refuse))
+    await asyncio.wait([passing])
+    assert house.inside == 0
+    assert house.over == [record]
+    assert passing.cancelled() == work.cancelled()
+    return record, told
+
+
+def work() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
+
+
+async def test_done() -> None:
+    done = work()
+    done.set_result(None)
+    record, told = await end_of(done)
+    assert (record.outcome, record.error, told) == (Outcome.OK, None, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "code"),
+    [
+        (EngineDied("gone"), Outcome.ENGINE_DIED, "engine_died"),
+        (ZeroDivisionError(), Outcome.PROXY_ERROR, "internal_error"),
+    ],
+)
+async def test_failed(error: Exception, outcome: Outcome, code: str) -> None:
+    failed = work()
+    failed.set_exception(error)
+    record, told = await end_of(failed)
+    assert (record.outcome, record.error) == (outcome, code)
+    assert [failure.code for failure in told] == [code]
+
+
+async def test_cut_off_by_the_end_of_the_process() -> None:
+    """Nobody is told any more; but it was not answered."""
+    cut = work()
+    cut.cancel()
+    record, told = await end_of(cut)
+    assert (record.outcome, record.error, told) == (Outcome.PROXY_ERROR, "cancelled", [])
