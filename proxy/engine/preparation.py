@@ -58,7 +58,8 @@ class Preparation:
         _log.info("hardware: %s", self.hardware.sentence())
         check_executable("vllm")
         check_port(settings.upstream_port)
-        check_disk(hf_home(settings))
+        # In a thread, as all that asks a volume: one in trouble holds the question for minutes.
+        await asyncio.to_thread(check_disk, hf_home(settings))
         name = model_name(settings, self.hardware)
         state.update(served_names=served_names(settings, name), demo=name == DEMO_MODEL_NAME)
         self._started = f"{name} on {self.hardware.kind}"

@@ -90,14 +90,14 @@ async def fetch(
         EngineFailure: it cannot be had, with cause and remedy.
     """
     names = served_names(settings, model_name)
-    match kind_of(model_name):
+    match await asyncio.to_thread(kind_of, model_name):
         case ModelKind.DEMO:
             on_found(Description(model_name))
             path = await _build_demo(settings, on_line)
             return Model(str(path), names, demo=True)
         case ModelKind.LOCAL:
-            path = check_local_model(model_name)
-            on_found(describe_folder(model_name, path))
+            path = await asyncio.to_thread(check_local_model, model_name)
+            on_found(await asyncio.to_thread(describe_folder, model_name, path))
             return Model(str(path), names)
         case ModelKind.HUB:
             done = await _download(settings, model_name, on_found, on_transfer, on_line)

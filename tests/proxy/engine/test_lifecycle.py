@@ -376,6 +376,21 @@ def test_sigterm_while_the_hub_is_asked_ends_it(start: Start) -> None:
         service.assert_nothing_is_left(0)
 
 
+def test_sigterm_ends_it_also_where_the_volume_does_not_answer(
+    start: Start, tmp_path: Path
+) -> None:
+    kept = tmp_path / "sidecar" / "starts.json"
+    kept.parent.mkdir()
+    os.mkfifo(kept)  # whoever reads it waits, as on a network volume that has gone
+    service = start()
+    wait_until(lambda: "hardware: " in service.text(), PATIENCE, "the first look")
+    assert service.health()["phase"] == "checking"
+    service.terminate()
+    assert service.exit_code(PATIENCE) == 0
+    assert "ending all the same" in service.lines()[-1]["message"]
+    service.assert_nothing_is_left(0)
+
+
 # What ends it before it begins
 
 

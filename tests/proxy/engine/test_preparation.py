@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from proxy.engine import preparation
+from proxy.engine.preparation import Preparation
+from proxy.engine.state import EngineState
+from proxy.settings import Settings
 from tests.engine.service import Service, wait_until
 from tests.fake_engine import BIN
 from tests.fake_hub import FakeHub, Fault, Kind, running_hub
@@ -137,3 +143,23 @@ def test_a_download_is_told_with_percent_rate_and_seconds_left(start: Start, hub
     assert not {"bytes_per_second", "download_bytes"} & service.health().keys()
     told = [line["message"] for line in service.lines("proxy.engine")]
     assert any(line.startswith("downloading: 0.01 of 0.03 GB (33 %), ") for line in told), told
+
+
+async def test_a_volume_that_does_not_answer_holds_up_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, asked, answered = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def check_disk(_: Path) -> None:
+        loop.call_soon_threadsafe(asked.set)
+        assert answered.wait(PATIENCE), "everything else stood still"
+
+    monkeypatch.setattr(preparation, "check_disk", check_disk)
+    monkeypatch.setattr(preparation, "check_executable", lambda _: "vllm")
+    (tmp_path / "config.json").write_text("{}")
+    state = EngineState()
+    settings = Settings.load({"MODEL_NAME": str(tmp_path), "HF_HOME": str(tmp_path / "hf")})
+    running = asyncio.create_task(Preparation(settings, state).run())
+    await asked.wait()
+    answered.set()
+    assert (await running).path == str(tmp_path)
