@@ -19,6 +19,8 @@ DEFAULT_GPU_MODEL = "Qwen/Qwen2-VL-7B-Instruct"
 DEFAULT_GPU_MEMORY_UTILIZATION = 0.95
 # The engine's idle connections outlive ours by far, so that none is closed under a request.
 ENGINE_KEEP_ALIVE_SECONDS = 75
+# vLLM gives itself up after ten minutes of loading; large weights on a network volume take longer.
+ENGINE_READY_SECONDS = 7200
 
 # Flags that are the sidecar's to set: with another value the two would not find each
 # other, or a secret would stand in the process list.
@@ -33,7 +35,7 @@ _RESERVED = frozenset(
 # Names from worker-vllm's templates that mean nothing here; each is met with one warning.
 _TOLERATED = {
     "MAX_CONCURRENCY": "use MAX_NUM_SEQS for the engine",
-    "VLLM_STARTUP_TIMEOUT": "a start is not timed out",
+    "VLLM_STARTUP_TIMEOUT": "use VLLM_ENGINE_READY_TIMEOUT_S",
     "BASE_PATH": "use HF_HOME",
     "DEFAULT_BATCH_SIZE": "answers are streamed as the engine sends them",
     "RAW_OPENAI_OUTPUT": "answers are always the engine's own",
@@ -221,6 +223,7 @@ def _environment(settings: Settings, has_gpu: bool, demo: bool) -> dict[str, str
     given = settings.environ
     environ = {name: value for name, value in given.items() if name not in _NOT_FOR_THE_ENGINE}
     environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", str(ENGINE_KEEP_ALIVE_SECONDS))
+    environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", str(ENGINE_READY_SECONDS))
     environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # Nobody has looked at where a redirect leads.
     environ.setdefault("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0")

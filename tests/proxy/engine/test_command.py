@@ -311,6 +311,8 @@ def test_the_engine_does_not_get_what_is_not_its_own() -> None:
 def test_what_the_engine_is_told_by_default_gives_way_to_the_environment() -> None:
     defaults = {
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
+        # Its own default of 600 s ends a start that is only slow.
+        "VLLM_ENGINE_READY_TIMEOUT_S": "7200",
         "VLLM_NO_USAGE_STATS": "1",
         "PYTHONFAULTHANDLER": "1",
         "VLLM_LOGGING_COLOR": "0",
