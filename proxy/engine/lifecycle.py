@@ -75,8 +75,8 @@ class Engine:
                     _log.exception("the sidecar failed to run the engine")
                     text = f"The sidecar failed to run the engine: {error}"
                     known = EngineFailure(Cause.UNKNOWN, text, permanent=False)
-                await self._end_process()
-                if not await self._recover(known):
+                was_started = await self._end_process()
+                if not await self._recover(known, was_started=was_started):
                     return
         except asyncio.CancelledError:
             await self._wind_down()
@@ -100,10 +100,13 @@ class Engine:
             watch.cancel()
         raise failure
 
-    async def _end_process(self) -> None:
-        if self._process is not None:
-            await self._process.stop(0)
-            self._process = None
+    async def _end_process(self) -> bool:
+        """Whether there was one."""
+        if self._process is None:
+            return False
+        await self._process.stop(0)
+        self._process = None
+        return True
 
     def _command(self, model: Model) -> Command:
         try:
@@ -201,7 +204,7 @@ class Engine:
         text = f"The engine started but failed to generate a token: {problem}."
         return EngineFailure(Cause.CRASHED, text, permanent=False)
 
-    async def _recover(self, failure: EngineFailure) -> bool:
+    async def _recover(self, failure: EngineFailure, *, was_started: bool) -> bool:
         """Wait until the next start is due; False where there will be none."""
         known: dict[str, Any] = {
             "cause": failure.cause,
@@ -212,10 +215,10 @@ class Engine:
             self._state.enter(Phase.FAILED, **known)
             return False
         was_ready = self._state.snapshot.phase in (Phase.READY, Phase.DEGRADED)
-        wait = self._restarts.next(was_ready=was_ready)
+        wait = self._restarts.next(was_ready=was_ready, was_started=was_started)
         if wait is None:
-            if self._restarts.recent:
-                known["reason"] += f" (gave up after {self._restarts.recent} restarts)"
+            if self._restarts.spent:
+                known["reason"] += f" (gave up after {self._restarts.spent} restarts)"
             self._state.enter(Phase.FAILED, **known)
             return False
         restarts = self._state.snapshot.restarts + 1
