@@ -57,6 +57,7 @@ class Engine:
         self._process: Process | None = None
         self._output = Output()
         self._restarts = Restarts(settings.max_restarts)
+        self._has_worked = False
 
     @property
     def hardware(self) -> Hardware:
@@ -149,6 +150,7 @@ class Engine:
         if self._settings.warmup and (problem := await self._warm_up(model)) is not None:
             return self._useless(problem)
         self._state.enter(Phase.READY)
+        self._has_worked = True
         return self._wedged(await self._until_wedged(model.served_names[0]))
 
     async def _until_wedged(self, name: str) -> str:
@@ -211,7 +213,8 @@ class Engine:
             "reason": failure.message,
             "remedy": failure.remedy,
         }
-        if failure.permanent:
+        # What has worked is not wrong for good: the engine that died may still hold its memory.
+        if failure.permanent and not self._has_worked:
             self._state.enter(Phase.FAILED, **known)
             return False
         was_ready = self._state.snapshot.phase in (Phase.READY, Phase.DEGRADED)

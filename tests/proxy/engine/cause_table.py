@@ -40,7 +40,8 @@ Every failure ends in one cause of a closed set: in the log, in `/health` and `/
 `python -m tests.proxy.engine.cause_table`, and a test holds it true.
 
 *Again* says whether a start is tried again (with back-off, within `MAX_RESTARTS`): where the same
-start would fail the same way, it is not. *Seen* says where the failure comes from:
+start would fail the same way, it is not, unless an earlier one has worked. *Seen* says where the
+failure comes from:
 
 - **real**: recorded output of real vLLM {version} on a CPU (`tests/fixtures/engine-logs`);
 - **hub**: real huggingface_hub against a local server that speaks the hub's protocol

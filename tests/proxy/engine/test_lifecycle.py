@@ -250,6 +250,29 @@ def test_engine_whose_health_fails_gets_no_requests_until_it_is_back(start: Star
     assert "reason" not in service.health()
 
 
+def test_engine_that_had_worked_is_started_again_whatever_its_next_start_says(
+    start: Start, tmp_path: Path
+) -> None:
+    """The one that died may still hold its memory: the settings are not to blame."""
+    fails_second_time = tmp_path / "bin" / "vllm"
+    fails_second_time.parent.mkdir()
+    fails_second_time.write_text(
+        "#!/bin/sh\n"
+        f'echo start >> "{tmp_path}/begun"\n'
+        f'if [ "$(wc -l < "{tmp_path}/begun")" -eq 2 ]; then\n'
+        f'  export FAKE_ENGINE_EXIT_CODE=1 FAKE_ENGINE_FAIL_LOG="{LOGS}/B_kv_too_big.log"\n'
+        f'fi\nexec "{BIN}/vllm" "$@"\n'
+    )
+    fails_second_time.chmod(0o755)
+    path = f"{fails_second_time.parent}:{BIN}:{os.environ['PATH']}"
+    service = start(PATH=path, **CHILDREN)
+    service.wait_for("ready", PATIENCE)
+    os.kill(service.find("VLLM::EngineCore"), signal.SIGKILL)
+    wait_until(lambda: service.phases().count("ready") == 2, PATIENCE, "another start")
+    engine = service.client.get("/info").json()["engine"]
+    assert (engine["restarts"], engine["last_restart_cause"]) == (2, "out_of_memory")
+
+
 # The end
 
 
