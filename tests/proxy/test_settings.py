@@ -21,7 +21,7 @@ BOOLEANS = (
 FREE_TEXT = frozenset(
     {
         *("MODEL_NAME", "MODEL_ID", "VLLM_MODEL_NAME", "MODEL_REVISION", "SERVED_MODEL_NAME"),
-        *("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "HF_TOKEN", "HF_HOME", "HF_ENDPOINT", "DTYPE"),
+        *("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "HF_TOKEN", "HF_ENDPOINT", "DTYPE"),
         *("QUANTIZATION", "KV_CACHE_DTYPE", "TOOL_CALL_PARSER", "REASONING_PARSER"),
         *("CHAT_TEMPLATE", "CUSTOM_CHAT_TEMPLATE", "VLLM_EXTRA_ARGS", "HOST"),
         *("SM_VLLM_MODEL", "HF_MODEL_ID", "SM_VLLM_REVISION", "HUGGING_FACE_HUB_TOKEN"),
@@ -121,6 +121,7 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("OTLP_TRACES_ENDPOINT", "none", "engine_traces_endpoint", "none"),
 ]
 BAD: list[tuple[str, str, str]] = [
+    ("HF_HOME", "~nobody-of-that-name/hf", "home folder"),
     ("MAX_MODEL_LEN", "lots", "auto"),
     ("MAX_MODEL_LEN", "-2", "auto"),
     ("GPU_MEMORY_UTIL", "0", "greater than 0"),

@@ -14,13 +14,14 @@ from time import monotonic
 from proxy.engine.log_lines import clean_lines
 from proxy.engine.model.description import Description, describe_folder
 from proxy.engine.model.events import Done, Event, Failed, Plan, Progress, decode_event
+from proxy.engine.model.folder import at_home
 from proxy.engine.preflight import ModelKind, check_local_model, kind_of
 from proxy.engine.process import Process
 from proxy.errors import Cause, EngineFailure
 from proxy.settings import Settings
 
 _PROJECT = Path(__file__).parents[3]
-_DEFAULT_HF_HOME = Path("~/.cache/huggingface")
+_DEFAULT_HF_HOME = "~/.cache/huggingface"
 _DOWNLOAD = "proxy.engine.model.download"
 # Who only checks is told sooner than who starts that a hub does not answer.
 CHECK_METADATA_SECONDS = 12.0
@@ -62,7 +63,7 @@ OnLine = Callable[[str], None]
 
 
 def hf_home(settings: Settings) -> Path:
-    return Path(settings.hf_home or _DEFAULT_HF_HOME).expanduser()
+    return at_home(settings.hf_home or _DEFAULT_HF_HOME)
 
 
 def data_directory(settings: Settings) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from proxy.engine import preflight
 from proxy.engine.architectures import Registry, _unsupported
 from proxy.engine.diagnosis import diagnose
 from proxy.engine.diagnosis.facts import clip
@@ -83,6 +84,9 @@ def of_checks() -> Iterator[EngineFailure]:
     yield raised(lambda: check_executable("no-such-vllm"))
     yield raised(lambda: kind_of("a/b/c"))
     yield raised(lambda: check_local_model("/models/nothing"))
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    yield preflight._hidden_model(Path("/models/mine"), denied)
+    yield preflight._hidden_cache(Path("/models/huggingface"), denied)
     yield _unsupported(("FooBarForCausalLM",), TWO)
     yield _unsupported(("MptForCausalLM",), TWO)
 

@@ -53,7 +53,7 @@ def test_a_folder_beats_a_repository_of_the_same_name(
     assert kind_of("org/model") is ModelKind.LOCAL
 
 
-@pytest.mark.parametrize("name", ["a/b/c", "a b", "-x", "a/", "org/mo del", "ünï|code"])
+@pytest.mark.parametrize("name", ["a/b/c", "a b", "-x", "a/", "org/mo del", "ünï|code", "!" * 300])
 def test_a_name_that_can_be_nothing_fails_at_once_and_for_good(name: str) -> None:
     with pytest.raises(EngineFailure) as failed:
         kind_of(name)
@@ -87,6 +87,7 @@ def test_a_local_model_is_found_below_the_home_folder(
     ("files", "name", "says"),
     [
         ([], "missing", "does not exist"),
+        ([], "a" * 300, "cannot be looked at: File name too long"),
         (["model.bin"], "model.bin", "does not exist"),
         (["README.md"], "", "no config.json"),
     ],
@@ -101,6 +102,11 @@ def test_a_local_path_without_a_model_says_what_is_missing(
     assert failed.value.cause is Cause.MODEL_NOT_FOUND
     assert failed.value.permanent
     assert str(tmp_path) in failed.value.message
+
+
+def test_a_home_folder_that_nobody_has_is_a_folder_that_does_not_exist() -> None:
+    with pytest.raises(EngineFailure, match="~nobody-of-that-name/m does not exist"):
+        check_local_model("~nobody-of-that-name/m")
 
 
 def test_the_engines_command_is_found_on_the_path(
@@ -156,3 +162,11 @@ def test_a_full_disk_is_noticed_at_the_nearest_folder_that_exists(
     else:
         check_disk(cache)
     assert asked == [tmp_path]
+
+
+def test_a_cache_that_cannot_be_looked_at_says_why_and_is_not_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(EngineFailure, match="File name too long") as failed:
+        check_disk(tmp_path / ("a" * 300))
+    assert failed.value.cause is Cause.CACHE_NOT_WRITABLE
+    assert failed.value.permanent
+    assert "HF_HOME" in failed.value.remedy
