@@ -57,6 +57,7 @@ def arguments(variable: str, value: str) -> list[str]:
     """
     name = flag_name(variable)
     flag = known_flags()[name]
+    value = value.strip()
     if flag.kind == "boolean":
         return _boolean(variable, name, flag, value)
     if flag.choices and value not in flag.choices and flag.kind == "value":
@@ -72,7 +73,7 @@ def arguments(variable: str, value: str) -> list[str]:
 
 def _boolean(variable: str, name: str, flag: Flag, value: str) -> list[str]:
     # vLLM's booleans take no value: `--flag false` is refused.
-    word = value.strip().lower()
+    word = value.lower()
     if word in _TRUE:
         return [f"--{name}"]
     if word not in _FALSE:

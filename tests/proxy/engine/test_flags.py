@@ -16,6 +16,8 @@ def variable_of(flag: str) -> str:
     ("variable", "value", "expected"),
     [
         ("SEED", "1", ["--seed", "1"]),
+        ("LOAD_FORMAT", "auto\n", ["--load-format", "auto"]),
+        ("TOKENIZER_MODE", " hf ", ["--tokenizer-mode", "hf"]),
         ("COMPILATION_CONFIG", '{"level": 3}', ["--compilation-config", '{"level": 3}']),
         ("CHAT_TEMPLATE", "a, b", ["--chat-template", "a, b"]),
         ("ENFORCE_EAGER", "true", ["--enforce-eager"]),

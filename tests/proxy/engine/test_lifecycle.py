@@ -475,7 +475,7 @@ def test_token_of_the_hub_appears_nowhere(start: Start, tmp_path: Path) -> None:
     leaking = tmp_path / "leaking.log"
     leaking.write_text(f"GET /api authorization: Bearer {token}\nValueError: {token} is wrong\n")
     service = start(
-        HF_TOKEN=token,
+        HF_TOKEN=f"{token}\n",  # as a secret made of a file has it
         FAKE_ENGINE_FAIL_LOG=str(leaking),
         FAKE_ENGINE_BAD_STARTS="1",
         LOG_LEVEL="debug",
