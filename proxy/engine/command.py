@@ -23,15 +23,22 @@ ENGINE_KEEP_ALIVE_SECONDS = 75
 ENGINE_READY_SECONDS = 7200
 
 # Flags that are the sidecar's to set: with another value the two would not find each
-# other, or a secret would stand in the process list.
-_RESERVED = frozenset(
-    {
-        *("model", "model-tag", "host", "port", "uds", "root-path", "config", "headless"),
-        *("ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "ssl-cert-reqs", "api-key", "hf-token"),
-        "grpc",
-        *("served-model-name", "revision", "help", "version"),
-    }
-)
+# other, or a secret would stand in the process list. With each, what to do instead.
+_OURS_ALONE = "the engine is reached by the sidecar only"
+_NO_TLS = "TLS is left to what stands in front"
+_RESERVED = {
+    **dict.fromkeys(("host", "uds", "root-path", "headless", "grpc"), _OURS_ALONE),
+    **dict.fromkeys(("ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "ssl-cert-reqs"), _NO_TLS),
+    **dict.fromkeys(("model", "model-tag"), "use MODEL_NAME"),
+    "api-key": "use API_KEYS",
+    "config": "use variables or VLLM_EXTRA_ARGS",
+    "help": "see docs.vllm.ai",
+    "hf-token": "use HF_TOKEN",
+    "port": "use PORT for the API, UPSTREAM_PORT for the engine",
+    "revision": "use MODEL_REVISION",
+    "served-model-name": "use SERVED_MODEL_NAME",
+    "version": "see /info",
+}
 # Names from worker-vllm's templates that mean nothing here; each is met with one warning.
 _TOLERATED = {
     "MAX_CONCURRENCY": "use MAX_NUM_SEQS for the engine",
@@ -42,7 +49,7 @@ _TOLERATED = {
     "OPENAI_RESPONSE_ROLE": "use RESPONSE_ROLE",
     "DISABLE_LOG_REQUESTS": "the engine does not log requests unless asked",
     "VLLM_CONFIG_FILE": "use variables or VLLM_EXTRA_ARGS",
-    "VLLM_API_KEY": "the engine listens on 127.0.0.1 only",
+    "VLLM_API_KEY": "use API_KEYS",
 }
 # The one host that may be fetched from by an engine that is not to fetch: nobody has it (RFC 6761).
 _NO_MEDIA_DOMAIN = "fetched-by-the-sidecar.invalid"
@@ -207,16 +214,18 @@ def _extra_arguments(settings: Settings) -> list[str]:
         raise SettingsError(f"VLLM_EXTRA_ARGS: {error}; allowed are shell words") from None
     for word in words:
         name = word.partition("=")[0]
-        if name.startswith("--") and _is_reserved(flag_name(name[2:])):
-            raise SettingsError(f"VLLM_EXTRA_ARGS: {name} is not allowed, the sidecar sets it")
+        if name.startswith("--") and (flag := _reserved(flag_name(name[2:]))) is not None:
+            raise SettingsError(f"VLLM_EXTRA_ARGS: {name} is not allowed; {_RESERVED[flag]}")
     return words
 
 
-def _is_reserved(name: str) -> bool:
-    """Whether vLLM's parser, which takes abbreviations, could read `name` as a reserved flag."""
-    if name in known_flags():
-        return name in _RESERVED
-    return bool(name) and any(flag.startswith(name) for flag in _RESERVED)
+def _reserved(name: str) -> str | None:
+    """The reserved flag that vLLM's parser, which takes abbreviations, could read `name` as."""
+    if name in _RESERVED:
+        return name
+    if not name or name in known_flags():
+        return None
+    return next((flag for flag in _RESERVED if flag.startswith(name)), None)
 
 
 def _environment(settings: Settings, has_gpu: bool, demo: bool) -> dict[str, str]:
@@ -256,7 +265,7 @@ def warnings_about(settings: Settings) -> tuple[str, ...]:
         if name in _TOLERATED:
             warnings.append(f"{name} has no effect here: {_TOLERATED[name]}")
         elif name not in ours and name in flags and flag_name(name) in _RESERVED:
-            warnings.append(f"{name} has no effect: the sidecar sets --{flag_name(name)} itself")
+            warnings.append(f"{name} has no effect here: {_RESERVED[flag_name(name)]}")
         elif name not in ours | flags and name not in _RENAMED and "_" in name:
             near = get_close_matches(name, ours_or_theirs, n=1, cutoff=0.88)
             warnings += [f"{name} is not known. Did you mean {near[0]}?"] if near else []
