@@ -74,6 +74,10 @@ def _engine() -> Finding:
 
 def hardware_finding(settings: Settings, hardware: Hardware) -> Finding:
     """Are there as many GPUs as are asked for."""
+    if hardware.trouble:
+        remedy = "See what nvidia-smi says, here and on the host: the container or the machine"
+        text = f"{hardware.sentence()}."
+        return Finding("hardware", Result.WARN, text, f"{remedy} may have to be started anew.")
     count, asked = len(hardware.gpus), settings.tensor_parallel_size
     if 0 < count < asked and not _has_more_machines(settings):
         text = f"{hardware.sentence()}, and TENSOR_PARALLEL_SIZE={asked} asks for more."

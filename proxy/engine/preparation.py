@@ -55,7 +55,8 @@ class Preparation:
         if state.snapshot.phase is not Phase.CHECKING:
             state.enter(Phase.CHECKING)  # again, after the hub or the port failed
         self.hardware = await asyncio.to_thread(detect)
-        _log.info("hardware: %s", self.hardware.sentence())
+        level = logging.WARNING if self.hardware.trouble else logging.INFO
+        _log.log(level, "hardware: %s", self.hardware.sentence())
         check_executable("vllm")
         check_port(settings.upstream_port)
         # In a thread, as all that asks a volume: one in trouble holds the question for minutes.
