@@ -25,6 +25,8 @@ _DEFAULT_HF_HOME = "~/.cache/huggingface"
 _DOWNLOAD = "proxy.engine.model.download"
 # Who only checks is told sooner than who starts that a hub does not answer.
 CHECK_METADATA_SECONDS = 12.0
+# A download that is told to end takes its partial files with it: nothing goes on from them.
+_STOP_GRACE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,4 +237,4 @@ async def _child(settings: Settings, module: str, *arguments: str) -> AsyncItera
     try:
         yield child
     finally:
-        await asyncio.shield(child.discard())
+        await asyncio.shield(child.discard(_STOP_GRACE_SECONDS))

@@ -79,6 +79,10 @@ class RepoCache:
                     freed += size
         return freed
 
+    def partial_bytes(self) -> int:
+        """What unfinished files take: those of others, and those too young to be taken for dead."""
+        return sum(size for _, size in partial_sizes(self.blobs))
+
     def _is_leftover(self, path: Path) -> bool:
         named = _LEFTOVER.fullmatch(path.name)
         if named is None:
@@ -158,7 +162,7 @@ class SnapshotSize:
         self.total = sum(size for _, size in files)
         self._blobs = blobs
         self._pending = list(files)
-        self._leftovers = dict(self._partial_sizes())
+        self._leftovers = dict(partial_sizes(blobs))
         self._most = 0
 
     def measure(self) -> int:
@@ -166,20 +170,22 @@ class SnapshotSize:
         self._pending = [(path, size) for path, size in self._pending if not path.exists()]
         finished = self.total - sum(size for _, size in self._pending)
         partial = sum(
-            size for path, size in self._partial_sizes() if self._leftovers.get(path) != size
+            size for path, size in partial_sizes(self._blobs) if self._leftovers.get(path) != size
         )
         self._most = max(self._most, min(self.total, finished + partial))
         return self._most
 
-    def _partial_sizes(self) -> list[tuple[Path, int]]:
-        sizes = []
-        for path in self._blobs.glob("*.incomplete"):
-            with suppress(OSError):
-                status = path.stat()
-                # A writer that fills a file out of order makes it long before it is full.
-                on_disk = min(status.st_size, status.st_blocks * _STAT_BLOCK_BYTES)
-                sizes.append((path, on_disk))
-        return sizes
+
+def partial_sizes(blobs: Path) -> list[tuple[Path, int]]:
+    """Unfinished files, and what they take on the disk."""
+    sizes = []
+    for path in blobs.glob("*.incomplete"):
+        with suppress(OSError):
+            status = path.stat()
+            # A writer that fills a file out of order makes it long before it is full.
+            on_disk = min(status.st_size, status.st_blocks * _STAT_BLOCK_BYTES)
+            sizes.append((path, on_disk))
+    return sizes
 
 
 def discard_open_partials() -> None:

@@ -145,6 +145,19 @@ def test_a_download_is_told_with_percent_rate_and_seconds_left(start: Start, hub
     assert any(line.startswith("downloading: 0.01 of 0.03 GB (33 %), ") for line in told), told
 
 
+def test_a_download_that_is_stopped_leaves_no_partial_file(start: Start, hub: FakeHub) -> None:
+    (hub.root / REPOSITORY / "model.safetensors").write_bytes(bytes(30 * 1024 * 1024))
+    hub.faults.append(Fault(Kind.SLOW, "GET /cdn/*", rate=4_000_000))
+    service = start()
+    service.wait_until_listening()
+    half = 10 * 1024 * 1024  # the cache is written in pieces
+    wait_until(lambda: service.health().get("downloaded_bytes", 0) > half, PATIENCE, "a part")
+    assert list(service.home.rglob("*.incomplete"))
+    service.terminate()
+    assert service.exit_code(PATIENCE) == 0
+    assert not list(service.home.rglob("*.incomplete"))
+
+
 async def test_a_volume_that_does_not_answer_holds_up_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
