@@ -20,7 +20,7 @@ from proxy.engine.output import Output
 from proxy.engine.phase import Phase
 from proxy.engine.preflight import check_port
 from proxy.engine.preparation import Preparation
-from proxy.engine.probe import Probe, WarmUpFailed
+from proxy.engine.probe import Probe, WarmUpFailed, WarmUpSilence
 from proxy.engine.process import Process
 from proxy.engine.progress import Progress
 from proxy.engine.restarts import Restarts
@@ -191,6 +191,8 @@ class Engine:
                 reason = f"the engine is up but does not generate: {failure}"
                 self._state.update(reason=reason)
                 _log.warning("%s (attempt %d)", reason, attempt)
+                if isinstance(failure, WarmUpSilence):
+                    return problem
                 await asyncio.sleep(_WATCH_SECONDS)
             else:
                 if route is None:
