@@ -12,7 +12,7 @@ from proxy.engine.finding import Finding, Result
 from proxy.engine.hardware import Hardware, detect, engine_version
 from proxy.engine.model.description import Description, describe_folder
 from proxy.engine.model.events import Done, Plan
-from proxy.engine.model.fetch import describe, hf_home, look_up, served_names
+from proxy.engine.model.fetch import describe, look_up, model_cache, served_names
 from proxy.engine.preflight import (
     ModelKind,
     check_disk,
@@ -101,12 +101,12 @@ def _port(settings: Settings) -> Finding:
 
 
 def _disk(settings: Settings) -> Finding:
-    home = hf_home(settings)
+    cache = model_cache(settings)
     try:
-        free = check_disk(home)
+        free = check_disk(cache)
     except EngineFailure as failure:
         return Finding.of("disk", failure)
-    return Finding("disk", Result.OK, f"{free / _GB:.1f} GB are free for the cache at {home}.")
+    return Finding("disk", Result.OK, f"{free / _GB:.1f} GB are free for the cache at {cache}.")
 
 
 async def _model(settings: Settings, name: str, hardware: Hardware) -> list[Finding]:

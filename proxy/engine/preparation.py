@@ -19,7 +19,7 @@ from proxy.engine.model.fetch import (
     Transfer,
     data_directory,
     fetch,
-    hf_home,
+    model_cache,
     served_names,
 )
 from proxy.engine.output import hide
@@ -60,7 +60,7 @@ class Preparation:
         check_executable("vllm")
         check_port(settings.upstream_port)
         # In a thread, as all that asks a volume: one in trouble holds the question for minutes.
-        await asyncio.to_thread(check_disk, hf_home(settings))
+        await asyncio.to_thread(check_disk, model_cache(settings))
         name = model_name(settings, self.hardware)
         state.update(served_names=served_names(settings, name), demo=name == DEMO_MODEL_NAME)
         self._started = f"{name} on {self.hardware.kind}"

@@ -68,6 +68,13 @@ def hf_home(settings: Settings) -> Path:
     return at_home(settings.hf_home or _DEFAULT_HF_HOME)
 
 
+def model_cache(settings: Settings) -> Path:
+    """Where models lie: elsewhere than in HF_HOME where huggingface_hub is told so."""
+    names = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
+    given = next((settings.environ[name] for name in names if name in settings.environ), None)
+    return at_home(given) if given else hf_home(settings)
+
+
 def data_directory(settings: Settings) -> Path:
     """Where the sidecar keeps what it makes: beside the model cache, on the same volume."""
     return hf_home(settings).parent / "sidecar"
