@@ -126,11 +126,17 @@ async def _build_demo(settings: Settings, on_line: OnLine) -> Path:
             for last_line in clean_lines(raw):
                 if last_line != str(directory):  # its result, for a shell
                     on_line(last_line)
-        if await child.wait() != 0:
-            remedy = "Set HF_HOME to a folder that can be written to."
-            cause = Cause.CACHE_NOT_WRITABLE if "cannot write" in last_line else Cause.UNKNOWN
-            raise EngineFailure(cause, last_line, remedy=remedy, permanent=True)
+        if (code := await child.wait()) != 0:
+            raise _not_built(last_line, code)
     return directory
+
+
+def _not_built(last_line: str, code: int) -> EngineFailure:
+    if "cannot write" in last_line:
+        remedy = "Set HF_HOME to a folder that can be written to."
+        return EngineFailure(Cause.CACHE_NOT_WRITABLE, last_line, remedy=remedy, permanent=True)
+    text = f"The demo model could not be built (code {code}): {last_line or 'it said nothing'}"
+    return EngineFailure(Cause.UNKNOWN, text, permanent=False)
 
 
 async def look_up(settings: Settings, repository: str, on_line: OnLine) -> Plan | Done:

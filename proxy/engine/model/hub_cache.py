@@ -202,8 +202,12 @@ def missing_by_index(snapshot: Path) -> list[str]:
     present = [str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.exists()]
     missing = [] if {"config.json", "params.json"} & {*present} else ["config.json"]
     for index in snapshot.glob("*.safetensors.index.json"):
-        shards = set(json.loads(index.read_bytes())["weight_map"].values())
-        missing += sorted(shards.difference(present))
+        try:
+            shards = set(json.loads(index.read_bytes())["weight_map"].values())
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            missing.append(index.name)  # as good as not there
+        else:
+            missing += sorted(shards.difference(present))
     if not weight_files(present):
         missing.append("the weights")
     return missing

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from proxy.engine import preparation
+from proxy.engine.model.fetch import _not_built
 from proxy.engine.preparation import Preparation
 from proxy.engine.state import EngineState
+from proxy.errors import Cause
 from proxy.settings import Settings
 from tests.engine.service import Service, wait_until
 from tests.fake_engine import BIN
@@ -143,6 +145,13 @@ def test_a_download_is_told_with_percent_rate_and_seconds_left(start: Start, hub
     assert not {"bytes_per_second", "download_bytes"} & service.health().keys()
     told = [line["message"] for line in service.lines("proxy.engine")]
     assert any(line.startswith("downloading: 0.01 of 0.03 GB (33 %), ") for line in told), told
+
+
+def test_a_demo_model_whose_making_was_killed_is_made_again() -> None:
+    killed, full = _not_built("", -9), _not_built("demo model: cannot write /x: disk full", 1)
+    assert (killed.cause, killed.permanent) == (Cause.UNKNOWN, False)
+    assert "could not be built (code -9)" in killed.message
+    assert (full.cause, full.permanent) == (Cause.CACHE_NOT_WRITABLE, True)
 
 
 def test_a_download_that_is_stopped_leaves_no_partial_file(start: Start, hub: FakeHub) -> None:
