@@ -41,7 +41,7 @@ _log = logging.getLogger("proxy")
 # Objects made before the garbage collector looks for cycles. A request makes few of them;
 # Python's 700 would have it look after every second request.
 GC_THRESHOLD = 20_000
-# Python waits for its threads before it ends, and a disk or a driver in trouble holds one for good.
+# Python waits for its threads before it ends, and a disk or a driver in trouble may hold one.
 _LAST_SECONDS = 3.0
 
 
@@ -143,10 +143,10 @@ async def _serve(settings: Settings, sockets: list[socket.socket], spans: Spans 
 
 
 def _end_without_threads(code: int) -> None:
-    """End the process soon, also where one of its threads does not."""
+    """End the process soon, also where one of its threads waits for what has gone."""
 
     def end() -> None:
-        _log.warning("ending all the same: a disk or a driver does not answer")
+        _log.warning("ending all the same: a disk, a driver or a name server does not answer")
         os._exit(code)
 
     timer = threading.Timer(_LAST_SECONDS, end)
