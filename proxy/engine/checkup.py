@@ -128,7 +128,7 @@ async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description]
             text = "demo: made on the spot, with random weights."
             return Finding("model", Result.OK, text), Description(name)
         case ModelKind.LOCAL:
-            path = check_local_model(name)
+            path = check_local_model(name, settings)
             text = f"The folder {path} is served as it is."
             return Finding("model", Result.OK, text), describe_folder(name, path)
         case ModelKind.OTHER:

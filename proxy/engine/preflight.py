@@ -16,6 +16,7 @@ from proxy.engine.memory import check_memory
 from proxy.engine.model.demo import DEMO_MODEL_NAME
 from proxy.engine.model.description import Description
 from proxy.engine.model.folder import at_home, is_folder
+from proxy.engine.model.hub_cache import missing_beside_others
 from proxy.errors import Cause, EngineFailure
 from proxy.settings import Settings
 
@@ -52,8 +53,8 @@ def kind_of(model_name: str) -> ModelKind:
     )
 
 
-def check_local_model(model_name: str) -> Path:
-    """A folder that is served as it is must be there and look like a model."""
+def check_local_model(model_name: str, settings: Settings) -> Path:
+    """A folder that is served as it is must be there, look like a model and be whole."""
     path = at_home(model_name)
     try:
         if path.is_file() and path.suffix == ".gguf":
@@ -68,9 +69,25 @@ def check_local_model(model_name: str) -> Path:
                 f"The folder {path} holds no model: it has no config.json.",
                 "Set MODEL_NAME to the folder that holds config.json and the weights.",
             )
+        if not _loads_otherwise(settings) and (missing := missing_beside_others(path)):
+            raise _half_a_model(path, missing)
     except OSError as error:
         raise _hidden_model(path, error) from None
     return path
+
+
+def _loads_otherwise(settings: Settings) -> bool:
+    return "LOAD_FORMAT" in settings.environ or "--load-format" in settings.extra_args
+
+
+def _half_a_model(path: Path, missing: list[str]) -> EngineFailure:
+    more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
+    return EngineFailure(
+        Cause.CORRUPT_FILE,
+        f"The model in {path} is not complete: {missing[0]}{more} missing.",
+        remedy="Copy or fetch all of it.",
+        permanent=True,
+    )
 
 
 def _no_model(message: str, remedy: str) -> EngineFailure:

@@ -106,7 +106,7 @@ async def fetch(
             path = await _build_demo(settings, on_line)
             return Model(str(path), names, demo=True)
         case ModelKind.LOCAL:
-            path = await asyncio.to_thread(check_local_model, model_name)
+            path = await asyncio.to_thread(check_local_model, model_name, settings)
             on_found(await asyncio.to_thread(describe_folder, model_name, path))
             return Model(str(path), names)
         case ModelKind.HUB:

@@ -34,6 +34,7 @@ _ABANDONED_SECONDS = 3600.0
 # Older hubs wrote `<etag>.incomplete` and went on from it: such files are not leftovers.
 _LEFTOVER = re.compile(r"(?P<etag>[^.]+)\.[0-9a-f]{8}\.incomplete")
 _STAT_BLOCK_BYTES = 512
+_INDICES = "*.safetensors.index.json"
 
 
 class RepoCache:
@@ -201,16 +202,35 @@ def missing_by_index(snapshot: Path) -> list[str]:
     """For caches that no `snapshot_download` of hub >= 1.31 has filled: no list of files."""
     present = [str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.exists()]
     missing = [] if {"config.json", "params.json"} & {*present} else ["config.json"]
-    for index in snapshot.glob("*.safetensors.index.json"):
+    for index in snapshot.glob(_INDICES):
         try:
-            shards = set(json.loads(index.read_bytes())["weight_map"].values())
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            shards = _shards(index)
+        except ValueError:
             missing.append(index.name)  # as good as not there
         else:
             missing += sorted(shards.difference(present))
     if not weight_files(present):
         missing.append("the weights")
     return missing
+
+
+def missing_beside_others(folder: Path) -> list[str]:
+    """Shards that are not there, of weights of which others are: a copy that was not finished."""
+    present = {path.name for path in folder.iterdir()}
+    missing = []
+    for index in folder.glob(_INDICES):
+        with suppress(ValueError):
+            shards = _shards(index)
+            missing += sorted(shards - present) if shards & present else []
+    return missing
+
+
+def _shards(index: Path) -> set[str]:
+    """Raises ValueError."""
+    try:
+        return set(json.loads(index.read_bytes())["weight_map"].values())
+    except (OSError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} cannot be read") from error
 
 
 def _is_free(lock: Path) -> bool:

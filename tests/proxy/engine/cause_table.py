@@ -25,6 +25,7 @@ from proxy.engine.model import hub_failure
 from proxy.engine.model.hub_failure import Asked
 from proxy.engine.preflight import check_executable, check_local_model, kind_of
 from proxy.errors import Cause, EngineFailure
+from proxy.settings import Settings
 from tests.proxy.engine.recording import recording
 from tests.proxy.engine.source_errors import FROM_SOURCE
 from tests.proxy.engine.test_diagnosis import RECORDED, SERVED
@@ -83,7 +84,8 @@ def of_checks() -> Iterator[EngineFailure]:
     """The preflight's own."""
     yield raised(lambda: check_executable("no-such-vllm"))
     yield raised(lambda: kind_of("a/b/c"))
-    yield raised(lambda: check_local_model("/models/nothing"))
+    yield raised(lambda: check_local_model("/models/nothing", Settings.load({})))
+    yield preflight._half_a_model(Path("/models/mine"), ["model-00002-of-00002.safetensors"])
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     yield preflight._hidden_model(Path("/models/mine"), denied)
     yield preflight._hidden_cache(Path("/models/huggingface"), denied)
