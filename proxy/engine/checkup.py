@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 
-from proxy.engine.command import engine_command, warnings_about
+from proxy.engine.command import warnings_about
 from proxy.engine.finding import Finding, Result
 from proxy.engine.hardware import Hardware, detect, engine_version
 from proxy.engine.model.description import Description, describe_folder
 from proxy.engine.model.events import Done, Plan
-from proxy.engine.model.fetch import describe, look_up, model_cache, served_names
+from proxy.engine.model.fetch import describe, look_up, model_cache
 from proxy.engine.preflight import (
     ModelKind,
     check_disk,
@@ -22,7 +22,7 @@ from proxy.engine.preflight import (
     inspect,
     kind_of,
 )
-from proxy.engine.preparation import model_name
+from proxy.engine.preparation import check_arguments, model_name
 from proxy.engine.probe import Probe
 from proxy.errors import EngineFailure
 from proxy.settings import Settings
@@ -41,7 +41,7 @@ async def check_up(settings: Settings) -> list[Finding]:
         return [*_environment(settings), await _attached(settings, settings.upstream_url)]
     hardware = await asyncio.to_thread(detect)
     name = model_name(settings, hardware)
-    _check_arguments(settings, name, hardware)
+    check_arguments(settings, name, hardware)
     rows = [
         *_environment(settings),
         _engine(),
@@ -55,12 +55,6 @@ async def check_up(settings: Settings) -> list[Finding]:
 def _environment(settings: Settings) -> list[Finding]:
     warnings = [Finding("environment", Result.WARN, text) for text in warnings_about(settings)]
     return warnings or [Finding("environment", Result.OK, "No variable looks misspelt.")]
-
-
-def _check_arguments(settings: Settings, name: str, hardware: Hardware) -> None:
-    """Raises SettingsError where the engine's command cannot be made."""
-    names = served_names(settings, name)
-    engine_command(settings, model_path=name, served_names=names, has_gpu=hardware.has_gpu)
 
 
 def _engine() -> Finding:

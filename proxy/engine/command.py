@@ -129,9 +129,6 @@ def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
         "tensor-parallel-size": parallel if parallel > 1 else None,
         "max-num-seqs": settings.max_num_seqs,
         "max-num-batched-tokens": settings.max_num_batched_tokens or None,
-        "dtype": settings.dtype,
-        "quantization": settings.quantization,
-        "kv-cache-dtype": settings.kv_cache_dtype,
         "tool-call-parser": settings.tool_call_parser,
         "reasoning-parser": settings.reasoning_parser,
         "chat-template": settings.chat_template,
@@ -151,6 +148,9 @@ def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
     # A list takes all words up to the next flag: none of VLLM_EXTRA_ARGS.
     argv = _media_arguments(settings)
     argv += [word for name, value in values.items() if value for word in (f"--{name}", str(value))]
+    choices = {"DTYPE": settings.dtype, "KV_CACHE_DTYPE": settings.kv_cache_dtype}
+    choices["QUANTIZATION"] = settings.quantization
+    argv += [word for name, value in choices.items() if value for word in arguments(name, value)]
     # The sidecar writes one line a request; the engine's own would tell less, twice.
     argv += [] if "DISABLE_UVICORN_ACCESS_LOG" in settings.environ else [_NO_ACCESS_LOG]
     argv += ["--trust-remote-code"] if settings.trust_remote_code else []

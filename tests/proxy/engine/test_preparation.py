@@ -100,6 +100,17 @@ def test_a_local_folder_is_judged_too(start: Start, tmp_path: Path) -> None:
     assert "FooBarForCausalLM" in service.health()["reason"]
 
 
+@pytest.mark.parametrize("wrong", [{"ENFORCE_EAGER": "perhaps"}, {"DTYPE": "float99"}])
+def test_a_wrong_flag_is_said_before_the_model_is_fetched(
+    start: Start, hub: FakeHub, wrong: dict[str, str]
+) -> None:
+    service = start(**wrong)
+    service.wait_for("failed", PATIENCE)
+    ((name, value),) = wrong.items()
+    assert f"{name}={value!r}: allowed are" in service.health()["reason"]
+    assert not hub.requests
+
+
 def test_a_hub_in_trouble_is_asked_again(start: Start, hub: FakeHub) -> None:
     hub.faults.append(Fault(Kind.NOT_A_HUB, "GET /api/*", times=1))
     service = start()
