@@ -14,6 +14,7 @@ import shlex
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,8 @@ _log = logging.getLogger("proxy")
 # Objects made before the garbage collector looks for cycles. A request makes few of them;
 # Python's 700 would have it look after every second request.
 GC_THRESHOLD = 20_000
+# Python waits for its threads before it ends, and a disk or a driver in trouble may hold one.
+_LAST_SECONDS = 3.0
 
 
 HELP = """\
@@ -136,7 +139,21 @@ async def _serve(settings: Settings, sockets: list[socket.socket], spans: Spans 
     finished, cut = sidecar.drained
     fields = {"finished": finished, "cut": cut}
     _log.info("stopped: %d requests finished, %d were cut", finished, cut, extra={"fields": fields})
-    return 0 if stop.done() else 1
+    code = 0 if stop.done() else 1
+    _end_without_threads(code)
+    return code
+
+
+def _end_without_threads(code: int) -> None:
+    """End the process soon, also where one of its threads waits for what has gone."""
+
+    def end() -> None:
+        _log.warning("ending all the same: a disk, a driver or a name server does not answer")
+        os._exit(code)
+
+    timer = threading.Timer(_LAST_SECONDS, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _signals() -> tuple[asyncio.Future[None], asyncio.Future[None]]:

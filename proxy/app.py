@@ -26,7 +26,7 @@ from proxy.engine.engine_meter import EngineMeter
 from proxy.engine.gpu_meter import GpuMeter
 from proxy.engine.hardware import Hardware
 from proxy.engine.lifecycle import Engine
-from proxy.engine.model.fetch import data_directory, hf_home
+from proxy.engine.model.fetch import data_directory, model_cache
 from proxy.engine.phase import Phase
 from proxy.engine.probe import Probe
 from proxy.engine.progress_bar import ProgressBar, can_be_drawn
@@ -91,7 +91,7 @@ class Sidecar:
         self._gpu_meter = GpuMeter()
         self._metrics.gauges.engine = self._engine_meter.reading
         self._metrics.gauges.gpus = self._gpu_meter.readings
-        self._disk_meter = DiskMeter(hf_home(settings))
+        self._disk_meter = DiskMeter(model_cache(settings))
         self._metrics.gauges.disk = self._disk_meter.reading
         self._metrics.gauges.price_per_hour = settings.gpu_price_per_hour
         self._upstream = Upstream(host, port, authority)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.engine.command import ENGINE_KEEP_ALIVE_SECONDS, warnings_about
+from proxy.engine.command import ENGINE_KEEP_ALIVE_SECONDS, ENGINE_READY_SECONDS, warnings_about
 from proxy.engine.flags import known_flags
 from proxy.settings import OnEngineFailure, Settings
 from tests.fleet.router import compose_options, shared
@@ -228,6 +228,7 @@ def test_engine_is_reached_through_the_sidecar_only_and_outlives_its_drain() -> 
     assert model == environment("one-container")["MODEL_NAME"]
     given = {each["name"]: each.get("value") for each in engine["env"]}
     assert given["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] == str(ENGINE_KEEP_ALIVE_SECONDS)
+    assert given["VLLM_ENGINE_READY_TIMEOUT_S"] == str(ENGINE_READY_SECONDS)
     pinned = re.search(r"ARG VLLM_VERSION=(\S+)", (ROOT / "Dockerfile").read_text())
     assert pinned is not None
     assert engine["image"] == f"vllm/vllm-openai:{pinned[1]}"

@@ -43,7 +43,6 @@ class Door:
     def start(self) -> None:
         """Go on from what was used before a restart, and follow the file of keys."""
         if self._settings.needs_key or self._accounts.limited:
-            self._ledger.load()
             self._tasks = [
                 spawn(self._keys.reread(), name="keys file"),
                 spawn(self._ledger.keep(), name="ledger"),
@@ -53,7 +52,7 @@ class Door:
         if self._tasks:
             for task in self._tasks:
                 task.cancel()
-            await self._ledger.write()
+            await self._ledger.close()
 
     def identify(self, headers: Headers) -> tuple[str | None, Headers]:
         """The label of a request's key (None where none is needed), and its headers as the engine

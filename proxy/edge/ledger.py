@@ -1,7 +1,7 @@
 """What keys have used, in a small database that survives a restart.
 
-It is written beside the work, in a thread, at most once a second. What is wrong with it stops
-nobody: limits then hold from zero after a restart, and the log says so.
+It is read and written beside the work, in a thread, at most once a second. What is wrong with it
+stops nobody: limits then hold from zero after a restart, and the log says so.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from proxy.edge.accounts import Accounts
 WRITE_SECONDS = 1.0
 # How long another process may hold the file; it is ours alone, but for somebody who looks.
 _BUSY_SECONDS = 2.0
+# For the last write of all: a volume that has gone must not hold up the end.
+_LAST_WRITE_SECONDS = 3.0
 _TABLE = """
 create table if not exists used (
   label text primary key, requests real, tokens real, wall real,
@@ -41,19 +43,23 @@ class Ledger:
         # The last write of all may come while one is under way.
         self._lock = threading.Lock()
 
-    def load(self) -> None:
+    async def load(self) -> None:
         """Give the accounts what they had used."""
+        self._accounts.restore(await asyncio.to_thread(self._read))
+
+    def _read(self) -> list[Used]:
         try:
             if not self._path.exists():
-                return
+                return []
             with closing(self._open()) as database:
-                rows = database.execute("select * from used").fetchall()
-            self._accounts.restore(Used(*row) for row in rows)
+                return [Used(*row) for row in database.execute("select * from used")]
         except (sqlite3.Error, OSError, TypeError) as error:
             _log.warning("%s cannot be read, so all limits begin anew: %s", self._path, error)
+            return []
 
     async def keep(self) -> None:
-        """Write down what changes, for good."""
+        """Go on from what was used before a restart, and write down what changes, for good."""
+        await self.load()
         while True:
             await asyncio.sleep(WRITE_SECONDS)
             await self.write()
@@ -65,6 +71,14 @@ class Ledger:
             rows, self._rows = self._rows, {}
             if not await asyncio.to_thread(self._write, list(rows.values())):
                 self._rows = rows | self._rows
+
+    async def close(self) -> None:
+        """The last write."""
+        try:
+            async with asyncio.timeout(_LAST_WRITE_SECONDS):
+                await self.write()
+        except TimeoutError:
+            _log.warning("what keys have used is not kept: %s does not answer", self._path)
 
     def _write(self, rows: list[Used]) -> bool:
         """Whether they are written now."""

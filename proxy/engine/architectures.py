@@ -65,9 +65,10 @@ def parse_registry(source: bytes) -> Registry:
     """Raises ValueError or SyntaxError where the source is not what it used to be."""
     tables = dict(_dicts(ast.parse(source)))
     merged = tables.get(_SUPPORTED)
-    if merged is None:
+    parts = [part.id for part in merged.values if isinstance(part, ast.Name)] if merged else []
+    # A part that is not read would have its models refused.
+    if merged is None or len(parts) < len(merged.values) or not tables.keys() >= set(parts):
         raise ValueError("vLLM's registry has another form")
-    parts = [part.id for part in merged.values if isinstance(part, ast.Name)]
     supported = frozenset(name for part in parts for name, _ in _items(tables[part]))
     if not supported:
         raise ValueError("vLLM's registry names no architecture")

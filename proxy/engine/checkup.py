@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 
-from proxy.engine.command import engine_command, warnings_about
+from proxy.engine.command import warnings_about
 from proxy.engine.finding import Finding, Result
 from proxy.engine.hardware import Hardware, detect, engine_version
 from proxy.engine.model.description import Description, describe_folder
 from proxy.engine.model.events import Done, Plan
-from proxy.engine.model.fetch import describe, hf_home, look_up, served_names
+from proxy.engine.model.fetch import describe, look_up, model_cache
 from proxy.engine.preflight import (
     ModelKind,
     check_disk,
@@ -22,7 +22,7 @@ from proxy.engine.preflight import (
     inspect,
     kind_of,
 )
-from proxy.engine.preparation import model_name
+from proxy.engine.preparation import check_arguments, model_name
 from proxy.engine.probe import Probe
 from proxy.errors import EngineFailure
 from proxy.settings import Settings
@@ -41,7 +41,7 @@ async def check_up(settings: Settings) -> list[Finding]:
         return [*_environment(settings), await _attached(settings, settings.upstream_url)]
     hardware = await asyncio.to_thread(detect)
     name = model_name(settings, hardware)
-    _check_arguments(settings, name, hardware)
+    check_arguments(settings, name, hardware)
     rows = [
         *_environment(settings),
         _engine(),
@@ -57,12 +57,6 @@ def _environment(settings: Settings) -> list[Finding]:
     return warnings or [Finding("environment", Result.OK, "No variable looks misspelt.")]
 
 
-def _check_arguments(settings: Settings, name: str, hardware: Hardware) -> None:
-    """Raises SettingsError where the engine's command cannot be made."""
-    names = served_names(settings, name)
-    engine_command(settings, model_path=name, served_names=names, has_gpu=hardware.has_gpu)
-
-
 def _engine() -> Finding:
     try:
         path = check_executable("vllm")
@@ -74,6 +68,10 @@ def _engine() -> Finding:
 
 def hardware_finding(settings: Settings, hardware: Hardware) -> Finding:
     """Are there as many GPUs as are asked for."""
+    if hardware.trouble:
+        remedy = "See what nvidia-smi says, here and on the host: the container or the machine"
+        text = f"{hardware.sentence()}."
+        return Finding("hardware", Result.WARN, text, f"{remedy} may have to be started anew.")
     count, asked = len(hardware.gpus), settings.tensor_parallel_size
     if 0 < count < asked and not _has_more_machines(settings):
         text = f"{hardware.sentence()}, and TENSOR_PARALLEL_SIZE={asked} asks for more."
@@ -97,12 +95,12 @@ def _port(settings: Settings) -> Finding:
 
 
 def _disk(settings: Settings) -> Finding:
-    home = hf_home(settings)
+    cache = model_cache(settings)
     try:
-        free = check_disk(home)
+        free = check_disk(cache)
     except EngineFailure as failure:
         return Finding.of("disk", failure)
-    return Finding("disk", Result.OK, f"{free / _GB:.1f} GB are free for the cache at {home}.")
+    return Finding("disk", Result.OK, f"{free / _GB:.1f} GB are free for the cache at {cache}.")
 
 
 async def _model(settings: Settings, name: str, hardware: Hardware) -> list[Finding]:
@@ -124,7 +122,7 @@ async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description]
             text = "demo: made on the spot, with random weights."
             return Finding("model", Result.OK, text), Description(name)
         case ModelKind.LOCAL:
-            path = check_local_model(name)
+            path = check_local_model(name, settings)
             text = f"The folder {path} is served as it is."
             return Finding("model", Result.OK, text), describe_folder(name, path)
         case ModelKind.OTHER:

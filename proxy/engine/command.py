@@ -19,28 +19,37 @@ DEFAULT_GPU_MODEL = "Qwen/Qwen2-VL-7B-Instruct"
 DEFAULT_GPU_MEMORY_UTILIZATION = 0.95
 # The engine's idle connections outlive ours by far, so that none is closed under a request.
 ENGINE_KEEP_ALIVE_SECONDS = 75
+# vLLM gives itself up after ten minutes of loading; large weights on a network volume take longer.
+ENGINE_READY_SECONDS = 7200
 
 # Flags that are the sidecar's to set: with another value the two would not find each
-# other, or a secret would stand in the process list.
-_RESERVED = frozenset(
-    {
-        *("model", "model-tag", "host", "port", "uds", "root-path", "config", "headless"),
-        *("ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "ssl-cert-reqs", "api-key", "hf-token"),
-        "grpc",
-        *("served-model-name", "revision", "help", "version"),
-    }
-)
+# other, or a secret would stand in the process list. With each, what to do instead.
+_OURS_ALONE = "the engine is reached by the sidecar only"
+_NO_TLS = "TLS is left to what stands in front"
+_RESERVED = {
+    **dict.fromkeys(("host", "uds", "root-path", "headless", "grpc"), _OURS_ALONE),
+    **dict.fromkeys(("ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "ssl-cert-reqs"), _NO_TLS),
+    **dict.fromkeys(("model", "model-tag"), "use MODEL_NAME"),
+    "api-key": "use API_KEYS",
+    "config": "use variables or VLLM_EXTRA_ARGS",
+    "help": "see docs.vllm.ai",
+    "hf-token": "use HF_TOKEN",
+    "port": "use PORT for the API, UPSTREAM_PORT for the engine",
+    "revision": "use MODEL_REVISION",
+    "served-model-name": "use SERVED_MODEL_NAME",
+    "version": "see /info",
+}
 # Names from worker-vllm's templates that mean nothing here; each is met with one warning.
 _TOLERATED = {
     "MAX_CONCURRENCY": "use MAX_NUM_SEQS for the engine",
-    "VLLM_STARTUP_TIMEOUT": "a start is not timed out",
+    "VLLM_STARTUP_TIMEOUT": "use VLLM_ENGINE_READY_TIMEOUT_S",
     "BASE_PATH": "use HF_HOME",
     "DEFAULT_BATCH_SIZE": "answers are streamed as the engine sends them",
     "RAW_OPENAI_OUTPUT": "answers are always the engine's own",
     "OPENAI_RESPONSE_ROLE": "use RESPONSE_ROLE",
     "DISABLE_LOG_REQUESTS": "the engine does not log requests unless asked",
     "VLLM_CONFIG_FILE": "use variables or VLLM_EXTRA_ARGS",
-    "VLLM_API_KEY": "the engine listens on 127.0.0.1 only",
+    "VLLM_API_KEY": "use API_KEYS",
 }
 # The one host that may be fetched from by an engine that is not to fetch: nobody has it (RFC 6761).
 _NO_MEDIA_DOMAIN = "fetched-by-the-sidecar.invalid"
@@ -120,9 +129,6 @@ def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
         "tensor-parallel-size": parallel if parallel > 1 else None,
         "max-num-seqs": settings.max_num_seqs,
         "max-num-batched-tokens": settings.max_num_batched_tokens or None,
-        "dtype": settings.dtype,
-        "quantization": settings.quantization,
-        "kv-cache-dtype": settings.kv_cache_dtype,
         "tool-call-parser": settings.tool_call_parser,
         "reasoning-parser": settings.reasoning_parser,
         "chat-template": settings.chat_template,
@@ -142,6 +148,9 @@ def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
     # A list takes all words up to the next flag: none of VLLM_EXTRA_ARGS.
     argv = _media_arguments(settings)
     argv += [word for name, value in values.items() if value for word in (f"--{name}", str(value))]
+    choices = {"DTYPE": settings.dtype, "KV_CACHE_DTYPE": settings.kv_cache_dtype}
+    choices["QUANTIZATION"] = settings.quantization
+    argv += [word for name, value in choices.items() if value for word in arguments(name, value)]
     # The sidecar writes one line a request; the engine's own would tell less, twice.
     argv += [] if "DISABLE_UVICORN_ACCESS_LOG" in settings.environ else [_NO_ACCESS_LOG]
     argv += ["--trust-remote-code"] if settings.trust_remote_code else []
@@ -205,22 +214,25 @@ def _extra_arguments(settings: Settings) -> list[str]:
         raise SettingsError(f"VLLM_EXTRA_ARGS: {error}; allowed are shell words") from None
     for word in words:
         name = word.partition("=")[0]
-        if name.startswith("--") and _is_reserved(flag_name(name[2:])):
-            raise SettingsError(f"VLLM_EXTRA_ARGS: {name} is not allowed, the sidecar sets it")
+        if name.startswith("--") and (flag := _reserved(flag_name(name[2:]))) is not None:
+            raise SettingsError(f"VLLM_EXTRA_ARGS: {name} is not allowed; {_RESERVED[flag]}")
     return words
 
 
-def _is_reserved(name: str) -> bool:
-    """Whether vLLM's parser, which takes abbreviations, could read `name` as a reserved flag."""
-    if name in known_flags():
-        return name in _RESERVED
-    return bool(name) and any(flag.startswith(name) for flag in _RESERVED)
+def _reserved(name: str) -> str | None:
+    """The reserved flag that vLLM's parser, which takes abbreviations, could read `name` as."""
+    if name in _RESERVED:
+        return name
+    if not name or name in known_flags():
+        return None
+    return next((flag for flag in _RESERVED if flag.startswith(name)), None)
 
 
 def _environment(settings: Settings, has_gpu: bool, demo: bool) -> dict[str, str]:
     given = settings.environ
     environ = {name: value for name, value in given.items() if name not in _NOT_FOR_THE_ENGINE}
     environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", str(ENGINE_KEEP_ALIVE_SECONDS))
+    environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", str(ENGINE_READY_SECONDS))
     environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # Nobody has looked at where a redirect leads.
     environ.setdefault("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0")
@@ -253,7 +265,7 @@ def warnings_about(settings: Settings) -> tuple[str, ...]:
         if name in _TOLERATED:
             warnings.append(f"{name} has no effect here: {_TOLERATED[name]}")
         elif name not in ours and name in flags and flag_name(name) in _RESERVED:
-            warnings.append(f"{name} has no effect: the sidecar sets --{flag_name(name)} itself")
+            warnings.append(f"{name} has no effect here: {_RESERVED[flag_name(name)]}")
         elif name not in ours | flags and name not in _RENAMED and "_" in name:
             near = get_close_matches(name, ours_or_theirs, n=1, cutoff=0.88)
             warnings += [f"{name} is not known. Did you mean {near[0]}?"] if near else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def arguments(variable: str, value: str) -> list[str]:
     """
     name = flag_name(variable)
     flag = known_flags()[name]
+    value = value.strip()
     if flag.kind == "boolean":
         return _boolean(variable, name, flag, value)
     if flag.choices and value not in flag.choices and flag.kind == "value":
@@ -64,15 +66,27 @@ def arguments(variable: str, value: str) -> list[str]:
         raise SettingsError(f"{variable}={value!r}: allowed are {allowed} (vLLM's --{name})")
     if flag.kind != "list":
         return [f"--{name}", value]
-    items = [item.strip() for item in value.split(",") if item.strip()]
+    items = _items(variable, value)
     if flag.repeated:
         return [word for item in items for word in (f"--{name}", item)]
     return [f"--{name}", *items]
 
 
+def _items(variable: str, value: str) -> list[str]:
+    """`a, b`; or JSON, as LORA_MODULES is often given: an object, several, or a list of them."""
+    if value[:1] not in ("{", "["):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    try:
+        found = json.loads(value if value.startswith("[") else f"[{value}]")
+    except ValueError as error:
+        text = f"{variable}={value!r}: no JSON ({error}); allowed are a,b too"
+        raise SettingsError(text) from None
+    return [item if isinstance(item, str) else json.dumps(item) for item in found]
+
+
 def _boolean(variable: str, name: str, flag: Flag, value: str) -> list[str]:
     # vLLM's booleans take no value: `--flag false` is refused.
-    word = value.strip().lower()
+    word = value.lower()
     if word in _TRUE:
         return [f"--{name}"]
     if word not in _FALSE:

@@ -19,10 +19,14 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """GPUs in index order, and the driver where there is one."""
+    """GPUs in index order, and the driver where there is one.
+
+    `trouble` is what the driver says where it is there, but a GPU of it cannot be read.
+    """
 
     gpus: tuple[Gpu, ...] = ()
     driver: str | None = None
+    trouble: str | None = None
 
     @property
     def has_gpu(self) -> bool:
@@ -35,26 +39,42 @@ class Hardware:
 
     def sentence(self) -> str:
         """One line for a log."""
+        trouble = f"the driver does not let a GPU be read ({self.trouble})" if self.trouble else ""
         if not self.gpus:
-            return "no GPU: the engine runs on the CPU"
+            return trouble or "no GPU: the engine runs on the CPU"
         first = self.gpus[0]
         size = f", {first.memory_bytes / 1024**3:.0f} GiB each" if first.memory_bytes else ""
-        return f"{len(self.gpus)} x {first.name}{size}, driver {self.driver}"
+        found = f"{len(self.gpus)} x {first.name}{size}, driver {self.driver}"
+        return f"{found}; {trouble}" if trouble else found
 
 
 @contextmanager
 def opened_nvml() -> Iterator[Any]:
-    """NVML's Python package, ready to be asked; None without it, or without a driver."""
+    """NVML's Python package, ready to be asked; None without it, or without a driver that works."""
+    try:
+        with _opened() as nvml:
+            yield nvml
+    except _NoNvml:
+        yield None
+
+
+class _NoNvml(Exception):
+    """`str()` is what the driver says is wrong with it; empty where there is none."""
+
+
+@contextmanager
+def _opened() -> Iterator[Any]:
+    """Raises _NoNvml."""
     try:
         import pynvml
     except ImportError:
-        yield None
-        return
+        raise _NoNvml from None
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield None
-        return
+    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+        raise _NoNvml from None
+    except pynvml.NVMLError as error:
+        raise _NoNvml(str(error)) from None
     try:
         yield pynvml
     finally:
@@ -64,14 +84,23 @@ def opened_nvml() -> Iterator[Any]:
 
 def detect() -> Hardware:
     """Ask NVML. A machine without a driver, or without NVML's Python package, has no GPU."""
-    with opened_nvml() as nvml:
-        return Hardware() if nvml is None else _read(nvml)
+    try:
+        with _opened() as nvml:
+            return _read(nvml)
+    except _NoNvml as error:
+        return Hardware(trouble=str(error) or None)
 
 
 def _read(nvml: Any) -> Hardware:
-    handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-    gpus = tuple(Gpu(nvml.nvmlDeviceGetName(handle), _memory(nvml, handle)) for handle in handles)
-    return Hardware(gpus, nvml.nvmlSystemGetDriverVersion())
+    """A GPU that has fallen off the bus is counted by NVML all the same."""
+    gpus, trouble = [], None
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            gpus.append(Gpu(nvml.nvmlDeviceGetName(handle), _memory(nvml, handle)))
+        except nvml.NVMLError as error:
+            trouble = f"GPU {index}: {error}"
+    return Hardware(tuple(gpus), nvml.nvmlSystemGetDriverVersion(), trouble)
 
 
 def _memory(nvml: Any, handle: Any) -> int | None:

@@ -20,7 +20,7 @@ from proxy.engine.output import Output
 from proxy.engine.phase import Phase
 from proxy.engine.preflight import check_port
 from proxy.engine.preparation import Preparation
-from proxy.engine.probe import Probe, WarmUpFailed
+from proxy.engine.probe import Probe, WarmUpFailed, WarmUpSilence
 from proxy.engine.process import Process
 from proxy.engine.progress import Progress
 from proxy.engine.restarts import Restarts
@@ -57,6 +57,7 @@ class Engine:
         self._process: Process | None = None
         self._output = Output()
         self._restarts = Restarts(settings.max_restarts)
+        self._has_worked = False
 
     @property
     def hardware(self) -> Hardware:
@@ -75,8 +76,8 @@ class Engine:
                     _log.exception("the sidecar failed to run the engine")
                     text = f"The sidecar failed to run the engine: {error}"
                     known = EngineFailure(Cause.UNKNOWN, text, permanent=False)
-                await self._end_process()
-                if not await self._recover(known):
+                was_started = await self._end_process()
+                if not await self._recover(known, was_started=was_started):
                     return
         except asyncio.CancelledError:
             await self._wind_down()
@@ -100,10 +101,13 @@ class Engine:
             watch.cancel()
         raise failure
 
-    async def _end_process(self) -> None:
-        if self._process is not None:
-            await self._process.stop(0)
-            self._process = None
+    async def _end_process(self) -> bool:
+        """Whether there was one."""
+        if self._process is None:
+            return False
+        await self._process.stop(0)
+        self._process = None
+        return True
 
     def _command(self, model: Model) -> Command:
         try:
@@ -146,6 +150,7 @@ class Engine:
         if self._settings.warmup and (problem := await self._warm_up(model)) is not None:
             return self._useless(problem)
         self._state.enter(Phase.READY)
+        self._has_worked = True
         return self._wedged(await self._until_wedged(model.served_names[0]))
 
     async def _until_wedged(self, name: str) -> str:
@@ -186,6 +191,8 @@ class Engine:
                 reason = f"the engine is up but does not generate: {failure}"
                 self._state.update(reason=reason)
                 _log.warning("%s (attempt %d)", reason, attempt)
+                if isinstance(failure, WarmUpSilence):
+                    return problem
                 await asyncio.sleep(_WATCH_SECONDS)
             else:
                 if route is None:
@@ -201,21 +208,22 @@ class Engine:
         text = f"The engine started but failed to generate a token: {problem}."
         return EngineFailure(Cause.CRASHED, text, permanent=False)
 
-    async def _recover(self, failure: EngineFailure) -> bool:
+    async def _recover(self, failure: EngineFailure, *, was_started: bool) -> bool:
         """Wait until the next start is due; False where there will be none."""
         known: dict[str, Any] = {
             "cause": failure.cause,
             "reason": failure.message,
             "remedy": failure.remedy,
         }
-        if failure.permanent:
+        # What has worked is not wrong for good: the engine that died may still hold its memory.
+        if failure.permanent and not self._has_worked:
             self._state.enter(Phase.FAILED, **known)
             return False
         was_ready = self._state.snapshot.phase in (Phase.READY, Phase.DEGRADED)
-        wait = self._restarts.next(was_ready=was_ready)
+        wait = self._restarts.next(was_ready=was_ready, was_started=was_started)
         if wait is None:
-            if self._restarts.recent:
-                known["reason"] += f" (gave up after {self._restarts.recent} restarts)"
+            if self._restarts.spent:
+                known["reason"] += f" (gave up after {self._restarts.spent} restarts)"
             self._state.enter(Phase.FAILED, **known)
             return False
         restarts = self._state.snapshot.restarts + 1

@@ -15,6 +15,8 @@ from proxy.engine.hardware import Hardware
 from proxy.engine.memory import check_memory
 from proxy.engine.model.demo import DEMO_MODEL_NAME
 from proxy.engine.model.description import Description
+from proxy.engine.model.folder import at_home, is_folder
+from proxy.engine.model.hub_cache import missing_beside_others
 from proxy.errors import Cause, EngineFailure
 from proxy.settings import Settings
 
@@ -37,7 +39,7 @@ def kind_of(model_name: str) -> ModelKind:
     """Raises EngineFailure where the name cannot be any of the kinds."""
     if model_name == DEMO_MODEL_NAME:
         return ModelKind.DEMO
-    if model_name.startswith(("/", "./", "../", "~")) or Path(model_name).is_dir():
+    if model_name.startswith(("/", "./", "../", "~")) or is_folder(model_name):
         return ModelKind.LOCAL
     if "://" in model_name or ":" in model_name:
         return ModelKind.OTHER
@@ -51,26 +53,52 @@ def kind_of(model_name: str) -> ModelKind:
     )
 
 
-def check_local_model(model_name: str) -> Path:
-    """A folder that is served as it is must be there and look like a model."""
-    path = Path(model_name).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
-        return path
-    if not path.is_dir():
-        raise EngineFailure(
-            Cause.MODEL_NOT_FOUND,
-            f"The model folder {path} does not exist.",
-            remedy="Check MODEL_NAME and that the volume is mounted.",
-            permanent=True,
-        )
-    if not any((path / name).is_file() for name in ("config.json", "params.json")):
-        raise EngineFailure(
-            Cause.MODEL_NOT_FOUND,
-            f"The folder {path} holds no model: it has no config.json.",
-            remedy="Set MODEL_NAME to the folder that holds config.json and the weights.",
-            permanent=True,
-        )
+def check_local_model(model_name: str, settings: Settings) -> Path:
+    """A folder that is served as it is must be there, look like a model and be whole."""
+    path = at_home(model_name)
+    try:
+        if path.is_file() and path.suffix == ".gguf":
+            return path
+        if not path.is_dir():
+            raise _no_model(
+                f"The model folder {path} does not exist.",
+                "Check MODEL_NAME and that the volume is mounted.",
+            )
+        if not any((path / name).is_file() for name in ("config.json", "params.json")):
+            raise _no_model(
+                f"The folder {path} holds no model: it has no config.json.",
+                "Set MODEL_NAME to the folder that holds config.json and the weights.",
+            )
+        if not _loads_otherwise(settings) and (missing := missing_beside_others(path)):
+            raise _half_a_model(path, missing)
+    except OSError as error:
+        raise _hidden_model(path, error) from None
     return path
+
+
+def _loads_otherwise(settings: Settings) -> bool:
+    return "LOAD_FORMAT" in settings.environ or "--load-format" in settings.extra_args
+
+
+def _half_a_model(path: Path, missing: list[str]) -> EngineFailure:
+    more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
+    return EngineFailure(
+        Cause.CORRUPT_FILE,
+        f"The model in {path} is not complete: {missing[0]}{more} missing.",
+        remedy="Copy or fetch all of it.",
+        permanent=True,
+    )
+
+
+def _no_model(message: str, remedy: str) -> EngineFailure:
+    return EngineFailure(Cause.MODEL_NOT_FOUND, message, remedy=remedy, permanent=True)
+
+
+def _hidden_model(path: Path, error: OSError) -> EngineFailure:
+    return _no_model(
+        f"The model folder {path} cannot be looked at: {error.strerror}.",
+        "Set MODEL_NAME to a folder that this user may read, or run as a user who may.",
+    )
 
 
 def check_executable(name: str) -> str:
@@ -103,8 +131,11 @@ def check_port(port: int) -> None:
 
 def check_disk(cache: Path) -> int:
     """Bytes that are free where models are kept; there must be some."""
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
+    try:
+        existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        raise _hidden_cache(cache, error) from None
     if free < _MIN_FREE_BYTES:
         raise EngineFailure(
             Cause.DISK_FULL,
@@ -113,6 +144,15 @@ def check_disk(cache: Path) -> int:
             permanent=False,
         )
     return free
+
+
+def _hidden_cache(cache: Path, error: OSError) -> EngineFailure:
+    return EngineFailure(
+        Cause.CACHE_NOT_WRITABLE,
+        f"The model cache {cache} cannot be looked at: {error.strerror}.",
+        remedy="Set HF_HOME to a folder that this user can write to.",
+        permanent=True,
+    )
 
 
 def inspect(model: Description, settings: Settings, hardware: Hardware) -> list[Finding]:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from types import MappingProxyType
 
-from proxy.engine.command import DEFAULT_GPU_MODEL
+from proxy.engine.command import DEFAULT_GPU_MODEL, engine_command
 from proxy.engine.finding import Result
 from proxy.engine.hardware import Hardware, detect
 from proxy.engine.history import StartHistory
@@ -19,13 +19,14 @@ from proxy.engine.model.fetch import (
     Transfer,
     data_directory,
     fetch,
-    hf_home,
+    model_cache,
     served_names,
 )
 from proxy.engine.output import hide
 from proxy.engine.phase import Phase
 from proxy.engine.preflight import check_disk, check_executable, check_port, inspect
 from proxy.engine.state import EngineState, Snapshot
+from proxy.errors import Cause, EngineFailure, SettingsError
 from proxy.settings import Settings
 from proxy.tasks import spawn
 
@@ -36,6 +37,12 @@ def model_name(settings: Settings, hardware: Hardware) -> str:
     """What is served where MODEL_NAME does not say."""
     default = DEFAULT_GPU_MODEL if hardware.has_gpu else DEMO_MODEL_NAME
     return settings.model_name or default
+
+
+def check_arguments(settings: Settings, name: str, hardware: Hardware) -> None:
+    """Raises SettingsError where the engine's command cannot be made."""
+    names = served_names(settings, name)
+    engine_command(settings, model_path=name, served_names=names, has_gpu=hardware.has_gpu)
 
 
 class Preparation:
@@ -55,11 +62,17 @@ class Preparation:
         if state.snapshot.phase is not Phase.CHECKING:
             state.enter(Phase.CHECKING)  # again, after the hub or the port failed
         self.hardware = await asyncio.to_thread(detect)
-        _log.info("hardware: %s", self.hardware.sentence())
+        level = logging.WARNING if self.hardware.trouble else logging.INFO
+        _log.log(level, "hardware: %s", self.hardware.sentence())
         check_executable("vllm")
         check_port(settings.upstream_port)
-        check_disk(hf_home(settings))
+        # In a thread, as all that asks a volume: one in trouble holds the question for minutes.
+        await asyncio.to_thread(check_disk, model_cache(settings))
         name = model_name(settings, self.hardware)
+        try:  # not only when the model has been fetched
+            check_arguments(settings, name, self.hardware)
+        except SettingsError as error:
+            raise EngineFailure(Cause.BAD_FLAG, str(error), permanent=True) from None
         state.update(served_names=served_names(settings, name), demo=name == DEMO_MODEL_NAME)
         self._started = f"{name} on {self.hardware.kind}"
         expected = await asyncio.to_thread(self._history.expected, self._started)

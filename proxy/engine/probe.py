@@ -6,9 +6,9 @@ import asyncio
 
 import httpx
 
-from proxy.engine.warm_up import WarmUpFailed, warm_up
+from proxy.engine.warm_up import WarmUpFailed, WarmUpSilence, warm_up
 
-__all__ = ["Probe", "WarmUpFailed"]
+__all__ = ["Probe", "WarmUpFailed", "WarmUpSilence"]
 
 _HEALTH_TIMEOUT_SECONDS = 5.0
 _HEALTH_POLL_SECONDS = 0.25

@@ -92,9 +92,18 @@ class Process:
         assert self._child.stdin is not None
         self._child.stdin.close()
 
-    async def discard(self) -> int:
-        """Kill it and read what is left of its output, so that the pipe is closed."""
+    async def discard(self, grace_seconds: float = 0) -> int:
+        """Like `stop`; what is left of its output is read by nobody else."""
+        if grace_seconds:
+            self.terminate()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace_seconds):
+                    return await self._read_to_end()
         self.kill()
+        return await self._read_to_end()
+
+    async def _read_to_end(self) -> int:
+        """So that the pipe is closed."""
         async for _ in self.lines():
             pass
         return await self.wait()

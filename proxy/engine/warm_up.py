@@ -37,6 +37,10 @@ class WarmUpFailed(Failure):
     """The engine did not do its work; `str()` says what it did instead."""
 
 
+class WarmUpSilence(WarmUpFailed):
+    """It said nothing: who has waited that long need not ask again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """A request to one route: a JSON body, or a form with a file."""
@@ -77,12 +81,15 @@ async def warm_up(client: httpx.AsyncClient, model: str) -> str | None:
     None where the model has none of the routes that are tried.
 
     Raises:
-        WarmUpFailed: a route is there but did not answer as it should.
+        WarmUpFailed: a route is there but did not answer as it should (WarmUpSilence: at all).
     """
     refused = None
     for question in questions():
         try:
             response = await question.ask(client, model)
+        except httpx.TimeoutException as error:
+            text = f"{question.path}: no answer within {TIMEOUT_SECONDS:.0f} s"
+            raise WarmUpSilence(text) from error
         except httpx.HTTPError as error:
             raise WarmUpFailed(f"{question.path}: {type(error).__name__}") from error
         said = _error_in(response)

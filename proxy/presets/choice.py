@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -51,7 +52,10 @@ def warnings_about_presets(settings: Settings) -> tuple[str, ...]:
     if settings.upstream_url is not None:
         text = f"MODEL_NAME={name} is a preset, which has no effect with UPSTREAM_URL"
         return (text,) if name in known else ()
-    if any(sign in name for sign in "/:~") or Path(name).is_dir():
+    if any(sign in name for sign in "/:~"):
         return ()
+    with suppress(OSError):  # longer than the name of a folder can be
+        if Path(name).is_dir():
+            return ()
     near = get_close_matches(name.lower(), known, n=1, cutoff=0.8)
     return (f"MODEL_NAME={name} is no preset. Did you mean {near[0]}?",) if near else ()

@@ -29,6 +29,8 @@ from proxy.settings.values import LogFormat, MediaFetch, OnEngineFailure
 # What AWS's images put before a flag, and Vast.ai before the port that it maps to another.
 _SAGEMAKER = "SM_VLLM_"
 _VAST = "VAST_TCP_PORT_"
+# A template is more than its words.
+_TEXTS = {"CHAT_TEMPLATE", "CUSTOM_CHAT_TEMPLATE"}
 
 __all__ = ["LogFormat", "MediaFetch", "OnEngineFailure", "Settings", "variables"]
 
@@ -82,7 +84,8 @@ class Settings(
         Raises:
             SettingsError: one line naming the variable, its value and what is allowed.
         """
-        present = _without_prefix({name: text for name, text in environ.items() if text.strip()})
+        filled = {name: text for name, text in environ.items() if text.strip()}
+        present = _trimmed(_without_prefix(filled))
         applied = None
         if preset is not None:
             names = {spellings[0]: spellings for spellings in variables().values()}
@@ -120,6 +123,14 @@ def _without_prefix(environ: Mapping[str, str]) -> dict[str, str]:
     prefixed = {name for name in environ if name.startswith(_SAGEMAKER)} - known
     plain = {name.removeprefix(_SAGEMAKER): environ[name] for name in prefixed}
     return plain | {name: text for name, text in environ.items() if name not in prefixed}
+
+
+def _trimmed(environ: Mapping[str, str]) -> dict[str, str]:
+    """Without the line end that a secret from a file brings: nobody would see it in a message,
+    and a token that ends with one would not be found where it has to be hidden.
+    """
+    ours = {name for names in variables().values() for name in names} - _TEXTS
+    return {name: text.strip() if name in ours else text for name, text in environ.items()}
 
 
 def _same_port(name: str, port: int, other: str) -> str:

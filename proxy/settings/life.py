@@ -21,7 +21,9 @@ class LifeSettings(Group):
         effect="Seconds without a sign of work that end a stuck engine; 0 never does.",
     )
     max_restarts: Annotated[int, Field(ge=0)] = variable(
-        "MAX_RESTARTS", default=5, effect="Engine restarts allowed within 10 minutes."
+        "MAX_RESTARTS",
+        default=5,
+        effect="Engine restarts allowed within 10 minutes, and in a row without getting ready.",
     )
     poison_guard: bool = variable(
         "POISON_GUARD",

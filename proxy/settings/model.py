@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.settings.values import Group, Names, variable
+from proxy.settings.values import FolderPath, Group, Names, variable
 
 
 class ModelSettings(Group):
@@ -34,7 +34,7 @@ class ModelSettings(Group):
         effect="Token for gated and private repositories.",
         secret=True,
     )
-    hf_home: str | None = variable("HF_HOME", effect="Folder of the Hugging Face cache.")
+    hf_home: FolderPath | None = variable("HF_HOME", effect="Folder of the Hugging Face cache.")
     hf_endpoint: str | None = variable("HF_ENDPOINT", effect="Base URL of the hub.")
     hf_hub_offline: bool = variable(
         "HF_HUB_OFFLINE", default=False, effect="Serve from the cache, never ask the hub."

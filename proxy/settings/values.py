@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -32,6 +33,14 @@ def _check_engine_url(value: str) -> str:
     return value
 
 
+def _check_home(value: str) -> str:
+    try:
+        Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("nobody here has that home folder; allowed is a path") from None
+    return value
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
 Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$")]
 Origins = Annotated[tuple[Origin, ...], BeforeValidator(split_names)]
@@ -41,6 +50,7 @@ Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 Modules = Annotated[tuple[Module, ...], BeforeValidator(split_names)]
 ProtocolName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
 Protocols = Annotated[tuple[ProtocolName, ...], BeforeValidator(split_names)]
+FolderPath = Annotated[str, AfterValidator(_check_home)]
 EngineUrl = Annotated[str, AfterValidator(_check_engine_url)]
 
 

@@ -129,6 +129,18 @@ def test_no_byte_is_fetched_for_a_disk_that_is_too_small(hub: FakeHub, home: Pat
     assert hub.count("GET /cdn/*") + hub.count("GET */resolve/*") == 0
 
 
+def test_a_disk_with_partial_files_on_it_may_have_room_in_a_moment(
+    hub: FakeHub, home: Path
+) -> None:
+    """A container that was killed and started again at once: nobody dares to remove them yet."""
+    hub.faults.append(Fault(Kind.HUGE, "HEAD *.safetensors", at=9_000_000 * 10**9))
+    blobs = home / "hub" / "models--{}".format(SMALL.replace("/", "--")) / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "abc.0123abcd.incomplete").write_bytes(b"half a shard")
+    failed = download(hub.url, home, SMALL).one(Failed)
+    assert (failed.cause, failed.permanent) == (Cause.DISK_FULL, False)
+
+
 def test_an_endpoint_that_refuses_is_named(home: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

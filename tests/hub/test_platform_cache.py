@@ -83,3 +83,14 @@ def test_a_cache_that_is_ours_is_asked_about_at_the_hub(hub: FakeHub, tmp_path: 
     outcome = download(hub.url, home, SMALL, "--platform-cache", str(home / "hub"))
     assert outcome.one(Done).revision != OLD
     assert hub.requests
+
+
+@pytest.mark.parametrize("spoiled", ["", "[]", '{"weight_map": null}'])
+def test_a_cached_model_whose_list_of_shards_is_spoiled_is_fetched(
+    hub: FakeHub, home: Path, platform: Path, spoiled: str
+) -> None:
+    folder = put(platform, NEW)
+    (folder / "model.safetensors.index.json").write_text(spoiled)
+    outcome = download(hub.url, home, SMALL, "--platform-cache", str(platform))
+    assert outcome.one(Done).path.startswith(str(home))
+    assert "Traceback" not in outcome.stderr

@@ -133,6 +133,13 @@ def test_an_architecture_that_vllm_does_not_have_is_told_beside_what_may_be_read
     assert run.rows["architecture"][0] == "fail"
 
 
+@pytest.mark.parametrize("name", ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"])
+def test_the_disk_is_the_one_that_models_go_to(tmp_path: Path, name: str) -> None:
+    elsewhere = str(tmp_path / "elsewhere")
+    run = Run(tmp_path, MODEL_NAME="demo", **{name: elsewhere})
+    assert run.rows["disk"][1].endswith(f"free for the cache at {elsewhere}.")
+
+
 def test_a_folder_that_is_not_there_fails(tmp_path: Path) -> None:
     run = Run(tmp_path, MODEL_NAME=str(tmp_path / "nothing"))
     assert (run.code, run.rows["model"][0]) == (1, "fail")

@@ -21,7 +21,7 @@ BOOLEANS = (
 FREE_TEXT = frozenset(
     {
         *("MODEL_NAME", "MODEL_ID", "VLLM_MODEL_NAME", "MODEL_REVISION", "SERVED_MODEL_NAME"),
-        *("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "HF_TOKEN", "HF_HOME", "HF_ENDPOINT", "DTYPE"),
+        *("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "HF_TOKEN", "HF_ENDPOINT", "DTYPE"),
         *("QUANTIZATION", "KV_CACHE_DTYPE", "TOOL_CALL_PARSER", "REASONING_PARSER"),
         *("CHAT_TEMPLATE", "CUSTOM_CHAT_TEMPLATE", "VLLM_EXTRA_ARGS", "HOST"),
         *("SM_VLLM_MODEL", "HF_MODEL_ID", "SM_VLLM_REVISION", "HUGGING_FACE_HUB_TOKEN"),
@@ -48,7 +48,12 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("HF_TOKEN", "hf_secret", "hf_token", "hf_secret"),
     ("HF_HOME", "/workspace/hf", "hf_home", "/workspace/hf"),
     ("HF_ENDPOINT", "https://mirror", "hf_endpoint", "https://mirror"),
+    ("MODEL_NAME", " a/b\n", "model_name", "a/b"),
+    ("HF_TOKEN", "hf_secret\n", "hf_token", "hf_secret"),
+    ("WARMUP", "false ", "warmup", False),
+    ("LOG_FORMAT", "text\n", "log_format", LogFormat.TEXT),
     ("MAX_MODEL_LEN", "8192", "max_model_len", "8192"),
+    ("MAX_MODEL_LEN", "8192 ", "max_model_len", "8192"),
     ("MAX_MODEL_LEN", "auto", "max_model_len", "auto"),
     ("MAX_MODEL_LEN", "-1", "max_model_len", "-1"),
     ("MAX_MODEL_LEN", "1.5k", "max_model_len", "1.5k"),
@@ -121,6 +126,7 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("OTLP_TRACES_ENDPOINT", "none", "engine_traces_endpoint", "none"),
 ]
 BAD: list[tuple[str, str, str]] = [
+    ("HF_HOME", "~nobody-of-that-name/hf", "home folder"),
     ("MAX_MODEL_LEN", "lots", "auto"),
     ("MAX_MODEL_LEN", "-2", "auto"),
     ("GPU_MEMORY_UTIL", "0", "greater than 0"),
@@ -430,3 +436,9 @@ def test_limits_of_keys_need_keys() -> None:
             Settings.load({"KEY_LIMITS": text})
         assert Settings.load({"KEY_LIMITS": text, "API_KEYS_FILE": "/keys"})
     assert Settings.load({"KEY_LIMITS": "all: rpm=2"})
+
+
+def test_the_engine_gets_the_values_as_they_were_read() -> None:
+    others = {"PS1": "> ", "CHAT_TEMPLATE": "{{ a }} \n"}
+    settings = Settings.load({"HF_TOKEN": "hf_secret\n", **others})
+    assert settings.environ == {"HF_TOKEN": "hf_secret", **others}

@@ -198,6 +198,16 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.CORRUPT_FILE,
+        # [C] model_executor/model_loader/weight_utils.py, default_loader.py
+        said(
+            r"(?:Weight files referenced in index but missing|Following weights were not "
+            r"initialized from checkpoint): \{'(?:[^'\n]*/)?(?P<file>[^'/\n]+)'"
+        ),
+        "The model's weights are not complete: {file} is missing.",
+        "Fetch the model again, or copy all of it.",
+    ),
+    Rule(
+        Cause.CORRUPT_FILE,
         said(r"(?:PytorchStreamReader failed|invalid load key, )"),
         "A weights file is cut off or damaged.",
         "Delete the model from HF_HOME (or MODEL_NAME's directory) and fetch it again.",

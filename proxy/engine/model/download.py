@@ -91,7 +91,8 @@ class Fetch:
             return
         self._emit(plan)
         if plan.bytes_to_fetch > plan.bytes_free:
-            raise no_room(self._asked, plan.bytes_to_fetch, plan.bytes_free)
+            permanent = not self._cache.partial_bytes()  # else some of it will be free again
+            raise no_room(self._asked, plan.bytes_to_fetch, plan.bytes_free, permanent=permanent)
         if plan.bytes_to_fetch and (problem := self._cache.write_problem()):
             raise not_writable(self._asked, problem)
         if not check:

@@ -14,16 +14,19 @@ from time import monotonic
 from proxy.engine.log_lines import clean_lines
 from proxy.engine.model.description import Description, describe_folder
 from proxy.engine.model.events import Done, Event, Failed, Plan, Progress, decode_event
+from proxy.engine.model.folder import at_home
 from proxy.engine.preflight import ModelKind, check_local_model, kind_of
 from proxy.engine.process import Process
 from proxy.errors import Cause, EngineFailure
 from proxy.settings import Settings
 
 _PROJECT = Path(__file__).parents[3]
-_DEFAULT_HF_HOME = Path("~/.cache/huggingface")
+_DEFAULT_HF_HOME = "~/.cache/huggingface"
 _DOWNLOAD = "proxy.engine.model.download"
 # Who only checks is told sooner than who starts that a hub does not answer.
 CHECK_METADATA_SECONDS = 12.0
+# A download that is told to end takes its partial files with it: nothing goes on from them.
+_STOP_GRACE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,14 @@ OnLine = Callable[[str], None]
 
 
 def hf_home(settings: Settings) -> Path:
-    return Path(settings.hf_home or _DEFAULT_HF_HOME).expanduser()
+    return at_home(settings.hf_home or _DEFAULT_HF_HOME)
+
+
+def model_cache(settings: Settings) -> Path:
+    """Where models lie: elsewhere than in HF_HOME where huggingface_hub is told so."""
+    names = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
+    given = next((settings.environ[name] for name in names if name in settings.environ), None)
+    return at_home(given) if given else hf_home(settings)
 
 
 def data_directory(settings: Settings) -> Path:
@@ -90,14 +100,14 @@ async def fetch(
         EngineFailure: it cannot be had, with cause and remedy.
     """
     names = served_names(settings, model_name)
-    match kind_of(model_name):
+    match await asyncio.to_thread(kind_of, model_name):
         case ModelKind.DEMO:
             on_found(Description(model_name))
             path = await _build_demo(settings, on_line)
             return Model(str(path), names, demo=True)
         case ModelKind.LOCAL:
-            path = check_local_model(model_name)
-            on_found(describe_folder(model_name, path))
+            path = await asyncio.to_thread(check_local_model, model_name, settings)
+            on_found(await asyncio.to_thread(describe_folder, model_name, path))
             return Model(str(path), names)
         case ModelKind.HUB:
             done = await _download(settings, model_name, on_found, on_transfer, on_line)
@@ -116,11 +126,17 @@ async def _build_demo(settings: Settings, on_line: OnLine) -> Path:
             for last_line in clean_lines(raw):
                 if last_line != str(directory):  # its result, for a shell
                     on_line(last_line)
-        if await child.wait() != 0:
-            remedy = "Set HF_HOME to a folder that can be written to."
-            cause = Cause.CACHE_NOT_WRITABLE if "cannot write" in last_line else Cause.UNKNOWN
-            raise EngineFailure(cause, last_line, remedy=remedy, permanent=True)
+        if (code := await child.wait()) != 0:
+            raise _not_built(last_line, code)
     return directory
+
+
+def _not_built(last_line: str, code: int) -> EngineFailure:
+    if "cannot write" in last_line:
+        remedy = "Set HF_HOME to a folder that can be written to."
+        return EngineFailure(Cause.CACHE_NOT_WRITABLE, last_line, remedy=remedy, permanent=True)
+    text = f"The demo model could not be built (code {code}): {last_line or 'it said nothing'}"
+    return EngineFailure(Cause.UNKNOWN, text, permanent=False)
 
 
 async def look_up(settings: Settings, repository: str, on_line: OnLine) -> Plan | Done:
@@ -234,4 +250,4 @@ async def _child(settings: Settings, module: str, *arguments: str) -> AsyncItera
     try:
         yield child
     finally:
-        await asyncio.shield(child.discard())
+        await asyncio.shield(child.discard(_STOP_GRACE_SECONDS))

@@ -34,6 +34,7 @@ _ABANDONED_SECONDS = 3600.0
 # Older hubs wrote `<etag>.incomplete` and went on from it: such files are not leftovers.
 _LEFTOVER = re.compile(r"(?P<etag>[^.]+)\.[0-9a-f]{8}\.incomplete")
 _STAT_BLOCK_BYTES = 512
+_INDICES = "*.safetensors.index.json"
 
 
 class RepoCache:
@@ -78,6 +79,10 @@ class RepoCache:
                     path.unlink()
                     freed += size
         return freed
+
+    def partial_bytes(self) -> int:
+        """What unfinished files take: those of others, and those too young to be taken for dead."""
+        return sum(size for _, size in partial_sizes(self.blobs))
 
     def _is_leftover(self, path: Path) -> bool:
         named = _LEFTOVER.fullmatch(path.name)
@@ -158,7 +163,7 @@ class SnapshotSize:
         self.total = sum(size for _, size in files)
         self._blobs = blobs
         self._pending = list(files)
-        self._leftovers = dict(self._partial_sizes())
+        self._leftovers = dict(partial_sizes(blobs))
         self._most = 0
 
     def measure(self) -> int:
@@ -166,20 +171,22 @@ class SnapshotSize:
         self._pending = [(path, size) for path, size in self._pending if not path.exists()]
         finished = self.total - sum(size for _, size in self._pending)
         partial = sum(
-            size for path, size in self._partial_sizes() if self._leftovers.get(path) != size
+            size for path, size in partial_sizes(self._blobs) if self._leftovers.get(path) != size
         )
         self._most = max(self._most, min(self.total, finished + partial))
         return self._most
 
-    def _partial_sizes(self) -> list[tuple[Path, int]]:
-        sizes = []
-        for path in self._blobs.glob("*.incomplete"):
-            with suppress(OSError):
-                status = path.stat()
-                # A writer that fills a file out of order makes it long before it is full.
-                on_disk = min(status.st_size, status.st_blocks * _STAT_BLOCK_BYTES)
-                sizes.append((path, on_disk))
-        return sizes
+
+def partial_sizes(blobs: Path) -> list[tuple[Path, int]]:
+    """Unfinished files, and what they take on the disk."""
+    sizes = []
+    for path in blobs.glob("*.incomplete"):
+        with suppress(OSError):
+            status = path.stat()
+            # A writer that fills a file out of order makes it long before it is full.
+            on_disk = min(status.st_size, status.st_blocks * _STAT_BLOCK_BYTES)
+            sizes.append((path, on_disk))
+    return sizes
 
 
 def discard_open_partials() -> None:
@@ -195,12 +202,35 @@ def missing_by_index(snapshot: Path) -> list[str]:
     """For caches that no `snapshot_download` of hub >= 1.31 has filled: no list of files."""
     present = [str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.exists()]
     missing = [] if {"config.json", "params.json"} & {*present} else ["config.json"]
-    for index in snapshot.glob("*.safetensors.index.json"):
-        shards = set(json.loads(index.read_bytes())["weight_map"].values())
-        missing += sorted(shards.difference(present))
+    for index in snapshot.glob(_INDICES):
+        try:
+            shards = _shards(index)
+        except ValueError:
+            missing.append(index.name)  # as good as not there
+        else:
+            missing += sorted(shards.difference(present))
     if not weight_files(present):
         missing.append("the weights")
     return missing
+
+
+def missing_beside_others(folder: Path) -> list[str]:
+    """Shards that are not there, of weights of which others are: a copy that was not finished."""
+    present = {path.name for path in folder.iterdir()}
+    missing = []
+    for index in folder.glob(_INDICES):
+        with suppress(ValueError):
+            shards = _shards(index)
+            missing += sorted(shards - present) if shards & present else []
+    return missing
+
+
+def _shards(index: Path) -> set[str]:
+    """Raises ValueError."""
+    try:
+        return set(json.loads(index.read_bytes())["weight_map"].values())
+    except (OSError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} cannot be read") from error
 
 
 def _is_free(lock: Path) -> bool:

@@ -53,14 +53,16 @@ def explain(error: BaseException, asked: Asked) -> EngineFailure:
     )
 
 
-def no_room(asked: Asked, needed_bytes: int, free_bytes: int) -> EngineFailure:
+def no_room(
+    asked: Asked, needed_bytes: int, free_bytes: int, *, permanent: bool = True
+) -> EngineFailure:
     needed, free = needed_bytes / _BYTES_PER_GB, free_bytes / _BYTES_PER_GB
     return EngineFailure(
         Cause.DISK_FULL,
         f"{asked.repo} needs {needed:.1f} GB more on the disk, and {free:.1f} GB are free"
         f" at {asked.cache}",
         remedy="give that volume more space, or set HF_HOME to a folder on a larger one",
-        permanent=True,
+        permanent=permanent,
     )
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from proxy.edge import accounts as accounts_module
+from proxy.edge import ledger as ledger_module
 from proxy.edge.account import duration
 from proxy.edge.accounts import Accounts
 from proxy.edge.ledger import Ledger
 from proxy.errors import QuotaUsedUp, RateLimited
 from proxy.settings.allowance import NOTHING, Allowance, KeyLimits, parse_key_limits
 from proxy.settings.keys import ApiKey, parse_key_lines
+from tests.patience import PATIENCE
 
 DAY = 86_400.0
 NOON = 20_000 * DAY + DAY / 2
@@ -227,7 +231,7 @@ async def restarted(path: Path, them: Accounts) -> Accounts:
     """A new process, after the old one has written down what it had."""
     await Ledger(path, them).write()
     again = accounts(LIMITS, alice=NOTHING)
-    Ledger(path, again).load()
+    await Ledger(path, again).load()
     return again
 
 
@@ -279,8 +283,33 @@ async def test_what_could_not_be_written_is_written_later(time: Time, tmp_path: 
     path.rmdir()
     await ledger.write()
     again = accounts(LIMITS, alice=NOTHING)
-    Ledger(path, again).load()
+    await Ledger(path, again).load()
     assert shown(again.admit("alice"))["remaining-tokens"] == "100"
+
+
+async def test_a_volume_that_has_gone_holds_up_neither_the_start_nor_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    back = threading.Event()
+
+    def wait_for_it(_: Ledger) -> None:
+        back.wait(PATIENCE)
+        raise OSError("Stale file handle")
+
+    monkeypatch.setattr(Ledger, "_open", wait_for_it)
+    monkeypatch.setattr(ledger_module, "_LAST_WRITE_SECONDS", 0.05)
+    path = tmp_path / "used.sqlite3"
+    path.touch()
+    them = accounts("rpm=5", alice=NOTHING)
+    ledger = Ledger(path, them)
+    loading = asyncio.create_task(ledger.load())
+    await asyncio.sleep(0)
+    them.admit("alice")
+    await ledger.close()
+    assert "does not answer" in caplog.text
+    assert not loading.done()
+    loading.cancel()
+    back.set()
 
 
 @pytest.mark.parametrize("spoiled", ["folder", "garbage", "other table"])
@@ -297,7 +326,7 @@ async def test_a_file_that_is_spoiled_is_told_once_and_stops_nobody(
             database.execute("create table used (label text)")
     them = accounts(LIMITS, alice=NOTHING)
     ledger = Ledger(path, them)
-    ledger.load()
+    await ledger.load()
     for _ in range(3):
         them.admit("alice")
         await ledger.write()

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from proxy.engine import preflight
 from proxy.engine.architectures import Registry, _unsupported
 from proxy.engine.diagnosis import diagnose
 from proxy.engine.diagnosis.facts import clip
@@ -24,6 +25,7 @@ from proxy.engine.model import hub_failure
 from proxy.engine.model.hub_failure import Asked
 from proxy.engine.preflight import check_executable, check_local_model, kind_of
 from proxy.errors import Cause, EngineFailure
+from proxy.settings import Settings
 from tests.proxy.engine.recording import recording
 from tests.proxy.engine.source_errors import FROM_SOURCE
 from tests.proxy.engine.test_diagnosis import RECORDED, SERVED
@@ -40,7 +42,8 @@ Every failure ends in one cause of a closed set: in the log, in `/health` and `/
 `python -m tests.proxy.engine.cause_table`, and a test holds it true.
 
 *Again* says whether a start is tried again (with back-off, within `MAX_RESTARTS`): where the same
-start would fail the same way, it is not. *Seen* says where the failure comes from:
+start would fail the same way, it is not, unless an earlier one has worked. *Seen* says where the
+failure comes from:
 
 - **real**: recorded output of real vLLM {version} on a CPU (`tests/fixtures/engine-logs`);
 - **hub**: real huggingface_hub against a local server that speaks the hub's protocol
@@ -81,7 +84,11 @@ def of_checks() -> Iterator[EngineFailure]:
     """The preflight's own."""
     yield raised(lambda: check_executable("no-such-vllm"))
     yield raised(lambda: kind_of("a/b/c"))
-    yield raised(lambda: check_local_model("/models/nothing"))
+    yield raised(lambda: check_local_model("/models/nothing", Settings.load({})))
+    yield preflight._half_a_model(Path("/models/mine"), ["model-00002-of-00002.safetensors"])
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    yield preflight._hidden_model(Path("/models/mine"), denied)
+    yield preflight._hidden_cache(Path("/models/huggingface"), denied)
     yield _unsupported(("FooBarForCausalLM",), TWO)
     yield _unsupported(("MptForCausalLM",), TWO)
 

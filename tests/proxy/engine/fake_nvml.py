@@ -12,6 +12,14 @@ class NVMLError(Exception):
     """What pynvml raises."""
 
 
+class DriverNotLoaded(NVMLError):
+    """There is none."""
+
+
+class LibraryNotFound(NVMLError):
+    """There is not even that."""
+
+
 @dataclass
 class FakeGpu:
     """What one GPU says, in NVML's units; None: `Not Supported`."""
@@ -22,23 +30,34 @@ class FakeGpu:
     percent: int | None = 87
     celsius: int | None = 61
     milliwatts: int | None = 251_500
+    lost: bool = False
 
 
 class FakeNvml(ModuleType):
     """It counts who still holds it open."""
 
     NVMLError = NVMLError
+    NVMLError_DriverNotLoaded = DriverNotLoaded
+    NVMLError_LibraryNotFound = LibraryNotFound
     NVML_TEMPERATURE_GPU = 0
 
-    def __init__(self, *gpus: FakeGpu, driver: str | None = "580.95") -> None:
+    def __init__(
+        self,
+        *gpus: FakeGpu,
+        driver: str | None = "580.95",
+        trouble: Exception | None = None,
+    ) -> None:
         super().__init__("pynvml")
         self.gpus = gpus
         self.driver = driver
+        self.trouble = trouble
         self.open = 0
 
     def nvmlInit(self) -> None:
+        if self.trouble is not None:
+            raise self.trouble
         if self.driver is None:
-            raise NVMLError("Driver Not Loaded")
+            raise DriverNotLoaded("Driver Not Loaded")
         self.open += 1
 
     def nvmlShutdown(self) -> None:
@@ -52,6 +71,8 @@ class FakeNvml(ModuleType):
         return len(self.gpus)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> FakeGpu:
+        if self.gpus[index].lost:
+            raise NVMLError("GPU is lost")
         return self.gpus[index]
 
     def nvmlDeviceGetName(self, handle: FakeGpu) -> str:

@@ -10,6 +10,13 @@ from proxy.errors import Cause
 from tests.proxy.engine.case import Case
 
 FROM_SOURCE = {
+    "FileNotFoundError: Weight files referenced in index but missing: "
+    "{'/models/mine/model-00002-of-00002.safetensors'}": Case(
+        Cause.CORRUPT_FILE, True, "complete: model-00002-of-00002.safetensors is", "again"
+    ),
+    "ValueError: Following weights were not initialized from checkpoint: {'lm_head.weight'}": Case(
+        Cause.CORRUPT_FILE, True, "not complete: lm_head.weight is missing", "Fetch the model again"
+    ),
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.32 GiB. GPU 0 has a total "
     "capacity of 23.65 GiB of which 1.15 GiB is free. Including non-PyTorch memory, this process "
     "has 22.49 GiB memory in use.": Case(

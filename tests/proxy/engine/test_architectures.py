@@ -137,7 +137,15 @@ def test_without_vllm_nothing_is_judged(monkeypatch: pytest.MonkeyPatch) -> None
     installed_registry.cache_clear()
 
 
-@pytest.mark.parametrize("source", [b"", b"_VLLM_MODELS = {}", b"_VLLM_MODELS = load()", b"{"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(b"", b"_VLLM_MODELS = {}", b"_VLLM_MODELS = load()", b"{"),
+        b"_VLLM_MODELS = {**_ELSEWHERE}",
+        b"_A = {'A': 1}\n_VLLM_MODELS = {**_A, **load()}",
+        b"_A = {'A': 1}\n_VLLM_MODELS = {**_A, 'B': 1}",
+    ],
+)
 def test_a_registry_of_another_form_is_not_guessed_at(source: bytes) -> None:
     with pytest.raises((ValueError, SyntaxError)):
         parse_registry(source)

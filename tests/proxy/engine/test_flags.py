@@ -7,6 +7,8 @@ import pytest
 from proxy.engine.flags import arguments, flag_name, known_flags, vllm_version
 from proxy.errors import SettingsError
 
+LORA = '{"name": "a", "path": "/a", "base_model_name": "c"}'
+
 
 def variable_of(flag: str) -> str:
     return flag.upper().replace("-", "_")
@@ -16,6 +18,8 @@ def variable_of(flag: str) -> str:
     ("variable", "value", "expected"),
     [
         ("SEED", "1", ["--seed", "1"]),
+        ("LOAD_FORMAT", "auto\n", ["--load-format", "auto"]),
+        ("TOKENIZER_MODE", " hf ", ["--tokenizer-mode", "hf"]),
         ("COMPILATION_CONFIG", '{"level": 3}', ["--compilation-config", '{"level": 3}']),
         ("CHAT_TEMPLATE", "a, b", ["--chat-template", "a, b"]),
         ("ENFORCE_EAGER", "true", ["--enforce-eager"]),
@@ -25,6 +29,11 @@ def variable_of(flag: str) -> str:
         # It has no opposite: leaving it out is the opposite.
         ("DISABLE_LOG_STATS", "no", []),
         ("CUDAGRAPH_CAPTURE_SIZES", "1,2, 4", ["--cudagraph-capture-sizes", "1", "2", "4"]),
+        ("CUDAGRAPH_CAPTURE_SIZES", "[1, 2]", ["--cudagraph-capture-sizes", "1", "2"]),
+        ("LORA_MODULES", "a=/a, b=/b", ["--lora-modules", "a=/a", "b=/b"]),
+        ("LORA_MODULES", LORA, ["--lora-modules", LORA]),
+        ("LORA_MODULES", f"{LORA}, {LORA}", ["--lora-modules", LORA, LORA]),
+        ("LORA_MODULES", f"[{LORA}, {LORA}]\n", ["--lora-modules", LORA, LORA]),
         ("MIDDLEWARE", "a.B", ["--middleware", "a.B"]),
         ("MIDDLEWARE", "a.B, c.D,", ["--middleware", "a.B", "--middleware", "c.D"]),
         ("COLLECT_DETAILED_TRACES", "model,worker", ["--collect-detailed-traces", *"mw"]),
@@ -35,6 +44,11 @@ def test_a_value_becomes_words_as_the_flag_takes_them(
 ) -> None:
     names = {"m": "model", "w": "worker"}
     assert arguments(variable, value) == [names.get(word, word) for word in expected]
+
+
+def test_a_list_that_is_half_json_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"^LORA_MODULES='\{\"name\": \"a\"': no JSON"):
+        arguments("LORA_MODULES", '{"name": "a"')
 
 
 @pytest.mark.parametrize("word", ["maybe", "2", "enable", "true,false"])

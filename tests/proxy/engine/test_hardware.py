@@ -8,8 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
+from proxy.engine.checkup import hardware_finding
+from proxy.engine.finding import Result
 from proxy.engine.hardware import Gpu, Hardware, detect, engine_version
-from tests.proxy.engine.fake_nvml import GIB, FakeGpu, FakeNvml
+from proxy.settings import Settings
+from tests.proxy.engine.fake_nvml import GIB, FakeGpu, FakeNvml, LibraryNotFound, NVMLError
 
 A40, H100 = Gpu("NVIDIA A40", 48 * GIB), Gpu("NVIDIA H100", 80 * GIB)
 GB10 = Gpu("NVIDIA GB10", None)
@@ -35,13 +38,36 @@ def test_gpus_are_found_in_index_order(install: Install, gpus: tuple[Gpu, ...]) 
     assert nvml.open == 0, "NVML is let go again"
 
 
-@pytest.mark.parametrize("nvml", [None, FakeNvml(FakeGpu(), driver=None)])
+@pytest.mark.parametrize(
+    "nvml",
+    [None, FakeNvml(driver=None), FakeNvml(trouble=LibraryNotFound("NVML Shared Library..."))],
+)
 def test_without_the_package_or_a_driver_there_is_no_gpu(
     install: Install, nvml: FakeNvml | None
 ) -> None:
     install(nvml)
     assert detect() == Hardware()
     assert not detect().has_gpu
+
+
+def test_a_driver_that_does_not_work_is_not_taken_for_no_gpu(install: Install) -> None:
+    install(FakeNvml(FakeGpu(), trouble=NVMLError("Driver/library version mismatch")))
+    found = detect()
+    assert not found.has_gpu
+    assert "be read (Driver/library version mismatch)" in found.sentence()
+    finding = hardware_finding(Settings.load({}), found)
+    assert finding.result is Result.WARN
+    assert "nvidia-smi" in finding.remedy
+
+
+def test_a_gpu_that_is_lost_is_told_beside_the_others(install: Install) -> None:
+    nvml = FakeNvml(FakeGpu(), FakeGpu(lost=True))
+    install(nvml)
+    assert detect() == Hardware((A40,), "580.95", "GPU 1: GPU is lost")
+    sentence = detect().sentence()
+    assert sentence.startswith("1 x NVIDIA A40, 48 GiB each, driver 580.95; ")
+    assert "(GPU 1: GPU is lost)" in sentence
+    assert nvml.open == 0, "NVML is let go again"
 
 
 def test_a_driver_without_a_gpu_is_no_gpu(install: Install) -> None:

@@ -250,6 +250,29 @@ def test_engine_whose_health_fails_gets_no_requests_until_it_is_back(start: Star
     assert "reason" not in service.health()
 
 
+def test_engine_that_had_worked_is_started_again_whatever_its_next_start_says(
+    start: Start, tmp_path: Path
+) -> None:
+    """The one that died may still hold its memory: the settings are not to blame."""
+    fails_second_time = tmp_path / "bin" / "vllm"
+    fails_second_time.parent.mkdir()
+    fails_second_time.write_text(
+        "#!/bin/sh\n"
+        f'echo start >> "{tmp_path}/begun"\n'
+        f'if [ "$(wc -l < "{tmp_path}/begun")" -eq 2 ]; then\n'
+        f'  export FAKE_ENGINE_EXIT_CODE=1 FAKE_ENGINE_FAIL_LOG="{LOGS}/B_kv_too_big.log"\n'
+        f'fi\nexec "{BIN}/vllm" "$@"\n'
+    )
+    fails_second_time.chmod(0o755)
+    path = f"{fails_second_time.parent}:{BIN}:{os.environ['PATH']}"
+    service = start(PATH=path, **CHILDREN)
+    service.wait_for("ready", PATIENCE)
+    os.kill(service.find("VLLM::EngineCore"), signal.SIGKILL)
+    wait_until(lambda: service.phases().count("ready") == 2, PATIENCE, "another start")
+    engine = service.client.get("/info").json()["engine"]
+    assert (engine["restarts"], engine["last_restart_cause"]) == (2, "out_of_memory")
+
+
 # The end
 
 
@@ -376,6 +399,21 @@ def test_sigterm_while_the_hub_is_asked_ends_it(start: Start) -> None:
         service.assert_nothing_is_left(0)
 
 
+def test_sigterm_ends_it_also_where_the_volume_does_not_answer(
+    start: Start, tmp_path: Path
+) -> None:
+    kept = tmp_path / "sidecar" / "starts.json"
+    kept.parent.mkdir()
+    os.mkfifo(kept)  # whoever reads it waits, as on a network volume that has gone
+    service = start()
+    wait_until(lambda: "hardware: " in service.text(), PATIENCE, "the first look")
+    assert service.health()["phase"] == "checking"
+    service.terminate()
+    assert service.exit_code(PATIENCE) == 0
+    assert "ending all the same" in service.lines()[-1]["message"]
+    service.assert_nothing_is_left(0)
+
+
 # What ends it before it begins
 
 
@@ -437,7 +475,7 @@ def test_token_of_the_hub_appears_nowhere(start: Start, tmp_path: Path) -> None:
     leaking = tmp_path / "leaking.log"
     leaking.write_text(f"GET /api authorization: Bearer {token}\nValueError: {token} is wrong\n")
     service = start(
-        HF_TOKEN=token,
+        HF_TOKEN=f"{token}\n",  # as a secret made of a file has it
         FAKE_ENGINE_FAIL_LOG=str(leaking),
         FAKE_ENGINE_BAD_STARTS="1",
         LOG_LEVEL="debug",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 from collections import namedtuple
@@ -20,8 +21,10 @@ from proxy.engine.preflight import (
     kind_of,
 )
 from proxy.errors import Cause, EngineFailure
+from proxy.settings import Settings
 
 MIB = 1024 * 1024
+NO_SETTINGS = Settings.load({})
 DiskUsage = namedtuple("DiskUsage", "total used free")
 
 
@@ -53,7 +56,7 @@ def test_a_folder_beats_a_repository_of_the_same_name(
     assert kind_of("org/model") is ModelKind.LOCAL
 
 
-@pytest.mark.parametrize("name", ["a/b/c", "a b", "-x", "a/", "org/mo del", "ünï|code"])
+@pytest.mark.parametrize("name", ["a/b/c", "a b", "-x", "a/", "org/mo del", "ünï|code", "!" * 300])
 def test_a_name_that_can_be_nothing_fails_at_once_and_for_good(name: str) -> None:
     with pytest.raises(EngineFailure) as failed:
         kind_of(name)
@@ -66,13 +69,13 @@ def test_a_name_that_can_be_nothing_fails_at_once_and_for_good(name: str) -> Non
 @pytest.mark.parametrize("file", ["config.json", "params.json"])
 def test_a_local_folder_with_a_model_is_served_as_it_is(tmp_path: Path, file: str) -> None:
     (tmp_path / file).touch()
-    assert check_local_model(str(tmp_path)) == tmp_path
+    assert check_local_model(str(tmp_path), NO_SETTINGS) == tmp_path
 
 
 def test_a_single_gguf_file_is_served_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.touch()
-    assert check_local_model(str(file)) == file
+    assert check_local_model(str(file), NO_SETTINGS) == file
 
 
 def test_a_local_model_is_found_below_the_home_folder(
@@ -80,13 +83,14 @@ def test_a_local_model_is_found_below_the_home_folder(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "config.json").touch()
-    assert check_local_model("~") == tmp_path
+    assert check_local_model("~", NO_SETTINGS) == tmp_path
 
 
 @pytest.mark.parametrize(
     ("files", "name", "says"),
     [
         ([], "missing", "does not exist"),
+        ([], "a" * 300, "cannot be looked at: File name too long"),
         (["model.bin"], "model.bin", "does not exist"),
         (["README.md"], "", "no config.json"),
     ],
@@ -97,10 +101,42 @@ def test_a_local_path_without_a_model_says_what_is_missing(
     for file in files:
         (tmp_path / file).touch()
     with pytest.raises(EngineFailure, match=says) as failed:
-        check_local_model(str(tmp_path / name))
+        check_local_model(str(tmp_path / name), NO_SETTINGS)
     assert failed.value.cause is Cause.MODEL_NOT_FOUND
     assert failed.value.permanent
     assert str(tmp_path) in failed.value.message
+
+
+def test_a_copy_that_was_not_finished_fails_before_minutes_are_spent(tmp_path: Path) -> None:
+    shards = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    index = {"weight_map": {f"layer.{shard}": shard for shard in shards}}
+    (tmp_path / "config.json").touch()
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    # None of them: the weights may be in another format, which the index says nothing of.
+    assert check_local_model(str(tmp_path), NO_SETTINGS) == tmp_path
+    (tmp_path / shards[0]).touch()
+    with pytest.raises(EngineFailure, match=rf"complete: {shards[1]} and 1 more") as failed:
+        check_local_model(str(tmp_path), NO_SETTINGS)
+    assert failed.value.cause is Cause.CORRUPT_FILE
+    assert failed.value.permanent
+    # Whoever says how weights are loaded knows which are needed.
+    dummy = Settings.load({"LOAD_FORMAT": "dummy"})
+    assert check_local_model(str(tmp_path), dummy) == tmp_path
+    for shard in shards:
+        (tmp_path / shard).touch()
+    assert check_local_model(str(tmp_path), NO_SETTINGS) == tmp_path
+
+
+@pytest.mark.parametrize("spoiled", ["", "[]", '{"weight_map": 1}'])
+def test_a_spoiled_index_is_vllms_to_judge(tmp_path: Path, spoiled: str) -> None:
+    (tmp_path / "config.json").touch()
+    (tmp_path / "model.safetensors.index.json").write_text(spoiled)
+    assert check_local_model(str(tmp_path), NO_SETTINGS) == tmp_path
+
+
+def test_a_home_folder_that_nobody_has_is_a_folder_that_does_not_exist() -> None:
+    with pytest.raises(EngineFailure, match="~nobody-of-that-name/m does not exist"):
+        check_local_model("~nobody-of-that-name/m", NO_SETTINGS)
 
 
 def test_the_engines_command_is_found_on_the_path(
@@ -156,3 +192,11 @@ def test_a_full_disk_is_noticed_at_the_nearest_folder_that_exists(
     else:
         check_disk(cache)
     assert asked == [tmp_path]
+
+
+def test_a_cache_that_cannot_be_looked_at_says_why_and_is_not_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(EngineFailure, match="File name too long") as failed:
+        check_disk(tmp_path / ("a" * 300))
+    assert failed.value.cause is Cause.CACHE_NOT_WRITABLE
+    assert failed.value.permanent
+    assert "HF_HOME" in failed.value.remedy

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from proxy.engine import preparation
+from proxy.engine.model.fetch import _not_built
+from proxy.engine.preparation import Preparation
+from proxy.engine.state import EngineState
+from proxy.errors import Cause
+from proxy.settings import Settings
 from tests.engine.service import Service, wait_until
 from tests.fake_engine import BIN
 from tests.fake_hub import FakeHub, Fault, Kind, running_hub
@@ -92,6 +100,17 @@ def test_a_local_folder_is_judged_too(start: Start, tmp_path: Path) -> None:
     assert "FooBarForCausalLM" in service.health()["reason"]
 
 
+@pytest.mark.parametrize("wrong", [{"ENFORCE_EAGER": "perhaps"}, {"DTYPE": "float99"}])
+def test_a_wrong_flag_is_said_before_the_model_is_fetched(
+    start: Start, hub: FakeHub, wrong: dict[str, str]
+) -> None:
+    service = start(**wrong)
+    service.wait_for("failed", PATIENCE)
+    ((name, value),) = wrong.items()
+    assert f"{name}={value!r}: allowed are" in service.health()["reason"]
+    assert not hub.requests
+
+
 def test_a_hub_in_trouble_is_asked_again(start: Start, hub: FakeHub) -> None:
     hub.faults.append(Fault(Kind.NOT_A_HUB, "GET /api/*", times=1))
     service = start()
@@ -137,3 +156,43 @@ def test_a_download_is_told_with_percent_rate_and_seconds_left(start: Start, hub
     assert not {"bytes_per_second", "download_bytes"} & service.health().keys()
     told = [line["message"] for line in service.lines("proxy.engine")]
     assert any(line.startswith("downloading: 0.01 of 0.03 GB (33 %), ") for line in told), told
+
+
+def test_a_demo_model_whose_making_was_killed_is_made_again() -> None:
+    killed, full = _not_built("", -9), _not_built("demo model: cannot write /x: disk full", 1)
+    assert (killed.cause, killed.permanent) == (Cause.UNKNOWN, False)
+    assert "could not be built (code -9)" in killed.message
+    assert (full.cause, full.permanent) == (Cause.CACHE_NOT_WRITABLE, True)
+
+
+def test_a_download_that_is_stopped_leaves_no_partial_file(start: Start, hub: FakeHub) -> None:
+    (hub.root / REPOSITORY / "model.safetensors").write_bytes(bytes(30 * 1024 * 1024))
+    hub.faults.append(Fault(Kind.SLOW, "GET /cdn/*", rate=4_000_000))
+    service = start()
+    service.wait_until_listening()
+    half = 10 * 1024 * 1024  # the cache is written in pieces
+    wait_until(lambda: service.health().get("downloaded_bytes", 0) > half, PATIENCE, "a part")
+    assert list(service.home.rglob("*.incomplete"))
+    service.terminate()
+    assert service.exit_code(PATIENCE) == 0
+    assert not list(service.home.rglob("*.incomplete"))
+
+
+async def test_a_volume_that_does_not_answer_holds_up_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, asked, answered = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def check_disk(_: Path) -> None:
+        loop.call_soon_threadsafe(asked.set)
+        assert answered.wait(PATIENCE), "everything else stood still"
+
+    monkeypatch.setattr(preparation, "check_disk", check_disk)
+    monkeypatch.setattr(preparation, "check_executable", lambda _: "vllm")
+    (tmp_path / "config.json").write_text("{}")
+    state = EngineState()
+    settings = Settings.load({"MODEL_NAME": str(tmp_path), "HF_HOME": str(tmp_path / "hf")})
+    running = asyncio.create_task(Preparation(settings, state).run())
+    await asked.wait()
+    answered.set()
+    assert (await running).path == str(tmp_path)

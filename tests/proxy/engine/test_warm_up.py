@@ -11,8 +11,15 @@ import httpx
 import pytest
 import respx
 
+from proxy.edge.poison import PoisonGuard
+from proxy.engine import lifecycle
+from proxy.engine.lifecycle import Engine
+from proxy.engine.model.fetch import Model
 from proxy.engine.probe import Probe
-from proxy.engine.warm_up import WarmUpFailed, questions, tone
+from proxy.engine.state import EngineState
+from proxy.engine.warm_up import WarmUpFailed, WarmUpSilence, questions, tone
+from proxy.relay.flights import Flights
+from proxy.settings import Settings
 from tests.fake_engine import FakeEngine
 
 ENGINE = "http://127.0.0.1:8001"
@@ -98,7 +105,7 @@ async def test_a_model_that_generates_is_asked_for_one_token_and_nothing_else(
             {COMPLETIONS: NOT_ITS_TASK, CHAT: DEAD},
             "/v1/completions answered 400: The model does not support it",
         ),
-        ({COMPLETIONS: httpx.ReadTimeout("slow")}, "/v1/completions: ReadTimeout"),
+        ({COMPLETIONS: httpx.ReadTimeout("slow")}, "/v1/completions: no answer within 600 s"),
         ({COMPLETIONS: httpx.ConnectError("refused")}, "/v1/completions: ConnectError"),
         ({"/rerank": DEAD}, "/rerank answered 500: EngineCore encountered an issue."),
     ],
@@ -154,3 +161,26 @@ def test_every_question_is_on_a_route_that_users_may_ask() -> None:
 
     table = RouteTable(())
     assert all(table.find(question.path.encode()) for question in questions())
+
+
+@pytest.mark.parametrize(("failure", "times"), [(WarmUpFailed("500"), 3), (WarmUpSilence(""), 1)])
+async def test_who_has_said_nothing_for_ten_minutes_is_not_asked_again(
+    failure: WarmUpFailed, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Failing(Probe):
+        async def warm_up(self, model: str) -> str | None:
+            asked.append(model)
+            raise failure
+
+    async def drained(_: float) -> bool:
+        return True
+
+    monkeypatch.setattr(lifecycle, "_WATCH_SECONDS", 0.0)
+    probe = Failing(ENGINE)
+    flights = Flights(PoisonGuard(enabled=False))
+    engine = Engine(Settings.load({}), EngineState(), probe, drained, flights)
+    assert await engine._warm_up(Model("/models/tiny", ("tiny",))) is failure
+    assert asked == ["tiny"] * times
+    await probe.close()

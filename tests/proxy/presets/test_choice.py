@@ -134,6 +134,10 @@ def test_a_name_that_is_almost_one_is_warned_about() -> None:
     assert warning == "MODEL_NAME=Qwen3-8b is no preset. Did you mean qwen3-8b?"
 
 
+def test_a_name_that_is_too_long_for_a_folder_is_none() -> None:
+    assert warnings_about_presets(Settings.load({"MODEL_NAME": "x" * 300})) == ()
+
+
 def test_a_preset_is_nothing_to_an_engine_that_someone_else_runs() -> None:
     environ = {"MODEL_NAME": "qwen3-8b", "UPSTREAM_URL": "http://127.0.0.1:1"}
     settings = load_settings(environ)
