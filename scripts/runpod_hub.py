@@ -166,12 +166,15 @@ def tests() -> Entry:
 
 
 def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--check"]):
+        print(__doc__, file=sys.stderr)
+        return 2
     stale = 0
     for path, content in ((HUB, hub()), (TESTS, tests())):
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
-        if arguments == ["--check"]:
+        if arguments:
             print(f"{path}: stale; run python {shlex.quote(sys.argv[0])}", file=sys.stderr)
             stale = 1
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from proxy.engine.phase import Phase
@@ -10,6 +11,8 @@ from proxy.engine.probe import Probe, WarmUpFailed
 from proxy.engine.state import EngineState
 from proxy.engine.wedge import WedgeWatch, Work
 from proxy.settings import Settings
+
+_log = logging.getLogger("proxy.engine")
 
 _POLL_SECONDS = 1.0
 
@@ -37,15 +40,30 @@ class AttachedEngine:
         self._state.enter(Phase.LOADING, reason=f"waiting for {self._settings.upstream_url}")
         try:
             while True:
-                healthy = await self._probe.healthy()
-                await self._step(healthy=healthy)
-                if self._state.snapshot.phase is Phase.READY:
-                    self._tell(await self._watch.look(healthy=healthy))
+                try:
+                    await self._look()
+                except Exception as error:
+                    # A fault of ours must not leave an engine that nobody watches.
+                    _log.exception("the sidecar failed to follow the engine")
+                    self._lose_sight(f"the sidecar failed to follow it: {error}")
                 await asyncio.sleep(_POLL_SECONDS)
         except asyncio.CancelledError:
             self._watch.close()
             await self._wind_down()
             raise
+
+    async def _look(self) -> None:
+        healthy = await self._probe.healthy()
+        if healthy and self._state.snapshot.phase is not Phase.READY:
+            await self._welcome()
+        elif not healthy:
+            self._lose_sight("the engine does not answer its health check")
+        if self._state.snapshot.phase is Phase.READY:
+            self._tell(await self._watch.look(healthy=healthy))
+
+    def _lose_sight(self, reason: str) -> None:
+        if self._state.snapshot.phase in (Phase.WARMING, Phase.READY):
+            self._state.enter(Phase.DEGRADED, reason=reason)
 
     def _tell(self, symptom: str | None) -> None:
         """It is not ours to restart: it gets no requests until it generates again."""
@@ -57,13 +75,6 @@ class AttachedEngine:
         """One token. Raises WarmUpFailed."""
         names = await self._probe.served_models()
         return bool(names) and await self._probe.warm_up(names[0]) is not None
-
-    async def _step(self, *, healthy: bool) -> None:
-        phase = self._state.snapshot.phase
-        if healthy and phase is not Phase.READY:
-            await self._welcome()
-        elif not healthy and phase in (Phase.WARMING, Phase.READY):
-            self._state.enter(Phase.DEGRADED, reason="the engine does not answer its health check")
 
     async def _welcome(self) -> None:
         models = await self._probe.served_models()
