@@ -18,12 +18,9 @@ from proxy.telemetry.record import Record
 
 # A string without escapes: whatever else stands between its quotes, it stays one.
 _TEXT = re.compile(rb'"(?:content|text|reasoning|reasoning_content|thinking)":"([^"\\]+)"')
-_LONGEST_EVENT = 2048
-# The first line of a chunk, by the length of the chunk with its framing.
-_SIZE_LINES = {
-    len(line) + size + 2: line
-    for size, line in ((size, b"%x\r\n" % size) for size in range(1, _LONGEST_EVENT))
-}
+# What the first line of a chunk says, in the one way that is written without thought.
+_SIZES = {b"%x" % size: size for size in range(1, 2048)}
+_LONGEST_SIZE_LINE = len(b"7ff\r\n")
 _CHUNK_END = b"\r\n"
 # Choices take turns, and the events of each have something of their own: those of one are kept.
 _MOST_LESSONS = 8
@@ -46,7 +43,7 @@ class LongWay(Protocol):
 
 
 class Shortcut(asyncio.Protocol):
-    """Takes a read that is one chunk with one event like one before; the rest goes the long way."""
+    """Takes chunks with one event each that is like one before; the rest goes the long way."""
 
     __slots__ = (
         *("_after", "_before", "_is_open", "_lessons", "_long_way", "_record", "_write"),
@@ -85,28 +82,41 @@ class Shortcut(asyncio.Protocol):
             self._after = event[text.end(1) :] + _CHUNK_END
 
     def data_received(self, data: bytes) -> None:
-        if self._is_open and self._is_known(data):
-            self.last_byte = now = monotonic()
-            self._record.token_event(now)
+        known = self._known(data) if self._is_open else 0
+        if known == len(data):
             self._write(data)
-        else:
-            self._long_way.data_received(data)
-            self._look()
+            return
+        if known:
+            self._write(data[:known])
+            data = data[known:]
+        self._long_way.data_received(data)
+        self._look()
 
-    def _is_known(self, data: bytes) -> bool:
-        size, before, after = len(data), self._before, self._after
-        line = _SIZE_LINES.get(size)
-        if line is None or not data.startswith(line) or not data.endswith(after):
-            return False
-        start, end = len(line), size - len(after)
-        if not data.startswith(before, start):
-            return False
-        start += len(before)
-        # Nothing that could end the string, and at least something in it.
-        if start >= end or data.find(b'"', start, end) >= 0 or data.find(b"\\", start, end) >= 0:
-            return False
-        self.body_bytes += size - len(line) - len(_CHUNK_END)
-        return True
+    def _known(self, data: bytes) -> int:
+        """How many bytes at the beginning are chunks with one such event each; they are counted."""
+        before, after = self._before, self._after
+        now = monotonic()
+        at, all_bytes = 0, len(data)
+        while at < all_bytes:
+            line_end = data.find(_CHUNK_END, at, at + _LONGEST_SIZE_LINE)
+            size = _SIZES.get(data[at:line_end])
+            if size is None:
+                break
+            start = line_end + len(_CHUNK_END)
+            end = start + size + len(_CHUNK_END)
+            text, text_end = start + len(before), end - len(after)
+            if not (data.startswith(after, text_end) and data.startswith(before, start)):
+                break
+            # At least something, and nothing that could end the string.
+            if text >= text_end or data.find(b'"', text, text_end) >= 0:
+                break
+            if data.find(b"\\", text, text_end) >= 0:
+                break
+            self._record.token_event(now)
+            self.body_bytes += size
+            self.last_byte = now
+            at = end
+        return at
 
     def _look(self) -> None:
         between = self._long_way.between_chunks and self._is_between_events()

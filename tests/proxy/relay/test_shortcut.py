@@ -67,9 +67,15 @@ def chunk(data: bytes) -> bytes:
 
 
 def unchunked(data: bytes) -> bytes:
-    size, _, rest = data.partition(b"\r\n")
-    assert int(size, 16) + 2 == len(rest), data
-    return rest[:-2]
+    """The content of whole chunks."""
+    content = b""
+    while data:
+        line, _, data = data.partition(b"\r\n")
+        size = int(line, 16)
+        assert data[size : size + 2] == b"\r\n"
+        content += data[:size]
+        data = data[size + 2 :]
+    return content
 
 
 def event(payload: object) -> bytes:
@@ -138,6 +144,14 @@ async def test_tokens_after_the_first_take_it() -> None:
     seen = await alike([*map(chunk, events), END])
     assert seen.body == b"".join(events)
     assert seen.noted["generated_events"] == 3
+    assert seen.short_bytes == len(events[1] + events[2])
+
+
+async def test_several_in_one_read_take_it_up_to_the_first_that_is_another() -> None:
+    events = [token("a"), token("b"), token("c"), token("d", finish_reason="stop"), token("e")]
+    reads = [chunk(events[0]), b"".join(map(chunk, events[1:])), chunk(DONE) + END]
+    seen = await alike(reads)
+    assert seen.body == b"".join(events) + DONE
     assert seen.short_bytes == len(events[1] + events[2])
 
 
