@@ -18,7 +18,7 @@ from proxy.telemetry.record import Record
 
 # A string without escapes: whatever else stands between its quotes, it stays one.
 _TEXT = re.compile(rb'"(?:content|text|reasoning|reasoning_content|thinking)":"([^"\\]+)"')
-# What the first line of a chunk says, in the one way that is written without thought.
+# The first line of a chunk as servers write it; the parser knows the other ways.
 _SIZES = {b"%x" % size: size for size in range(1, 2048)}
 _LONGEST_SIZE_LINE = len(b"7ff\r\n")
 _CHUNK_END = b"\r\n"
