@@ -22,6 +22,11 @@ def pytest_configure() -> None:
     hold_back()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart() -> None:
+    hold_back()  # a process of pytest-xdist begins to measure only now
+
+
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Tests on a clock fail when they fail again and again; each repeat is told at the end.
 
