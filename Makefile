@@ -13,6 +13,8 @@ COVERAGE := 88
 # More than there are cores: most tests wait for other processes most of the time.
 PROCESSES := 3
 PYTEST := $(BIN)/python -m pytest --cov --cov-branch
+# In the order of tests/conftest.py.
+BY_FILE := --dist=loadfile --no-loadscope-reorder
 # All of them run, also after one has failed.
 CHECKS = "ruff check ." "ruff format --check ." "mypy" "shellcheck $(SHELL_SCRIPTS)" \
   "hadolint Dockerfile deploy/fleet/Dockerfile" "python scripts/check_compose.py" "python scripts/engine_flags.py --check" \
@@ -38,11 +40,16 @@ help: ## this list
 run: $(REQUIREMENTS) $(ENGINE) ## install what is missing, then serve: MODEL_NAME=... make run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" exec scripts/start.sh
 
-# The tests that start real vLLM, or measure, have the machine for themselves.
+# Real vLLM starts mostly on one core: two of those that only start it go side by side. Those that ask
+# much of it, or measure, have the machine for themselves. Python may keep what it compiles: hundreds of
+# processes are started.
 test: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools peers ## all tests, real vLLM included; TESTS=tests/relay for some
 ifeq ($(TESTS),tests)
-	@failed=; \
-	$(PYTEST) --numprocesses=$(PROCESSES) --dist=loadfile --cov-report= -m "not alone" tests || failed=1; \
+	@failed=; unset PYTHONDONTWRITEBYTECODE; \
+	$(PYTEST) --numprocesses=$(PROCESSES) $(BY_FILE) --cov-report= -m "not engine and not alone" tests \
+	  || failed=1; \
+	$(PYTEST) --numprocesses=2 --dist=worksteal --cov-append --cov-report= -m "engine and not alone" tests \
+	  || failed=1; \
 	$(PYTEST) --cov-append --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE) -m alone tests \
 	  || failed=1; \
 	[[ -z $$failed ]]

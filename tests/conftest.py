@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,19 +15,33 @@ _ON_A_CLOCK = (
     *("proxy/engine", "soak", "wire"),
 )
 _RERUNS = 2
+# The files that take longest begin first: at the end no process waits for another one's.
+_LONGEST_FIRST = (
+    "engine/test_wedge.py",
+    *("proxy/engine/test_lifecycle.py", "hub/test_download.py", "page/test_dashboard_page.py"),
+    *("proxy/engine/test_wedged_engine.py", "proxy/test_check.py", "proxy/engine/test_deaths.py"),
+    *("fleet/test_fleet.py", "openapi/test_openapi.py", "gateway/test_budget.py"),
+    *("wire/test_client_leaves.py", "wire/test_tracing.py", "proxy/relay/test_stream.py"),
+    *("wire/test_slow_clients.py", "proxy/engine/test_preparation.py", "wire/test_uploads.py"),
+    *("wire/test_slow_readers.py", "wire/test_keep_alive.py", "gateway/test_gateway.py"),
+    *("soak/test_kills.py", "wire/test_graceful_stop.py", "fleet/test_discovery.py"),
+)
 
 
 def pytest_configure() -> None:
     hold_back()
 
 
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Tests on a clock fail when they fail again and again; each repeat is told at the end.
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart() -> None:
+    hold_back()  # a process of pytest-xdist begins to measure only now
 
-    Those with real vLLM are not run beside others."""
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first. Tests on a clock fail when they fail again and again, each time told."""
+    places = {_HERE / name: place for place, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
     folders = [_HERE / name for name in _ON_A_CLOCK]
     for item in items:
-        if item.get_closest_marker("engine") is not None:
-            item.add_marker(pytest.mark.alone)
         if any(item.path.is_relative_to(folder) for folder in folders):
             item.add_marker(pytest.mark.flaky(reruns=_RERUNS))

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 from jsonschema import Draft202012Validator, FormatChecker
 
 SCHEMA: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "docs" / "log-schema.json").read_text()
 )
 _VALIDATOR = Draft202012Validator(SCHEMA, format_checker=FormatChecker())
+# It takes a hundredth of the time for a service's thousands of lines, but its words are its own.
+_QUICK = jsonschema_rs.Draft202012Validator(SCHEMA, validate_formats=True)
 
 
 def faults(line: Mapping[str, Any]) -> list[str]:
@@ -25,5 +28,5 @@ def faults(line: Mapping[str, Any]) -> list[str]:
 
 def check_lines(lines: Iterable[Mapping[str, Any]]) -> None:
     """Fails with the first few lines that are not as the schema says."""
-    wrong = [fault for line in lines for fault in faults(line)]
-    assert not wrong, "\n".join(wrong[:5])
+    wrong = [line for line in lines if not _QUICK.is_valid(line)]
+    assert not wrong, "\n".join("\n".join(faults(line)) or str(line) for line in wrong[:5])

@@ -87,6 +87,8 @@ def test_a_line_that_is_not_as_the_schema_says_does_not_pass(
     (line,) = written(lines)
     assert faults(line) == []
     assert any(says in fault for fault in faults(line | change)), faults(line | change)
+    with pytest.raises(AssertionError, match=re.escape(says)):
+        check_lines([line, line | change])
 
 
 @pytest.mark.parametrize("name", ["outcome", "request_id", "timestamp", "duration_ms"])
@@ -96,6 +98,8 @@ def test_a_line_that_lacks_what_every_request_has_does_not_pass(lines: Lines, na
     (line,) = written(lines)
     del line[name]
     assert any("required of $" in fault for fault in faults(line))
+    with pytest.raises(AssertionError, match="required of"):
+        check_lines([line])
 
 
 # docs/logs.md ---------------------------------------------------------------------------------

@@ -460,8 +460,11 @@ def test_make_run_makes_everything_the_first_time(sandbox: Sandbox) -> None:
 
 def test_make_test_asks_for_coverage_of_all_tests_only(installed: Sandbox) -> None:
     everything = installed.run("make", "-n", "test").stdout
-    beside, alone = (line for line in everything.splitlines() if "pytest" in line)
-    assert '-m "not alone" tests' in beside
+    commands = everything.replace("\\\n", " ").splitlines()
+    (line,) = (each for each in commands if "pytest" in each)
+    beside, paired, alone = re.findall(r"\S+ -m pytest [^|]+", line)
+    assert '-m "not engine and not alone" tests' in beside
+    assert re.search(r'--numprocesses=2 .*--cov-append .*-m "engine and not alone" tests', paired)
     assert re.search(r"--cov-append .*--cov-fail-under=\d\d -m alone tests", alone)
     some = installed.run("make", "-n", "test", "TESTS=tests/wire").stdout
     assert "--cov " in some

@@ -45,6 +45,7 @@ def test_it_never_becomes_ready(tmp_path: Path, model: Path) -> None:
         MODEL_NAME=str(model),
         LOAD_FORMAT="dummy",
         MAX_MODEL_LEN="1024",
+        ENFORCE_EAGER="true",
         VLLM_CPU_KVCACHE_SPACE="1",
         MAX_RESTARTS="0",
     ) as service:

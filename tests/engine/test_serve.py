@@ -32,7 +32,7 @@ from tests.engine.service import PROJECT, Line, Service, alive, wait_until
 from tests.patience import PATIENCE
 from tests.peers import peer
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
 CALL_SECONDS = 60.0
 # With all else that a test machine may be doing; 1 s is what a quiet one takes.

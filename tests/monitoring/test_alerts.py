@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ CASES = ROOT / "tests/monitoring/alerts.test.yml"
 PARTS = ("Symptom", "First look", "Remedy")
 
 
+@cache
 def document(path: str | Path) -> dict[str, Any]:
     loaded = yaml.safe_load((ROOT / path).read_text())
     assert isinstance(loaded, dict)

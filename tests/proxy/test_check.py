@@ -22,6 +22,7 @@ from proxy.settings import Settings
 from tests.engine.service import PROJECT, free_ports
 from tests.fake_engine import BIN, FakeEngine
 from tests.fake_hub import FakeHub, Fault, Kind, running_hub
+from tests.measure import measured
 
 REPOSITORY = "tiny/model"
 OURS = ("HF_", "MODEL", "PORT", "HOST", "UPSTREAM", "VLLM_", "API_KEYS", "OTEL_")
@@ -34,7 +35,8 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
         folder.mkdir(parents=True)
         config = {"architectures": ["LlamaForCausalLM"]}
         (folder / "config.json").write_text(json.dumps(config))
-        (folder / "model.safetensors").write_bytes(bytes(200_000_000))
+        with (folder / "model.safetensors").open("wb") as weights:
+            weights.truncate(200_000_000)
         yield hub
 
 
@@ -54,7 +56,7 @@ class Run:
         done = subprocess.run(
             [sys.executable, "-m", "proxy", *(arguments or ("check",))],
             cwd=PROJECT,
-            env=inherited | ours | environ,
+            env=inherited | measured() | ours | environ,
             capture_output=True,
             text=True,
             timeout=60,

@@ -38,6 +38,7 @@ def contained(tmp_path: Path) -> Iterator[Service]:
     with Service(tmp_path, command, **environ) as service:
         service.wait_for("ready", PATIENCE)
         yield service
+        service.process.kill()  # it passes no SIGTERM on; all that is inside goes with it
 
 
 def children(pid: int) -> list[int]:

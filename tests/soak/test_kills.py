@@ -136,6 +136,7 @@ def test_fake_engine_is_killed_again_and_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.alone
 @pytest.mark.skipif(KILLS < 10, reason="minutes; only in the long form")
 def test_real_engine_is_killed_again_and_again(tmp_path: Path) -> None:
     with Service(tmp_path, MAX_RESTARTS="1000", WEDGE_SECONDS="6") as service:
