@@ -175,9 +175,9 @@ class Sidecar(Service):
         (received,) = self.seen(request_id)
         return received
 
-    def wait_until_aborted(self, request_id: str, seconds: float = 1.0) -> Received:
+    def wait_until_aborted(self, request_id: str) -> Received:
         """Until the engine's work on a request has been stopped."""
-        until(lambda: self.seen(request_id)[0].aborted, f"the end of {request_id}", seconds=seconds)
+        until(lambda: self.seen(request_id)[0].aborted, f"the end of {request_id}")
         (received,) = self.seen(request_id)
         return received
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.patience import PATIENCE
 from tests.wire import secrets
 from tests.wire.client import Answer, Ended, new_id
 from tests.wire.service import Sidecar, ending, fields
@@ -274,7 +273,7 @@ def test_a_client_that_leaves_stops_the_work(service: Sidecar) -> None:
         request_id = client.ask(path, PROMPT, fake=fake)
         service.wait_until_seen(request_id)
         client.close()
-        service.wait_until_aborted(request_id, seconds=PATIENCE)
+        service.wait_until_aborted(request_id)
         assert service.record(request_id)["outcome"] == "client_closed"
 
 
@@ -292,7 +291,7 @@ def test_a_client_that_does_not_read_holds_up_the_engine(service: Sidecar) -> No
             sleep(0.02)
         assert last < 4000, "80 MB were to come, and nobody takes them"
         assert service.memory_mib() - before < 20
-    service.wait_until_aborted(request_id, seconds=PATIENCE)
+    service.wait_until_aborted(request_id)
 
 
 def test_an_event_too_long_to_be_translated_ends_the_stream(service: Sidecar) -> None:

@@ -11,7 +11,6 @@ import openai
 import pytest
 
 from tests.fake_engine import FakeEngine
-from tests.patience import PATIENCE
 from tests.wire.client import (
     CHAT,
     COMPLETIONS,
@@ -196,5 +195,5 @@ def test_a_client_that_leaves_meanwhile_stops_the_work(kept: Sidecar) -> None:
         request_id = client.ask(CHAT, prompt(CHAT), fake={"hang": True})
         client.head()
         client.until(b" ")
-    kept.wait_until_aborted(request_id, seconds=PATIENCE)
+    kept.wait_until_aborted(request_id)
     assert kept.record(request_id)["outcome"] == "client_closed"
