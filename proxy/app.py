@@ -216,7 +216,6 @@ class Sidecar:
         self._disk_meter.stop()
         self._upstream.close()
         await self._probe.close()
-        await self._door.stop()
         await self._media.close()
 
     async def settle(self) -> None:

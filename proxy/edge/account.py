@@ -122,7 +122,7 @@ class Account:
     def restore(self, used: Used, now: float, wall: float) -> None:
         """Go on from what was used before a restart; the time since then has counted."""
         if used.day_ends == self._day_ends:
-            self._day_tokens = used.day_tokens
+            self._day_tokens += used.day_tokens  # some may have come while it was read
         since = max(0.0, wall - used.wall)
         for bucket, missing in ((self._requests, used.requests), (self._tokens, used.tokens)):
             if bucket is not None:

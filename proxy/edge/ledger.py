@@ -38,6 +38,8 @@ class Ledger:
         self._path = path
         self._accounts = accounts
         self._told = False
+        # Before that, what is there must not be written over.
+        self._is_read = False
         # What is still to be written, by label.
         self._rows: dict[str, Used] = {}
         # The last write of all may come while one is under way.
@@ -46,6 +48,7 @@ class Ledger:
     async def load(self) -> None:
         """Give the accounts what they had used."""
         self._accounts.restore(await asyncio.to_thread(self._read))
+        self._is_read = True
 
     def _read(self) -> list[Used]:
         try:
@@ -76,6 +79,8 @@ class Ledger:
         """The last write."""
         try:
             async with asyncio.timeout(_LAST_WRITE_SECONDS):
+                if not self._is_read:
+                    await self.load()
                 await self.write()
         except TimeoutError:
             _log.warning("what keys have used is not kept: %s does not answer", self._path)

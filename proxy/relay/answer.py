@@ -79,9 +79,8 @@ class StreamedAnswer:
 
     def shortcut(self, write: Callable[[bytes], None]) -> Shortcut:
         """A way for tokens past this; `write` takes chunks with their framing."""
-        events = self._events
-        shortcut = Shortcut(write, self._record, lambda: events.is_between_events)
-        events.on_token = shortcut.learn
+        shortcut = Shortcut(write, self._record, self._events.is_between_events)
+        self._events.on_token = shortcut.learn
         return shortcut
 
     def cut_off(self) -> bytes:

@@ -65,7 +65,6 @@ class EventStream:
         self._held = b""
         return b"\n\n" if self.inside_event else b""
 
-    @property
     def is_between_events(self) -> bool:
         """Nothing is held, and nothing was passed on of an event that is not over."""
         return not (self._held or self.inside_event)

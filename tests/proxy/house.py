@@ -136,3 +136,4 @@ async def house(**environ: str) -> AsyncIterator[House]:
     async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
         yield House(sidecar, http)
     await sidecar.stop()
+    await sidecar.settle()

@@ -287,6 +287,19 @@ async def test_what_could_not_be_written_is_written_later(time: Time, tmp_path: 
     assert shown(again.admit("alice"))["remaining-tokens"] == "100"
 
 
+async def test_an_end_before_the_file_was_read_adds_to_what_is_there(
+    time: Time, tmp_path: Path
+) -> None:
+    path = tmp_path / "used.sqlite3"
+    for used in (200, 300):
+        them = accounts(LIMITS, alice=NOTHING)
+        them.charge("alice", used)
+        await Ledger(path, them).close()
+    again = accounts(LIMITS, alice=NOTHING)
+    await Ledger(path, again).load()
+    assert shown(again.admit("alice"))["remaining-tokens"] == "100"
+
+
 async def test_a_volume_that_has_gone_holds_up_neither_the_start_nor_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
