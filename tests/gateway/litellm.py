@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
+import openai
 import yaml
 
 from tests.engine.service import free_ports
@@ -49,3 +52,22 @@ class LiteLLM(PeerServer):
         headers = {"authorization": f"Bearer {MASTER_KEY}"}
         client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False, headers=headers)
         super().__init__(command, whole, folder / "litellm.log", client, "/health/readiness")
+        self._clients = ExitStack()
+
+    def openai(self, key: str = MASTER_KEY) -> openai.OpenAI:
+        """A client that is closed with the gateway."""
+        client = openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE
+        )
+        return self._clients.enter_context(client)
+
+    def anthropic(self) -> anthropic.Anthropic:
+        """A client that is closed with the gateway."""
+        client = anthropic.Anthropic(
+            base_url=self.url, api_key=MASTER_KEY, max_retries=0, timeout=PATIENCE
+        )
+        return self._clients.enter_context(client)
+
+    def _stop(self) -> None:
+        self._clients.close()
+        super()._stop()

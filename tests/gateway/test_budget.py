@@ -61,9 +61,7 @@ class Both(NamedTuple):
     def stream(self, key: str) -> float:
         """One streamed chat through both, and what it costs by the configuration."""
         before = len(self.lines())
-        url = f"{self.gateway.url}/v1"
-        client = openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=PATIENCE)
-        stream = client.chat.completions.create(
+        stream = self.gateway.openai(key).chat.completions.create(
             model="local/tiny",
             messages=[{"role": "user", "content": PROMPT}],
             max_tokens=TOKENS,

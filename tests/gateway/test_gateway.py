@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import anthropic
 import openai
 import pytest
 
 from tests.engine.service import Line, wait_until
 from tests.fake_engine import FakeEngine
-from tests.gateway.litellm import MASTER_KEY, LiteLLM, config, price
+from tests.gateway.litellm import LiteLLM, config, price
 from tests.patience import PATIENCE
 from tests.test_deployment import compose
 from tests.wire.service import Sidecar
@@ -33,10 +32,6 @@ class Both(NamedTuple):
 
     gateway: LiteLLM
     sidecar: Sidecar
-
-    def openai(self, key: str = MASTER_KEY) -> openai.OpenAI:
-        url = f"{self.gateway.url}/v1"
-        return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=PATIENCE)
 
     def lines(self) -> list[Line]:
         return [line for line in self.sidecar.lines("proxy.access") if line["route"] != "models"]
@@ -62,14 +57,14 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
 
 
 def test_names_are_those_that_the_sidecar_serves(both: Both) -> None:
-    names = {model.id for model in both.openai().models.list()}
+    names = {model.id for model in both.gateway.openai().models.list()}
     assert names >= {f"local/{name}" for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_openai_streams_through_both(both: Both, name: str) -> None:
     before = len(both.lines())
-    chunks = both.openai().chat.completions.create(
+    chunks = both.gateway.openai().chat.completions.create(
         model=f"local/{name}",
         messages=[{"role": "user", "content": PROMPT}],
         max_tokens=TOKENS,
@@ -85,8 +80,7 @@ def test_openai_streams_through_both(both: Both, name: str) -> None:
 
 def test_anthropic_streams_through_both(both: Both) -> None:
     before = len(both.lines())
-    client = anthropic.Anthropic(base_url=both.gateway.url, api_key=MASTER_KEY, max_retries=0)
-    with client.messages.stream(
+    with both.gateway.anthropic().messages.stream(
         model="local/tiny", max_tokens=20, messages=[{"role": "user", "content": PROMPT}]
     ) as stream:
         answer = stream.get_final_message()
@@ -101,7 +95,7 @@ def test_anthropic_streams_through_both(both: Both) -> None:
 
 
 def test_an_answer_has_its_price(both: Both) -> None:
-    answer = both.openai().chat.completions.with_raw_response.create(
+    answer = both.gateway.openai().chat.completions.with_raw_response.create(
         model="local/tiny", messages=[{"role": "user", "content": PROMPT}], max_tokens=TOKENS
     )
     usage = answer.parse().usage
@@ -112,13 +106,13 @@ def test_an_answer_has_its_price(both: Both) -> None:
 
 def test_what_the_engine_refuses_comes_back_with_its_words(both: Both) -> None:
     with pytest.raises(openai.NotFoundError, match="The model `nobody` does not exist"):
-        both.openai().chat.completions.create(
+        both.gateway.openai().chat.completions.create(
             model="local/nobody", messages=[{"role": "user", "content": PROMPT}]
         )
 
 
 def test_who_is_over_the_budget_is_refused_and_the_sidecar_is_not_asked(both: Both) -> None:
-    client = both.openai()
+    client = both.gateway.openai()
 
     def refused() -> bool:
         try:
@@ -144,7 +138,7 @@ def test_who_is_over_the_budget_is_refused_and_the_sidecar_is_not_asked(both: Bo
 def test_without_a_good_key_the_sidecar_is_not_asked(both: Both) -> None:
     before = len(both.lines())
     with pytest.raises(openai.APIStatusError):
-        both.openai("sk-somebody-else").chat.completions.create(
+        both.gateway.openai("sk-somebody-else").chat.completions.create(
             model="local/tiny", messages=[{"role": "user", "content": PROMPT}]
         )
     assert len(both.lines()) == before
