@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,17 @@ def pytest_configure() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionstart() -> None:
     hold_back()  # a process of pytest-xdist begins to measure only now
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is there now need not be looked at again by `_nothing_is_left_open`
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left_open() -> Iterator[None]:
+    """A socket or a file that nobody closed fails its own module, not one that runs later."""
+    yield
+    gc.collect()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
