@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -57,11 +57,12 @@ class House:
         return [one for family in families for one in family.samples if one.name == name]
 
 
-def free_port() -> int:
-    """A port nobody listens on."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port: int = server.getsockname()[1]
-    return port
+@contextmanager
+def dead_port() -> Iterator[int]:
+    """A port that nobody listens on, nor will: it is taken."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 class _Collected:
@@ -130,10 +131,10 @@ class _Exchange:
 @asynccontextmanager
 async def house(**environ: str) -> AsyncIterator[House]:
     """A sidecar whose engine was never started; nothing listens on the engine's port."""
-    settings = load_settings({"UPSTREAM_PORT": str(free_port()), **environ})
-    sidecar = Sidecar(settings)
-    transport = httpx.ASGITransport(app=_Collected(sidecar), client=("10.0.0.7", 1234))
-    async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
-        yield House(sidecar, http)
-    await sidecar.stop()
-    await sidecar.settle()
+    with dead_port() as port:
+        sidecar = Sidecar(load_settings({"UPSTREAM_PORT": str(port), **environ}))
+        transport = httpx.ASGITransport(app=_Collected(sidecar), client=("10.0.0.7", 1234))
+        async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
+            yield House(sidecar, http)
+        await sidecar.stop()
+        await sidecar.settle()
