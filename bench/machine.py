@@ -7,6 +7,7 @@ import platform
 import resource
 from pathlib import Path
 
+from bench.interpreter import described
 from bench.rounds import Cores
 
 
@@ -23,7 +24,7 @@ def describe() -> dict[str, str]:
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": f"{memory_gib:.0f} GiB",
         "kernel": platform.release(),
-        "python": platform.python_version(),
+        "python": described(),
         "load_before": f"{os.getloadavg()[0]:.2f}",
     }
 

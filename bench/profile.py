@@ -9,7 +9,6 @@ from __future__ import annotations
 import pstats
 import re
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from shutil import which
 from threading import Thread
 
 from bench import bodies, loads
+from bench.interpreter import interpreter
 from bench.process import Child
 from bench.report import RESULTS
 from bench.rounds import Engine, Run, Stand
@@ -117,7 +117,7 @@ def _under_cprofile(raw: Path) -> Subject:
     def launch(at: Address) -> Launch:
         assert ours.launch is not None
         plain = ours.launch(at)
-        command = [sys.executable, "-m", "cProfile", "-o", str(raw), "-m", "proxy"]
+        command = [interpreter(), "-m", "cProfile", "-o", str(raw), "-m", "proxy"]
         return Launch(command, plain.environ)
 
     return replace(ours, launch=launch)

@@ -23,6 +23,7 @@ from typing import Any
 
 from bench.client import exchange
 from bench.figures import Figures
+from bench.interpreter import interpreter, packages
 from bench.process import Child, free_port, running
 from bench.rounds import Measured, say
 from bench.subjects import REPOSITORY, SUBJECTS, Address
@@ -109,9 +110,10 @@ def started(folder: Path) -> Iterator[Service]:
         "HF_HOME": str(folder / "huggingface"),
         "LOG_FORMAT": "json",
         **QUIET,
+        **packages(),
     }
     log = folder / "sidecar.log"
-    child = Child([sys.executable, "-m", "proxy"], environ=environ, log=log, folder=REPOSITORY)
+    child = Child([interpreter(), "-m", "proxy"], environ=environ, log=log, folder=REPOSITORY)
     with running(child, stop_seconds=_STOP_SECONDS):
         before = monotonic()
         _wait_until_ready(child, port)

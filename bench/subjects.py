@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from shutil import which
+
+from bench.interpreter import interpreter, packages
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = REPOSITORY / ".cache" / "bench"
@@ -154,19 +155,23 @@ def _litellm(at: Address) -> Launch:
     return Launch([*command, "--num_workers", "1", "--telemetry", "False"], quiet)
 
 
+def _ran(module: str, environ: Mapping[str, str]) -> Launch:
+    return Launch([interpreter(), "-m", module], {**packages(), **environ})
+
+
 def _naive(at: Address) -> Launch:
     environ = {"UPSTREAM_URL": at.engine_url, "PORT": str(at.port)}
-    return Launch([sys.executable, "-m", "bench.naive"], environ)
+    return _ran("bench.naive", environ)
 
 
 def _pipe(at: Address) -> Launch:
     environ = {"UPSTREAM_PORT": str(at.engine_port), "PORT": str(at.port)}
-    return Launch([sys.executable, "-m", "bench.pipe"], environ)
+    return _ran("bench.pipe", environ)
 
 
 def _bare(at: Address) -> Launch:
     environ = {"UPSTREAM_PORT": str(at.engine_port), "PORT": str(at.port)}
-    return Launch([sys.executable, "-m", "bench.bare"], environ)
+    return _ran("bench.bare", environ)
 
 
 def _our_environ(at: Address) -> dict[str, str]:
@@ -175,12 +180,12 @@ def _our_environ(at: Address) -> dict[str, str]:
 
 
 def _ours(at: Address) -> Launch:
-    return Launch([sys.executable, "-m", "proxy"], _our_environ(at))
+    return _ran("proxy", _our_environ(at))
 
 
 def _ours_uds(at: Address) -> Launch:
     environ = {**_our_environ(at), "UPSTREAM_UDS": str(at.engine_uds)}
-    return Launch([sys.executable, "-m", "bench.uds"], environ)
+    return _ran("bench.uds", environ)
 
 
 def _ours_keys(at: Address) -> Launch:
@@ -193,7 +198,7 @@ def _ours_keys(at: Address) -> Launch:
         "MAX_WAITING": "1000",
         "HF_HOME": str(at.folder / "hf"),
     }
-    return Launch([sys.executable, "-m", "proxy"], {**_our_environ(at), **access})
+    return _ran("proxy", {**_our_environ(at), **access})
 
 
 def _path(name: str) -> str:
