@@ -231,6 +231,15 @@ MACHINE_RULES: tuple[Rule, ...] = (
         permanent=False,
     ),
     Rule(
+        Cause.DISK_FULL,
+        said(
+            r"Insufficient space in (?P<place>\S+) for [^\n]*?"
+            r"(?P<need>\d+ MiB) required, (?P<free>\d+ MiB) free"
+        ),
+        "Shared memory ({place}) is too small: {need} are needed, {free} are free.",
+        "Give the container more shared memory (docker run --shm-size=8g, or --ipc=host).",
+    ),
+    Rule(
         Cause.START_TIMEOUT,
         # [C] v1/engine/core_client.py
         said(r"Timed out waiting for engine core processes to start.*?Waited (?P<seconds>\d+)s"),

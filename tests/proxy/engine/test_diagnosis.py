@@ -55,6 +55,9 @@ RECORDED = {
         Cause.MODEL_NOT_FOUND, True, "not in the local cache", "Unset HF_HUB_OFFLINE"
     ),
     "B_port_in_use": Case(Cause.PORT_IN_USE, False, "holds the engine's port", "UPSTREAM_PORT"),
+    "B_shm_small": Case(
+        Cause.DISK_FULL, True, "too small: 160 MiB are needed, 62 MiB are free", "--shm-size"
+    ),
     "B_st_trunc": Case(Cause.CORRUPT_FILE, True, "cut off or damaged", "fetch it again"),
     "B_tmpl_missing": Case(Cause.BAD_FLAG, True, "./nope.jinja does not exist", "CHAT_TEMPLATE"),
     "B_toolparser_unknown": Case(
