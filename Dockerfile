@@ -14,28 +14,8 @@ WORKDIR /app
 
 # Nothing Python is installed: the sidecar runs on what vLLM brings. A base image that
 # lacks something fails here, not in front of a user.
-COPY requirements.txt ./
-RUN python3 <<'PROOF'
-from importlib import import_module
-from importlib.metadata import version
-
-from packaging.requirements import Requirement
-
-MODULES = """
-fastapi uvicorn httpx prometheus_client pythonjsonlogger huggingface_hub msgspec httptools
-uvloop websockets pydantic
-"""
-for name in MODULES.split():
-    import_module(name)
-
-with open("requirements.txt") as lines:
-    wanted = [Requirement(line.strip()) for line in lines if line.strip() and line[0] != "#"]
-for need in wanted:
-    if need.marker is None or need.marker.evaluate():
-        have = version(need.name)
-        assert need.specifier.contains(have, prereleases=True), f"{need}: the image has {have}"
-        print(need.name, have)
-PROOF
+COPY requirements.txt scripts/check_base.py ./
+RUN python3 check_base.py requirements.txt && rm check_base.py
 
 # Both caches on one volume, writable for group 0, so `--user 2000:0` works. There is no
 # VOLUME line: it would leave an anonymous copy of every model behind.
