@@ -34,7 +34,7 @@ EXPOSE 8000
 
 # Liveness, not readiness: a container that is still loading 16 GB must not be shot for it.
 # docker-compose.yml asks for readiness instead.
-HEALTHCHECK --interval=30s --timeout=6s --start-period=60s --start-interval=2s --retries=3 \
+HEALTHCHECK --interval=30s --timeout=6s --start-period=60s --retries=3 \
     CMD ["python3", "-I", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8000), timeout=5); c.request('GET', '/health/live'); sys.exit(c.getresponse().status != 200)"]
 
 # -s: reap also where the platform's own init is PID 1. No -g: SIGTERM to the whole group

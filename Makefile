@@ -30,7 +30,7 @@ ENGINE := $(VENV)/.engine-stamp
 TOOLS := $(VENV)/.tools-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench clean system-tools peers
+.PHONY: help run test check bench image clean system-tools peers
 # Targets that run something need the whole environment, in this order.
 .NOTPARALLEL:
 
@@ -67,6 +67,12 @@ check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## lint, types, shell, Do
 bench: $(REQUIREMENTS) $(ENGINE) $(TOOLS) ## the side-by-side benchmark
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench --real
+
+image: $(REQUIREMENTS) $(ENGINE) $(TOOLS) ## build the image on a stand-in for vLLM's and run it; root on Debian, no GPU, no Docker
+	@command -v podman buildah debootstrap runc >/dev/null || { \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq --no-install-recommends podman buildah debootstrap runc catatonit; }
+	IMAGE_TESTS=1 $(BIN)/python -m pytest tests/image
 
 clean: ## remove .venv and every cache of the tools
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

@@ -51,5 +51,9 @@ if ! command -v "$PYTHON" >/dev/null; then
   say "error: no $PYTHON; run 'make run' once, or set PYTHON to a Python that has vLLM"
   exit 127
 fi
+# Volumes are shared by group 0 (`--user 2000:0`): what root has written others may go on with.
+if [[ "$(id -g)" == 0 ]]; then
+  umask g=rwx
+fi
 cd "$ROOT"
 exec "$PYTHON" -m proxy "$@"

@@ -1,0 +1,1 @@
+"""The image, built on a stand-in for vLLM's and run as documented: `make image`."""

@@ -1,0 +1,102 @@
+"""Podman and buildah with a storage of their own, and containers on the network of this machine."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from tests.engine.service import free_ports, wait_until
+from tests.patience import PATIENCE
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = (ROOT / ".cache").resolve() / "image"
+_STORAGE = (f"--root={CACHE / 'storage'}", f"--runroot={CACHE / 'run'}")
+# vLLM on two busy cores, and more than once where a test lets it fail.
+START_SECONDS = 3 * PATIENCE
+
+
+def call(program: str, *arguments: str, check: bool = True) -> str:
+    """What it prints, both streams. Raises CalledProcessError with it where `check` is set."""
+    runtime = ("--runtime=runc",) if program == "podman" and shutil.which("runc") else ()
+    done = subprocess.run(
+        [program, *_STORAGE, *runtime, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{program} {arguments}: {done.stdout[-4000:]}")
+    return done.stdout
+
+
+class Container:
+    """`with Container(image, *options) as container:` runs it; what it wrote is gone with it."""
+
+    def __init__(self, image: str, *options: str, **environ: str) -> None:
+        self.port, engine_port = free_ports(2)
+        place = {"HOST": "127.0.0.1", "PORT": str(self.port), "UPSTREAM_PORT": str(engine_port)}
+        self._image = image
+        self._options = [
+            *(*always(), "--no-healthcheck", *options),
+            *(f"--env={name}={value}" for name, value in (place | environ).items()),
+        ]
+        self._id = ""
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False)
+
+    def __enter__(self) -> Self:
+        self._id = call("podman", "run", "--detach", *self._options, self._image).split()[-1]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.client.close()
+        if error is not None:
+            error.add_note(self.logs()[-8000:])
+        call("podman", "rm", "--force", "--time=0", self._id)
+
+    def logs(self) -> str:
+        return call("podman", "logs", self._id, check=False)
+
+    def health(self) -> dict[str, str]:
+        """Empty where nobody listens."""
+        try:
+            answer: dict[str, str] = self.client.get("/health").json()
+        except httpx.TransportError:
+            return {}
+        return answer
+
+    def wait_for(self, phase: str) -> None:
+        wait_until(lambda: self.health().get("phase") == phase, START_SECONDS, phase)
+
+    def execute(self, command: Sequence[str]) -> int:
+        """Run a command inside; its exit code."""
+        said = call("podman", "exec", self._id, "sh", "-c", '"$@" >&2; echo $?', "sh", *command)
+        return int(said.split()[-1])
+
+    def stop(self) -> int:
+        """As `docker stop` does, with the time that is documented; the exit code."""
+        call("podman", "stop", "--time=60", self._id)
+        return int(call("podman", "inspect", "--format={{.State.ExitCode}}", self._id))
+
+
+def always() -> list[str]:
+    """Options of every container: this machine's network, and no more than its limits.
+
+    Podman would raise them, which not even every root may.
+    """
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, most = resource.getrlimit(resource.RLIMIT_NPROC)
+    limits = {"nofile": files, "nproc": 8192 if most < 0 else min(most, 8192)}
+    return ["--network=host", *(f"--ulimit={name}={n}:{n}" for name, n in limits.items())]
