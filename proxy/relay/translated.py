@@ -97,9 +97,9 @@ class TranslatedClient(Client):
         if len(body) > MAX_REQUEST_BYTES:
             most = MAX_REQUEST_BYTES // 1024 // 1024
             raise BodyTooLarge(f"The body is larger than {most} MiB, the most for {self._path}.")
-        self._ask = ask = self._asked(body)
-        self.route, self.target = ask.route, _TARGETS[ask.route]
-        return msgspec.json.encode(ask.body)
+        self._ask, self.target, asked = self._asked(body)
+        self.route = self._ask.route
+        return asked
 
     def start(self, status: int, headers: Headers) -> None:
         """A stream's head goes out as any; that of another answer waits for its body."""
@@ -128,7 +128,8 @@ class TranslatedClient(Client):
             raise
         super().end(last)
 
-    def _asked(self, body: bytes | bytearray) -> Ask:
+    def _asked(self, body: bytes | bytearray) -> tuple[Ask, bytes, bytes]:
+        """What the protocol makes of a body; the path of the engine for that, and its body."""
         try:
             said = msgspec.json.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -139,11 +140,11 @@ class TranslatedClient(Client):
             ask = self._protocol.request_in(self._path, said)
             if ask.streams:
                 ask.body.setdefault("stream_options", {"include_usage": True})
+            return ask, _TARGETS[ask.route], msgspec.json.encode(ask.body)
         except RequestFailure:
             raise
         except Exception:
             raise self._broken() from None
-        return ask
 
     def _write(self, data: bytes) -> None:
         if self._streaming:
@@ -200,7 +201,10 @@ class TranslatedClient(Client):
 
     def _told(self, events: Sequence[Event]) -> bytes:
         try:
-            return self._protocol.events_out(self._ask, events)
+            said: object = self._protocol.events_out(self._ask, events)
+            if not isinstance(said, bytes):
+                raise TypeError(f"events_out has returned {type(said).__name__}, not bytes")
+            return said
         except Exception:
             raise self._broken() from None
 

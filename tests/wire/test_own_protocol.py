@@ -29,6 +29,33 @@ class Broken(Ollama):
 
     def events_out(self, ask, events):
         raise RuntimeError("a fault of theirs")
+
+
+class Odd(Ollama):
+    # Returns what is nothing: `prompt` says where.
+
+    paths = ("/odd",)
+
+    def request_in(self, path, body):
+        ask = super().request_in(path, body)
+        if body["prompt"] == "no ask":
+            return None
+        if body["prompt"] == "no route of text":
+            ask.route = "embeddings"
+        if body["prompt"] == "no JSON":
+            ask.body["stop"] = {object()}
+        ask.notes["prompt"] = body["prompt"]
+        return ask
+
+    def events_out(self, ask, events):
+        if ask is None:
+            return super().events_out(ask, events)
+        if ask.notes["prompt"] == "a text":
+            return "a text"
+        if ask.notes["prompt"] == "nothing":
+            return None
+        late = any(type(event).__name__ == "Usage" for event in events)
+        return ["late"] if late else super().events_out(ask, events)
 """
 
 
@@ -46,7 +73,7 @@ def sidecar(
     environ = {
         "PYTHONPATH": str(folder),
         "PROTOCOL_MODULES": "mine",
-        "PROTOCOLS": "mine.ollama:Ollama, mine.broken:Broken",
+        "PROTOCOLS": "mine.ollama:Ollama, mine.broken:Broken, mine.broken:Odd",
         "API_KEYS": "alice:sk-alice-0123456789",
     }
     with Sidecar(folder, shared_engine, **environ) as sidecar:
@@ -129,6 +156,30 @@ def test_a_protocol_that_cannot_even_tell_an_error_has_it_told(
     assert fields(line, "outcome", "error") == ("proxy_error", "internal_error")
     assert any("a fault of theirs" in line for line in sidecar.other_lines())
     assert ask(sidecar, {"prompt": "a"}).status == 200, "the others go on"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("prompt", ["no ask", "no route of text", "no JSON"])
+def test_an_ask_that_is_none_is_told_in_the_protocols_words(
+    sidecar: Sidecar, prompt: str, stream: bool
+) -> None:
+    answer = ask(sidecar, {"prompt": prompt, "stream": stream}, "/odd")
+    assert (answer.status, lines(answer)) == (500, [{"error": "The protocol Odd failed."}])
+    assert ending(sidecar.record(answer)) == (500, "proxy_error", "proxy", "internal_error")
+    assert sidecar.seen(answer) == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("prompt", ["a text", "nothing", "late"])
+def test_what_is_no_bytes_is_told_as_a_fault_and_the_log_says_what_it_was(
+    sidecar: Sidecar, prompt: str, stream: bool
+) -> None:
+    answer = ask(sidecar, {"prompt": prompt, "stream": stream}, "/odd", fake={"text": "a"})
+    assert answer.whole
+    assert answer.status == (200 if stream else 500)
+    assert "The protocol Odd failed." in answer.body.decode()
+    assert sidecar.record(answer)["outcome"] == "proxy_error"
+    assert any("events_out has returned" in line for line in sidecar.other_lines())
 
 
 def test_a_protocol_is_not_served_without_leave(tmp_path: Path) -> None:
