@@ -108,7 +108,7 @@ class Sidecar:
         self._routes = RouteTable(settings.extra_routes, paths)
         self._cors = Cors(settings.cors_origins) if settings.cors_origins else None
         self.service = Service(settings, self._state, self._metrics, self._probe, self._hardware)
-        self._own, self._scraped = own_pages(self.service)
+        self._own, self._scraped = own_pages(self.service, self._routes.described)
         self._metrics_port = settings.port_of_metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,7 +6,7 @@ engine's routes only what the sidecar itself does is told: the rest is vLLM's to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import msgspec
 from fastapi import APIRouter, Response
 
 from proxy import __version__
-from proxy.edge.routes import ANTHROPIC, TRANSLATED, Route, RouteTable
+from proxy.edge.routes import ANTHROPIC, TRANSLATED, Route
 from proxy.settings import Settings
 
 PATH = "/openapi.json"
@@ -40,9 +40,11 @@ REFUSALS = {
 }
 
 
-def openapi_router(settings: Settings, open_paths: Iterable[str]) -> APIRouter:
+def openapi_router(
+    settings: Settings, routes: Mapping[str, Route], open_paths: Iterable[str]
+) -> APIRouter:
     page = Response(
-        msgspec.json.encode(described(settings, frozenset(open_paths))),
+        msgspec.json.encode(described(settings, routes, frozenset(open_paths))),
         media_type="application/json",
     )
     router = APIRouter(tags=["info"])
@@ -55,8 +57,11 @@ def openapi_router(settings: Settings, open_paths: Iterable[str]) -> APIRouter:
     return router
 
 
-def described(settings: Settings, open_paths: frozenset[str]) -> dict[str, Any]:
-    """The whole document, for a server with these settings; `open_paths` need no key."""
+def described(
+    settings: Settings, routes: Mapping[str, Route], open_paths: frozenset[str]
+) -> dict[str, Any]:
+    """The whole document, for a server with these settings, which asks the engine at `routes`;
+    `open_paths` need no key."""
     document: dict[str, Any] = msgspec.json.decode(_FILE.read_bytes())
     document["info"]["version"] = __version__
     pages = document["paths"]
@@ -69,8 +74,7 @@ def described(settings: Settings, open_paths: frozenset[str]) -> dict[str, Any]:
         document["security"] = [{name: []} for name in document["components"]["securitySchemes"]]
         for path, page in pages.items():
             _say_who_may(page["get"], is_open=path in open_paths)
-    table = RouteTable(settings.extra_routes).described
-    document["paths"] = pages | {path: _item(path, route) for path, route in table.items()}
+    document["paths"] = pages | {path: _item(path, route) for path, route in routes.items()}
     return document
 
 
@@ -124,8 +128,10 @@ def _way_back(route: Route) -> str:
 
 
 def _refusal(status: int, route: Route) -> dict[str, Any]:
-    if route in TRANSLATED:
+    if route is Route.GENERATE:
         name = "RefusedGenerate"
+    elif route is Route.PROTOCOL:
+        name = "RefusedProtocol"
     elif status in _SHARED:
         name = "RefusedOrPassedOn"
     else:
