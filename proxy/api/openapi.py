@@ -6,7 +6,7 @@ engine's routes only what the sidecar itself does is told: the rest is vLLM's to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ _SHARED = (400, 422, 500, 503)
 REFUSALS = {
     400: "What came is not HTTP, or points at media that may not or cannot be fetched.",
     401: "No API key, or not one of this server's.",
+    403: "A web page of another origin than CORS_ORIGINS allows opens a WebSocket.",
     408: "The rest of the request did not come in time.",
     413: "The body is larger than MAX_BODY_MB.",
     422: "The engine has died of this request, twice.",
@@ -108,7 +109,7 @@ def _operation(path: str, route: Route, method: str) -> dict[str, Any]:
         "tags": ["engine"],
         "responses": {
             "default": {"description": f"The engine's answer, {_way_back(route)}."},
-            **{str(status): _refusal(status, route) for status in REFUSALS},
+            **{str(status): _refusal(status, route) for status in _refused_with(route)},
         },
     }
     if route is Route.REALTIME:
@@ -117,6 +118,12 @@ def _operation(path: str, route: Route, method: str) -> dict[str, Any]:
         kind = "multipart/form-data" if route is Route.AUDIO else "application/json"
         operation["requestBody"] = {"content": {kind: {"schema": {"type": "object"}}}}
     return operation
+
+
+def _refused_with(route: Route) -> Iterator[int]:
+    """A page's session is asked about; its other requests are told to the browser, not refused."""
+    takes_sessions = route in (Route.REALTIME, Route.EXTRA)
+    return (status for status in REFUSALS if status != 403 or takes_sessions)
 
 
 def _way(route: Route) -> str:
