@@ -127,6 +127,8 @@ def test_errors_come_in_the_examples_own_shape(sidecar: Sidecar) -> None:
     assert (answer.status, lines(answer)) == (400, [{"error": "prompt: must be a text"}])
     answer = ask(sidecar, {"prompt": "a", "options": {"mirostat": 1}})
     assert lines(answer) == [{"error": "options.mirostat: is not known"}]
+    answer = ask(sidecar, {"prompt": "a", "options": 3})
+    assert (answer.status, lines(answer)) == (400, [{"error": "options: must be an object"}])
     answer = ask(sidecar, {"prompt": "a", "model": "nope"})
     assert answer.status == 404
     assert "does not exist" in lines(answer)[0]["error"]
@@ -139,9 +141,9 @@ def test_errors_come_in_the_examples_own_shape(sidecar: Sidecar) -> None:
 
 
 def test_what_it_cannot_take_at_all_is_a_500_and_a_traceback(sidecar: Sidecar) -> None:
-    answer = ask(sidecar, {"prompt": "a", "options": 3})
-    assert (answer.status, lines(answer)) == (500, [{"error": "The protocol Ollama failed."}])
-    assert any("'int' object has no attribute" in line for line in sidecar.other_lines())
+    answer = ask(sidecar, {"no prompt": "a"}, "/odd")
+    assert (answer.status, lines(answer)) == (500, [{"error": "The protocol Odd failed."}])
+    assert any("KeyError: 'prompt'" in line for line in sidecar.other_lines())
 
 
 @pytest.mark.parametrize("stream", [True, False])
