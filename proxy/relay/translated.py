@@ -218,7 +218,8 @@ class TranslatedClient(Client):
 
     def _broken(self) -> InternalFailure:
         name = type(self._protocol).__name__
-        _log.exception("the protocol %s failed", name)
+        request = {"request_id": self._record.request_id}
+        _log.exception("the protocol %s failed", name, extra=request)
         return InternalFailure(f"The protocol {name} failed.")
 
     def _headers(self, content_type: str) -> Headers:

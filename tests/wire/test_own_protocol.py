@@ -143,7 +143,8 @@ def test_errors_come_in_the_examples_own_shape(sidecar: Sidecar) -> None:
 def test_what_it_cannot_take_at_all_is_a_500_and_a_traceback(sidecar: Sidecar) -> None:
     answer = ask(sidecar, {"no prompt": "a"}, "/odd")
     assert (answer.status, lines(answer)) == (500, [{"error": "The protocol Odd failed."}])
-    assert any("KeyError: 'prompt'" in line for line in sidecar.other_lines())
+    told = [line for line in sidecar.other_lines() if "KeyError: 'prompt'" in line]
+    assert json.loads(told[-1])["request_id"] == answer.request_id
 
 
 @pytest.mark.parametrize("stream", [True, False])
