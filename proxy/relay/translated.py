@@ -47,6 +47,8 @@ _NOT_SENT = (*_OF_THE_BODY[:2], b"accept-encoding")
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r){2}")
 _BLANK = (b"\n\n", b"\r\r", b"\r\n\r\n")
 _JSON = (b"content-type", b"application/json")
+# All that the code of a protocol may raise: one that calls sys.exit ends nothing but its request.
+_FAULTS = (Exception, SystemExit)
 
 
 class TranslatedClient(Client):
@@ -143,7 +145,7 @@ class TranslatedClient(Client):
             return ask, _TARGETS[ask.route], msgspec.json.encode(ask.body)
         except RequestFailure:
             raise
-        except Exception:
+        except _FAULTS:
             raise self._broken() from None
 
     def _write(self, data: bytes) -> None:
@@ -205,7 +207,7 @@ class TranslatedClient(Client):
             if not isinstance(said, bytes):
                 raise TypeError(f"events_out has returned {type(said).__name__}, not bytes")
             return said
-        except Exception:
+        except _FAULTS:
             raise self._broken() from None
 
     def _told_error(self, failure: RequestFailure) -> bytes:

@@ -40,6 +40,8 @@ class Odd(Ollama):
         ask = super().request_in(path, body)
         if body["prompt"] == "no ask":
             return None
+        if body["prompt"] == "exit":
+            raise SystemExit(0)
         if body["prompt"] == "no route of text":
             ask.route = "embeddings"
         if body["prompt"] == "no JSON":
@@ -54,6 +56,8 @@ class Odd(Ollama):
             return "a text"
         if ask.notes["prompt"] == "nothing":
             return None
+        if ask.notes["prompt"] == "late exit":
+            raise SystemExit(0)
         late = any(type(event).__name__ == "Usage" for event in events)
         return ["late"] if late else super().events_out(ask, events)
 """
@@ -162,7 +166,7 @@ def test_a_protocol_that_cannot_even_tell_an_error_has_it_told(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("prompt", ["no ask", "no route of text", "no JSON"])
+@pytest.mark.parametrize("prompt", ["no ask", "no route of text", "no JSON", "exit"])
 def test_an_ask_that_is_none_is_told_in_the_protocols_words(
     sidecar: Sidecar, prompt: str, stream: bool
 ) -> None:
@@ -183,6 +187,13 @@ def test_what_is_no_bytes_is_told_as_a_fault_and_the_log_says_what_it_was(
     assert "The protocol Odd failed." in answer.body.decode()
     assert sidecar.record(answer)["outcome"] == "proxy_error"
     assert any("events_out has returned" in line for line in sidecar.other_lines())
+
+
+def test_a_protocol_that_leaves_ends_its_own_request_alone(sidecar: Sidecar) -> None:
+    for stream, status in ((True, 200), (False, 500)):
+        answer = ask(sidecar, {"prompt": "late exit", "stream": stream}, "/odd")
+        assert (answer.status, answer.whole) == (status, True)
+        assert sidecar.record(answer)["outcome"] == "proxy_error"
 
 
 def test_a_protocol_is_not_served_without_leave(tmp_path: Path) -> None:
