@@ -106,26 +106,28 @@ class Sidecar:
         )
         paths = [path for protocol in named for path in protocol.paths]
         self._routes = RouteTable(settings.extra_routes, paths)
-        self._cors = Cors(settings.cors_origins) if settings.cors_origins else None
+        self._pages = Cors(settings.cors_origins)
+        self._cors = self._pages if settings.cors_origins else None
         self.service = Service(settings, self._state, self._metrics, self._probe, self._hardware)
-        self._own, self._scraped = own_pages(self.service)
+        self._own, self._scraped = own_pages(self.service, self._routes.described)
         self._metrics_port = settings.port_of_metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         own, route = self._own, self._routes.find(scope["raw_path"])
         if self._metrics_port is not None and scope["server"][1] == self._metrics_port:
             own, route = self._scraped, None
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send, route, own)
+            return
         failure = scope.get(FAILURE)
-        if self._cors is not None and failure is None and scope["type"] == "http":
+        if self._cors is not None and failure is None:
             if (preflight := self._cors.preflight(scope)) is not None:
                 await _answer_empty(send, preflight)
                 return
             scope[ADDED_HEADERS] = self._cors.headers(scope)
         if failure is None and self._door.guarded:
             failure = self._check_in(scope, route, own)
-        if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send, route, failure)
-        elif failure is not None:
+        if failure is not None:
             await self._relay.refuse(scope, receive, send, failure, route or Route.UNKNOWN)
         elif route is not None:
             await self._relay(scope, receive, send, route)
@@ -148,19 +150,18 @@ class Sidecar:
         return None
 
     async def _websocket(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        route: Route | None,
-        failure: RequestFailure | None,
+        self, scope: Scope, receive: Receive, send: Send, route: Route | None, own: OwnPages
     ) -> None:
-        if failure is None and route in (Route.REALTIME, Route.EXTRA):
-            await self._websockets(scope, receive, send, route)
-            return
-        if failure is None:
+        # Where a key is needed no page comes in: it can send none with a handshake.
+        failure = None if self.settings.needs_key else self._pages.foreign(scope)
+        if failure is None and self._door.guarded:
+            failure = self._check_in(scope, route, own)
+        if failure is None and route not in (Route.REALTIME, Route.EXTRA):
             failure = UnknownRoute(f"There is no WebSocket session at {scope['path'][:200]} here.")
-        await self._websockets.refuse(scope, receive, send, failure, route or Route.UNKNOWN)
+        if failure is None and route is not None:
+            await self._websockets(scope, receive, send, route)
+        elif failure is not None:
+            await self._websockets.refuse(scope, receive, send, failure, route or Route.UNKNOWN)
 
     def start(self) -> asyncio.Task[None]:
         """Start the engine; the task ends when it cannot be started any more."""

@@ -5,6 +5,7 @@
     ├── EngineFailure                 the engine cannot start or has died, with cause and remedy
     └── RequestFailure                one request cannot be answered
         ├── Unauthorized              client    401 (no API key, or not one of ours)
+        ├── ForeignPage               client    403 (a web page that may not open a WebSocket)
         ├── UnknownRoute              client    404
         ├── RouteNotServed            client    404 (the engine's model does not do that)
         ├── MethodNotAllowed          client    405
@@ -103,6 +104,7 @@ class EngineFailure(Failure):
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
     408: "timeout_error",
@@ -147,6 +149,10 @@ class RequestFailure(Failure):
 class Unauthorized(RequestFailure):
     status, type, code, source = 401, "invalid_request_error", "invalid_api_key", Source.CLIENT
     headers = ((b"www-authenticate", b"Bearer"),)
+
+
+class ForeignPage(RequestFailure):
+    status, type, code, source = 403, "invalid_request_error", "origin_not_allowed", Source.CLIENT
 
 
 class UnknownRoute(RequestFailure):

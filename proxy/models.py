@@ -64,7 +64,7 @@ def fits(preset: Preset, hardware: Hardware) -> str:
     sizes = [gpu.memory_bytes for gpu in hardware.gpus if gpu.memory_bytes]
     if preset.gpu_memory_gb is None or not sizes or len(sizes) < len(hardware.gpus):
         return "-"
-    own = int(preset.variables.get("TENSOR_PARALLEL_SIZE", "1"))
+    own = Settings.load(preset.engine_variables).tensor_parallel_size  # `4.0` is 4 there
     # More GPUs than the file says is the next best; fewer are enough where they are large.
     for count in sorted(_PARALLEL_SIZES, key=lambda size: (size != own, size)):
         if count <= len(sizes) and min(sizes) * count >= preset.gpu_memory_gb * _GB:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -16,6 +16,7 @@ from proxy.api.info import info_router
 from proxy.api.metrics import metrics_router
 from proxy.api.openapi import openapi_router
 from proxy.api.service import Service
+from proxy.edge.routes import Route
 from proxy.errors import MethodNotAllowed, RequestFailure
 from proxy.relay.client import ADDED_HEADERS
 from proxy.relay.headers import Header, request_id
@@ -52,13 +53,16 @@ def _adding(headers: Sequence[Header], send: Send) -> Send:
     return sends if headers else send
 
 
-def own_pages(service: Service) -> tuple[OwnPages, OwnPages]:
-    """Those of the API's port, and those of `METRICS_PORT`: metrics are in one place only."""
+def own_pages(service: Service, routes: Mapping[str, Route]) -> tuple[OwnPages, OwnPages]:
+    """Those of the API's port, and those of `METRICS_PORT`: metrics are in one place only.
+
+    `routes` are the engine's, for the description.
+    """
     health, metrics, page = health_router(service), metrics_router(service), page_router()
     open_paths = frozenset(
         route.path for route in (*health.routes, *page.routes) if isinstance(route, OwnRoute)
     )
-    description = openapi_router(service.settings, open_paths)
+    description = openapi_router(service.settings, routes, open_paths)
     pages = [health, info_router(service), requests_router(service), page, description]
     if service.settings.port_of_metrics is None:
         return OwnPages(*pages, metrics, open_paths=open_paths), OwnPages()

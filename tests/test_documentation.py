@@ -142,8 +142,8 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     ),
     "proxy.models": ("proxy.errors", "proxy.settings", "proxy.presets", "proxy.engine.hardware"),
     "proxy.own_pages": (
-        *("proxy.errors", "proxy.api", "proxy.relay.headers", "proxy.relay.refusal"),
-        "proxy.relay.client",
+        *("proxy.errors", "proxy.api", "proxy.edge.routes", "proxy.relay.headers"),
+        *("proxy.relay.refusal", "proxy.relay.client"),
     ),
     "proxy.server": ("proxy.client_connection",),
     "proxy.client_connection": ("proxy.errors", "proxy.exchange", "proxy.relay.client"),

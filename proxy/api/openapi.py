@@ -6,7 +6,7 @@ engine's routes only what the sidecar itself does is told: the rest is vLLM's to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import msgspec
 from fastapi import APIRouter, Response
 
 from proxy import __version__
-from proxy.edge.routes import ANTHROPIC, TRANSLATED, Route, RouteTable
+from proxy.edge.routes import ANTHROPIC, TRANSLATED, Route
 from proxy.settings import Settings
 
 PATH = "/openapi.json"
@@ -28,6 +28,7 @@ _SHARED = (400, 422, 500, 503)
 REFUSALS = {
     400: "What came is not HTTP, or points at media that may not or cannot be fetched.",
     401: "No API key, or not one of this server's.",
+    403: "A web page of another origin than CORS_ORIGINS allows opens a WebSocket.",
     408: "The rest of the request did not come in time.",
     413: "The body is larger than MAX_BODY_MB.",
     422: "The engine has died of this request, twice.",
@@ -40,9 +41,11 @@ REFUSALS = {
 }
 
 
-def openapi_router(settings: Settings, open_paths: Iterable[str]) -> APIRouter:
+def openapi_router(
+    settings: Settings, routes: Mapping[str, Route], open_paths: Iterable[str]
+) -> APIRouter:
     page = Response(
-        msgspec.json.encode(described(settings, frozenset(open_paths))),
+        msgspec.json.encode(described(settings, routes, frozenset(open_paths))),
         media_type="application/json",
     )
     router = APIRouter(tags=["info"])
@@ -55,8 +58,11 @@ def openapi_router(settings: Settings, open_paths: Iterable[str]) -> APIRouter:
     return router
 
 
-def described(settings: Settings, open_paths: frozenset[str]) -> dict[str, Any]:
-    """The whole document, for a server with these settings; `open_paths` need no key."""
+def described(
+    settings: Settings, routes: Mapping[str, Route], open_paths: frozenset[str]
+) -> dict[str, Any]:
+    """The whole document, for a server with these settings, which asks the engine at `routes`;
+    `open_paths` need no key."""
     document: dict[str, Any] = msgspec.json.decode(_FILE.read_bytes())
     document["info"]["version"] = __version__
     pages = document["paths"]
@@ -69,8 +75,7 @@ def described(settings: Settings, open_paths: frozenset[str]) -> dict[str, Any]:
         document["security"] = [{name: []} for name in document["components"]["securitySchemes"]]
         for path, page in pages.items():
             _say_who_may(page["get"], is_open=path in open_paths)
-    table = RouteTable(settings.extra_routes).described
-    document["paths"] = pages | {path: _item(path, route) for path, route in table.items()}
+    document["paths"] = pages | {path: _item(path, route) for path, route in routes.items()}
     return document
 
 
@@ -104,7 +109,7 @@ def _operation(path: str, route: Route, method: str) -> dict[str, Any]:
         "tags": ["engine"],
         "responses": {
             "default": {"description": f"The engine's answer, {_way_back(route)}."},
-            **{str(status): _refusal(status, route) for status in REFUSALS},
+            **{str(status): _refusal(status, route) for status in _refused_with(route)},
         },
     }
     if route is Route.REALTIME:
@@ -113,6 +118,12 @@ def _operation(path: str, route: Route, method: str) -> dict[str, Any]:
         kind = "multipart/form-data" if route is Route.AUDIO else "application/json"
         operation["requestBody"] = {"content": {kind: {"schema": {"type": "object"}}}}
     return operation
+
+
+def _refused_with(route: Route) -> Iterator[int]:
+    """A page's session is asked about; its other requests are told to the browser, not refused."""
+    takes_sessions = route in (Route.REALTIME, Route.EXTRA)
+    return (status for status in REFUSALS if status != 403 or takes_sessions)
 
 
 def _way(route: Route) -> str:
@@ -124,8 +135,10 @@ def _way_back(route: Route) -> str:
 
 
 def _refusal(status: int, route: Route) -> dict[str, Any]:
-    if route in TRANSLATED:
+    if route is Route.GENERATE:
         name = "RefusedGenerate"
+    elif route is Route.PROTOCOL:
+        name = "RefusedProtocol"
     elif status in _SHARED:
         name = "RefusedOrPassedOn"
     else:

@@ -1,15 +1,19 @@
 """Which web pages may ask (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol).
 
 A browser asks first, without a key (a preflight); it is answered here, never by the engine. No
-cookies are allowed: a page sends a key of its own.
+cookies are allowed: a page sends a key of its own. Before a page opens a WebSocket browsers ask
+nobody: there the origin that they name is judged here.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from starlette.types import Scope
+
+from proxy.errors import ForeignPage, RequestFailure
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -17,6 +21,8 @@ _ANY = "*"
 _METHODS = b"GET, HEAD, POST, DELETE"
 _NAMES = re.compile(rb"[\w!#$%&'*+.^`|~-]+(?:\s*,\s*[\w!#$%&'*+.^`|~-]+)*")
 _MAX_NAMES_BYTES = 2048
+_MAX_SHOWN_BYTES = 200
+_HOST_HEADERS = (b"host", b"x-forwarded-host")
 _MAX_AGE_SECONDS = b"600"
 # What an answer has beside the headers that a page may always read.
 _EXPOSED = b", ".join(
@@ -71,9 +77,36 @@ class Cors:
             (b"access-control-expose-headers", _EXPOSED),
         )
 
+    def foreign(self, scope: Scope) -> RequestFailure | None:
+        """Why the page that opens a WebSocket may not; None where it may, or is no page.
+
+        Browsers name the page's origin, other clients mostly none. A page of this host need not be
+        listed, whatever its port; a proxy may have put the host into a header that no page can set.
+        """
+        origin = _origin(scope)
+        if not origin or self._allows(origin) or _host(origin) in _hosts(scope):
+            return None
+        shown = origin[:_MAX_SHOWN_BYTES].decode("latin-1")
+        text = f"Pages of {shown} may not open a session here; CORS_ORIGINS lists those that may."
+        return ForeignPage(text)
+
     def _allows(self, origin: bytes) -> bool:
         return bool(origin) and (self._any or origin in self._origins)
 
 
 def _origin(scope: Scope) -> bytes:
     return next((value for name, value in scope["headers"] if name == b"origin"), b"")
+
+
+def _host(origin: bytes) -> str | None:
+    try:
+        return urlsplit(origin.decode("latin-1")).hostname
+    except ValueError:  # brackets that are none
+        return None
+
+
+def _hosts(scope: Scope) -> set[str]:
+    """Names of this server, as a client, or a proxy before us, has said them."""
+    values = (value for name, value in scope["headers"] if name in _HOST_HEADERS)
+    found = (_host(b"//" + one.strip()) for value in values for one in value.split(b","))
+    return {host for host in found if host}

@@ -18,6 +18,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from proxy.settings.preset import Preset
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _KEYS = ("repository", "revision", "served_names", "gpu_memory_gb", "sources", "engine")
 _MAX_BYTES = 1024 * 1024
+_PLAIN = (str, int, float)
 # Their arguments would come after the ones of the user's variables, and win.
 _NOT_HERE = {
     "VLLM_EXTRA_ARGS": "allowed is each flag by its own name, as MAX_MODEL_LEN",
@@ -66,6 +68,8 @@ def _read(file: Path) -> dict[str, Any]:
         raise SettingsError(text) from None
     except ValueError as error:  # of TOML, and of UTF-8
         raise SettingsError(f"MODELS_FILE={str(file)!r}: no TOML: {error}") from None
+    except RecursionError:
+        raise SettingsError(f"MODELS_FILE={str(file)!r}: is nested too deeply") from None
 
 
 def _preset(name: str, table: Any, file: str) -> Preset:
@@ -74,8 +78,9 @@ def _preset(name: str, table: Any, file: str) -> Preset:
         raise ValueError("cannot be a name; allowed are a-z, 0-9 and . _ -, and not demo")
     if not isinstance(table, dict):
         raise ValueError(f"is no table; allowed are tables with {', '.join(_KEYS)}")
-    for key in table:
-        _check_known(key, _KEYS)
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise ValueError(_no_key(name, key, value))
     repository = _text(table, "repository")
     if repository is None:
         raise ValueError("has no repository; allowed is one as organisation/name, or a folder")
@@ -89,11 +94,12 @@ def _preset(name: str, table: Any, file: str) -> Preset:
     return Preset(name, file, own | engine, _memory(table), _texts(table, "sources"))
 
 
-def _check_known(key: str, known: tuple[str, ...]) -> None:
-    if key not in known:
-        near = get_close_matches(key, known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{key} is no key; allowed are {', '.join(known)}.{hint}")
+def _no_key(name: str, key: str, value: Any) -> str:
+    near = get_close_matches(key, _KEYS, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    if isinstance(value, dict) and not near:  # what TOML makes of a dot: a table in a table
+        hint = f' A name with a dot stands in quotes: ["{name}.{key}"].'
+    return f"{key} is no key; allowed are {', '.join(_KEYS)}.{hint}"
 
 
 def _text(table: Mapping[str, Any], key: str) -> str | None:
@@ -140,10 +146,11 @@ def _as_variable(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return json.dumps(value)
-    if isinstance(value, list) and all(isinstance(each, str | int | float) for each in value):
+        with suppress(TypeError):  # a date in it
+            return json.dumps(value)
+    if value and isinstance(value, list) and all(isinstance(each, _PLAIN) for each in value):
         return ",".join(map(str, value))
-    if isinstance(value, str | int | float) and str(value).strip():
+    if isinstance(value, _PLAIN) and str(value).strip():
         return str(value)
     raise ValueError(f"engine.{name}={value!r}: allowed is a text, number, boolean, list or table")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
+from inspect import iscoroutinefunction
 
 from proxy.edge.routes import RouteTable
 from proxy.errors import SettingsError
@@ -46,20 +47,31 @@ def _made(name: str, allowed: tuple[str, ...]) -> Protocol:
         raise _refused(name, f"the module {module} is not in PROTOCOL_MODULES, which has {listed}")
     try:
         made = getattr(import_module(module), attribute, None)
-    except Exception as error:  # whatever the module does when it is imported
-        said = f"{module} cannot be imported ({type(error).__name__}: {error})"
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+        said = f"{module} cannot be imported ({_words(error)})"
         raise _refused(name, f"{said}; is it on PYTHONPATH?") from None
     if not (isinstance(made, type) and issubclass(made, Protocol)):
         text = f"{attribute} in {module} is no subclass of proxy.protocols.protocol.Protocol"
         raise _refused(name, text)
     try:
         protocol = made()
-    except Exception as error:
-        raise _refused(name, f"it cannot be made ({type(error).__name__}: {error})") from None
+    except (Exception, SystemExit) as error:
+        raise _refused(name, f"it cannot be made ({_words(error)})") from None
+    _check_parts(name, protocol)
+    return protocol
+
+
+def _check_parts(name: str, protocol: Protocol) -> None:
+    """Raises SettingsError where a part is of another kind than `Protocol` says."""
     paths: object = getattr(protocol, "paths", ())
     if not (isinstance(paths, tuple | list) and paths and all(isinstance(p, str) for p in paths)):
         raise _refused(name, "it has no paths; allowed is a tuple of them")
-    return protocol
+    for function in (protocol.request_in, protocol.events_out):
+        if iscoroutinefunction(function):
+            raise _refused(name, f"{function.__name__} is async; allowed is a plain function")
+    kinds: tuple[object, ...] = (protocol.answer_type, protocol.stream_type)
+    if not all(isinstance(kind, str) and kind.isprintable() for kind in kinds):
+        raise _refused(name, "answer_type and stream_type must be texts, as application/json")
 
 
 def _check(name: str, path: str, taken: dict[str, str], extra_routes: tuple[str, ...]) -> None:
@@ -71,6 +83,11 @@ def _check(name: str, path: str, taken: dict[str, str], extra_routes: tuple[str,
         raise _refused(name, f"{path} is taken by {taken[path]}")
     if RouteTable(extra_routes).find(path.encode()) is not None:
         raise _refused(name, f"{path} is relayed to the engine already")
+
+
+def _words(error: BaseException) -> str:
+    """In one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _refused(name: str, text: str) -> SettingsError:

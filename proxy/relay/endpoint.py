@@ -89,6 +89,9 @@ class Relay:
         most = self._limits.max_body_bytes
         content = await content_of(client, most, self._media, record)
         self._passage.carries(record, content.parts)
+        beats = self._beats(client, record)
+        if beats:  # behind blanks a compressed answer could not be read: its head is out
+            client.headers = [pair for pair in client.headers if pair[0] != b"accept-encoding"]
         connection = await self._send(client, content, record)
         client.when_it_leaves(connection.abort)
         uplink = None
@@ -97,7 +100,8 @@ class Relay:
         deadline = Deadline(self._limits.request_timeout, self._limits.stream_idle_timeout)
         deadline.watch(connection, record.started)
         clocks: list[Deadline | Heartbeat | KeepAlive] = [deadline]
-        clocks += self._heartbeat(client, record)
+        if beats:
+            clocks.append(Heartbeat(beats, client.beat, record.request_id.encode()))
         try:
             response = await connection.response_head()
             for heartbeat in clocks[1:]:
@@ -122,10 +126,12 @@ class Relay:
             record.last_byte = connection.last_byte
             connection.release()
 
-    def _heartbeat(self, client: Client, record: Record) -> Iterator[Heartbeat]:
+    def _beats(self, client: Client, record: Record) -> float | None:
+        """After how many seconds of silence a blank is written, where one may be."""
         seconds = self._limits.json_heartbeat
-        if seconds and not record.stream and client.route in GENERATING and client.has_body:
-            yield Heartbeat(seconds, client.beat, record.request_id.encode())
+        if not seconds or record.stream or client.method != "POST":
+            return None
+        return seconds if client.route in GENERATING and client.has_body else None
 
     def _keep_alive(
         self, client: Client, connection: Connection, answer: Answer

@@ -77,14 +77,15 @@ class _Usage(msgspec.Struct, gc=False):
     cache_creation_input_tokens: int | None = None
 
     def plain(self) -> Usage:
+        """A count below 0 is none: no counter takes it."""
         inputs = self.prompt_tokens_details or self.input_tokens_details
         outputs = self.completion_tokens_details or self.output_tokens_details
         cached = inputs.cached_tokens if inputs else self.cache_read_input_tokens
         return Usage(
-            prompt_tokens=_first(self.prompt_tokens, self._input_tokens()),
-            completion_tokens=_first(self.completion_tokens, self.output_tokens),
-            cached_tokens=cached,
-            reasoning_tokens=outputs.reasoning_tokens if outputs else None,
+            prompt_tokens=_count(_first(self.prompt_tokens, self._input_tokens())),
+            completion_tokens=_count(_first(self.completion_tokens, self.output_tokens)),
+            cached_tokens=_count(cached),
+            reasoning_tokens=_count(outputs.reasoning_tokens if outputs else None),
         )
 
     def _input_tokens(self) -> int | None:
@@ -267,6 +268,10 @@ def error_name(error: Any) -> str | None:
 
 def _first(one: int | None, other: int | None) -> int | None:
     return other if one is None else one
+
+
+def _count(tokens: int | None) -> int | None:
+    return None if tokens is not None and tokens < 0 else tokens
 
 
 def event_reader(route: Route) -> Reader:

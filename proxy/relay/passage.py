@@ -25,6 +25,7 @@ _MAX_USER_AGENT_CHARS = 200
 _OUTCOMES: dict[type[RequestFailure], Outcome] = {
     errors.ClientClosed: Outcome.CLIENT_CLOSED,
     errors.Unauthorized: Outcome.REJECTED,
+    errors.ForeignPage: Outcome.REJECTED,
     errors.RateLimited: Outcome.REJECTED,
     errors.QuotaUsedUp: Outcome.REJECTED,
     errors.UnknownRoute: Outcome.CLIENT_ERROR,

@@ -47,6 +47,8 @@ _NOT_SENT = (*_OF_THE_BODY[:2], b"accept-encoding")
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r){2}")
 _BLANK = (b"\n\n", b"\r\r", b"\r\n\r\n")
 _JSON = (b"content-type", b"application/json")
+# All that the code of a protocol may raise: one that calls sys.exit ends nothing but its request.
+_FAULTS = (Exception, SystemExit)
 
 
 class TranslatedClient(Client):
@@ -97,9 +99,9 @@ class TranslatedClient(Client):
         if len(body) > MAX_REQUEST_BYTES:
             most = MAX_REQUEST_BYTES // 1024 // 1024
             raise BodyTooLarge(f"The body is larger than {most} MiB, the most for {self._path}.")
-        self._ask = ask = self._asked(body)
-        self.route, self.target = ask.route, _TARGETS[ask.route]
-        return msgspec.json.encode(ask.body)
+        self._ask, self.target, asked = self._asked(body)
+        self.route = self._ask.route
+        return asked
 
     def start(self, status: int, headers: Headers) -> None:
         """A stream's head goes out as any; that of another answer waits for its body."""
@@ -128,7 +130,8 @@ class TranslatedClient(Client):
             raise
         super().end(last)
 
-    def _asked(self, body: bytes | bytearray) -> Ask:
+    def _asked(self, body: bytes | bytearray) -> tuple[Ask, bytes, bytes]:
+        """What the protocol makes of a body; the path of the engine for that, and its body."""
         try:
             said = msgspec.json.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -139,11 +142,11 @@ class TranslatedClient(Client):
             ask = self._protocol.request_in(self._path, said)
             if ask.streams:
                 ask.body.setdefault("stream_options", {"include_usage": True})
+            return ask, _TARGETS[ask.route], msgspec.json.encode(ask.body)
         except RequestFailure:
             raise
-        except Exception:
+        except _FAULTS:
             raise self._broken() from None
-        return ask
 
     def _write(self, data: bytes) -> None:
         if self._streaming:
@@ -200,8 +203,11 @@ class TranslatedClient(Client):
 
     def _told(self, events: Sequence[Event]) -> bytes:
         try:
-            return self._protocol.events_out(self._ask, events)
-        except Exception:
+            said: object = self._protocol.events_out(self._ask, events)
+            if not isinstance(said, bytes):
+                raise TypeError(f"events_out has returned {type(said).__name__}, not bytes")
+            return said
+        except _FAULTS:
             raise self._broken() from None
 
     def _told_error(self, failure: RequestFailure) -> bytes:
@@ -214,7 +220,8 @@ class TranslatedClient(Client):
 
     def _broken(self) -> InternalFailure:
         name = type(self._protocol).__name__
-        _log.exception("the protocol %s failed", name)
+        request = {"request_id": self._record.request_id}
+        _log.exception("the protocol %s failed", name, extra=request)
         return InternalFailure(f"The protocol {name} failed.")
 
     def _headers(self, content_type: str) -> Headers:

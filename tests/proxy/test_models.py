@@ -38,6 +38,7 @@ def machine(*sizes_gb: float | None) -> Hardware:
         (128, "4", (150,), "with TENSOR_PARALLEL_SIZE=1"),
         (40, "1", (24, 16), "no"),
         (30, "1", (24, 16), "with TENSOR_PARALLEL_SIZE=2"),
+        (30, "2.0", (24, 16), "yes"),
     ],
 )
 def test_what_fits(

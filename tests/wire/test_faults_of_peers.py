@@ -8,6 +8,7 @@ on (test_client_leaves); retries, the idle limit (test_no_retry); early 413 (tes
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from itertools import pairwise
@@ -127,3 +128,11 @@ def test_secrets_and_texts_are_in_no_log_and_no_metric(service: Sidecar) -> None
         service.record(answer)
     everything = service.text() + service.page()
     assert not [word for word in (secret, text, said, "me@example") if word in everything]
+
+
+def test_an_engine_that_counts_below_zero_costs_no_log_line(service: Sidecar) -> None:
+    said = json.dumps({"usage": {"prompt_tokens": -1, "completion_tokens": -1}})
+    answer = service.ask(CHAT, prompt(CHAT), fake={"status": 200, "body": said})
+    assert answer.body.decode() == said
+    line = service.record(answer)
+    assert fields(line, "outcome", "prompt_tokens", "completion_tokens") == ("ok", None, None)

@@ -29,6 +29,37 @@ class Broken(Ollama):
 
     def events_out(self, ask, events):
         raise RuntimeError("a fault of theirs")
+
+
+class Odd(Ollama):
+    # Returns what is nothing: `prompt` says where.
+
+    paths = ("/odd",)
+
+    def request_in(self, path, body):
+        ask = super().request_in(path, body)
+        if body["prompt"] == "no ask":
+            return None
+        if body["prompt"] == "exit":
+            raise SystemExit(0)
+        if body["prompt"] == "no route of text":
+            ask.route = "embeddings"
+        if body["prompt"] == "no JSON":
+            ask.body["stop"] = {object()}
+        ask.notes["prompt"] = body["prompt"]
+        return ask
+
+    def events_out(self, ask, events):
+        if ask is None:
+            return super().events_out(ask, events)
+        if ask.notes["prompt"] == "a text":
+            return "a text"
+        if ask.notes["prompt"] == "nothing":
+            return None
+        if ask.notes["prompt"] == "late exit":
+            raise SystemExit(0)
+        late = any(type(event).__name__ == "Usage" for event in events)
+        return ["late"] if late else super().events_out(ask, events)
 """
 
 
@@ -46,7 +77,7 @@ def sidecar(
     environ = {
         "PYTHONPATH": str(folder),
         "PROTOCOL_MODULES": "mine",
-        "PROTOCOLS": "mine.ollama:Ollama, mine.broken:Broken",
+        "PROTOCOLS": "mine.ollama:Ollama, mine.broken:Broken, mine.broken:Odd",
         "API_KEYS": "alice:sk-alice-0123456789",
     }
     with Sidecar(folder, shared_engine, **environ) as sidecar:
@@ -100,6 +131,8 @@ def test_errors_come_in_the_examples_own_shape(sidecar: Sidecar) -> None:
     assert (answer.status, lines(answer)) == (400, [{"error": "prompt: must be a text"}])
     answer = ask(sidecar, {"prompt": "a", "options": {"mirostat": 1}})
     assert lines(answer) == [{"error": "options.mirostat: is not known"}]
+    answer = ask(sidecar, {"prompt": "a", "options": 3})
+    assert (answer.status, lines(answer)) == (400, [{"error": "options: must be an object"}])
     answer = ask(sidecar, {"prompt": "a", "model": "nope"})
     assert answer.status == 404
     assert "does not exist" in lines(answer)[0]["error"]
@@ -112,9 +145,10 @@ def test_errors_come_in_the_examples_own_shape(sidecar: Sidecar) -> None:
 
 
 def test_what_it_cannot_take_at_all_is_a_500_and_a_traceback(sidecar: Sidecar) -> None:
-    answer = ask(sidecar, {"prompt": "a", "options": 3})
-    assert (answer.status, lines(answer)) == (500, [{"error": "The protocol Ollama failed."}])
-    assert any("'int' object has no attribute" in line for line in sidecar.other_lines())
+    answer = ask(sidecar, {"no prompt": "a"}, "/odd")
+    assert (answer.status, lines(answer)) == (500, [{"error": "The protocol Odd failed."}])
+    told = [line for line in sidecar.other_lines() if "KeyError: 'prompt'" in line]
+    assert json.loads(told[-1])["request_id"] == answer.request_id
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -129,6 +163,37 @@ def test_a_protocol_that_cannot_even_tell_an_error_has_it_told(
     assert fields(line, "outcome", "error") == ("proxy_error", "internal_error")
     assert any("a fault of theirs" in line for line in sidecar.other_lines())
     assert ask(sidecar, {"prompt": "a"}).status == 200, "the others go on"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("prompt", ["no ask", "no route of text", "no JSON", "exit"])
+def test_an_ask_that_is_none_is_told_in_the_protocols_words(
+    sidecar: Sidecar, prompt: str, stream: bool
+) -> None:
+    answer = ask(sidecar, {"prompt": prompt, "stream": stream}, "/odd")
+    assert (answer.status, lines(answer)) == (500, [{"error": "The protocol Odd failed."}])
+    assert ending(sidecar.record(answer)) == (500, "proxy_error", "proxy", "internal_error")
+    assert sidecar.seen(answer) == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("prompt", ["a text", "nothing", "late"])
+def test_what_is_no_bytes_is_told_as_a_fault_and_the_log_says_what_it_was(
+    sidecar: Sidecar, prompt: str, stream: bool
+) -> None:
+    answer = ask(sidecar, {"prompt": prompt, "stream": stream}, "/odd", fake={"text": "a"})
+    assert answer.whole
+    assert answer.status == (200 if stream else 500)
+    assert "The protocol Odd failed." in answer.body.decode()
+    assert sidecar.record(answer)["outcome"] == "proxy_error"
+    assert any("events_out has returned" in line for line in sidecar.other_lines())
+
+
+def test_a_protocol_that_leaves_ends_its_own_request_alone(sidecar: Sidecar) -> None:
+    for stream, status in ((True, 200), (False, 500)):
+        answer = ask(sidecar, {"prompt": "late exit", "stream": stream}, "/odd")
+        assert (answer.status, answer.whole) == (status, True)
+        assert sidecar.record(answer)["outcome"] == "proxy_error"
 
 
 def test_a_protocol_is_not_served_without_leave(tmp_path: Path) -> None:

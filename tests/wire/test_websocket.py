@@ -6,13 +6,14 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.fake_engine import x_fake
+from tests.fake_engine import FakeEngine, x_fake
 from tests.patience import PATIENCE
 from tests.wire.client import new_id
 from tests.wire.service import Sidecar, ending
@@ -121,6 +122,46 @@ def test_the_engines_refusal_of_a_handshake_passes_as_it_is(service: Sidecar) ->
         pass
     assert refused.value.response.status_code == 401
     assert refused.value.response.body == b"scripted refusal"
+
+
+def test_a_page_of_another_host_opens_no_session(service: Sidecar) -> None:
+    request_id = new_id()
+    headers = {"x-request-id": request_id, "origin": "https://evil.example.com"}
+    with pytest.raises(InvalidStatus) as refused, session(service, headers=headers):
+        pass
+    answer = refused.value.response
+    assert (answer.status_code, answer.headers["x-proxy-error"]) == (
+        403,
+        "client origin_not_allowed",
+    )
+    assert b"CORS_ORIGINS" in answer.body
+    assert service.seen(request_id) == []
+    assert ending(service.record(request_id)) == (403, "rejected", "client", "origin_not_allowed")
+
+
+def test_a_page_of_the_same_host_opens_one(service: Sidecar) -> None:
+    with session(service, headers={"origin": "http://127.0.0.1:3000"}) as (client, _):
+        client.send("text")
+        assert client.recv(5) == "text"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"CORS_ORIGINS": "https://chat.example.com"},
+        {"API_KEYS": "alice:sk-alice-0123456789", "KEY_LIMITS": "rpm=5"},
+    ],
+    ids=["listed", "key"],
+)
+def test_a_page_that_is_listed_and_whoever_has_a_key_open_one(
+    shared_engine: FakeEngine, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    headers = {"origin": "https://chat.example.com", "x-api-key": "sk-alice-0123456789"}
+    with Sidecar(tmp_path, shared_engine, **settings) as sidecar:
+        sidecar.wait_until_ready()
+        with session(sidecar, headers=headers) as (client, _):
+            client.send("text")
+            assert client.recv(5) == "text"
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/nope", "/metrics", "/v1/realtime/x"])

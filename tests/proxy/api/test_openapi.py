@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,15 @@ KEY = {"x-api-key": "sk-1234567890123456"}
 KEYS = f"me:{KEY['x-api-key']}"
 # A client that has left gets no answer; what is no route of the engine's is not described.
 _NOT_DESCRIBED = {499, 404, 405}
+
+
+PROTOCOL = """
+from proxy.protocols.generate import Generate
+
+
+class Mine(Generate):
+    paths = ("/mine", "/mine/too")
+"""
 
 
 async def description(there: House, **headers: str) -> dict[str, Any]:
@@ -108,6 +118,25 @@ async def test_what_settings_move_is_where_it_was_moved_to() -> None:
         assert "204" in paths["/alive"]["get"]["responses"]
         assert not {"/ping", "/metrics", "/metrics/engine"} & paths.keys()
         assert paths["/v2/embed"].keys() == {"get", "post"}
+
+
+async def test_protocols_of_ones_own_are_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "described_protocol.py").write_text(PROTOCOL)
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = {"PROTOCOL_MODULES": "described_protocol", "PROTOCOLS": "described_protocol:Mine"}
+    async with house(**mine) as there:
+        said = await description(there)
+        for path in ("/mine", "/mine/too"):
+            assert said["paths"][path].keys() == {"post"}
+            operation = said["paths"][path]["post"]
+            assert operation["summary"] == "Translated to the engine (protocol)."
+            refusals = {
+                answer["$ref"] for answer in operation["responses"].values() if "$ref" in answer
+            }
+            assert refusals == {"#/components/responses/RefusedProtocol"}
+        assert "RefusedProtocol" in said["components"]["responses"]
 
 
 async def test_the_operator_may_have_the_engines_own_in_its_place() -> None:

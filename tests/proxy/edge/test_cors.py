@@ -49,6 +49,51 @@ def test_an_origin_is_allowed_as_it_is_written(
     assert b"access-control-allow-credentials" not in found
 
 
+HERE = "box.example.com"
+
+
+@pytest.mark.parametrize(
+    ("origins", "headers", "may"),
+    [
+        ([], {"host": HERE}, True),
+        ([], {"host": HERE, "origin": ""}, True),
+        ([], {"host": HERE, "origin": f"https://{HERE}"}, True),
+        ([], {"host": f"{HERE}:8000", "origin": f"http://{HERE}:3000"}, True),
+        ([], {"host": HERE.upper(), "origin": f"https://{HERE}"}, True),
+        ([], {"host": "[::1]:8000", "origin": "http://[::1]:3000"}, True),
+        ([], {"host": "10.0.0.5:8000", "origin": f"https://{HERE}"}, False),
+        ([], {"host": "10.0.0.5", "x_forwarded_host": HERE, "origin": f"https://{HERE}"}, True),
+        ([], {"host": "a", "x_forwarded_host": f"b, {HERE}", "origin": f"https://{HERE}"}, True),
+        ([], {"host": HERE, "origin": OTHER}, False),
+        ([], {"host": HERE, "origin": f"https://{HERE}.evil.com"}, False),
+        ([], {"host": HERE, "origin": f"https://evil.com/{HERE}"}, False),
+        ([], {"host": HERE, "origin": "null"}, False),
+        ([], {"host": HERE, "origin": "file://"}, False),
+        ([], {"host": "", "origin": "file://"}, False),
+        ([], {"origin": "null"}, False),
+        ([], {"host": "[", "origin": "http://["}, False),
+        ([PAGE], {"host": HERE, "origin": PAGE}, True),
+        ([PAGE], {"host": HERE, "origin": OTHER}, False),
+        (["*"], {"host": HERE, "origin": OTHER}, True),
+        (["*"], {"host": HERE, "origin": "null"}, True),
+    ],
+)
+def test_a_page_of_this_host_or_of_an_allowed_origin_may_open_a_session(
+    origins: list[str], headers: dict[str, str], may: bool
+) -> None:
+    failure = Cors(origins).foreign(scope(**headers))
+    assert (failure is None) is may
+    if failure is not None:
+        assert headers["origin"] in failure.message
+        assert "CORS_ORIGINS" in failure.message
+
+
+def test_an_origin_that_goes_on_and_on_is_not_repeated_whole() -> None:
+    failure = Cors([]).foreign(scope(host=HERE, origin="https://" + "x" * 10_000))
+    assert failure is not None
+    assert len(failure.message) < 300
+
+
 def test_only_a_preflight_is_one() -> None:
     cors = Cors([PAGE])
     assert cors.preflight(scope("OPTIONS", origin=PAGE)) is None

@@ -81,6 +81,10 @@ BAD = [
     ("[mine]\nrepository = 'a/b'\ngpu_memory_gb = 0", "allowed is a number of GB above 0"),
     ("[mine]\nrepository = 'a/b'\ngpu_memory_gb = true", "allowed is a number of GB above 0"),
     ("[mine]\nrepository = 'a/b'\nengine = 3", "engine is no table"),
+    ("[mine-1.5]\nrepository = 'a/b'", 'A name with a dot stands in quotes: ["mine-1.5"].'),
+    ("[mine-1.5.engine]\nSEED = 1", 'A name with a dot stands in quotes: ["mine-1.5"].'),
+    ("[mine]\nrepository = 'a/b'\n[mine.engin]\nSEED = 1", "Did you mean engine?"),
+    ("x = " + "[" * 3000, "is nested too deeply"),
 ]
 BAD_ENGINE = [
     ("MAX_MODEL_LEN = 'lots'", "engine.MAX_MODEL_LEN='lots': "),
@@ -88,6 +92,8 @@ BAD_ENGINE = [
     ("TRUST_REMOTE_CODE = 'maybe'", "true, 1, yes, on"),
     ("MAX_MODEL_LEN = ''", "engine.MAX_MODEL_LEN='': allowed is a text, number"),
     ("DTYPE = 2026-11-21", "allowed is a text, number, boolean, list or table"),
+    ("MM_PROCESSOR_KWARGS = {a = 2026-11-21}", "allowed is a text, number, boolean, list or table"),
+    ("MAX_MODEL_LEN = []", "engine.MAX_MODEL_LEN=[]: allowed is a text, number"),
     ("RUNNER = 'walk'", "engine.RUNNER='walk': allowed are auto, draft"),
     ("ENFORCE_EAGER = 'maybe'", "(vLLM's --enforce-eager)"),
     ("MAX_MODLE_LEN = 1", "no variable of the engine; allowed are the engine's variables"),

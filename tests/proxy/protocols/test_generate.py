@@ -23,6 +23,7 @@ from proxy.protocols.generate import SAMPLING, Generate
 from proxy.protocols.openai import events_of_answer, events_of_stream
 from proxy.protocols.protocol import Ask, Done, Error, Event, Finish, Text, Usage
 from proxy.relay.translated import TranslatedClient
+from tests.fuzz.making import repeatable
 from tests.proxy.house import house
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -94,6 +95,7 @@ def asked(path: str, body: dict[str, Any]) -> Ask | InvalidRequest:
         return refused
 
 
+@repeatable
 @given(st.sampled_from(Generate.paths), st.dictionaries(_NAMES, _JSON))
 def test_any_object_is_asked_or_refused_by_the_name_of_a_field(
     path: str, body: dict[str, Any]
@@ -107,6 +109,7 @@ def test_any_object_is_asked_or_refused_by_the_name_of_a_field(
     assert said.streams is (path == "/generate_stream")
 
 
+@repeatable
 @given(st.binary(max_size=60) | _JSON.map(msgspec.json.encode), st.sampled_from([200, 400, 503]))
 def test_any_answer_is_read_or_said_to_be_unreadable(body: bytes, status: int) -> None:
     with suppress(msgspec.MsgspecError, UnicodeDecodeError):

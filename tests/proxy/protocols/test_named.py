@@ -41,6 +41,23 @@ class Unmade(Good):
         raise RuntimeError("no disk")
 
 
+class Leaves(Good):
+    def __init__(self):
+        raise SystemExit(0)
+
+
+class Async(Good):
+    async def request_in(self, path, body): ...
+
+
+class Typeless(Good):
+    stream_type = None
+
+
+class Splits(Good):
+    answer_type = "text/plain\\r\\nx: y"
+
+
 class Half(Protocol):
     paths = ("/half",)
 
@@ -60,7 +77,7 @@ Query = paths("/good?x")
 Climbs = paths("/a/../b")
 NoClass = 3
 """
-_MORE = {"PROTOCOL_MODULES": "theirs, broken_ones", "EXTRA_ROUTES": "/load"}
+_MORE = {"PROTOCOL_MODULES": "theirs, broken_ones, leaves", "EXTRA_ROUTES": "/load"}
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +89,10 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (package / "words.py").write_text(GOOD)
     (tmp_path / "theirs_not.py").write_text(GOOD)
     (tmp_path / "broken_ones.py").write_text("1 / 0\n")
+    (tmp_path / "leaves.py").write_text("raise SystemExit('bye\\nnow')\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield
-    for name in ("theirs", "theirs.words", "theirs_not", "broken_ones"):
+    for name in ("theirs", "theirs.words", "theirs_not", "broken_ones", "leaves"):
         sys.modules.pop(name, None)
 
 
@@ -98,6 +116,11 @@ REFUSED = {
     "theirs.words:NoClass": "NoClass in theirs.words is no subclass of",
     "theirs.words:Half": "it cannot be made (TypeError: ",
     "theirs.words:Unmade": "it cannot be made (RuntimeError: no disk)",
+    "theirs.words:Leaves": "it cannot be made (SystemExit: 0)",
+    "leaves:Good": "leaves cannot be imported (SystemExit: bye now)",
+    "theirs.words:Async": "request_in is async; allowed is a plain function",
+    "theirs.words:Typeless": "answer_type and stream_type must be texts",
+    "theirs.words:Splits": "answer_type and stream_type must be texts",
     "theirs.words:Nowhere": "it has no paths",
     "theirs.words:Word": "it has no paths; allowed is a tuple of them",
     "theirs.words:Chat": "/v1/chat/completions is relayed to the engine already",

@@ -208,3 +208,11 @@ def test_what_cannot_be_read_is_left_to_the_caller(route: Route, payload: bytes)
 def test_the_first_event_of_messages_does_not_know_what_will_be_generated() -> None:
     event = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 0}}}
     assert event_reader(MESSAGES)(json.dumps(event).encode()).usage == Usage(9)
+
+
+@pytest.mark.parametrize("route", [CHAT, MESSAGES, RESPONSES])
+def test_a_count_below_zero_is_none(route: Route) -> None:
+    names = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
+    details = {f"{name}_details": {"cached_tokens": -1, "reasoning_tokens": -1} for name in names}
+    body = json.dumps({"usage": dict.fromkeys(names, -1) | details}).encode()
+    assert answer_reader(route)(body).usage == Usage()
