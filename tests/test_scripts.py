@@ -173,6 +173,14 @@ def test_start_does_not_hang_with_nvidia_smi(startable: Sandbox) -> None:
     assert "-m proxy" in done.stdout
 
 
+def test_start_does_not_wait_for_nvidia_smi(startable: Sandbox) -> None:
+    startable.fake("python3", "touch started")
+    waits = "until [[ -e started ]]; do sleep 0.05; done"
+    startable.fake("nvidia-smi", f"{waits}; echo 'NVIDIA L4, 23034, 535.1'")
+    done = startable.run("scripts/start.sh")
+    assert done.stderr == "start.sh: GPU: 1 x NVIDIA L4 22 GiB, driver 535.1\n"
+
+
 def test_start_prefers_python_then_venv_then_path(startable: Sandbox) -> None:
     own = startable.root / ".venv/bin"
     startable.fake("python3", ECHO_PYTHON, own)
