@@ -13,8 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.engine.command import ENGINE_KEEP_ALIVE_SECONDS, ENGINE_READY_SECONDS, warnings_about
+from proxy.engine.command import (
+    ENGINE_KEEP_ALIVE_SECONDS,
+    ENGINE_READY_SECONDS,
+    engine_command,
+    warnings_about,
+)
 from proxy.engine.flags import known_flags
+from proxy.engine.model.fetch import data_directory
 from proxy.settings import OnEngineFailure, Settings
 from tests.fleet.router import compose_options, shared
 from tests.proxy.house import house
@@ -212,6 +218,24 @@ def test_who_runs_the_engine_can_write_to_caches_home_tmp_and_shared_memory(vari
     assert {given["HOME"], "/tmp", "/dev/shm"} <= set(mounted)
     shared = {volume["name"]: volume for volume in pod(variant)["volumes"]}[mounted["/dev/shm"]]
     assert shared["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Gi"}
+
+
+@VARIANTS
+def test_sidecar_can_keep_what_keys_have_used(variant: str) -> None:
+    (home,) = re.findall(r"\bHF_HOME=(\S+)", (ROOT / "Dockerfile").read_text())
+    place = data_directory(Settings.load({"HF_HOME": home} | environment(variant)))
+    mounted = {mount["mountPath"] for mount in sidecar(variant)["volumeMounts"]}
+    assert mounted & {str(folder) for folder in place.parents}
+
+
+def test_engine_beside_the_sidecar_fetches_no_media_as_one_of_its_own() -> None:
+    (engine,) = pod("beside-vllm")["initContainers"]
+    own = engine_command(settings("beside-vllm"), model_path="m", served_names=["m"], has_gpu=True)
+    after = own.argv.index("--allowed-media-domains") + 1
+    assert f"--allowed-media-domains={own.argv[after]}" in engine["args"]
+    given = {each["name"]: each.get("value") for each in engine["env"]}
+    name = "VLLM_MEDIA_URL_ALLOW_REDIRECTS"
+    assert given[name] == own.environ[name]
 
 
 def test_engine_is_reached_through_the_sidecar_only_and_outlives_its_drain() -> None:
