@@ -103,6 +103,20 @@ def test_image_copies_only_what_exists_and_is_let_through() -> None:
     assert os.access(ROOT / "scripts/start.sh", os.X_OK)
 
 
+def test_image_can_be_read_by_any_user_whatever_the_umask_of_who_built_it(tmp_path: Path) -> None:
+    (command,) = [rest for rest in dockerfile("RUN") if "chmod" in rest]
+    for folder in ("scripts", "proxy", "proxy/inner"):
+        (tmp_path / folder).mkdir(mode=0o700)
+    copied = [tmp_path / name for name in ("LICENSE", "scripts/start.sh", "proxy/inner/one.py")]
+    for path in copied:
+        path.touch(mode=0o600)
+    subprocess.run(["bash", "-c", f"umask 077; {command}"], cwd=tmp_path, check=True)
+    for path in tmp_path.rglob("*"):
+        needed = 0o555 if path.is_dir() else 0o444
+        assert path.stat().st_mode & needed == needed, path
+    assert copied[1].stat().st_mode & 0o111 == 0o111
+
+
 # Health checks ----------------------------------------------------------------------------------
 
 
