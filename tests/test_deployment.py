@@ -226,6 +226,7 @@ def test_sidecar_of_the_fleet_is_the_other_one_with_a_gpu_and_a_place_of_its_own
     settings = Settings.load(service["environment"])
     assert settings.hf_home == f"/workspace/{name}/huggingface"
     assert service["environment"]["HF_HUB_CACHE"] == "/workspace/huggingface/hub"
+    assert service["environment"]["VLLM_CACHE_ROOT"] == f"/workspace/{name}/vllm", "not one for two"
     drain = settings.drain_delay_seconds + settings.drain_seconds
     assert seconds(service["stop_grace_period"]) >= drain + 20
 
