@@ -212,6 +212,15 @@ def test_compose_gives_the_drain_its_time() -> None:
     assert grace >= drain + 20, "vLLM needs some seconds to stop after the drain"
 
 
+@pytest.mark.parametrize("name", ["router", "gateway"])
+def test_who_stands_in_front_is_left_as_long_as_what_it_relays(name: str) -> None:
+    """Compose ends it before the sidecars, so it would cut what they still let run."""
+    services = compose()["services"]
+    behind = [other for other in services[name]["depends_on"] if other.startswith("sidecar")]
+    longest = max(seconds(services[other]["stop_grace_period"]) for other in behind)
+    assert seconds(services[name]["stop_grace_period"]) >= longest
+
+
 @pytest.mark.parametrize("name", ["sidecar-1", "sidecar-2"])
 def test_sidecar_of_the_fleet_is_the_other_one_with_a_gpu_and_a_place_of_its_own(name: str) -> None:
     services = compose()["services"]
