@@ -370,6 +370,15 @@ def test_router_runs_as_in_the_compose_file() -> None:
     assert sidecars_drain > looks, "it must see that a sidecar goes before that refuses"
 
 
+def test_router_goes_on_until_nobody_sends_to_it_and_what_runs_may_end() -> None:
+    (container,) = router_pod()["containers"]
+    word, text = container["lifecycle"]["preStop"]["exec"]["command"]
+    mine = settings("one-container")
+    assert (word, float(text)) == ("sleep", mine.drain_delay_seconds), "as long as a sidecar"
+    left = router_pod()["terminationGracePeriodSeconds"] - float(text)
+    assert left >= pod("one-container")["terminationGracePeriodSeconds"]
+
+
 def test_router_has_no_rights_either() -> None:
     whole = router_pod()["securityContext"]
     assert whole["runAsNonRoot"] is True
