@@ -440,7 +440,15 @@ def installed(sandbox: Sandbox) -> Sandbox:
 def test_make_run_installs_nothing_the_second_time(installed: Sandbox) -> None:
     done = installed.run("make", "-n", "run")
     path = f'PATH="{installed.root}/.venv/bin:$PATH"'
-    assert done.stdout == f"{path} exec scripts/start.sh\n"
+    assert done.stdout == f"{path} PYTHON= exec scripts/start.sh\n"
+
+
+def test_make_run_runs_the_environment_whatever_python_has_made_it(installed: Sandbox) -> None:
+    own = installed.root / ".venv/bin"
+    installed.fake("python3", ECHO_PYTHON, own)
+    installed.fake("python3", "echo another", installed.root / "elsewhere")
+    done = installed.run("make", "run", f"PYTHON={installed.root}/elsewhere/python3")
+    assert done.stdout.startswith(f"{own}/python3 in"), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
