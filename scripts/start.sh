@@ -32,6 +32,10 @@ ask_nvidia_smi() {
 
 describe_gpus() {
   local answer visible code=0
+  if [[ -n "${UPSTREAM_URL:-}" ]]; then
+    say "GPU: not looked at, the engine is the one at UPSTREAM_URL"
+    return
+  fi
   if ! command -v nvidia-smi >/dev/null; then
     say "GPU: none (no nvidia-smi), vLLM runs on the CPU; in Docker, GPUs need --gpus all"
     return

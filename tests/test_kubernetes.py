@@ -228,6 +228,14 @@ def test_sidecar_can_keep_what_keys_have_used(variant: str) -> None:
     assert mounted & {str(folder) for folder in place.parents}
 
 
+def test_sidecar_beside_the_engine_is_given_no_gpu() -> None:
+    assert environment("beside-vllm")["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert "limits" not in sidecar("beside-vllm")["resources"]
+    assert "NVIDIA_VISIBLE_DEVICES" not in environment("one-container"), (
+        "the device plugin's to say"
+    )
+
+
 def test_engine_beside_the_sidecar_fetches_no_media_as_one_of_its_own() -> None:
     (engine,) = pod("beside-vllm")["initContainers"]
     own = engine_command(settings("beside-vllm"), model_path="m", served_names=["m"], has_gpu=True)

@@ -155,6 +155,12 @@ def test_start_says_which_gpus_are_visible(startable: Sandbox) -> None:
     assert done.stderr.endswith("driver 535.1, CUDA_VISIBLE_DEVICES=0\n")
 
 
+def test_start_says_nothing_of_gpus_that_the_engine_elsewhere_may_have(startable: Sandbox) -> None:
+    startable.environment["UPSTREAM_URL"] = "http://127.0.0.1:8001"
+    done = startable.run("scripts/start.sh")
+    assert done.stderr == "start.sh: GPU: not looked at, the engine is the one at UPSTREAM_URL\n"
+
+
 @pytest.mark.parametrize("code", [0, 9])
 def test_start_says_what_to_do_when_nvidia_smi_fails(startable: Sandbox, code: int) -> None:
     startable.fake("nvidia-smi", f"echo 'Driver/library version mismatch'; echo more; exit {code}")
