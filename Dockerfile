@@ -28,7 +28,8 @@ RUN install -d -m 2775 -g 0 /workspace /workspace/huggingface /workspace/vllm
 COPY LICENSE ./
 COPY scripts/ ./scripts/
 COPY proxy/ ./proxy/
-RUN chmod 0755 scripts/start.sh && python3 -m compileall -q proxy
+# A checkout of somebody whose umask is 077 brings files that only root may read.
+RUN python3 -m compileall -q proxy && chmod -R a+rX . && chmod 0755 scripts/start.sh
 
 EXPOSE 8000
 

@@ -37,8 +37,9 @@ TOOLS := $(VENV)/.tools-stamp
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# PYTHON, which may be said to make, made .venv; start.sh would run the sidecar by it.
 run: $(REQUIREMENTS) $(ENGINE) ## install what is missing, then serve: MODEL_NAME=... make run
-	@PATH="$(CURDIR)/$(BIN):$$PATH" exec scripts/start.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON= exec scripts/start.sh
 
 # Real vLLM starts mostly on one core: two of those that only start it go side by side. Those that ask
 # much of it, or measure, have the machine for themselves. Python may keep what it compiles: hundreds of

@@ -10,6 +10,7 @@ import socket
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from errno import EADDRINUSE
 from urllib.parse import urlsplit
 
 import uvloop
@@ -19,8 +20,10 @@ from proxy.engine.checkup import check_up
 from proxy.engine.finding import Finding, Result
 from proxy.errors import SettingsError
 from proxy.presets.choice import load_settings, warnings_about_presets
+from proxy.protocols.named import named_protocols
 from proxy.server import listen
 from proxy.settings import Settings
+from proxy.telemetry.log_file import open_log_file
 from proxy.telemetry.tracing import open_tracing
 
 _HEAD = ("CHECK", "RESULT", "FOUND, AND WHAT TO DO")
@@ -33,6 +36,9 @@ def main(environ: Mapping[str, str]) -> int:
         settings = load_settings(environ)
         preset = _preset(settings)
         keys = _keys(settings)
+        named_protocols(settings)
+        if settings.log_file is not None:
+            open_log_file(settings.log_file).close()
         traces = _traces(settings)
         findings = uvloop.run(check_up(settings))
     except SettingsError as error:
@@ -99,7 +105,10 @@ def _listener(settings: Settings) -> Finding:
         for each in listen(settings.host, ports):
             each.close()
     except OSError as error:
-        text = f"Cannot listen on {settings.host}: {error.strerror} (a running sidecar, perhaps)."
+        text = f"Cannot listen on {settings.host}: {error.strerror}"
+        if error.errno != EADDRINUSE:
+            return Finding("port", Result.FAIL, f"{text}.", "Correct HOST, or set another port.")
+        text = f"{text} (a running sidecar, perhaps)."
         return Finding("port", Result.FAIL, text, "Set another one, or stop what listens there.")
     free = "is free" if len(ports) == 1 else "are free"
     return Finding("port", Result.OK, f"{', '.join(map(str, ports))} on {settings.host} {free}.")

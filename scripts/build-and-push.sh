@@ -6,7 +6,8 @@
 #   scripts/build-and-push.sh YOU/vllm-sidecar 0.1.0-cu129 --vllm v0.32.0-cu129    (older drivers)
 #   scripts/build-and-push.sh YOU/vllm-sidecar 0.1.0 --dry-run      (prints the commands, runs none)
 #
-# PLATFORM=linux/arm64 builds for another machine. Needs Docker with buildx, and `docker login`.
+# PLATFORM=linux/arm64 builds for another machine. Needs Docker with buildx, `docker login`, and a builder
+# that makes attestations, which Docker's default one mostly does not: `docker buildx create --use`.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -21,13 +22,17 @@ vllm=""
 dry_run=""
 while (($#)); do
   case $1 in
+    --help | -h)
+      sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+      exit
+      ;;
     --dry-run) dry_run=yes ;;
     --vllm)
       vllm="${2:-}"
       [[ $vllm =~ ^v[0-9]+\.[0-9]+\.[0-9]+ ]] || fail "--vllm wants a version of the image, such as v0.32.0"
       shift
       ;;
-    -*) fail "unknown option $1; there are --vllm VERSION and --dry-run" ;;
+    -*) fail "unknown option $1; there are --vllm VERSION, --dry-run and --help" ;;
     *) words+=("$1") ;;
   esac
   shift

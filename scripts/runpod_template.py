@@ -5,7 +5,8 @@
 
 Without `--apply` it only prints the template. With it, the key is read from RUNPOD_API_KEY, which
 must be allowed to read and write templates. An update starts a rolling release of the endpoints
-that use the template. API: https://rest.runpod.io/v1/docs.
+that use the template; variables that the file does not name, such as API_KEYS, stay as they are.
+API: https://rest.runpod.io/v1/docs.
 """
 
 from __future__ import annotations
@@ -67,8 +68,14 @@ def apply(api: str, key: str, wanted: Template) -> str:
         kind = "serverless endpoints" if there["isServerless"] else "pods"
         sys.exit(f"runpod_template: {wanted['name']} is a template for {kind}; use another --name")
     changes = {field: value for field, value in wanted.items() if field not in ONLY_AT_CREATION}
+    # Somebody's API_KEYS are among them, mostly: without those the address would be open to all.
+    kept = {
+        name: text for name, text in (there.get("env") or {}).items() if name not in wanted["env"]
+    }
+    changes["env"] = kept | wanted["env"]
     call(api, key, "PATCH", f"/templates/{there['id']}", changes)
-    return f"updated {wanted['name']} ({there['id']})"
+    also = f"; kept {', '.join(sorted(kept))}" if kept else ""
+    return f"updated {wanted['name']} ({there['id']}){also}"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Entry point of the container and of `make run`: names the GPU situation in one line on
-# stderr, then becomes `python3 -m proxy`. Arguments and environment go through as they are.
+# Entry point of the container and of `make run`: has the GPU situation named in one line on
+# stderr, and becomes `python3 -m proxy`. Arguments and environment go through as they are.
 #
 # The Python is $PYTHON if set, else the .venv of the project if there is one (its commands
 # are then first on PATH), else python3.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-NVIDIA_SMI_SECONDS=20 # a wedged driver makes nvidia-smi hang for ever
+NVIDIA_SMI_SECONDS=20
 
 say() { printf 'start.sh: %s\n' "$*" >&2; }
 
@@ -22,14 +22,31 @@ summarise_gpus() {
     }'
 }
 
+# What nvidia-smi says, and its exit code in a line of its own.
+ask_nvidia_smi() {
+  local answer code=0
+  answer="$(timeout -k 1 "$NVIDIA_SMI_SECONDS" nvidia-smi \
+    --query-gpu=name,memory.total,driver_version --format=csv,noheader,nounits 2>&1)" || code=$?
+  printf '%s\n%d\0' "$answer" "$code"
+}
+
 describe_gpus() {
   local answer visible code=0
+  if [[ -n "${UPSTREAM_URL:-}" ]]; then
+    say "GPU: not looked at, the engine is the one at UPSTREAM_URL"
+    return
+  fi
   if ! command -v nvidia-smi >/dev/null; then
     say "GPU: none (no nvidia-smi), vLLM runs on the CPU; in Docker, GPUs need --gpus all"
     return
   fi
-  answer="$(timeout "$NVIDIA_SMI_SECONDS" nvidia-smi \
-    --query-gpu=name,memory.total,driver_version --format=csv,noheader,nounits 2>&1)" || code=$?
+  # A wedged driver may hold nvidia-smi so that no signal ends it: `read` waits no longer all the same.
+  if IFS= read -r -d '' -t "$NVIDIA_SMI_SECONDS" answer < <(ask_nvidia_smi); then
+    code="${answer##*$'\n'}"
+    answer="${answer%$'\n'*}"
+  else
+    code=124
+  fi
   if ((code == 124)); then
     answer="no answer in $NVIDIA_SMI_SECONDS s"
   fi
@@ -42,7 +59,9 @@ describe_gpus() {
   fi
 }
 
-describe_gpus
+# Beside the sidecar, which listens from the first second: with many GPUs nvidia-smi takes seconds. In a
+# subshell, so that whoever reaps orphans here gets it, and not the sidecar.
+(describe_gpus &)
 if [[ -z "${PYTHON:-}" && -x "$ROOT/.venv/bin/python3" ]]; then
   PATH="$ROOT/.venv/bin:$PATH"
 fi

@@ -106,6 +106,16 @@ def test_dry_run_prints_the_command_and_runs_nothing(project: Path) -> None:
     assert not asked(project)
 
 
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_says_how_it_is_called_and_what_it_needs(project: Path, word: str) -> None:
+    done = run(project, word)
+    assert (done.returncode, done.stderr) == (0, "")
+    for said in ("build-and-push.sh YOU/vllm-sidecar 0.1.0", "--dry-run", "docker buildx create"):
+        assert said in done.stdout
+    assert "pipefail" not in done.stdout
+    assert not asked(project)
+
+
 def test_what_is_not_committed_is_not_pushed(project: Path) -> None:
     (project / "new").touch()
     done = run(project, "you/x", "0.1.0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,6 +108,18 @@ def test_the_table_says_what_the_files_say() -> None:
     for name, kind in (("RunPod pod", "pod"), ("RunPod serverless", "serverless")):
         template = json.loads((ROOT / f"deploy/runpod/{kind}.json").read_text())
         assert table[name].given.items() <= template["env"].items()
+
+
+def test_docker_with_less_rights_can_load_what_it_compiles() -> None:
+    """Docker's own default for such a mount is noexec, and a compiled kernel is then not mapped."""
+    (less,) = re.findall(r"Less rights: `(.*?)`", TEXT, re.DOTALL)
+    words = less.split()
+    mounts = [after.split(":") for word, after in pairwise(words) if word == "--tmpfs"]
+    assert [folder for folder, _ in mounts] == ["/tmp", "/home/vllm"]
+    assert all("exec" in options.split(",") for _, options in mounts)
+    pod = kubernetes.pod("one-container")["securityContext"]
+    user = f"{pod['runAsUser']}:{pod['runAsGroup']}"
+    assert {("--user", user), ("-e", "HOME=/home/vllm")} <= set(pairwise(words))
 
 
 async def test_sagemakers_route_is_relayed_where_it_is_asked_for() -> None:

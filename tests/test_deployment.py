@@ -110,6 +110,20 @@ def test_image_copies_only_what_exists_and_is_let_through() -> None:
     assert os.access(ROOT / "scripts/start.sh", os.X_OK)
 
 
+def test_image_can_be_read_by_any_user_whatever_the_umask_of_who_built_it(tmp_path: Path) -> None:
+    (command,) = [rest for rest in dockerfile("RUN") if "chmod" in rest]
+    for folder in ("scripts", "proxy", "proxy/inner"):
+        (tmp_path / folder).mkdir(mode=0o700)
+    copied = [tmp_path / name for name in ("LICENSE", "scripts/start.sh", "proxy/inner/one.py")]
+    for path in copied:
+        path.touch(mode=0o600)
+    subprocess.run(["bash", "-c", f"umask 077; {command}"], cwd=tmp_path, check=True)
+    for path in tmp_path.rglob("*"):
+        needed = 0o555 if path.is_dir() else 0o444
+        assert path.stat().st_mode & needed == needed, path
+    assert copied[1].stat().st_mode & 0o111 == 0o111
+
+
 # Health checks ----------------------------------------------------------------------------------
 
 
@@ -205,6 +219,15 @@ def test_compose_gives_the_drain_its_time() -> None:
     assert grace >= drain + 20, "vLLM needs some seconds to stop after the drain"
 
 
+@pytest.mark.parametrize("name", ["router", "gateway"])
+def test_who_stands_in_front_is_left_as_long_as_what_it_relays(name: str) -> None:
+    """Compose ends it before the sidecars, so it would cut what they still let run."""
+    services = compose()["services"]
+    behind = [other for other in services[name]["depends_on"] if other.startswith("sidecar")]
+    longest = max(seconds(services[other]["stop_grace_period"]) for other in behind)
+    assert seconds(services[name]["stop_grace_period"]) >= longest
+
+
 @pytest.mark.parametrize("name", ["sidecar-1", "sidecar-2"])
 def test_sidecar_of_the_fleet_is_the_other_one_with_a_gpu_and_a_place_of_its_own(name: str) -> None:
     services = compose()["services"]
@@ -219,6 +242,7 @@ def test_sidecar_of_the_fleet_is_the_other_one_with_a_gpu_and_a_place_of_its_own
     settings = Settings.load(service["environment"])
     assert settings.hf_home == f"/workspace/{name}/huggingface"
     assert service["environment"]["HF_HUB_CACHE"] == "/workspace/huggingface/hub"
+    assert service["environment"]["VLLM_CACHE_ROOT"] == f"/workspace/{name}/vllm", "not one for two"
     drain = settings.drain_delay_seconds + settings.drain_seconds
     assert seconds(service["stop_grace_period"]) >= drain + 20
 

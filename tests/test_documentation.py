@@ -151,7 +151,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.init": (),
     "proxy.check": (
         *(*_BASE, "proxy.edge.keys", "proxy.engine", "proxy.presets", "proxy.server"),
-        "proxy.telemetry.tracing",
+        *("proxy.protocols.named", "proxy.telemetry.log_file", "proxy.telemetry.tracing"),
     ),
     "proxy.__main__": (
         *(*_BASE, "proxy.app", "proxy.check", "proxy.edge.keys", "proxy.init", "proxy.server"),

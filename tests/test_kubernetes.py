@@ -13,8 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.engine.command import ENGINE_KEEP_ALIVE_SECONDS, ENGINE_READY_SECONDS, warnings_about
+from proxy.engine.command import (
+    ENGINE_KEEP_ALIVE_SECONDS,
+    ENGINE_READY_SECONDS,
+    engine_command,
+    warnings_about,
+)
 from proxy.engine.flags import known_flags
+from proxy.engine.model.fetch import data_directory
 from proxy.settings import OnEngineFailure, Settings
 from tests.fleet.router import compose_options, shared
 from tests.proxy.house import house
@@ -214,6 +220,32 @@ def test_who_runs_the_engine_can_write_to_caches_home_tmp_and_shared_memory(vari
     assert shared["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Gi"}
 
 
+@VARIANTS
+def test_sidecar_can_keep_what_keys_have_used(variant: str) -> None:
+    (home,) = re.findall(r"\bHF_HOME=(\S+)", (ROOT / "Dockerfile").read_text())
+    place = data_directory(Settings.load({"HF_HOME": home} | environment(variant)))
+    mounted = {mount["mountPath"] for mount in sidecar(variant)["volumeMounts"]}
+    assert mounted & {str(folder) for folder in place.parents}
+
+
+def test_sidecar_beside_the_engine_is_given_no_gpu() -> None:
+    assert environment("beside-vllm")["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert "limits" not in sidecar("beside-vllm")["resources"]
+    assert "NVIDIA_VISIBLE_DEVICES" not in environment("one-container"), (
+        "the device plugin's to say"
+    )
+
+
+def test_engine_beside_the_sidecar_fetches_no_media_as_one_of_its_own() -> None:
+    (engine,) = pod("beside-vllm")["initContainers"]
+    own = engine_command(settings("beside-vllm"), model_path="m", served_names=["m"], has_gpu=True)
+    after = own.argv.index("--allowed-media-domains") + 1
+    assert f"--allowed-media-domains={own.argv[after]}" in engine["args"]
+    given = {each["name"]: each.get("value") for each in engine["env"]}
+    name = "VLLM_MEDIA_URL_ALLOW_REDIRECTS"
+    assert given[name] == own.environ[name]
+
+
 def test_engine_is_reached_through_the_sidecar_only_and_outlives_its_drain() -> None:
     (engine,) = pod("beside-vllm")["initContainers"]
     assert engine["restartPolicy"] == "Always", "it gets SIGTERM after the sidecar has ended"
@@ -344,6 +376,15 @@ def test_router_runs_as_in_the_compose_file() -> None:
         options["health-check-timeout-secs"]
     )
     assert sidecars_drain > looks, "it must see that a sidecar goes before that refuses"
+
+
+def test_router_goes_on_until_nobody_sends_to_it_and_what_runs_may_end() -> None:
+    (container,) = router_pod()["containers"]
+    word, text = container["lifecycle"]["preStop"]["exec"]["command"]
+    mine = settings("one-container")
+    assert (word, float(text)) == ("sleep", mine.drain_delay_seconds), "as long as a sidecar"
+    left = router_pod()["terminationGracePeriodSeconds"] - float(text)
+    assert left >= pod("one-container")["terminationGracePeriodSeconds"]
 
 
 def test_router_has_no_rights_either() -> None:

@@ -188,6 +188,17 @@ def test_template_of_that_name_is_updated_with_the_fields_an_update_has(api: Api
     assert changed.body["imageName"] == "me/x:2"
 
 
+def test_an_update_keeps_the_variables_that_somebody_has_added(api: Api) -> None:
+    mine = {"API_KEYS": "{{ RUNPOD_SECRET_api_keys }}", "MAX_MODEL_LEN": "1"}
+    api.templates.append({"id": "t7", "name": "vllm-sidecar", "isServerless": False, "env": mine})
+    done = script("pod", "--image", "me/x:2", "--api", api.url, "--apply")
+    assert done.stdout == "updated vllm-sidecar (t7); kept API_KEYS\n", done.stderr
+    _, changed = api.calls
+    assert changed.body is not None
+    shipped = read("deploy/runpod/pod.json")["env"]
+    assert changed.body["env"] == {**shipped, "API_KEYS": mine["API_KEYS"]}
+
+
 def test_template_for_pods_is_not_made_one_for_endpoints(api: Api) -> None:
     api.templates.append({"id": "t7", "name": "vllm-sidecar", "isServerless": True})
     done = script("pod", "--image", "me/x:2", "--api", api.url, "--apply")
@@ -232,3 +243,4 @@ def test_template_fits_the_image(kind: str) -> None:
         assert content["volumeMountPath"] == "/workspace"
     else:
         assert content["env"]["HEALTH_CHECK_PATH"] == settings.health_check_path
+        assert content["volumeInGb"] == 0, "endpoints have none, and the API's default is 20"

@@ -155,6 +155,12 @@ def test_start_says_which_gpus_are_visible(startable: Sandbox) -> None:
     assert done.stderr.endswith("driver 535.1, CUDA_VISIBLE_DEVICES=0\n")
 
 
+def test_start_says_nothing_of_gpus_that_the_engine_elsewhere_may_have(startable: Sandbox) -> None:
+    startable.environment["UPSTREAM_URL"] = "http://127.0.0.1:8001"
+    done = startable.run("scripts/start.sh")
+    assert done.stderr == "start.sh: GPU: not looked at, the engine is the one at UPSTREAM_URL\n"
+
+
 @pytest.mark.parametrize("code", [0, 9])
 def test_start_says_what_to_do_when_nvidia_smi_fails(startable: Sandbox, code: int) -> None:
     startable.fake("nvidia-smi", f"echo 'Driver/library version mismatch'; echo more; exit {code}")
@@ -171,6 +177,14 @@ def test_start_does_not_hang_with_nvidia_smi(startable: Sandbox) -> None:
     done = startable.run(script)
     assert "nvidia-smi fails (no answer in 0.2 s)" in done.stderr
     assert "-m proxy" in done.stdout
+
+
+def test_start_does_not_wait_for_nvidia_smi(startable: Sandbox) -> None:
+    startable.fake("python3", "touch started")
+    waits = "until [[ -e started ]]; do sleep 0.05; done"
+    startable.fake("nvidia-smi", f"{waits}; echo 'NVIDIA L4, 23034, 535.1'")
+    done = startable.run("scripts/start.sh")
+    assert done.stderr == "start.sh: GPU: 1 x NVIDIA L4 22 GiB, driver 535.1\n"
 
 
 def test_start_prefers_python_then_venv_then_path(startable: Sandbox) -> None:
@@ -432,7 +446,15 @@ def installed(sandbox: Sandbox) -> Sandbox:
 def test_make_run_installs_nothing_the_second_time(installed: Sandbox) -> None:
     done = installed.run("make", "-n", "run")
     path = f'PATH="{installed.root}/.venv/bin:$PATH"'
-    assert done.stdout == f"{path} exec scripts/start.sh\n"
+    assert done.stdout == f"{path} PYTHON= exec scripts/start.sh\n"
+
+
+def test_make_run_runs_the_environment_whatever_python_has_made_it(installed: Sandbox) -> None:
+    own = installed.root / ".venv/bin"
+    installed.fake("python3", ECHO_PYTHON, own)
+    installed.fake("python3", "echo another", installed.root / "elsewhere")
+    done = installed.run("make", "run", f"PYTHON={installed.root}/elsewhere/python3")
+    assert done.stdout.startswith(f"{own}/python3 in"), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,18 @@ from tests.fake_hub import FakeHub, Fault, Kind, running_hub
 from tests.measure import measured
 
 REPOSITORY = "tiny/model"
-OURS = ("HF_", "MODEL", "PORT", "HOST", "UPSTREAM", "VLLM_", "API_KEYS", "OTEL_")
+OURS = (
+    "HF_",
+    "MODEL",
+    "PORT",
+    "HOST",
+    "UPSTREAM",
+    "VLLM_",
+    "API_KEYS",
+    "OTEL_",
+    "LOG_",
+    "PROTOCOL",
+)
 
 
 @pytest.fixture
@@ -156,6 +167,13 @@ def test_ports_that_are_taken_fail(tmp_path: Path) -> None:
     assert (run.code, run.rows["engine port"][0]) == (1, "fail")
 
 
+def test_an_address_of_another_machine_fails_and_nobody_is_blamed_for_it(tmp_path: Path) -> None:
+    run = Run(tmp_path, HOST="192.0.2.1")
+    assert (run.code, run.rows["port"][0]) == (1, "fail")
+    assert "a running sidecar" not in run.out
+    assert "Correct HOST" in run.out
+
+
 def test_an_open_address_is_a_warning_and_keys_are_told_by_their_labels(tmp_path: Path) -> None:
     run = Run(tmp_path)
     assert (run.code, run.rows["keys"][0]) == (0, "warn")
@@ -202,6 +220,8 @@ def test_an_engine_of_someone_else_must_answer(tmp_path: Path) -> None:
         ({"ENFORCE_EAGER": "perhaps"}, "ENFORCE_EAGER='perhaps': "),
         ({"API_KEYS_FILE": "/nowhere"}, "API_KEYS_FILE='/nowhere': "),
         ({"VLLM_EXTRA_ARGS": "--port 1"}, "VLLM_EXTRA_ARGS: --port is not allowed"),
+        ({"PROTOCOLS": "mine.ollama:Ollama"}, "PROTOCOLS=mine.ollama:Ollama: the module"),
+        ({"LOG_FILE": "/proc/nowhere/log"}, "LOG_FILE='/proc/nowhere/log': "),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(
