@@ -71,7 +71,7 @@ if ! command -v "$PYTHON" >/dev/null; then
   exit 127
 fi
 # Volumes are shared by group 0 (`--user 2000:0`): what root has written others may go on with.
-if [[ "$(id -g)" == 0 ]]; then
+if ((GROUPS[0] == 0)); then
   umask g=rwx
 fi
 cd "$ROOT"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.measure import hold_back
 
@@ -28,6 +29,11 @@ _LONGEST_FIRST = (
     *("wire/test_slow_readers.py", "wire/test_keep_alive.py", "gateway/test_gateway.py"),
     *("soak/test_kills.py", "wire/test_graceful_stop.py", "fleet/test_discovery.py"),
 )
+
+
+# The same examples in every run, and no limit of time for one: the machine may stand still.
+settings.register_profile("here", derandomize=True, deadline=None)
+settings.load_profile("here")
 
 
 def pytest_configure() -> None:

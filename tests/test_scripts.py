@@ -126,6 +126,20 @@ def test_start_without_a_gpu_says_so_and_becomes_the_sidecar(startable: Sandbox)
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
+@pytest.mark.parametrize(("group", "mask"), [("0", "0007"), ("2000", "0077")])
+def test_what_group_0_writes_its_other_users_may_write_too(
+    startable: Sandbox, group: str, mask: str
+) -> None:
+    """A volume is used by root first, and then with `--user 2000:0`."""
+    startable.fake("python3", "umask")
+    start = "umask 077; exec scripts/start.sh"
+    setpriv = shutil.which("setpriv")
+    assert setpriv is not None
+    done = startable.run(setpriv, f"--regid={group}", "--clear-groups", "bash", "-c", start)
+    assert done.stdout == f"{mask}\n"
+
+
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
@@ -502,4 +516,4 @@ def test_make_refuses_an_old_python(sandbox: Sandbox) -> None:
 
 def test_make_without_a_target_lists_them(sandbox: Sandbox) -> None:
     listed = [line.split()[1] for line in sandbox.run("make").stdout.splitlines()]
-    assert listed == ["help", "run", "test", "check", "bench", "clean"]
+    assert listed == ["help", "run", "test", "check", "bench", "image", "clean"]
