@@ -68,7 +68,7 @@ class WebSocketRelay:
         query = scope["query_string"].decode("latin-1")
         path = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
         try:
-            return await connect(
+            return await _Connect(
                 f"ws://{self._authority}{path}",
                 additional_headers=_to_engine(scope["headers"], record),
                 subprotocols=[Subprotocol(name) for name in scope.get("subprotocols", ())] or None,
@@ -84,6 +84,13 @@ class WebSocketRelay:
             raise
         except (OSError, TimeoutError, InvalidHandshake) as error:
             raise EngineUnreachable("The engine does not accept WebSocket sessions.") from error
+
+
+class _Connect(connect):
+    """Follows no redirect: it is the client's to follow, and leads to wherever it likes."""
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        return exc
 
 
 class _Session:

@@ -62,9 +62,11 @@ class Realtime(asyncio.Protocol):
 
     def _shake_hands(self, request: Request) -> None:
         wish = request.headers.get("x-fake")
-        status = scripts.parse(wish.encode()).ws_status if wish else None
-        if status is not None:
-            self._protocol.send_response(self._protocol.reject(status, "scripted refusal"))
+        script = scripts.parse(wish.encode() if wish else b"{}")
+        if script.ws_status is not None:
+            refusal = self._protocol.reject(script.ws_status, "scripted refusal")
+            refusal.headers.update(script.headers)
+            self._protocol.send_response(refusal)
             return
         self._protocol.send_response(self._protocol.accept(request))
         created = {"type": "session.created", "id": f"sess-{short_id()}"}

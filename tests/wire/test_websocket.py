@@ -123,6 +123,19 @@ def test_the_engines_refusal_of_a_handshake_passes_as_it_is(service: Sidecar) ->
     assert refused.value.response.body == b"scripted refusal"
 
 
+def test_a_redirect_is_passed_on_and_not_followed(service: Sidecar) -> None:
+    """It may lead anywhere, to our own network too."""
+    handshake = [
+        *(("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13")),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ]
+    fake = {"ws_status": 307, "headers": [("location", "/v1/realtime?elsewhere")]}
+    answer = service.ask("/v1/realtime", headers=handshake, fake=fake, method="GET")
+    assert (answer.status, answer.header("location")) == (307, "/v1/realtime?elsewhere")
+    assert [each.target for each in service.seen(answer)] == ["/v1/realtime"]
+    assert ending(service.record(answer)) == (307, "ok", None, None)
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/nope", "/metrics", "/v1/realtime/x"])
 def test_no_other_path_takes_a_session_and_the_log_says_who_asked(
     service: Sidecar, path: str
