@@ -51,6 +51,7 @@ class Connection(asyncio.Protocol):
         self.is_new = True
         self.idle_since = 0.0
         self._begin("GET")
+        self.response.is_whole = True  # nobody has asked: what comes now answers nothing
 
     def _begin(self, method: str) -> None:
         """Forget the exchange before."""
@@ -164,7 +165,12 @@ class Connection(asyncio.Protocol):
         return self.response.between_chunks
 
     @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
     def usable(self) -> bool:
+        """After an exchange: whether there may be another."""
         return not self._closed and monotonic() - self.idle_since < MAX_IDLE_SECONDS
 
     def _all_sent(self) -> bool:
