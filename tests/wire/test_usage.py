@@ -228,6 +228,20 @@ def test_an_event_with_choices_is_never_withheld(service: Sidecar) -> None:
     assert tokens(service, answer) == (14, 2)
 
 
+@pytest.mark.parametrize("first", [ROLE, WORD], ids=["chat", "completion"])
+def test_usage_that_the_engine_gives_everybody_is_not_withheld(
+    service: Sidecar, first: bytes
+) -> None:
+    """`--enable-force-include-usage`: in every event, and in one of its own at the end."""
+    usage = b',"usage":{"prompt_tokens":14,"total_tokens":15,"completion_tokens":1}}\n\n'
+    events = [event.replace(b"}\n\n", usage) for event in (first, WORD, FINISH)]
+    answer = service.ask(
+        CHAT, prompt(CHAT, STREAM), fake=raw(chunked([*events, USAGE_EVENT, DONE]))
+    )
+    assert answer.body == b"".join(events) + USAGE_EVENT + DONE
+    assert tokens(service, answer) == (14, 2)
+
+
 @pytest.mark.parametrize(
     "event",
     [
