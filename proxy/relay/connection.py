@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Protocol, cast
 
@@ -78,7 +79,8 @@ class Connection(asyncio.Protocol):
     async def send_body(self, parts: Parts) -> None:
         """Write more of the body; waits while the engine does not read."""
         if self._spare is None and not self._transport.is_closing():
-            self._spare = Spare(self._transport)
+            with suppress(OSError):  # no descriptor is left: it goes on without this help
+                self._spare = Spare(self._transport)
         self._write(parts)
         if not self._writable.is_set():
             await self._writable.wait()
