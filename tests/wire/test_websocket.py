@@ -104,11 +104,13 @@ def test_an_engine_that_drops_the_session_is_a_failure_of_the_engine(service: Si
     assert ending(service.record(request_id)) == (101, "engine_died", "upstream", "engine_died")
 
 
-def test_a_client_that_closes_ends_the_engines_session(service: Sidecar) -> None:
+@pytest.mark.parametrize("code", [1000, 1001, 1012, 3000, 4321])
+def test_the_clients_close_code_reaches_the_engine(service: Sidecar, code: int) -> None:
     with session(service) as (client, request_id):
-        client.close(4321, "bye")
+        client.close(code, "bye")
     assert service.record(request_id)["outcome"] == "ok"
     service.wait_until_idle()
+    assert service.seen(request_id)[0].closed_with == (code, "bye")
 
 
 def test_a_client_that_vanishes_ends_the_engines_session(service: Sidecar) -> None:
@@ -116,6 +118,8 @@ def test_a_client_that_vanishes_ends_the_engines_session(service: Sidecar) -> No
         client.socket.shutdown(socket.SHUT_RDWR)
     assert service.record(request_id)["status"] == 101
     service.wait_until_idle()
+    # The server's own code does not tell this end from a close without a code.
+    assert service.seen(request_id)[0].closed_with in ((1000, ""), (1001, ""))
 
 
 def test_the_engines_refusal_of_a_handshake_passes_as_it_is(service: Sidecar) -> None:
