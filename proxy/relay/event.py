@@ -49,6 +49,7 @@ class Said:
     last: bool = False
 
 
+_MOST_TOKENS = 2**53
 _UTTERANCE_DONE = "transcription.done"
 
 Reader = Callable[[bytes], Said]
@@ -81,10 +82,10 @@ class _Usage(msgspec.Struct, gc=False):
         outputs = self.completion_tokens_details or self.output_tokens_details
         cached = inputs.cached_tokens if inputs else self.cache_read_input_tokens
         return Usage(
-            prompt_tokens=_first(self.prompt_tokens, self._input_tokens()),
-            completion_tokens=_first(self.completion_tokens, self.output_tokens),
-            cached_tokens=cached,
-            reasoning_tokens=outputs.reasoning_tokens if outputs else None,
+            prompt_tokens=_count(_first(self.prompt_tokens, self._input_tokens())),
+            completion_tokens=_count(_first(self.completion_tokens, self.output_tokens)),
+            cached_tokens=_count(cached),
+            reasoning_tokens=_count(outputs.reasoning_tokens) if outputs else None,
         )
 
     def _input_tokens(self) -> int | None:
@@ -267,6 +268,11 @@ def error_name(error: Any) -> str | None:
 
 def _first(one: int | None, other: int | None) -> int | None:
     return other if one is None else one
+
+
+def _count(said: int | None) -> int | None:
+    """None for what cannot be a count of tokens, and would break the counters."""
+    return said if said is not None and 0 <= said <= _MOST_TOKENS else None
 
 
 def event_reader(route: Route) -> Reader:

@@ -306,6 +306,18 @@ def test_tokens_are_counted_once(service: Sidecar) -> None:
     assert [late - early for late, early in zip(after, before, strict=True)] == [21, 15]
 
 
+@pytest.mark.parametrize("count", [b"-7", b"9" * 30, b"9" * 400], ids=["below 0", "long", "huge"])
+@pytest.mark.parametrize("options", [{}, STREAM], ids=["whole", "stream"])
+def test_what_cannot_be_a_count_is_no_count(service: Sidecar, options: Any, count: bytes) -> None:
+    """And the line of the request is written all the same."""
+    usage = b'{"choices":[],"usage":{"prompt_tokens":14,"completion_tokens":%b}}' % count
+    wire = chunked([ROLE, b"data: " + usage + b"\n\n", DONE]) if options else sized(usage)
+    answer = service.ask(CHAT, prompt(CHAT, options), fake=raw(wire))
+    assert answer.body in (ROLE + DONE, ROLE + b"data: " + usage + b"\n\n" + DONE, usage)
+    assert tokens(service, answer)[1] is None
+    assert service.record(answer)["outcome"] == "ok"
+
+
 def test_an_answer_that_has_no_usage_has_no_tokens(service: Sidecar) -> None:
     wire = raw(chunked([ROLE, WORD, FINISH, DONE]))
     answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=wire)
