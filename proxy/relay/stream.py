@@ -108,7 +108,7 @@ class EventStream:
             return False
         try:
             said = self._read(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return False
         if said is TOKEN:
             self._record.token_event(now)
