@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from http import HTTPStatus
 from time import monotonic
 from typing import Any, cast
 
@@ -14,6 +15,9 @@ import httptools
 from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 
 from proxy.errors import HeadTooLarge, MalformedRequest, RequestFailure, SlowClient
 from proxy.exchange import Exchange
@@ -24,6 +28,7 @@ MAX_HEAD_BYTES = 256 * 1024
 # Requests that may wait for the answer before them: no more is read then. One read may hold
 # thousands, each of which costs a hundred times its bytes: what comes after so many is refused.
 _MAX_PIPELINED, _MOST_PIPELINED = 8, 100
+_MAX_FAULT_CHARS = 200
 
 
 class ClientConnection(HttpToolsProtocol):
@@ -190,15 +195,27 @@ class ClientConnection(HttpToolsProtocol):
         is_idle = self.cycle is None or self.cycle.response_complete
         return is_idle and self.parser.get_http_version() == "1.1" and self._should_upgrade()
 
+    def handle_websocket_upgrade(self) -> None:
+        """Uvicorn refuses a bad handshake unlogged, and one that is too large it never answers."""
+        fault = _fault_of_handshake(self._head(self.headers))
+        if fault is None:
+            super().handle_websocket_upgrade()
+        else:
+            self._refuse(MalformedRequest(f"What came is no WebSocket handshake: {fault}."))
+
     def _head_without_upgrade(self) -> bytes:
         """The head that was read last, for a new parser."""
-        old, self.parser = self.parser, httptools.HttpRequestParser(self)
+        head = self._head(header for header in self.headers if header[0] != b"upgrade")
+        self.parser = httptools.HttpRequestParser(self)
         with suppress(AttributeError):  # as uvicorn does; older versions need no leave
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
-        version = old.get_http_version().encode()
-        first = b"%b %b HTTP/%b\r\n" % (old.get_method(), self.url, version)
-        return b"%b%b\r\n" % (first, b"".join(lines))
+        return head
+
+    def _head(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """What was read last, with these headers."""
+        version = self.parser.get_http_version().encode()
+        first = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
+        return b"%b%b\r\n" % (first, b"".join(b"%b: %b\r\n" % header for header in headers))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._unset_keepalive_if_required()
@@ -241,6 +258,19 @@ class ClientConnection(HttpToolsProtocol):
         )
         cycle.more_body = False
         return cycle
+
+
+def _fault_of_handshake(head: bytes) -> str | None:
+    """What is wrong with a WebSocket handshake, by the library that will answer it."""
+    handshake = ServerProtocol(extensions=[ServerPerMessageDeflateFactory()])
+    handshake.receive_data(head)
+    requests = [event for event in handshake.events_received() if isinstance(event, Request)]
+    if requests and handshake.accept(requests[0]).status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+        return None
+    fault: BaseException | None = handshake.handshake_exc
+    if fault is not None and not requests:
+        fault = fault.__cause__ or fault  # says what, and not only that something is wrong
+    return str(fault)[:_MAX_FAULT_CHARS]
 
 
 def _has_hung_up(transport: asyncio.Transport) -> bool:

@@ -42,7 +42,7 @@ class PlainAnswer:
         """Read the whole answer; no byte is left to pass on."""
         said = Said()
         if self._pieces and self._size <= MAX_READ_BYTES:
-            with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 said = answer_reader(self._route)(b"".join(self._pieces))
         if said.usage is not None:
             said.usage.fill(self._record)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Protocol, cast
 
@@ -51,6 +52,7 @@ class Connection(asyncio.Protocol):
         self.is_new = True
         self.idle_since = 0.0
         self._begin("GET")
+        self.response.is_whole = True  # nobody has asked: what comes now answers nothing
 
     def _begin(self, method: str) -> None:
         """Forget the exchange before."""
@@ -77,7 +79,8 @@ class Connection(asyncio.Protocol):
     async def send_body(self, parts: Parts) -> None:
         """Write more of the body; waits while the engine does not read."""
         if self._spare is None and not self._transport.is_closing():
-            self._spare = Spare(self._transport)
+            with suppress(OSError):  # no descriptor is left: it goes on without this help
+                self._spare = Spare(self._transport)
         self._write(parts)
         if not self._writable.is_set():
             await self._writable.wait()
@@ -164,7 +167,12 @@ class Connection(asyncio.Protocol):
         return self.response.between_chunks
 
     @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
     def usable(self) -> bool:
+        """After an exchange: whether there may be another."""
         return not self._closed and monotonic() - self.idle_since < MAX_IDLE_SECONDS
 
     def _all_sent(self) -> bool:

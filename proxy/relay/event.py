@@ -49,6 +49,7 @@ class Said:
     last: bool = False
 
 
+_MOST_TOKENS = 2**53
 _UTTERANCE_DONE = "transcription.done"
 
 Reader = Callable[[bytes], Said]
@@ -85,7 +86,7 @@ class _Usage(msgspec.Struct, gc=False):
             prompt_tokens=_count(_first(self.prompt_tokens, self._input_tokens())),
             completion_tokens=_count(_first(self.completion_tokens, self.output_tokens)),
             cached_tokens=_count(cached),
-            reasoning_tokens=_count(outputs.reasoning_tokens if outputs else None),
+            reasoning_tokens=_count(outputs.reasoning_tokens) if outputs else None,
         )
 
     def _input_tokens(self) -> int | None:
@@ -270,8 +271,9 @@ def _first(one: int | None, other: int | None) -> int | None:
     return other if one is None else one
 
 
-def _count(tokens: int | None) -> int | None:
-    return None if tokens is not None and tokens < 0 else tokens
+def _count(said: int | None) -> int | None:
+    """None for what cannot be a count of tokens, and would break the counters."""
+    return said if said is not None and 0 <= said <= _MOST_TOKENS else None
 
 
 def event_reader(route: Route) -> Reader:

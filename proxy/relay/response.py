@@ -114,6 +114,6 @@ class Response:
 
     def on_message_complete(self) -> None:
         if self.has_head:
-            self.is_whole = True
+            self.is_whole, self.between_chunks = True, False
         else:
             self.headers = []  # an interim answer (1xx): the final one follows

@@ -38,6 +38,7 @@ class EventStream:
         self._held = b""
         self.inside_event = False
         self._several_choices = False
+        self._has_begun = False
         self.error: str | None = None
         self.finished = False
 
@@ -107,7 +108,7 @@ class EventStream:
             return False
         try:
             said = self._read(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return False
         if said is TOKEN:
             self._record.token_event(now)
@@ -119,6 +120,8 @@ class EventStream:
 
     def _note(self, said: Said, now: float) -> None:
         record = self._record
+        if not (self._has_begun or record.generated_events):
+            self._begin(said)
         if said.generated:
             record.token_event(now)
         if said.usage is not None:
@@ -131,6 +134,13 @@ class EventStream:
             self.error = said.error
         if said.last:
             self.finished = True
+
+    def _begin(self, first: Said) -> None:
+        """Usage with the very first words is the operator's wish (`--enable-force-include-usage`):
+        the event at the end would have come to this client without us, too."""
+        self._has_begun = True
+        if first.usage is not None and not first.usage_only:
+            self._withhold_usage = False
 
     def _note_usage(self, usage: Usage, choice: int | None) -> None:
         """With `continuous_usage_stats`, what comes in the middle is of one choice: a total

@@ -10,6 +10,9 @@ from typing import Any
 
 from proxy.telemetry.record import Record
 
+# A larger whole number cannot be divided.
+_MOST_MILLISECONDS = 2**53
+
 
 def note_timings(record: Record, timings: Any) -> None:
     """Fill what is known; `timings` is whatever stood under `metrics`."""
@@ -19,5 +22,5 @@ def note_timings(record: Record, timings: Any) -> None:
 
 
 def _seconds(milliseconds: Any) -> float | None:
-    known = isinstance(milliseconds, int | float) and milliseconds >= 0
+    known = isinstance(milliseconds, int | float) and 0 <= milliseconds <= _MOST_MILLISECONDS
     return milliseconds / 1000 if known else None

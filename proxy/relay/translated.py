@@ -166,7 +166,7 @@ class TranslatedClient(Client):
         """Translate a whole answer, and send it."""
         try:
             events = events_of_answer(self._status, whole)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise EngineGarbled("The engine's answer cannot be read.") from None
         content_type = self._protocol.answer_type
         try:
@@ -198,7 +198,7 @@ class TranslatedClient(Client):
     def _read(self, payload: bytes) -> list[Event]:
         try:
             return events_of_stream(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise EngineGarbled("An event of the engine's cannot be read.") from None
 
     def _told(self, events: Sequence[Event]) -> bytes:

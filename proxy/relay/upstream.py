@@ -35,6 +35,8 @@ class Upstream:
                 connection = await self._connect()
         except (OSError, TimeoutError) as error:
             raise EngineUnreachable("The engine does not accept connections.") from error
+        if connection.closed:  # before we could ask
+            raise EngineUnreachable("The engine ended the connection before it was asked anything.")
         self._open.add(connection)
         return connection
 

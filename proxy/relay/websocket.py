@@ -68,7 +68,7 @@ class WebSocketRelay:
         query = scope["query_string"].decode("latin-1")
         path = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
         try:
-            return await connect(
+            return await _Connect(
                 f"ws://{self._authority}{path}",
                 additional_headers=_to_engine(scope["headers"], record),
                 subprotocols=[Subprotocol(name) for name in scope.get("subprotocols", ())] or None,
@@ -86,6 +86,13 @@ class WebSocketRelay:
             raise EngineUnreachable("The engine does not accept WebSocket sessions.") from error
 
 
+class _Connect(connect):
+    """Follows no redirect: it is the client's to follow, and leads to wherever it likes."""
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        return exc
+
+
 class _Session:
     """The client's side of one session."""
 
@@ -101,12 +108,15 @@ class _Session:
         assert (await self._receive())["type"] == "websocket.connect"
 
     async def accept(self, subprotocol: str | None) -> None:
+        request_id = (b"x-request-id", self._record.request_id.encode())
+        try:
+            await self._send(
+                {"type": "websocket.accept", "subprotocol": subprotocol, "headers": [request_id]}
+            )
+        except OSError:
+            raise ClientClosed("The client left before its session began.") from None
         self._accepted = True
         self._record.status = 101
-        request_id = (b"x-request-id", self._record.request_id.encode())
-        await self._send(
-            {"type": "websocket.accept", "subprotocol": subprotocol, "headers": [request_id]}
-        )
 
     async def run(self, engine: ClientConnection) -> None:
         """Both directions, until one side closes; the other is closed with the same code."""
@@ -176,8 +186,9 @@ class _Session:
             await self._close(_INTERNAL_ERROR, "")
             return
         kind = "websocket.http.response"
-        await self._send({"type": f"{kind}.start", "status": status, "headers": answer_headers})
-        await self._send({"type": f"{kind}.body", "body": body})
+        with suppress(OSError):  # the client has left
+            await self._send({"type": f"{kind}.start", "status": status, "headers": answer_headers})
+            await self._send({"type": f"{kind}.body", "body": body})
         self._record.bytes_out += len(body)
         note_error(self._record, None)
 

@@ -31,6 +31,10 @@ class Outcome(StrEnum):
     PROXY_ERROR = "proxy_error"
 
 
+# An answer that ended so had no last byte: before its end there was silence, and no work of ours.
+_BROKEN_OFF = (Outcome.CLIENT_CLOSED, Outcome.TIMEOUT, Outcome.ENGINE_DIED)
+
+
 @dataclass(slots=True)
 class Record:
     """One request. Token counts are the engine's own; byte counts are of bodies.
@@ -165,13 +169,14 @@ class Record:
     def overhead_seconds(self) -> float | None:
         """Our own share: body read to request sent, and last byte to the end of the answer.
 
-        Not what others made us wait for: the engine's connection, the servers of media URLs.
+        Not what others made us wait for: the engine's connection, the servers of media URLs, an
+        engine or a client that had fallen silent before the answer broke off.
         """
         if self.body_read is None or self.sent is None:
             return None
         waited = (self.connect_seconds or 0.0) + (self.media_seconds or 0.0)
         before = self.sent - self.body_read - waited
-        if self.last_byte is None or self.finished is None:
+        if self.last_byte is None or self.finished is None or self.outcome in _BROKEN_OFF:
             return max(before, 0.0)
         return max(before, 0.0) + max(self.finished - self.last_byte, 0.0)
 

@@ -14,6 +14,7 @@ from . import realtime, refusals
 from .endings import Interruption
 from .engine import Engine
 from .exchange import Exchange
+from .received import Received
 from .wire import Flow, head, reset, standard_fields
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -33,6 +34,7 @@ class Connection(asyncio.Protocol):
         self._current: Exchange | None = None
         self._last: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
+        self._session: Received | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._drop_next = ""
         self.flow = Flow()
@@ -113,6 +115,7 @@ class Connection(asyncio.Protocol):
         exchange = Exchange(self._engine, self, record, keep_alive=keep_alive)
         self._receiving = exchange
         if self._is_websocket(exchange):
+            self._session = record
             return
         self._expect(exchange)
         if self._current is None:
@@ -221,7 +224,8 @@ class Connection(asyncio.Protocol):
             return
         fields = "".join(f"{name}: {value}\r\n" for name, value in self._fields)
         request = b"GET " + self._url + b" HTTP/1.1\r\n" + fields.encode("latin-1") + b"\r\n"
-        protocol = realtime.Realtime(self._engine, self)
+        assert self._session is not None
+        protocol = realtime.Realtime(self._engine, self, self._session)
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)
         protocol.data_received(request)

@@ -19,6 +19,7 @@ from websockets.server import ServerProtocol
 from . import script as scripts
 from .engine import Engine
 from .plan import short_id
+from .received import Received
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -29,8 +30,9 @@ PATH = "/v1/realtime"
 class Realtime(asyncio.Protocol):
     """One WebSocket session, on the sans-I/O protocol of the `websockets` library."""
 
-    def __init__(self, engine: Engine, connection: Connection) -> None:
+    def __init__(self, engine: Engine, connection: Connection, record: Received) -> None:
         self._engine = engine
+        self._record = record
         self._connection = connection
         self._protocol = ServerProtocol(max_size=None)
         self._parts: list[bytes] = []
@@ -62,9 +64,11 @@ class Realtime(asyncio.Protocol):
 
     def _shake_hands(self, request: Request) -> None:
         wish = request.headers.get("x-fake")
-        status = scripts.parse(wish.encode()).ws_status if wish else None
-        if status is not None:
-            self._protocol.send_response(self._protocol.reject(status, "scripted refusal"))
+        script = scripts.parse(wish.encode() if wish else b"{}")
+        if script.ws_status is not None:
+            refusal = self._protocol.reject(script.ws_status, "scripted refusal")
+            refusal.headers.update(script.headers)
+            self._protocol.send_response(refusal)
             return
         self._protocol.send_response(self._protocol.accept(request))
         created = {"type": "session.created", "id": f"sess-{short_id()}"}
@@ -74,6 +78,9 @@ class Realtime(asyncio.Protocol):
     def _take(self, frame: Frame) -> None:
         if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
             self._parts, self._opcode = [], frame.opcode
+        elif frame.opcode is Opcode.CLOSE and (close := self._protocol.close_rcvd) is not None:
+            self._record.closed_with = (int(close.code), close.reason)
+            return
         elif frame.opcode is not Opcode.CONT:
             return
         self._parts.append(bytes(frame.data))

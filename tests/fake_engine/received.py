@@ -32,6 +32,8 @@ class Received(msgspec.Struct):
     finished: bool = False
     aborted: bool = False
     """The client left before the answer was complete (a half-close counts, as in vLLM)."""
+    closed_with: tuple[int, str] | None = None
+    """Code and reason with which the client closed a WebSocket session, or answered our close."""
     unsent_bytes: int = 0
     """Written but not taken by the kernel yet: above 0, the reader is slower than we are."""
 

@@ -133,6 +133,7 @@ def ends(out: bytes, parts: Sequence[Part]) -> set[int]:
 
 def parts_of(data: bytes, held_bytes: int) -> Iterator[Part]:
     parts = [Part(part, _verdict(lines, part, held_bytes)) for lines, part in _split(data)]
+    parts = list(_with_usage_of_the_engines(parts))
     beside = [False] * len(parts)
     for order in (range(len(parts)), reversed(range(len(parts)))):
         near = False
@@ -142,6 +143,15 @@ def parts_of(data: bytes, held_bytes: int) -> Iterator[Part]:
             beside[at] |= near and is_blank
     for part, free in zip(parts, beside, strict=True):
         yield Part(part.data, Verdict.EITHER) if free else part
+
+
+def _with_usage_of_the_engines(parts: Sequence[Part]) -> Iterator[Part]:
+    """Where usage stands in an event before, the engine may give it to everybody."""
+    doubtful = False
+    for part in parts:
+        withheld = part.verdict is Verdict.WITHHELD
+        yield Part(part.data, Verdict.EITHER) if doubtful and withheld else part
+        doubtful |= not withheld and (b"usage" in part.data or b"\\u" in part.data)
 
 
 def events_of(data: bytes) -> Iterator[list[bytes]]:

@@ -126,6 +126,13 @@ def test_what_follows_an_answer_never_begins_the_next_one(more: bytes) -> None:
     assert (result.whole, result.given_back) == (True, False)
 
 
+async def test_what_comes_before_a_request_is_no_answer_to_it() -> None:
+    exchange = Exchange(Script([]))
+    exchange.connection.data_received(ANSWERS[0])
+    assert exchange.connection.closed
+    assert not exchange.wire.open
+
+
 @pytest.mark.parametrize("status", [b"000", b"042", b"099", b"600", b"999"])
 def test_a_status_that_is_none_is_garbled(status: bytes) -> None:
     wire = b"HTTP/1.1 %b X\r\ncontent-length: 5\r\n\r\nstale" % status
@@ -140,6 +147,7 @@ def test_an_answer_that_we_broke_off_is_not_whole_however_late_it_is_read(pace: 
 
 async def test_a_body_is_passed_on_as_it_comes() -> None:
     exchange = Exchange(Script([]))
+    exchange.connection.send("GET", b"/", [], [])
     playing = asyncio.ensure_future(exchange.use())
     await turns()
     exchange.connection.data_received(OK + b"content-length: 6\r\n\r\nab")
@@ -179,6 +187,7 @@ async def test_a_head_or_trailers_without_an_end_are_garbled_and_not_collected(
 
 async def test_small_pieces_of_framing_are_no_trailers_without_an_end() -> None:
     exchange = Exchange(Script([]))
+    exchange.connection.send("GET", b"/", [], [])
     using = asyncio.ensure_future(exchange.use())
     await turns()
     exchange.connection.data_received(OK + CHUNKED)

@@ -129,6 +129,27 @@ def test_our_own_share_is_not_the_engines(service: Sidecar) -> None:
     assert WAIT_MS <= record["upstream_first_byte_ms"] < WAIT_MS + 100
 
 
+@pytest.mark.parametrize("where", ["after_headers", "between_events:3"])
+def test_the_silence_before_an_answer_breaks_off_is_not_our_share(
+    impatient_service: Sidecar, where: str
+) -> None:
+    """STREAM_IDLE_TIMEOUT is 400 ms."""
+    fake = {"stall_at": 0 if where == "after_headers" else 3}
+    record = impatient_service.record(impatient_service.ask(CHAT, prompt(CHAT, STREAM), fake=fake))
+    assert (record["outcome"], record["duration_ms"] > 400) == ("timeout", True)
+    assert record["overhead_ms"] < 200
+
+
+def test_the_silence_before_a_client_leaves_is_not_our_share(service: Sidecar) -> None:
+    with service.connect() as client:
+        request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 4})
+        client.until(b"\n\n")
+        time.sleep(WAIT_MS / 1000)
+    record = service.record(request_id)
+    assert (record["outcome"], record["duration_ms"] > WAIT_MS) == ("client_closed", True)
+    assert record["overhead_ms"] < WAIT_MS / 2
+
+
 def test_a_request_is_in_flight_until_its_last_byte(service: Sidecar) -> None:
     with service.connect() as client:
         request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 4})

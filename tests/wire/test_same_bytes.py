@@ -192,6 +192,19 @@ def test_a_json_body_reaches_the_client_as_it_is_generated(service: Sidecar) -> 
         assert client.exactly(len(half)) == half
 
 
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
+@pytest.mark.parametrize("options", [{}, STREAM], ids=["whole", "stream"])
+def test_an_answer_nested_too_deep_to_be_read_passes(
+    service: Sidecar, path: str, options: Any
+) -> None:
+    deep = b'{"type":"x","x":' + b"[" * 5000 + b"]" * 5000 + b"}"
+    event = b"data: " + deep + b"\n\n"
+    wire = chunked([event, DONE]) if options else sized(deep)
+    answer = service.ask(path, prompt(path, options), fake=raw(wire))
+    assert (answer.whole, answer.body) == (True, event + DONE if options else deep)
+    assert service.record(answer)["outcome"] == "ok"
+
+
 def test_json_is_never_written_anew(service: Sidecar) -> None:
     """Key order, big integers, unknown fields, blanks, escapes, a lone surrogate, NaN."""
     odd = (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from hashlib import sha256
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,6 +219,22 @@ def test_an_engine_that_stops_reading_keeps_nobody_else_waiting(own_service: Sid
     with service.connect(seconds=1) as client:
         client.ask(CHAT, prompt(CHAT))
         assert client.answer().status == 200
+
+
+def test_an_upload_arrives_where_no_descriptor_is_left(own_service: Sidecar) -> None:
+    """A second one for the engine's early answer is a help, and none to wait for."""
+    service, body = own_service, form(b"x")
+    headers: Pairs = [FORM, ("content-length", str(len(body)))]
+    with service.connect() as client:
+        request_id = client.ask(AUDIO, b"", headers=headers)
+        service.wait_until_seen(request_id)
+        limits = resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE)
+        used = {int(each.name) for each in Path(f"/proc/{service.process.pid}/fd").iterdir()}
+        unused = next(number for number in count() if number not in used)
+        resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (unused, limits[1]))
+        client.send(body)
+        answer = client.answer()
+    assert (answer.status, ending(service.record(request_id))) == (200, (200, "ok", None, None))
 
 
 # Too large

@@ -228,6 +228,20 @@ def test_an_event_with_choices_is_never_withheld(service: Sidecar) -> None:
     assert tokens(service, answer) == (14, 2)
 
 
+@pytest.mark.parametrize("first", [ROLE, WORD], ids=["chat", "completion"])
+def test_usage_that_the_engine_gives_everybody_is_not_withheld(
+    service: Sidecar, first: bytes
+) -> None:
+    """`--enable-force-include-usage`: in every event, and in one of its own at the end."""
+    usage = b',"usage":{"prompt_tokens":14,"total_tokens":15,"completion_tokens":1}}\n\n'
+    events = [event.replace(b"}\n\n", usage) for event in (first, WORD, FINISH)]
+    answer = service.ask(
+        CHAT, prompt(CHAT, STREAM), fake=raw(chunked([*events, USAGE_EVENT, DONE]))
+    )
+    assert answer.body == b"".join(events) + USAGE_EVENT + DONE
+    assert tokens(service, answer) == (14, 2)
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -290,6 +304,18 @@ def test_tokens_are_counted_once(service: Sidecar) -> None:
         service.record(service.ask(CHAT, body, fake={"tokens": 5, "prompt_tokens": 7}))
     after = [service.value(name, route="chat", model="tiny") for name in names]
     assert [late - early for late, early in zip(after, before, strict=True)] == [21, 15]
+
+
+@pytest.mark.parametrize("count", [b"-7", b"9" * 30, b"9" * 400], ids=["below 0", "long", "huge"])
+@pytest.mark.parametrize("options", [{}, STREAM], ids=["whole", "stream"])
+def test_what_cannot_be_a_count_is_no_count(service: Sidecar, options: Any, count: bytes) -> None:
+    """And the line of the request is written all the same."""
+    usage = b'{"choices":[],"usage":{"prompt_tokens":14,"completion_tokens":%b}}' % count
+    wire = chunked([ROLE, b"data: " + usage + b"\n\n", DONE]) if options else sized(usage)
+    answer = service.ask(CHAT, prompt(CHAT, options), fake=raw(wire))
+    assert answer.body in (ROLE + DONE, ROLE + b"data: " + usage + b"\n\n" + DONE, usage)
+    assert tokens(service, answer)[1] is None
+    assert service.record(answer)["outcome"] == "ok"
 
 
 def test_an_answer_that_has_no_usage_has_no_tokens(service: Sidecar) -> None:

@@ -15,8 +15,13 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.fake_engine import FakeEngine, x_fake
 from tests.patience import PATIENCE
-from tests.wire.client import new_id
-from tests.wire.service import Sidecar, ending
+from tests.wire.client import Pairs, new_id
+from tests.wire.service import Sidecar, ending, fields
+
+UPGRADE: Pairs = [("connection", "upgrade"), ("upgrade", "websocket")]
+KEY = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+VERSION = ("sec-websocket-version", "13")
+HANDSHAKE = [*UPGRADE, VERSION, KEY]
 
 
 @contextmanager
@@ -100,11 +105,13 @@ def test_an_engine_that_drops_the_session_is_a_failure_of_the_engine(service: Si
     assert ending(service.record(request_id)) == (101, "engine_died", "upstream", "engine_died")
 
 
-def test_a_client_that_closes_ends_the_engines_session(service: Sidecar) -> None:
+@pytest.mark.parametrize("code", [1000, 1001, 1012, 3000, 4321])
+def test_the_clients_close_code_reaches_the_engine(service: Sidecar, code: int) -> None:
     with session(service) as (client, request_id):
-        client.close(4321, "bye")
+        client.close(code, "bye")
     assert service.record(request_id)["outcome"] == "ok"
     service.wait_until_idle()
+    assert service.seen(request_id)[0].closed_with == (code, "bye")
 
 
 def test_a_client_that_vanishes_ends_the_engines_session(service: Sidecar) -> None:
@@ -112,6 +119,8 @@ def test_a_client_that_vanishes_ends_the_engines_session(service: Sidecar) -> No
         client.socket.shutdown(socket.SHUT_RDWR)
     assert service.record(request_id)["status"] == 101
     service.wait_until_idle()
+    # The server's own code does not tell this end from a close without a code.
+    assert service.seen(request_id)[0].closed_with in ((1000, ""), (1001, ""))
 
 
 def test_the_engines_refusal_of_a_handshake_passes_as_it_is(service: Sidecar) -> None:
@@ -162,6 +171,56 @@ def test_a_page_that_is_listed_and_whoever_has_a_key_open_one(
         with session(sidecar, headers=headers) as (client, _):
             client.send("text")
             assert client.recv(5) == "text"
+
+
+def test_a_redirect_is_passed_on_and_not_followed(service: Sidecar) -> None:
+    """It may lead anywhere, to our own network too."""
+    fake = {"ws_status": 307, "headers": [("location", "/v1/realtime?elsewhere")]}
+    answer = service.ask("/v1/realtime", headers=HANDSHAKE, fake=fake, method="GET")
+    assert (answer.status, answer.header("location")) == (307, "/v1/realtime?elsewhere")
+    assert [each.target for each in service.seen(answer)] == ["/v1/realtime"]
+    assert ending(service.record(answer)) == (307, "ok", None, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "fault"),
+    [
+        ("GET", [*UPGRADE, VERSION], "missing Sec-WebSocket-Key header"),
+        ("GET", [*UPGRADE, VERSION, ("sec-websocket-key", "x")], "invalid Sec-WebSocket-Key"),
+        ("GET", [*UPGRADE, KEY, ("sec-websocket-version", "8")], "Sec-WebSocket-Version header: 8"),
+        ("GET", [*HANDSHAKE, ("sec-websocket-extensions", "a;;")], "Sec-WebSocket-Extensions"),
+        ("POST", HANDSHAKE, "unsupported HTTP method: POST"),
+        ("GET", [*HANDSHAKE, ("content-length", "3")], "no WebSocket handshake"),
+        ("GET", [*HANDSHAKE, ("transfer-encoding", "chunked")], "no WebSocket handshake"),
+        ("GET", [*HANDSHAKE, *(("x", "y"),) * 200], "no WebSocket handshake"),
+        ("GET", [*HANDSHAKE, ("cookie", "x" * 9000)], "no WebSocket handshake"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_what_is_no_handshake_is_refused_and_told(
+    service: Sidecar, method: str, headers: Pairs, fault: str
+) -> None:
+    """Some of these are never answered by the server's own code, and none is logged."""
+    answer = service.ask("/v1/realtime", headers=headers, method=method)
+    assert (answer.status, answer.header("x-proxy-error")) == (400, "client malformed_request")
+    assert fault in answer.json()["error"]["message"]
+    line = service.record(answer)
+    assert ending(line) == (400, "client_error", "client", "malformed_request")
+
+
+def test_a_client_that_leaves_before_its_session_begins_is_no_failure_of_ours(
+    service: Sidecar,
+) -> None:
+    ends = set()
+    for fake in ({}, {"ws_status": 401}):
+        for _ in range(10):
+            with service.connect() as client:
+                request_id = client.ask("/v1/realtime", headers=HANDSHAKE, method="GET", fake=fake)
+                client.close_half()
+                client.rest()
+            ends.add(fields(service.record(request_id), "status", "outcome"))
+    assert ends <= {(499, "client_closed"), (101, "ok"), (401, "client_error")}
+    assert (499, "client_closed") in ends
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/nope", "/metrics", "/v1/realtime/x"])

@@ -216,6 +216,13 @@ async def test_the_size_of_the_next_chunk_may_come_early() -> None:
     assert seen.short_bytes == 0
 
 
+async def test_not_after_the_end_of_the_answer() -> None:
+    """What comes then is nobody's, also before the request's own task has seen the end."""
+    seen = await alike([chunk(token("a")), chunk(DONE) + END, chunk(token("b"))])
+    assert seen.body == token("a") + DONE
+    assert seen.short_bytes == 0
+
+
 async def test_the_end_of_the_engine_is_told_to_the_parser() -> None:
     reads = [*map(chunk, [token("a"), token("b")])]
     seen = await alike(reads, lost=True)

@@ -79,9 +79,7 @@ def test_a_stream_that_is_cut_anywhere_comes_out_as_it_went_in(name: str, newlin
 
 
 @pytest.mark.parametrize("newline", NEWLINES)
-@pytest.mark.parametrize(
-    "name", ["chat_stream_usage", "completions_stream_usage", "chat_stream_n2_continuous"]
-)
+@pytest.mark.parametrize("name", ["chat_stream_usage", "completions_stream_usage"])
 def test_the_usage_event_is_withheld_wherever_it_is_cut(name: str, newline: str) -> None:
     body = recording(name, NEWLINES[newline])
     route, expected = READINGS[name].route, without_usage(body, NEWLINES[newline])
@@ -91,6 +89,14 @@ def test_the_usage_event_is_withheld_wherever_it_is_cut(name: str, newline: str)
         assert seen.record.completion_tokens == READINGS[name].completion, place
     bytewise = (body[i : i + 1] for i in range(len(body)))
     assert passed(bytewise, route=route, withhold_usage=True).data == expected
+
+
+@pytest.mark.parametrize("name", ["chat_stream_continuous", "chat_stream_n2_continuous"])
+def test_usage_from_the_first_event_on_is_nothing_that_we_asked_for(name: str) -> None:
+    """An engine with `--enable-force-include-usage` writes the same without us."""
+    body = recording(name, b"\n")
+    for place in range(len(body)):
+        assert passed(cut(body, [place]), withhold_usage=True).data == body, place
 
 
 @pytest.mark.parametrize("newline", NEWLINES)

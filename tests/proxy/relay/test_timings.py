@@ -79,7 +79,8 @@ def test_what_is_not_said_is_not_known_and_costs_no_token(timings: Any) -> None:
     assert record.completion_tokens == 3
 
 
-def test_a_time_below_zero_is_none() -> None:
+@pytest.mark.parametrize("time", [-1.0, 10**400, float("inf"), float("nan")])
+def test_what_can_be_no_time_is_none(time: float) -> None:
     record = Record("POST", "/", Route.CHAT)
-    note_timings(record, {"queue_time_ms": -1.0, "time_to_first_token_ms": 5})
+    note_timings(record, {"queue_time_ms": time, "time_to_first_token_ms": 5})
     assert known(record) == (0.005, None)

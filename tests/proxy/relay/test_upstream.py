@@ -1,0 +1,49 @@
+"""The pool of connections to the engine."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy.errors import EngineUnreachable
+from proxy.relay.connection import Connection
+from proxy.relay.upstream import Upstream
+from tests.patience import PATIENCE
+
+ANSWER = b"HTTP/1.1 503 Busy\r\ncontent-length: 2\r\n\r\nno"
+
+
+class Late(Upstream):
+    """So long busy with something else that the engine is the first to do something."""
+
+    async def _connect(self) -> Connection:
+        self._gone = asyncio.Event()
+        connection = await super()._connect()
+        await asyncio.wait_for(self._gone.wait(), PATIENCE)
+        return connection
+
+    def forget(self, connection: Connection) -> None:
+        super().forget(connection)
+        self._gone.set()
+
+
+@pytest.mark.parametrize("early", [ANSWER, b"SSH-2.0-x\r\n", b""], ids=["answer", "banner", "end"])
+async def test_a_connection_that_has_ended_before_it_was_used_is_none(early: bytes) -> None:
+    """A request on it would wait for ever: what was to answer it is over."""
+
+    def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not early:
+            writer.transport.abort()
+        writer.write(early)
+        writers.append(writer)
+
+    writers: list[asyncio.StreamWriter] = []
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        upstream = Late("127.0.0.1", port, "engine")
+        with pytest.raises(EngineUnreachable):
+            await upstream.connection()
+        upstream.close()
+        for writer in writers:
+            writer.close()
