@@ -19,6 +19,8 @@ from tests.patience import PATIENCE
 from tests.wire import secrets
 from tests.wire.client import Answer, Client, request
 
+# Nothing has moved for so long. A machine that is busy may let a sidecar wait for a tenth of it.
+_REST_SECONDS = 0.5
 _POLL_SECONDS = 0.002
 _COUNTED = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 
@@ -174,6 +176,20 @@ class Sidecar(Service):
         until(lambda: self.seen(request_id), f"request {request_id} at the engine")
         (received,) = self.seen(request_id)
         return received
+
+    def wait_until_at_rest(self, request_id: str) -> None:
+        """Until the engine waits for its reader for good."""
+        self.wait_until_seen(request_id)
+        sent = -1
+
+        def rests() -> bool:
+            nonlocal sent
+            time.sleep(_REST_SECONDS)
+            (received,) = self.seen(request_id)
+            before, sent = sent, received.events
+            return received.unsent_bytes > 0 and sent == before
+
+        until(rests, "an engine that waits")
 
     def wait_until_aborted(self, request_id: str) -> Received:
         """Until the engine's work on a request has been stopped."""

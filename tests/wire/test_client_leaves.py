@@ -147,8 +147,7 @@ def test_without_reading_what_came(service: Sidecar, how: str) -> None:
     fake = {"tokens": 100_000, "event_bytes": 2000, "backpressure": True}
     with service.connect(receive_bytes=4096) as client:
         request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
-        service.wait_until_seen(request_id)
-        until(lambda: service.seen(request_id)[0].unsent_bytes > 0, "an engine that waits")
+        service.wait_until_at_rest(request_id)
         leave(client, how)
         service.wait_until_aborted(request_id)
     record = service.record(request_id)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -17,27 +16,12 @@ FAST = {"tokens": 25_000, "event_bytes": 2048, "backpressure": True}  # 50 MB
 MIB = 1024 * 1024
 
 
-def wait_until_at_rest(service: Sidecar, request_id: str) -> None:
-    """Until the engine waits for its reader for good."""
-    service.wait_until_seen(request_id)
-    sent = -1
-
-    def rests() -> bool:
-        nonlocal sent
-        time.sleep(0.1)
-        before, received = sent, service.seen(request_id)[0]
-        sent = received.events
-        return received.unsent_bytes > 0 and sent == before
-
-    until(rests, "an engine that waits")
-
-
 def test_a_fast_stream_to_one_who_does_not_read_is_not_kept_in_memory(service: Sidecar) -> None:
     """The engine is made to wait instead."""
     before = service.memory_mib()
     with service.connect(receive_bytes=4096) as client:
         request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake=FAST)
-        wait_until_at_rest(service, request_id)
+        service.wait_until_at_rest(request_id)
         # What is on the way is in the kernel's buffers, not in the sidecar's memory.
         assert service.seen(request_id)[0].events * 2048 < 40 * MIB
         assert service.memory_mib() - before < 8
@@ -73,7 +57,7 @@ def test_a_slow_reader_gets_everything(service: Sidecar) -> None:
     fake = {"tokens": 15_000, "event_bytes": 2048, "backpressure": True}
     with service.connect(receive_bytes=4096) as client:
         request_id = client.ask(CHAT, prompt(CHAT, NO_USAGE), fake=fake)
-        wait_until_at_rest(service, request_id)
+        service.wait_until_at_rest(request_id)
         answer = client.answer()
     assert answer.whole
     data = answer.data()
