@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,10 +243,16 @@ class _Meter:
         self._on_transfer(Transfer(done, self.total, rate))
 
 
+def child_environ(ours: Mapping[str, str]) -> dict[str, str]:
+    """For a module of ours; what it imports may be where our own PYTHONPATH leads."""
+    places = filter(None, (str(_PROJECT), ours.get("PYTHONPATH")))
+    return {**ours, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"}
+
+
 @asynccontextmanager
 async def _child(settings: Settings, module: str, *arguments: str) -> AsyncIterator[Process]:
     """A module of ours in a process of its own, gone when the block is left."""
-    environ = {**settings.environ, "PYTHONPATH": str(_PROJECT), "PYTHONUNBUFFERED": "1"}
+    environ = child_environ(settings.environ)
     child = await Process.start((sys.executable, "-m", module, *arguments), environ)
     try:
         yield child
