@@ -70,9 +70,7 @@ bench: $(REQUIREMENTS) $(ENGINE) $(TOOLS) ## the side-by-side benchmark
 	$(BIN)/python -m bench --real
 
 image: $(REQUIREMENTS) $(ENGINE) $(TOOLS) ## build the image on a stand-in for vLLM's and run it; root on Debian, no GPU, no Docker
-	@command -v podman buildah debootstrap runc >/dev/null || { \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	  apt-get install -y -qq --no-install-recommends podman buildah debootstrap runc catatonit; }
+	@REQUIRE_TOOLS=1 scripts/install-tools.sh image
 	IMAGE_TESTS=1 $(BIN)/python -m pytest tests/image
 
 clean: ## remove .venv and every cache of the tools

@@ -3,6 +3,7 @@
 # Chromium, from Debian's or Ubuntu's packages. A second run does nothing.
 #
 #   scripts/install-tools.sh
+#   scripts/install-tools.sh image     what `make image` needs: podman, buildah and what they call
 #
 # Only where this is root's to do: elsewhere it says what is missing, and the tests that need it
 # are skipped. With REQUIRE_TOOLS=1 (as in CI) what is missing is an error.
@@ -10,6 +11,10 @@ set -euo pipefail
 
 TOOLS=(prometheus promtool chromium)
 PACKAGES=(prometheus chromium)
+if [[ "${1:-}" == image ]]; then
+  TOOLS=(podman buildah runc debootstrap)
+  PACKAGES=("${TOOLS[@]}")
+fi
 
 say() { printf 'install-tools: %s\n' "$*" >&2; }
 
@@ -26,7 +31,7 @@ can_install() {
 }
 
 install() {
-  say "installing ${PACKAGES[*]} (about 500 MB, a minute)"
+  say "installing ${PACKAGES[*]} (a minute or two)"
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${PACKAGES[@]}" >&2
 }

@@ -396,13 +396,13 @@ APT = """echo "apt-get $*" >> apt.log
 chmod +x bin/prometheus bin/promtool bin/chromium 2>/dev/null; true"""
 
 
-def install_tools(sandbox: Sandbox, user: int) -> subprocess.CompletedProcess[str]:
+def install_tools(sandbox: Sandbox, *words: str, user: int) -> subprocess.CompletedProcess[str]:
     sandbox.fake("id", f"echo {user}")
     sandbox.fake("apt-get", APT)
     for name in ("touch", "chmod"):
         if not (sandbox.bin / name).exists():
             (sandbox.bin / name).symlink_to(str(shutil.which(name)))
-    return sandbox.run("scripts/install-tools.sh")
+    return sandbox.run("scripts/install-tools.sh", *words)
 
 
 def test_tools_that_are_there_are_left_alone(sandbox: Sandbox) -> None:
@@ -429,6 +429,12 @@ def test_tools_that_cannot_be_installed_are_named(sandbox: Sandbox, required: bo
     assert done.returncode == int(required)
     assert "not here: prometheus, promtool, chromium; the tests that need them" in done.stderr
     assert not (sandbox.root / "apt.log").exists()
+
+
+def test_what_the_image_needs_is_named_tool_by_tool(sandbox: Sandbox) -> None:
+    sandbox.fake("podman", "exit 0")
+    done = install_tools(sandbox, "image", user=1000)
+    assert "not here: buildah, runc, debootstrap; the tests that need them" in done.stderr
 
 
 def test_monitoring_is_not_called_checked_without_promtool(sandbox: Sandbox) -> None:

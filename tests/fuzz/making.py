@@ -1,4 +1,4 @@
-"""What hypothesis makes its examples from, and how: the same ones in every run."""
+"""What hypothesis makes its examples from, and how many; tests/conftest.py has the rest."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from tests.fuzz.source import cut
 
 repeatable = settings(
-    derandomize=True,
     database=None,
-    deadline=None,
     max_examples=100,
     suppress_health_check=[HealthCheck.too_slow],
 )

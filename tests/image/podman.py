@@ -5,10 +5,9 @@ from __future__ import annotations
 import resource
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import httpx
 
@@ -23,7 +22,7 @@ START_SECONDS = 3 * PATIENCE
 
 
 def call(program: str, *arguments: str, check: bool = True) -> str:
-    """What it prints, both streams. Raises CalledProcessError with it where `check` is set."""
+    """What it prints, both streams. Where `check` is set it fails if the program does."""
     runtime = ("--runtime=runc",) if program == "podman" and shutil.which("runc") else ()
     done = subprocess.run(
         [program, *_STORAGE, *runtime, *arguments],
@@ -38,33 +37,11 @@ def call(program: str, *arguments: str, check: bool = True) -> str:
 
 
 class Container:
-    """`with Container(image, *options) as container:` runs it; what it wrote is gone with it."""
+    """One that runs: `with running(image, *options) as container:`."""
 
-    def __init__(self, image: str, *options: str, **environ: str) -> None:
-        self.port, engine_port = free_ports(2)
-        place = {"HOST": "127.0.0.1", "PORT": str(self.port), "UPSTREAM_PORT": str(engine_port)}
-        self._image = image
-        self._options = [
-            *(*always(), "--no-healthcheck", *options),
-            *(f"--env={name}={value}" for name, value in (place | environ).items()),
-        ]
-        self._id = ""
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False)
-
-    def __enter__(self) -> Self:
-        self._id = call("podman", "run", "--detach", *self._options, self._image).split()[-1]
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.client.close()
-        if error is not None:
-            error.add_note(self.logs()[-8000:])
-        call("podman", "rm", "--force", "--time=0", self._id)
+    def __init__(self, name: str, client: httpx.Client) -> None:
+        self._id = name
+        self.client = client
 
     def logs(self) -> str:
         return call("podman", "logs", self._id, check=False)
@@ -80,6 +57,9 @@ class Container:
     def wait_for(self, phase: str) -> None:
         wait_until(lambda: self.health().get("phase") == phase, START_SECONDS, phase)
 
+    def remove(self) -> None:
+        call("podman", "rm", "--force", "--time=0", self._id)
+
     def execute(self, command: Sequence[str]) -> int:
         """Run a command inside; its exit code."""
         said = call("podman", "exec", self._id, "sh", "-c", '"$@" >&2; echo $?', "sh", *command)
@@ -91,12 +71,33 @@ class Container:
         return int(call("podman", "inspect", "--format={{.State.ExitCode}}", self._id))
 
 
-def always() -> list[str]:
-    """Options of every container: this machine's network, and no more than its limits.
+@contextmanager
+def running(image: str, *options: str, **environ: str) -> Iterator[Container]:
+    """A container of an image; what it wrote outside of volumes is gone with it."""
+    port, engine_port = free_ports(2)
+    place = {"HOST": "127.0.0.1", "PORT": str(port), "UPSTREAM_PORT": str(engine_port)}
+    variables = [f"--env={name}={value}" for name, value in (place | environ).items()]
+    said = call("podman", "run", "--detach", *always(), *options, *variables, image)
+    url = f"http://127.0.0.1:{port}"
+    with httpx.Client(base_url=url, trust_env=False) as client:
+        container = Container(said.split()[-1], client)
+        try:
+            yield container
+        except BaseException as error:
+            error.add_note(container.logs()[-8000:])
+            raise
+        finally:
+            container.remove()
 
-    Podman would raise them, which not even every root may.
-    """
+
+def always() -> list[str]:
+    """Options of every container: this machine's network, no timer of systemd's, and no more than
+    the limits of this process: podman would raise them, which not even every root may."""
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     _, most = resource.getrlimit(resource.RLIMIT_NPROC)
     limits = {"nofile": files, "nproc": 8192 if most < 0 else min(most, 8192)}
-    return ["--network=host", *(f"--ulimit={name}={n}:{n}" for name, n in limits.items())]
+    return [
+        "--network=host",
+        "--no-healthcheck",
+        *(f"--ulimit={name}={n}:{n}" for name, n in limits.items()),
+    ]

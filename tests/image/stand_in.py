@@ -30,8 +30,7 @@ def build() -> str:
     base = f"docker.io/{base}"
     if not call("podman", "images", "--quiet", base):
         _make_rootfs()
-        archive = subprocess.run(["tar", "-C", _ROOTFS, "-cf", CACHE / "base.tar", "."], check=True)
-        assert archive.returncode == 0
+        subprocess.run(["tar", "-C", _ROOTFS, "-cf", CACHE / "base.tar", "."], check=True)
         entry_point = '--change=ENTRYPOINT ["vllm", "serve"]'
         call("podman", "import", entry_point, str(CACHE / "base.tar"), base)
         (CACHE / "base.tar").unlink()

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.image import stand_in
-from tests.image.podman import ROOT, Container, always, call
-from tests.test_deployment import exec_form, image_health_check
+from tests.image.podman import ROOT, Container, always, call, running
+from tests.test_deployment import image_health_check
 
 pytestmark = [
     pytest.mark.alone,
@@ -54,7 +54,7 @@ def stream(container: Container) -> str:
 @pytest.mark.parametrize("rights", ["root", "less"])
 def test_it_serves_and_ends_with_0(image: str, volume: str, rights: str) -> None:
     options = less_rights() if rights == "less" else []
-    with Container(image, stand_in.MOUNT, MEMORY, volume, *options) as container:
+    with running(image, stand_in.MOUNT, MEMORY, volume, *options) as container:
         container.wait_for("ready")
         answer = stream(container)
         assert '"finish_reason":"length"' in answer
@@ -68,7 +68,7 @@ def test_a_volume_that_root_has_written_to_serves_another_user_of_its_group(
     image: str, volume: str
 ) -> None:
     for options in ([], less_rights()):
-        with Container(image, stand_in.MOUNT, MEMORY, volume, *options) as container:
+        with running(image, stand_in.MOUNT, MEMORY, volume, *options) as container:
             container.wait_for("ready")
             assert container.execute(["test", "-w", "/workspace/sidecar/starts.json"]) == 0
             assert "Permission denied" not in container.logs()
@@ -78,7 +78,7 @@ def test_a_volume_that_root_has_written_to_serves_another_user_of_its_group(
 def test_the_shared_memory_that_docker_gives_unasked_is_too_little_and_it_says_so(
     image: str, volume: str
 ) -> None:
-    with Container(image, stand_in.MOUNT, "--shm-size=64m", volume) as container:
+    with running(image, stand_in.MOUNT, "--shm-size=64m", volume) as container:
         container.wait_for("failed")
         health = container.health()
         assert "Shared memory (/dev/shm) is too small" in health["reason"]
@@ -86,10 +86,5 @@ def test_the_shared_memory_that_docker_gives_unasked_is_too_little_and_it_says_s
 
 
 def test_it_takes_commands(image: str) -> None:
-    options = ("--rm", "--no-healthcheck", *always(), stand_in.MOUNT)
+    options = ("--rm", *always(), stand_in.MOUNT)
     assert "python3 -m proxy check" in call("podman", "run", *options, image, "--help")
-
-
-def test_the_entry_point_is_an_init(image: str) -> None:
-    entry_point = call("podman", "inspect", "--format={{json .Config.Entrypoint}}", image)
-    assert exec_form(entry_point)[:3] == ["tini", "-s", "--"]

@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.engine.diagnosis import diagnose
@@ -83,7 +83,6 @@ def test_every_rule_says_something_and_what_to_do() -> None:
     assert all(rule.sentence and rule.remedy for rule in START_RULES + RUN_RULES)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.text(max_size=200), max_size=20),
     st.one_of(st.none(), st.integers(-70, 255)),
@@ -106,7 +105,6 @@ _SCRAPS = (
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(_SCRAPS), max_size=40), st.booleans())
 def test_scraps_of_real_output_never_raise(scraps: list[str], was_ready: bool) -> None:
     assert diagnose("".join(scraps).split("\n"), 1, was_ready=was_ready).message

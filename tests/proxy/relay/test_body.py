@@ -299,7 +299,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     fields=st.dictionaries(
         st.text().filter(lambda key: key != "stream_options")
