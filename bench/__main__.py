@@ -2,6 +2,7 @@
 
 --only ours,haproxy   these alone          --rounds 3    how often each is measured
 --quick               small loads, one round, nothing written into docs/
+--scale               1 to 4,096 connections    BENCH_BEFORE=DIR adds `before`: another checkout
 --profile tokens|requests|body             where our own CPU time goes
 --real                real vLLM            --clock       the log's clock against a client's own
 """
@@ -16,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import clock, machine, profile, real, report
+from bench import clock, machine, profile, real, report, scale
 from bench.result import Result
 from bench.rounds import Run
 from bench.size import FULL, QUICK
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str]) -> int:
         run = Run(Path(folder), cores, QUICK if options.quick else FULL, seconds)
         if options.profile:
             print(profile.profile(run, options.profile, Path(folder)))
+            return 0
+        if options.scale:
+            print(scale.table(run, [SUBJECTS[name] for name in options.only]))
             return 0
         return _measure(run, options)
 
@@ -113,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, metavar="N")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--profile", choices=profile.LOADS)
+    parser.add_argument("--scale", action="store_true")
     parser.add_argument("--real", action="store_true")
     parser.add_argument("--clock", action="store_true")
     return parser

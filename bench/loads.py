@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic, monotonic_ns, sleep
 
-from bench.client import Asker, Load, Stream
+from bench.client import Asker, Load, Stream, exchange
 from bench.figures import Figures, Meter, in_ms
 from bench.requests import chat
 from bench.size import TICK_MS, Size, Target
@@ -95,6 +95,22 @@ def requests(target: Target, size: Size) -> Figures:
         "requests_per_second": done / meter.seconds,
         "cpu_us_per_request": meter.proxy_seconds * 1e6 / max(done, 1),
     }
+
+
+def fresh(target: Target, size: Size) -> Figures:
+    """Plain requests, each on a connection of its own, one after the other."""
+    request = chat(8, stream=False)
+    for _ in range(size.fresh_requests // 10):
+        exchange(target.port, request, _OPEN_SECONDS)
+    done = 0
+    with Meter(target.proxy, target.engine) as meter:
+        until = monotonic() + size.request_seconds
+        while done < size.fresh_requests and monotonic() < until:
+            if exchange(target.port, request, _OPEN_SECONDS) is None:
+                break
+            done += 1
+    cost = {"cpu_us_per_request": meter.proxy_seconds * 1e6 / done} if done else {}
+    return {**meter.shares(), "done": float(done), **cost}
 
 
 def open_streams(target: Target, size: Size) -> Figures:

@@ -66,6 +66,9 @@ _TABLES: dict[str, tuple[Column, ...]] = {
         Column("latency p50 ms", "requests", "latency_p50_ms"),
         Column("p99 ms", "requests", "latency_p99_ms"),
     ),
+    "Plain requests, each on a connection of its own": (
+        Column("CPU us / request", "fresh", "cpu_us_per_request", 0),
+    ),
     "Large bodies, one at a time; the last two: 16 streams while two of 20 MB come": (
         Column("1 MB: CPU ms", "bodies", "body_1mb_cpu_ms"),
         Column("20 MB: CPU ms", "bodies", "body_20mb_cpu_ms"),

@@ -129,7 +129,7 @@ class Run:
                 core=self._cores.proxy,
                 log=log,
                 environ=launch.environ,
-                folder=REPOSITORY,
+                folder=launch.folder,
             )
         except OSError as error:
             self.absent[subject.name] = str(error)
@@ -179,6 +179,7 @@ class Run:
             figures = measured.figures
             figures["streams"] = loads.streams(stand.target, self._size)
             figures["requests"] = loads.requests(stand.target, self._size)
+            figures["fresh"] = loads.fresh(stand.target, self._size)
             if not loads.overloaded(figures["streams"], self._size):
                 figures["arrivals"] = loads.arrivals(stand.target, self._size)
                 figures["beside"] = bodies.beside(stand.target, self._size)

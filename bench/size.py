@@ -20,6 +20,7 @@ class Size:
     requests: int = 4000
     warm_up_requests: int = 512
     request_seconds: float = 3.0
+    fresh_requests: int = 600
     warm_up_seconds: float = 1.5
     bodies: tuple[tuple[int, int], ...] = ((1, 12), (20, 3))
     """(megabytes, how many)"""
@@ -35,6 +36,7 @@ QUICK = Size(
     tokens=30,
     requests=600,
     warm_up_requests=64,
+    fresh_requests=100,
     bodies=((1, 3), (20, 1)),
     beside_streams=8,
     beside_tokens=30,

@@ -6,10 +6,11 @@ connections to the engine alive; none of them writes an access log. Ours runs as
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from shutil import which
@@ -20,16 +21,19 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = REPOSITORY / ".cache" / "bench"
 MODEL = "Qwen/Qwen3-0.6B"
 _VERSION_SECONDS = 60.0
+# Another checkout of this project, to be measured beside this one.
+_BEFORE = "BENCH_BEFORE"
 # Debian keeps servers where the PATH of a user does not lead.
 _PLACES = "/usr/sbin:/usr/local/sbin:/sbin"
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A command line, its environment, and the folder it may write to."""
+    """A command line, its environment, and the folder that it runs in."""
 
     command: Sequence[str]
     environ: Mapping[str, str] = field(default_factory=dict)
+    folder: Path = REPOSITORY
 
 
 @dataclass(frozen=True)
@@ -169,9 +173,14 @@ def _pipe(at: Address) -> Launch:
     return _ran("bench.pipe", environ)
 
 
-def _bare(at: Address) -> Launch:
+def _floor(at: Address) -> Launch:
     environ = {"UPSTREAM_PORT": str(at.engine_port), "PORT": str(at.port)}
-    return _ran("bench.bare", environ)
+    return _ran("bench.floor", environ)
+
+
+def _before(at: Address) -> Launch:
+    """Ours as it was: in the checkout that BENCH_BEFORE names."""
+    return replace(_ours(at), folder=Path(os.environ[_BEFORE]))
 
 
 def _our_environ(at: Address) -> dict[str, str]:
@@ -235,7 +244,13 @@ def _naive_version() -> str:
 
 
 def _our_version() -> str | None:
-    git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--exclude=*"]
+    return _version_of(REPOSITORY)
+
+
+def _version_of(checkout: Path) -> str | None:
+    if not (checkout / "proxy").is_dir():
+        return None
+    git = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(git, capture_output=True, text=True, timeout=_VERSION_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
@@ -256,10 +271,11 @@ SUBJECTS = {
         Subject("ours", _our_version, _ours),
         Subject("ours-uds", _our_version, _ours_uds),
         Subject("ours-keys", _our_version, _ours_keys),
+        Subject("floor", lambda: f"uvloop {installed_version('uvloop')}", _floor),
+        Subject("before", lambda: _version_of(Path(os.environ.get(_BEFORE, "/"))), _before),
         Subject("pipe", lambda: f"uvloop {installed_version('uvloop')}", _pipe),
-        Subject("bare", lambda: f"uvicorn {installed_version('uvicorn')}", _bare),
     )
 }
 # Experiments are measured only when they are named.
-_EXPERIMENTS = ("ours-uds", "ours-keys", "pipe", "bare")
+_EXPERIMENTS = ("ours-uds", "before", "pipe")
 DEFAULT = tuple(name for name in SUBJECTS if name not in _EXPERIMENTS)

@@ -27,7 +27,7 @@ from proxy.errors import SettingsError
 from proxy.init import serve_as_child
 from proxy.presets.choice import load_settings
 from proxy.protocols.named import named_protocols
-from proxy.server import Server, allow_many_connections, listen
+from proxy.server.listener import Server, allow_many_connections, listen
 from proxy.settings import OnEngineFailure, Settings
 from proxy.settings.keys import new_key_line
 from proxy.telemetry import logs
@@ -112,15 +112,15 @@ async def _serve(settings: Settings, sockets: list[socket.socket], spans: Spans 
     """Run until a signal comes or the engine is given up."""
     sidecar = Sidecar(settings, spans)
     server = Server(
-        sidecar,
-        max_message_bytes=settings.max_body_bytes,
+        sidecar.dispatch,
+        sidecar.open_session,
         stall_seconds=settings.body_timeout,
         request_seconds=settings.request_timeout,
     )
-    serving = asyncio.create_task(server.serve(sockets))
+    await server.start(sockets)
     stop, hurry = _signals()
     engine = sidecar.start()
-    waiting = {serving, stop}
+    waiting: set[asyncio.Future[None]] = {stop}
     if settings.on_engine_failure is OnEngineFailure.EXIT:
         waiting.add(engine)
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -131,8 +131,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket], spans: Spans 
         await asyncio.wait({hurry}, timeout=delay)
     hurry.add_done_callback(lambda _: sidecar.hurry())
     await sidecar.stop()
-    server.should_exit = True
-    await serving
+    await server.stop()
     await sidecar.settle()
     if spans is not None:
         await spans.stop()

@@ -6,17 +6,15 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-from starlette.types import Receive, Scope, Send
 
 from proxy.api.service import Service
 from proxy.edge.admission import Admission
 from proxy.edge.cors import Cors
 from proxy.edge.door import Door
+from proxy.edge.keys import CREDENTIALS
 from proxy.edge.poison import PoisonGuard
 from proxy.edge.routes import GENERATING, Route, RouteTable
 from proxy.engine.attached import AttachedEngine
@@ -31,19 +29,18 @@ from proxy.engine.phase import Phase
 from proxy.engine.probe import Probe
 from proxy.engine.progress_bar import ProgressBar, can_be_drawn
 from proxy.engine.state import EngineState, Snapshot
-from proxy.errors import RequestFailure, UnknownRoute
 from proxy.media.intake import intake
-from proxy.own_pages import OwnPages, own_pages
+from proxy.own_pages import own_pages
 from proxy.presets.choice import warnings_about_presets
 from proxy.protocols.generate import Generate
 from proxy.protocols.named import named_protocols
-from proxy.relay.client import ADDED_HEADERS, ADDED_LINES, FAILURE, KEY
 from proxy.relay.endpoint import Limits, Relay
 from proxy.relay.flights import Flights
-from proxy.relay.headers import Header
 from proxy.relay.passage import Passage
 from proxy.relay.upstream import Upstream
 from proxy.relay.websocket import WebSocketRelay
+from proxy.server.dispatch import Dispatch
+from proxy.server.request import Request
 from proxy.settings import Settings
 from proxy.tasks import spawn
 from proxy.telemetry.logs import log_flights, log_request
@@ -60,10 +57,7 @@ _DEAD = (Phase.RESTARTING, Phase.FAILED)
 
 
 class Sidecar:
-    """The ASGI app and, beside it, the engine.
-
-    Relayed paths are taken before any router: FastAPI's costs as much as the relay itself.
-    """
+    """All parts of one sidecar; `dispatch` answers requests."""
 
     def __init__(self, settings: Settings, spans: Spans | None = None) -> None:
         self.settings = settings
@@ -100,68 +94,28 @@ class Sidecar:
         self._media = intake(settings)
         named = named_protocols(settings)
         protocols = (Generate(), *named)
-        self._relay = Relay(self._upstream, passage, limits, self._media, protocols)
+        withheld = CREDENTIALS if settings.needs_key else frozenset[bytes]()
+        relay = Relay(self._upstream, passage, limits, self._media, protocols, withheld)
         self._websockets = WebSocketRelay(
             authority, passage, max_message_bytes=settings.max_body_bytes
         )
         paths = [path for protocol in named for path in protocol.paths]
-        self._routes = RouteTable(settings.extra_routes, paths)
-        self._pages = Cors(settings.cors_origins)
-        self._cors = self._pages if settings.cors_origins else None
+        routes = RouteTable(settings.extra_routes, paths)
+        cors = Cors(settings.cors_origins)
         self.service = Service(settings, self._state, self._metrics, self._probe, self._hardware)
-        self._own, self._scraped = own_pages(self.service, self._routes.described)
-        self._metrics_port = settings.port_of_metrics
+        own, scraped = own_pages(self.service, routes.described)
+        self.dispatch = Dispatch(
+            routes,
+            cors if settings.cors_origins else None,
+            self._door,
+            relay,
+            own,
+            scraped,
+            settings.port_of_metrics,
+        )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        own, route = self._own, self._routes.find(scope["raw_path"])
-        if self._metrics_port is not None and scope["server"][1] == self._metrics_port:
-            own, route = self._scraped, None
-        if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send, route, own)
-            return
-        failure = scope.get(FAILURE)
-        if self._cors is not None and failure is None:
-            if (preflight := self._cors.preflight(scope)) is not None:
-                await _answer_empty(send, preflight)
-                return
-            scope[ADDED_HEADERS] = self._cors.headers(scope)
-        if failure is None and self._door.guarded:
-            failure = self._check_in(scope, route, own)
-        if failure is not None:
-            await self._relay.refuse(scope, receive, send, failure, route or Route.UNKNOWN)
-        elif route is not None:
-            await self._relay(scope, receive, send, route)
-        elif scope["path"] in own.paths:
-            await own(scope, receive, send)
-        else:
-            text = f"There is no route {scope['method']} {scope['path'][:200]} here."
-            await self._relay.refuse(scope, receive, send, UnknownRoute(text))
-
-    def _check_in(self, scope: Scope, route: Route | None, own: OwnPages) -> RequestFailure | None:
-        """Why a request may not come in; else note who it is."""
-        if route is None and scope["path"] in own.open_paths:
-            return None
-        try:
-            scope[KEY], scope["headers"] = self._door.identify(scope["headers"])
-            if route is not None:
-                scope[ADDED_LINES] = self._door.admit(scope[KEY])
-        except RequestFailure as failure:
-            return failure
-        return None
-
-    async def _websocket(
-        self, scope: Scope, receive: Receive, send: Send, route: Route | None, own: OwnPages
-    ) -> None:
-        # Where a key is needed no page comes in: it can send none with a handshake.
-        failure = None if self.settings.needs_key else self._pages.foreign(scope)
-        if failure is None and self._door.guarded:
-            failure = self._check_in(scope, route, own)
-        if failure is None and route not in (Route.REALTIME, Route.EXTRA):
-            failure = UnknownRoute(f"There is no WebSocket session at {scope['path'][:200]} here.")
-        if failure is None and route is not None:
-            await self._websockets(scope, receive, send, route)
-        elif failure is not None:
-            await self._websockets.refuse(scope, receive, send, failure, route or Route.UNKNOWN)
+    def open_session(self, transport: asyncio.Transport, request: Request, head: bytes) -> None:
+        raise NotImplementedError
 
     def start(self) -> asyncio.Task[None]:
         """Start the engine; the task ends when it cannot be started any more."""
@@ -290,8 +244,3 @@ def _engine_address(settings: Settings) -> tuple[str, int]:
         return "127.0.0.1", settings.upstream_port
     url = urlsplit(settings.upstream_url)
     return url.hostname or "127.0.0.1", url.port or 80
-
-
-async def _answer_empty(send: Send, headers: Sequence[Header]) -> None:
-    await send({"type": "http.response.start", "status": 204, "headers": list(headers)})
-    await send({"type": "http.response.body"})

@@ -21,7 +21,7 @@ from proxy.engine.finding import Finding, Result
 from proxy.errors import SettingsError
 from proxy.presets.choice import load_settings, warnings_about_presets
 from proxy.protocols.named import named_protocols
-from proxy.server import listen
+from proxy.server.listener import listen
 from proxy.settings import Settings
 from proxy.telemetry.log_file import open_log_file
 from proxy.telemetry.tracing import open_tracing

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route as OwnRoute
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from proxy import __version__
 from proxy.api.dashboard import page_router, requests_router
@@ -18,8 +18,7 @@ from proxy.api.openapi import openapi_router
 from proxy.api.service import Service
 from proxy.edge.routes import Route
 from proxy.errors import MethodNotAllowed, RequestFailure
-from proxy.relay.client import ADDED_HEADERS
-from proxy.relay.headers import Header, request_id
+from proxy.relay.headers import request_id
 from proxy.relay.refusal import refusal
 
 
@@ -39,18 +38,7 @@ class OwnPages:
         self.paths = {route.path for route in self._app.routes if isinstance(route, OwnRoute)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, _adding(scope.get(ADDED_HEADERS, ()), send))
-
-
-def _adding(headers: Sequence[Header], send: Send) -> Send:
-    """Sends an answer with more headers."""
-
-    async def sends(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), *headers]
-        await send(message)
-
-    return sends if headers else send
+        await self._app(scope, receive, send)
 
 
 def own_pages(service: Service, routes: Mapping[str, Route]) -> tuple[OwnPages, OwnPages]:
@@ -71,7 +59,7 @@ def own_pages(service: Service, routes: Mapping[str, Route]) -> tuple[OwnPages, 
 
 async def _refused(request: Request, failure: Exception) -> Response:
     assert isinstance(failure, RequestFailure)
-    status, headers, body = refusal(failure, None, request_id(request.scope["headers"]))
+    status, headers, body = refusal(failure, None, request_id(dict(request.scope["headers"])))
     return Response(body, status, {key.decode(): value.decode() for key, value in headers})
 
 

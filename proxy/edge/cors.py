@@ -11,11 +11,8 @@ import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from starlette.types import Scope
-
 from proxy.errors import ForeignPage, RequestFailure
-
-Headers = tuple[tuple[bytes, bytes], ...]
+from proxy.server.request import Headers, Request
 
 _ANY = "*"
 _METHODS = b"GET, HEAD, POST, DELETE"
@@ -45,46 +42,45 @@ class Cors:
         self._origins = {origin.lower().encode() for origin in origins}
         self._any = _ANY.encode() in self._origins
 
-    def preflight(self, scope: Scope) -> Headers | None:
+    def preflight(self, request: Request) -> Headers | None:
         """The answer's headers where a browser asks whether a page may ask; else None. For a page
         that may not there are none that allow it."""
-        if scope.get("method") != "OPTIONS":
+        asked = request.named
+        if request.method != "OPTIONS" or b"access-control-request-method" not in asked:
             return None
-        asked = {name: value for name, value in scope["headers"] if name.startswith(b"access-")}
-        if b"access-control-request-method" not in asked or not _origin(scope):
+        origin = asked.get(b"origin", b"")
+        if not origin:
             return None
-        allowed = self.headers(scope)
-        if not self._allows(_origin(scope)):
+        allowed = self._headers(origin)
+        if not self._allows(origin):
             return allowed
         names = asked.get(b"access-control-request-headers", b"").strip()
         if len(names) <= _MAX_NAMES_BYTES and _NAMES.fullmatch(names):
-            allowed += ((b"access-control-allow-headers", names),)
-        return (
-            *allowed,
-            (b"access-control-allow-methods", _METHODS),
-            (b"access-control-max-age", _MAX_AGE_SECONDS),
-        )
+            allowed.append((b"access-control-allow-headers", names))
+        allowed.append((b"access-control-allow-methods", _METHODS))
+        allowed.append((b"access-control-max-age", _MAX_AGE_SECONDS))
+        return allowed
 
-    def headers(self, scope: Scope) -> Headers:
-        """What an answer needs, so that the page may read it."""
-        origin = _origin(scope)
-        vary: Headers = () if self._any else ((b"vary", b"origin"),)
-        if not self._allows(origin):
-            return vary
-        return (
-            *vary,
-            (b"access-control-allow-origin", b"*" if self._any else origin),
-            (b"access-control-expose-headers", _EXPOSED),
-        )
+    def lines(self, request: Request) -> bytes:
+        """What a response needs, so that the page may read it: lines of a head."""
+        headers = self._headers(request.named.get(b"origin", b""))
+        return b"".join(b"%b: %b\r\n" % header for header in headers)
 
-    def foreign(self, scope: Scope) -> RequestFailure | None:
+    def _headers(self, origin: bytes) -> Headers:
+        headers: Headers = [] if self._any else [(b"vary", b"origin")]
+        if self._allows(origin):
+            headers.append((b"access-control-allow-origin", b"*" if self._any else origin))
+            headers.append((b"access-control-expose-headers", _EXPOSED))
+        return headers
+
+    def foreign(self, request: Request) -> RequestFailure | None:
         """Why the page that opens a WebSocket may not; None where it may, or is no page.
 
         Browsers name the page's origin, other clients mostly none. A page of this host need not be
         listed, whatever its port; a proxy may have put the host into a header that no page can set.
         """
-        origin = _origin(scope)
-        if not origin or self._allows(origin) or _host(origin) in _hosts(scope):
+        origin = request.named.get(b"origin", b"")
+        if not origin or self._allows(origin) or _host(origin) in _hosts(request):
             return None
         shown = origin[:_MAX_SHOWN_BYTES].decode("latin-1")
         text = f"Pages of {shown} may not open a session here; CORS_ORIGINS lists those that may."
@@ -94,10 +90,6 @@ class Cors:
         return bool(origin) and (self._any or origin in self._origins)
 
 
-def _origin(scope: Scope) -> bytes:
-    return next((value for name, value in scope["headers"] if name == b"origin"), b"")
-
-
 def _host(origin: bytes) -> str | None:
     try:
         return urlsplit(origin.decode("latin-1")).hostname
@@ -105,8 +97,8 @@ def _host(origin: bytes) -> str | None:
         return None
 
 
-def _hosts(scope: Scope) -> set[str]:
+def _hosts(request: Request) -> set[str]:
     """Names of this server, as a client, or a proxy before us, has said them."""
-    values = (value for name, value in scope["headers"] if name in _HOST_HEADERS)
+    values = (value for name, value in request.headers if name in _HOST_HEADERS)
     found = (_host(b"//" + one.strip()) for value in values for one in value.split(b","))
     return {host for host in found if host}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from proxy.edge.accounts import Accounts
-from proxy.edge.keys import Headers, Keys, warnings_about_keys, without_credentials
+from proxy.edge.keys import Keys, warnings_about_keys
 from proxy.edge.ledger import Ledger
 from proxy.edge.waiting_room import WaitingRoom
 from proxy.settings import Settings
@@ -54,16 +54,13 @@ class Door:
                 task.cancel()
             await self._ledger.close()
 
-    def identify(self, headers: Headers) -> tuple[str | None, Headers]:
-        """The label of a request's key (None where none is needed), and its headers as the engine
-        may see them.
+    def identify(self, named: Mapping[bytes, bytes]) -> str | None:
+        """The label of the key in a request's headers; None where none is needed.
 
         Raises:
             Unauthorized: it has no good key.
         """
-        if not self._needs_key:
-            return None, headers
-        return self._keys.owner(headers), without_credentials(headers)
+        return self._keys.owner(named) if self._needs_key else None
 
     def admit(self, key: str | None) -> bytes:
         """One request of a key, for the engine: lines for the head of its answer.

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -29,11 +29,11 @@ _MAX_KEY_BYTES = 512
 _MAX_PASSED = 10_000
 _MAX_PASSED_BYTES = 1024
 _BEARER = b"bearer "
-_CREDENTIALS = (b"authorization", b"x-api-key")
+# What the engine does not get to see: neither our keys, nor those of a load balancer.
+CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 
 _log = logging.getLogger("proxy.keys")
 
-Headers = list[tuple[bytes, bytes]]
 Stamp = tuple[int, int, int]
 """What changes with a file: its time of change (ns), its size (bytes), its number."""
 
@@ -56,28 +56,23 @@ class Keys:
         self._stamp = _stamp_of(self._path) if self._path else None
         self._take(self._read())
 
-    def owner(self, headers: Headers) -> str:
-        """The label of a request's key. `x-api-key` is looked at first, as `Authorization` may be
-        that of a load balancer in front of us; one good key is enough.
+    def owner(self, named: Mapping[bytes, bytes]) -> str:
+        """The label of the key in a request's headers. `x-api-key` is looked at first, as
+        `Authorization` may be that of a load balancer in front of us; one good key is enough.
 
         Raises:
             Unauthorized: it has none, or one that is not known.
         """
-        named = dict(headers)
         key, bearer = named.get(b"x-api-key"), named.get(b"authorization")
         if key is None:
             label = None if bearer is None else self._passed_bearers.get(bearer)
         else:
             label = self._passed_keys.get(key)
-        return label or self._checked(headers)
+        return label or self._checked(key, bearer)
 
-    def _checked(self, headers: Headers) -> str:
-        bearer = key = None
-        for name, value in headers:
-            if name == b"x-api-key":
-                key = value
-            elif name == b"authorization" and value[:7].lower() == _BEARER:
-                bearer = value
+    def _checked(self, key: bytes | None, bearer: bytes | None) -> str:
+        if bearer is not None and bearer[:7].lower() != _BEARER:
+            bearer = None
         if key is not None and (label := self._label_of(key.strip())) is not None:
             _remember(self._passed_keys, key, label)
             return label
@@ -149,11 +144,6 @@ def _remember(passed: dict[bytes, str], value: bytes, label: str) -> None:
     if len(passed) >= _MAX_PASSED:
         passed.clear()
     passed[value] = label
-
-
-def without_credentials(headers: Headers) -> Headers:
-    """What the engine gets to see: neither our keys, nor those of a load balancer."""
-    return [pair for pair in headers if pair[0] not in _CREDENTIALS]
 
 
 def warnings_about_keys(settings: Settings, keys: Iterable[ApiKey]) -> tuple[str, ...]:

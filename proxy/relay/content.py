@@ -1,4 +1,4 @@
-"""A request's body on its way to the engine: held whole where it was read, else piped."""
+"""What the engine is asked: a body that was read is held whole, another one is piped."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
-from proxy.edge.routes import Route
+from proxy.edge.routes import ALIASES, Route
 from proxy.errors import RequestFailure
-from proxy.relay.body import Peek, peek, with_usage_option
-from proxy.relay.client import Client
+from proxy.relay.body import peek, with_usage_option
 from proxy.relay.connection import Connection, Parts
-from proxy.relay.headers import Headers, get
+from proxy.relay.translation import Translation
+from proxy.server.exchange import Exchange
+from proxy.server.request import Headers, Request
 from proxy.telemetry.record import Record
 
 
@@ -30,11 +31,15 @@ class Media(Protocol):
 
 @dataclass(slots=True)
 class Content:
-    """`length` in bytes, None for a body without a declared one (it goes in chunks)."""
+    """One request, as the engine gets it. `length` is in bytes, None for a body without a declared
+    one (it goes in chunks)."""
 
-    length: int | None
+    route: Route
+    target: bytes
+    headers: Headers
+    length: int | None = None
     parts: Parts = ()
-    pieces: AsyncGenerator[bytes, None] | None = None
+    pieces: AsyncGenerator[bytes | bytearray, None] | None = None
     adds_usage: bool = False
 
     def framing(self) -> Headers:
@@ -48,7 +53,7 @@ class Content:
         Runs beside the answer: an engine may answer before it has read everything.
         """
         try:
-            await self._pipe(connection)
+            await self._pipe(connection, record)
         except RequestFailure as failure:
             connection.abort(failure)
         else:
@@ -56,7 +61,7 @@ class Content:
                 record.sent = monotonic()
             connection.request_sent()
 
-    async def _pipe(self, connection: Connection) -> None:
+    async def _pipe(self, connection: Connection, record: Record) -> None:
         assert self.pieces is not None
         async with aclosing(self.pieces) as pieces:
             async for piece in pieces:
@@ -64,38 +69,60 @@ class Content:
                     await connection.send_body((piece,))
                 else:
                     await connection.send_body((b"%x\r\n" % len(piece), piece, b"\r\n"))
+        record.body_read = monotonic()
         if self.length is None:
             await connection.send_body((b"0\r\n\r\n",))
 
 
-async def content_of(client: Client, limit_bytes: int, media: Media, record: Record) -> Content:
+async def content_of(
+    exchange: Exchange,
+    translation: Translation | None,
+    route: Route,
+    limit_bytes: int,
+    media: Media,
+    record: Record,
+) -> Content:
     """Take in a JSON body whole, to read what it says; let any other flow.
 
     Raises:
-        BodyTooLarge, ClientClosed, MalformedRequest: see `Client.whole_body`.
+        BodyTooLarge, ClientClosed, MalformedRequest: see `Exchange.whole_body`.
+        InvalidRequest, MethodNotAllowed: see `Translation.whole_body`.
         MediaRefused, MediaUnavailable: a URL in it is not for fetching, or leads to nothing.
     """
-    if not client.has_body:
-        record.body_read = record.started
-        return Content(length=client.declared_length)
-    if not _is_json(client.headers):
-        record.audios = 1 if client.route is Route.AUDIO else 0
-        return Content(length=client.declared_length, pieces=client.body(limit_bytes))
-    body = await client.whole_body(limit_bytes)
-    route = client.route  # that of a translated request is known now
+    request = exchange.request
+    if translation is not None:
+        body: bytes | bytearray = await translation.whole_body(limit_bytes)
+        content = Content(translation.route, translation.target, translation.headers)
+    else:
+        content = Content(route, _target(request), request.headers)
+        if not request.has_body:
+            record.body_read = record.started
+            content.length = request.declared_length
+            return content
+        if not _is_json(request):
+            record.audios = 1 if route is Route.AUDIO else 0
+            content.length = request.declared_length
+            content.pieces = exchange.body(limit_bytes)
+            return content
+        body = await exchange.whole_body(limit_bytes)
+    record.body_read = monotonic()
+    route = content.route
     said = peek(route, body)
-    _note(said, record)
+    record.model, record.stream = said.model, said.stream
+    record.images, record.videos, record.audios = said.images, said.videos, said.audios
     whole: Sequence[bytes | bytearray] = (body,)
     if media.concerns(route, body):
-        whole = await _settled(client, media, route, body, record) or whole
+        whole = await _settled(exchange, media, route, body, record) or whole
     parts: Parts = whole
     if said.lacks_usage_option:
         parts = (*whole[:-1], *with_usage_option(whole[-1]))
-    return Content(sum(map(len, parts)), parts, adds_usage=said.lacks_usage_option)
+    content.parts, content.adds_usage = parts, said.lacks_usage_option
+    content.length = sum(map(len, parts))
+    return content
 
 
 async def _settled(
-    client: Client, media: Media, route: Route, body: bytes | bytearray, record: Record
+    exchange: Exchange, media: Media, route: Route, body: bytes | bytearray, record: Record
 ) -> Sequence[bytes] | None:
     """The body with its media; a client that leaves ends the fetching."""
     left: list[RequestFailure] = []
@@ -106,18 +133,18 @@ async def _settled(
 
     try:
         async with asyncio.timeout(None) as until:
-            client.when_it_leaves(leave)
+            exchange.when_it_leaves(leave)
             return await media.settle(route, body, record)
     except TimeoutError:
         raise left[0] from None  # nothing else in there lets one out
     finally:
-        client.when_it_leaves(None)
+        exchange.when_it_leaves(None)
 
 
-def _note(said: Peek, record: Record) -> None:
-    record.model, record.stream = said.model, said.stream
-    record.images, record.videos, record.audios = said.images, said.videos, said.audios
+def _target(request: Request) -> bytes:
+    path = ALIASES.get(request.path, request.path)
+    return b"%b?%b" % (path, request.query) if request.query else path
 
 
-def _is_json(headers: Headers) -> bool:
-    return (get(headers, b"content-type") or b"").lower().startswith(b"application/json")
+def _is_json(request: Request) -> bool:
+    return request.named.get(b"content-type", b"").lower().startswith(b"application/json")

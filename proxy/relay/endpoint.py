@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-
-from starlette.types import Receive, Scope, Send
 
 from proxy.edge.routes import GENERATING, TRANSLATED, Route
 from proxy.errors import ClientClosed, EngineTimeout, RequestFailure, RouteNotServed
 from proxy.protocols.protocol import Protocol
 from proxy.relay import headers
 from proxy.relay.answer import Answer, StreamedAnswer, answer_for, server_timing
-from proxy.relay.client import Client
 from proxy.relay.connection import Connection
 from proxy.relay.content import Content, Media, content_of
 from proxy.relay.deadline import Deadline
@@ -22,8 +19,9 @@ from proxy.relay.keep_alive import Heartbeat, KeepAlive
 from proxy.relay.passage import Passage, record_of
 from proxy.relay.refusal import error_event, refusal
 from proxy.relay.response import Response
-from proxy.relay.translated import TranslatedClient
+from proxy.relay.translation import Translation
 from proxy.relay.upstream import Upstream
+from proxy.server.exchange import Exchange
 from proxy.tasks import spawn
 from proxy.telemetry.record import Record
 
@@ -51,111 +49,127 @@ class Relay:
         limits: Limits,
         media: Media,
         protocols: Iterable[Protocol] = (),
+        withheld: frozenset[bytes] = frozenset(),
     ) -> None:
+        """`withheld` are names of headers that the engine does not get."""
         self._upstream = upstream
         self._passage = passage
         self._limits = limits
         self._media = media
         self._protocols = {path.encode(): each for each in protocols for path in each.paths}
+        self._withheld = withheld
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
-        record = record_of(scope, route)
-        client = self._client(scope, receive, record, route)
-        work = partial(self._relay, client, record)
-        tell = partial(_refuse, client, record)
-        await self._passage.through(record, work, tell, client.when_it_leaves)
+    async def __call__(self, exchange: Exchange, route: Route, key: str | None = None) -> None:
+        """Relay a request of the API key with the label `key`."""
+        record = record_of(exchange.request, route, key)
+        translation = self._translation(exchange, route, record)
+        work = partial(self._relay, exchange, translation, record, route)
+        refuse = partial(_refuse, exchange, translation, record, route)
+        await self._passage.through(record, work, refuse, exchange.when_it_leaves)
 
     async def refuse(
         self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
+        exchange: Exchange,
         failure: RequestFailure,
         route: Route = Route.UNKNOWN,
+        key: str | None = None,
     ) -> None:
         """Answer a request that is not for the engine; it is logged and counted like any other."""
-        record = record_of(scope, route)
-        client = self._client(scope, receive, record, route)
-        tell = partial(_refuse, client, record)
-        await self._passage.refused(record, failure, tell)
+        record = record_of(exchange.request, route, key)
+        translation = self._translation(exchange, route, record)
+        refuse = partial(_refuse, exchange, translation, record, route)
+        await self._passage.refused(record, failure, refuse)
 
-    def _client(self, scope: Scope, receive: Receive, record: Record, route: Route) -> Client:
-        if route in TRANSLATED:
-            protocol = self._protocols[scope["raw_path"]]
-            return TranslatedClient(scope, receive, record, route, protocol)
-        return Client(scope, receive, record, route)
+    def _translation(self, exchange: Exchange, route: Route, record: Record) -> Translation | None:
+        if route not in TRANSLATED:
+            return None
+        protocol = self._protocols[exchange.request.path]
+        return Translation(exchange, route, protocol, record.request_id)
 
-    async def _relay(self, client: Client, record: Record) -> None:
-        most = self._limits.max_body_bytes
-        content = await content_of(client, most, self._media, record)
+    async def _relay(
+        self, exchange: Exchange, translation: Translation | None, record: Record, route: Route
+    ) -> None:
+        try:
+            await self._exchange(exchange, translation, record, route)
+        finally:
+            _note_bytes(exchange, record)
+
+    async def _exchange(
+        self, exchange: Exchange, translation: Translation | None, record: Record, route: Route
+    ) -> None:
+        limits = self._limits
+        out = exchange if translation is None else translation
+        content = await content_of(
+            exchange, translation, route, limits.max_body_bytes, self._media, record
+        )
         self._passage.carries(record, content.parts)
-        beats = self._beats(client, record)
-        if beats:  # behind blanks a compressed answer could not be read: its head is out
-            client.headers = [pair for pair in client.headers if pair[0] != b"accept-encoding"]
-        connection = await self._send(client, content, record)
-        client.when_it_leaves(connection.abort)
+        padding = self._padding_seconds(exchange, content, record)
+        if padding:  # behind blanks a compressed answer could not be read: its head is out
+            content.headers = [pair for pair in content.headers if pair[0] != b"accept-encoding"]
+        connection = await self._send(exchange, content, record)
+        exchange.when_it_leaves(connection.abort)
         uplink = None
         if content.pieces is not None:
             uplink = spawn(content.send(connection, record), name="uplink")
-        deadline = Deadline(self._limits.request_timeout, self._limits.stream_idle_timeout)
+        deadline = Deadline(limits.request_timeout, limits.stream_idle_timeout)
         deadline.watch(connection, record.started)
-        clocks: list[Deadline | Heartbeat | KeepAlive] = [deadline]
-        if beats:
-            clocks.append(Heartbeat(beats, client.beat, record.request_id.encode()))
+        timers: list[Deadline | Heartbeat | KeepAlive] = [deadline]
+        if padding:
+            timers.append(Heartbeat(padding, out.pad, record.request_id.encode()))
         try:
             response = await connection.response_head()
-            for heartbeat in clocks[1:]:
+            for heartbeat in timers[1:]:
                 heartbeat.cancel()
             record.first_byte = connection.first_byte
-            if client.route is not Route.EXTRA and headers.is_of_no_route(
+            if content.route is not Route.EXTRA and headers.is_of_no_route(
                 response.status, response.headers
             ):
                 raise _not_served(record)
             answer = answer_for(
-                client.route, response.headers, record, withhold_usage=content.adds_usage
+                content.route, response.headers, record, withhold_usage=content.adds_usage
             )
-            client.start(response.status, _answer_headers(response, answer, record))
-            clocks += self._keep_alive(client, connection, answer)
-            await _pass_on(client, connection, answer, deadline)
+            record.status = response.status
+            out.start(response.status, _answer_headers(response, answer, record))
+            seconds = limits.stream_keep_alive
+            is_kept = content.route in limits.kept_alive
+            if seconds and not is_kept and isinstance(answer, StreamedAnswer):
+                timers.append(KeepAlive(seconds, exchange, out, connection, answer, content.route))
+            await _pass_on(exchange, out, content.route, connection, answer, deadline)
         finally:
-            for clock in clocks:
-                clock.cancel()
-            client.when_it_leaves(None)
+            for timer in timers:
+                timer.cancel()
+            exchange.when_it_leaves(None)
             if uplink is not None:
                 uplink.cancel()
             record.last_byte = connection.last_byte
             connection.release()
 
-    def _beats(self, client: Client, record: Record) -> float | None:
+    def _padding_seconds(
+        self, exchange: Exchange, content: Content, record: Record
+    ) -> float | None:
         """After how many seconds of silence a blank is written, where one may be."""
         seconds = self._limits.json_heartbeat
-        if not seconds or record.stream or client.method != "POST":
+        if not seconds or record.stream or exchange.request.method != "POST":
             return None
-        return seconds if client.route in GENERATING and client.has_body else None
+        has_body = content.length != 0 or content.pieces is not None
+        return seconds if content.route in GENERATING and has_body else None
 
-    def _keep_alive(
-        self, client: Client, connection: Connection, answer: Answer
-    ) -> Iterator[KeepAlive]:
-        seconds = self._limits.stream_keep_alive
-        is_kept = client.route in self._limits.kept_alive
-        if seconds and not is_kept and isinstance(answer, StreamedAnswer):
-            yield KeepAlive(seconds, client, connection, answer)
-
-    async def _send(self, client: Client, content: Content, record: Record) -> Connection:
+    async def _send(self, exchange: Exchange, content: Content, record: Record) -> Connection:
         before = monotonic()
         connection = await self._upstream.connection()
         if connection.is_new:
             record.connect_seconds = monotonic() - before
         request_headers = headers.to_upstream(
-            client.headers,
+            content.headers,
             self._upstream.authority,
             record.request_id.encode(),
             record.span_headers,
+            self._withheld,
         )
         request_headers += content.framing()
         # Before the system call: what comes after it is the engine's time.
         record.sent = monotonic()
-        connection.send(client.method, client.target, request_headers, content.parts)
+        connection.send(exchange.request.method, content.target, request_headers, content.parts)
         if content.pieces is None:
             connection.request_sent()
         return connection
@@ -170,33 +184,38 @@ def _not_served(record: Record) -> RequestFailure:
 
 
 async def _pass_on(
-    client: Client, connection: Connection, answer: Answer, deadline: Deadline
+    exchange: Exchange,
+    out: Exchange | Translation,
+    route: Route,
+    connection: Connection,
+    answer: Answer,
+    deadline: Deadline,
 ) -> None:
     """The answer's body, from its first byte to its last."""
 
-    feed, write = answer.feed, client.write
+    feed, write = answer.feed, out.write
 
     def pass_on(chunk: bytes, now: float) -> None:
         write(feed(chunk, now))
 
     shortcut = None
-    if isinstance(answer, StreamedAnswer) and client.write_chunk is not None:
-        shortcut = answer.shortcut(client.write_chunk)
-    client.keep_pace(connection.pause, connection.resume)
+    if isinstance(answer, StreamedAnswer) and out.write_chunk is not None:
+        shortcut = answer.shortcut(out.write_chunk)
+    exchange.on_backpressure(connection.pause, connection.resume)
     try:
         last = await connection.pass_on(pass_on, shortcut)
         last = answer.feed(last, connection.last_byte or monotonic()) + answer.close()
-        if client.is_behind:
-            await deadline.within(client.caught_up())
+        if exchange.is_behind:
+            await deadline.within(exchange.drain())
     except RequestFailure as failure:
         # After `[DONE]` the answer is whole: many clients close their connection there.
         if not (isinstance(answer, StreamedAnswer) and answer.finished):
-            _break_off(client, answer, failure)
+            _break_off(exchange, out, route, answer, failure)
             raise
         last = answer.close()
     finally:
-        client.settle(shortcut.body_bytes if shortcut is not None else 0)
-    client.end(last)
+        exchange.settle(shortcut.body_bytes if shortcut is not None else 0)
+    out.end(last)
 
 
 def _answer_headers(response: Response, answer: Answer, record: Record) -> headers.Headers:
@@ -208,22 +227,43 @@ def _answer_headers(response: Response, answer: Answer, record: Record) -> heade
     return pairs
 
 
-def _break_off(client: Client, answer: Answer, failure: RequestFailure) -> None:
+def _break_off(
+    exchange: Exchange,
+    out: Exchange | Translation,
+    route: Route,
+    answer: Answer,
+    failure: RequestFailure,
+) -> None:
     """End a stream that cannot go on so that it does not look finished."""
     if isinstance(failure, ClientClosed):
         return
-    if client.is_behind and isinstance(failure, EngineTimeout):
-        client.drop()  # what is unsent would be kept for as long as nobody reads it
+    if exchange.is_behind and isinstance(failure, EngineTimeout):
+        exchange.abort()  # what is unsent would be kept for as long as nobody reads it
     elif isinstance(answer, StreamedAnswer):
-        client.end(answer.cut_off() + error_event(failure, client.route))
+        out.end(answer.cut_off() + error_event(failure, route))
 
 
-async def _refuse(client: Client, record: Record, failure: RequestFailure) -> None:
+async def _refuse(
+    exchange: Exchange,
+    translation: Translation | None,
+    record: Record,
+    route: Route,
+    failure: RequestFailure,
+) -> None:
     """Answer in the engine's place, unless an answer has begun or nobody is there to read it."""
     if isinstance(failure, ClientClosed):
         record.status = failure.status
-    elif not client.started:
-        request_id = record.request_id.encode()
-        status, answer_headers, body = refusal(failure, client.route, request_id)
-        client.start(status, answer_headers)
-        client.end(body)
+    elif not exchange.started:
+        out, shape = (exchange, route) if translation is None else (translation, translation.route)
+        status, answer_headers, body = refusal(failure, shape, record.request_id.encode())
+        record.status = status
+        out.start(status, answer_headers)
+        out.end(body)
+        _note_bytes(exchange, record)
+
+
+def _note_bytes(exchange: Exchange, record: Record) -> None:
+    record.bytes_in, record.bytes_out = exchange.received_bytes, exchange.sent_bytes
+    record.client_stall_seconds = exchange.stall_seconds
+    if exchange.is_padded and exchange.is_over:
+        record.status = 200  # what the client was told

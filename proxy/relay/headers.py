@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from random import getrandbits
 
-Header = tuple[bytes, bytes]
-Headers = list[Header]
+from proxy.server.request import Header as Header
+from proxy.server.request import Headers as Headers
 
 # RFC 9110 section 7.6.1, and the names that proxies treat alike.
 _HOP_BY_HOP = frozenset(
@@ -27,6 +27,9 @@ _HOP_BY_HOP = frozenset(
 _OURS_TO_SET = frozenset({b"host", b"content-length", b"expect", b"x-request-id"})
 _NOT_SENT = _HOP_BY_HOP | _OURS_TO_SET
 
+# What a `Connection` header mostly says; neither names a header of its own.
+_ORDINARY = (b"keep-alive", b"close")
+
 _SANE_REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")
 # W3C trace context: version-traceid-parentid-flags; ids of zeros only are no ids.
 _TRACEPARENT = re.compile(
@@ -43,52 +46,60 @@ def get(headers: Iterable[Header], name: bytes) -> bytes | None:
     return None
 
 
-def request_id(headers: Iterable[Header]) -> bytes:
+def request_id(named: Mapping[bytes, bytes]) -> bytes:
     """The client's id if it is sane, else a new one."""
-    given = get(headers, b"x-request-id")
+    given = named.get(b"x-request-id")
     if given is not None and _SANE_REQUEST_ID.fullmatch(given):
         return given
     # To tell requests apart, not a secret: no system call.
     return b"%032x" % getrandbits(128)  # nosec B311
 
 
-def traceparent(headers: Iterable[Header]) -> str | None:
+def traceparent(named: Mapping[bytes, bytes]) -> str | None:
     """The client's place in a trace, as it came, where it is sane; never invented."""
-    given = get(headers, b"traceparent")
+    given = named.get(b"traceparent")
     return given.decode() if given is not None and _TRACEPARENT.fullmatch(given) else None
 
 
 def to_upstream(
-    headers: Iterable[Header], host: bytes, request_id: bytes, span: Iterable[Header] = ()
+    headers: Headers,
+    host: bytes,
+    request_id: bytes,
+    span: Iterable[Header] = (),
+    withheld: frozenset[bytes] = frozenset(),
 ) -> Headers:
-    """The request's headers as the engine gets them, but for the body's length.
+    """The request's headers as the engine gets them, but for the body's length and for `withheld`.
 
     The headers of our own `span`, where there is one, stand for the client's trace context.
     """
-    pairs = list(headers)
-    dropped = _with_named_by_connection(_NOT_SENT, pairs)
+    dropped = _NOT_SENT | withheld if withheld else _NOT_SENT
     if span:
         dropped |= _TRACE_CONTEXT
-    kept = [pair for pair in pairs if pair[0] not in dropped]
+    kept = _without(dropped, headers)
     return [(b"host", host), *kept, *span, (b"x-request-id", request_id)]
 
 
-def to_client(headers: Iterable[Header], request_id: bytes) -> Headers:
+def to_client(headers: Headers, request_id: bytes) -> Headers:
     """The engine's headers as the client gets them; names are in lower case."""
-    pairs = list(headers)
-    dropped = _with_named_by_connection(_HOP_BY_HOP, pairs)
-    kept = [pair for pair in pairs if pair[0] not in dropped]
+    kept = _without(_HOP_BY_HOP, headers)
     if get(kept, b"x-request-id") is None:
         kept.append((b"x-request-id", request_id))
     return kept
 
 
-def _with_named_by_connection(names: frozenset[bytes], headers: Headers) -> frozenset[bytes]:
-    """`names` and those that a `Connection` header declares hop-by-hop too."""
-    if get(headers, b"connection") is None:
-        return names
-    values = [value for key, value in headers if key == b"connection"]
-    return names | {part.strip().lower() for value in values for part in value.split(b",")}
+def _without(names: frozenset[bytes], headers: Headers) -> Headers:
+    """The headers but for `names`, and for those that a `Connection` header declares hop-by-hop
+    too."""
+    declared: set[bytes] = set()
+    kept = []
+    for header in headers:
+        if header[0] not in names:
+            kept.append(header)
+        elif header[0] == b"connection" and (value := header[1].lower()) not in _ORDINARY:
+            declared.update(part.strip() for part in value.split(b","))
+    if declared:
+        return [header for header in kept if header[0] not in declared]
+    return kept
 
 
 def is_of_no_route(status: int, answer_headers: Headers) -> bool:

@@ -9,9 +9,10 @@ from time import monotonic
 
 from proxy.edge.routes import Route
 from proxy.relay.answer import StreamedAnswer
-from proxy.relay.client import Client
 from proxy.relay.connection import Connection
-from proxy.relay.headers import Headers
+from proxy.relay.translation import Translation
+from proxy.server.exchange import Exchange
+from proxy.server.request import Headers
 
 _COMMENT = b": keep-alive\n\n"
 # What Anthropic's own API sends; their clients know it, and skip it.
@@ -22,13 +23,21 @@ class KeepAlive:
     """Writes into a stream each time that nothing has come of it for so long."""
 
     def __init__(
-        self, seconds: float, client: Client, connection: Connection, answer: StreamedAnswer
+        self,
+        seconds: float,
+        exchange: Exchange,
+        out: Exchange | Translation,
+        connection: Connection,
+        answer: StreamedAnswer,
+        route: Route,
     ) -> None:
+        """`out` takes what is written to the client of `exchange`."""
         self._seconds = seconds
-        self._client = client
+        self._exchange = exchange
+        self._out = out
         self._connection = connection
         self._answer = answer
-        self._words = _PING if client.route is Route.MESSAGES else _COMMENT
+        self._words = _PING if route is Route.MESSAGES else _COMMENT
         self._last = monotonic()
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
@@ -47,18 +56,18 @@ class KeepAlive:
 
     def _write(self) -> None:
         """Between whole events only; and not to a client that has not read what there was."""
-        if self._client.is_behind or self._answer.finished or self._answer.inside_event:
+        if self._exchange.is_behind or self._answer.finished or self._answer.inside_event:
             return
-        self._client.write(self._words)
+        self._out.write(self._words)
 
 
 class Heartbeat:
     """Begins a JSON answer before it is known, and adds a blank to it each time: JSON may begin
     with blanks. Its status is 200 from then on, whatever comes."""
 
-    def __init__(self, seconds: float, beat: Callable[[Headers], None], request_id: bytes) -> None:
+    def __init__(self, seconds: float, pad: Callable[[Headers], None], request_id: bytes) -> None:
         self._seconds = seconds
-        self._beat = beat
+        self._pad = pad
         self._headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id)]
         self._timer = asyncio.get_running_loop().call_later(seconds, self._again)
 
@@ -66,5 +75,5 @@ class Heartbeat:
         self._timer.cancel()
 
     def _again(self) -> None:
-        self._beat(self._headers)
+        self._pad(self._headers)
         self._timer = asyncio.get_running_loop().call_later(self._seconds, self._again)

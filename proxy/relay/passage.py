@@ -8,15 +8,13 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from starlette.types import Scope
-
 from proxy import errors
 from proxy.edge.routes import Route
 from proxy.errors import InternalFailure, RequestFailure
 from proxy.relay import headers
-from proxy.relay.client import KEY
 from proxy.relay.connection import Parts
 from proxy.relay.flights import Flights
+from proxy.server.request import Request
 from proxy.telemetry.record import Outcome, Record
 
 _log = logging.getLogger("proxy.relay")
@@ -133,23 +131,23 @@ async def _tell(record: Record, failure: RequestFailure, refuse: Refuse) -> None
     await refuse(failure)
 
 
-def record_of(scope: Scope, route: Route) -> Record:
-    """The record of a request as its head shows it."""
-    request_headers = scope["headers"]
-    peer = scope.get("client")
-    retries = headers.get(request_headers, b"x-stainless-retry-count")
-    user_agent = headers.get(request_headers, b"user-agent")
-    traceparent = headers.traceparent(request_headers)
-    tracestate = headers.get(request_headers, b"tracestate") if traceparent is not None else None
+def record_of(request: Request, route: Route, key: str | None = None) -> Record:
+    """The record of a request as its head shows it; `key` is the label of its API key."""
+    named = request.named
+    retries = named.get(b"x-stainless-retry-count")
+    user_agent = named.get(b"user-agent")
+    traceparent = headers.traceparent(named)
+    tracestate = named.get(b"tracestate") if traceparent is not None else None
     return Record(
-        method=scope.get("method", "GET"),
-        path=scope["raw_path"].decode("latin-1"),
+        method=request.method,
+        path=request.path.decode("latin-1"),
         route=route,
-        request_id=headers.request_id(request_headers).decode(),
+        request_id=headers.request_id(named).decode(),
         traceparent=traceparent,
         tracestate=tracestate.decode("latin-1") if tracestate is not None else None,
-        key=scope.get(KEY),
-        client=peer[0] if peer else None,
+        key=key,
+        client=request.client,
         user_agent=user_agent.decode("latin-1")[:_MAX_USER_AGENT_CHARS] if user_agent else None,
         retries=int(retries) if retries is not None and _COUNT.fullmatch(retries) else None,
+        started=request.began,
     )

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.edge.routes import Route
 from proxy.errors import ClientClosed, EngineDied, RequestFailure
-from proxy.relay.client import FAILURE, Client
-from proxy.relay.headers import Headers
-from proxy.relay.passage import record_of
 from proxy.relay.refusal import refusal
+from proxy.server.asgi import run_asgi
+from proxy.server.exchange import Exchange
+from proxy.server.request import Headers
 from proxy.tasks import spawn
 from tests.fuzz.source import Source
 
@@ -98,28 +97,30 @@ class App:
     engine: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it may answer those that wait."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
-            return
+    async def __call__(self, exchange: Exchange) -> None:
         way = self.ways[len(self.seen) % len(self.ways)]
-        target = scope["raw_path"] + (scope["query_string"] and b"?" + scope["query_string"])
-        seen = Seen(scope["method"], target, scope["http_version"], [*scope["headers"]])
+        request = exchange.request
+        target = request.path + (request.query and b"?" + request.query)
+        seen = Seen(request.method, target, request.version, [*request.headers])
         self.seen.append(seen)
-        if way.answering is Answering.SENT and FAILURE not in scope:
-            await _send(seen, send)
+        if way.answering is Answering.SENT and exchange.unreadable is None:
+            await run_asgi(_page(seen), exchange)
         else:
-            client = Client(scope, receive, record_of(scope, Route.UNKNOWN))
-            await _Passing(client, seen, way, self.engine).through(scope.get(FAILURE))
+            await _Passing(exchange, seen, way, self.engine).through(exchange.unreadable)
 
 
-async def _send(seen: Seen, send: Send) -> None:
-    body = b"a page"
-    headers = [(b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    seen.answered = body
-    await send({"type": "http.response.body", "body": body})
-    seen.ended = True
+def _page(seen: Seen) -> ASGIApp:
+    """An endpoint that is an ASGI app, as ours are."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body = b"a page"
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        seen.answered = body
+        await send({"type": "http.response.body", "body": body})
+        seen.ended = True
+
+    return app
 
 
 class _Passing:
@@ -128,13 +129,13 @@ class _Passing:
     It does what `proxy.relay.endpoint` does.
     """
 
-    def __init__(self, client: Client, seen: Seen, way: Way, engine: asyncio.Event) -> None:
+    def __init__(self, client: Exchange, seen: Seen, way: Way, engine: asyncio.Event) -> None:
         self._client = client
         self._seen = seen
         self._way = way
         self._engine = engine
         self._failures: list[RequestFailure] = []
-        has_body = client.method != "HEAD" and way.answering is not Answering.NONE
+        has_body = client.request.method != "HEAD" and way.answering is not Answering.NONE
         self._pieces = [b"piece %d" % number for number in range(way.pieces * has_body)]
 
     async def through(self, failure: RequestFailure | None) -> None:
@@ -203,13 +204,13 @@ class _Passing:
 
     async def _pass_on(self) -> None:
         client, last = self._client, self._pieces.pop() if self._pieces else b""
-        client.keep_pace(lambda: None, lambda: None)
+        client.on_backpressure(lambda: None, lambda: None)
         try:
             for piece in self._pieces:
                 self._seen.answered += piece
                 client.write(piece)
                 if client.is_behind:
-                    await client.caught_up()
+                    await client.drain()
                 await self._engines_turn()
             self._end_badly()
         except RequestFailure as failure:
@@ -234,9 +235,9 @@ class _Passing:
         if isinstance(failure, ClientClosed):
             return
         if self._way.ending is Ending.DROPPED:
-            self._client.drop()
+            self._client.abort()
         elif self._way.answering is Answering.STREAMED:
-            has_body = self._client.method != "HEAD"
+            has_body = self._client.request.method != "HEAD"
             self._seen.answered += b"error" * has_body
             self._client.end(b"error")
             self._seen.ended = True

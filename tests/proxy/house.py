@@ -1,28 +1,27 @@
 """The whole app without a socket: asked over httpx, its engine's state set by hand.
 
-Whole answers only: `ASGITransport` collects a stream before it gives any of it.
+Whole answers only: a stream is collected before any of it is given.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any
 
+import h11
 import httpx
 from prometheus_client.samples import Sample
-from starlette.types import Message, Receive, Scope, Send
 
 from proxy.app import Sidecar
 from proxy.engine.phase import Phase
 from proxy.engine.state import EngineState
 from proxy.presets.choice import load_settings
-from proxy.relay.client import EXCHANGE
-from proxy.relay.headers import Headers
+from proxy.server.connection import ClientConnection
 
 
 @dataclass
@@ -65,67 +64,62 @@ def dead_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-class _Collected:
-    """The sidecar behind plain ASGI: what it writes to an exchange is sent when it is whole."""
+class _Wire(asyncio.Transport):
+    """A client's transport in memory: it keeps what is written to it."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._names = {"peername": ("10.0.0.7", 1234), "sockname": ("10.0.0.1", port)}
+        self.written = bytearray()
+        self.closed = asyncio.Event()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._names.get(name, default)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closed.is_set()
+
+    def close(self) -> None:
+        self.closed.set()
+
+    def abort(self) -> None:
+        raise AssertionError("the response was broken off")
+
+
+class _InMemory(httpx.AsyncBaseTransport):
+    """Asks the sidecar by a connection of its own, which has no socket."""
 
     def __init__(self, sidecar: Sidecar) -> None:
         self._sidecar = sidecar
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = _Exchange(receive)
-        scope[EXCHANGE] = exchange
-        await self._sidecar(scope, receive, send)
-        if exchange.head is not None:
-            await send(exchange.head)
-            await send({"type": "http.response.body", "body": exchange.written})
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        wire = _Wire(request.url.port or 80)
+        connection = ClientConnection(self._sidecar.dispatch, self._sidecar.open_session, set())
+        connection.connection_made(wire)
+        lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
+        lines += [b": ".join(pair) for pair in request.headers.raw]
+        lines += [b"connection: close", b"", await request.aread()]
+        connection.data_received(b"\r\n".join(lines))
+        await wire.closed.wait()
+        connection.connection_lost(None)
+        return _response_in(bytes(wire.written), request.method)
 
 
-def _parted(line: bytes) -> tuple[bytes, bytes, bytes]:
-    return line.partition(b": ")
-
-
-class _Exchange:
-    """An exchange without a connection."""
-
-    def __init__(self, receive: Receive) -> None:
-        self.began = monotonic()
-        self.head: Message | None = None
-        self.written = b""
-        self.body_bytes = 0
-        self.failure = None
-        self._receive = receive
-
-    async def whole_body(self, limit_bytes: int) -> tuple[bytearray, bool]:
-        body = bytearray()
-        while True:
-            message = await self._receive()
-            body += message.get("body", b"")
-            if not message.get("more_body", False):
-                return body, True
-
-    def watch(self, on_leave: Callable[[], None] | None) -> None:
-        """Nobody leaves."""
-
-    def when_writable(self, call: Callable[[], None] | None) -> None:
-        """It always is."""
-
-    async def caught_up(self) -> None:
-        """It always is."""
-
-    def start(self, status: int, headers: Headers, lines: bytes = b"") -> None:
-        more = [(name, value) for name, _, value in map(_parted, lines.splitlines())]
-        self.head = {"type": "http.response.start", "status": status, "headers": [*headers, *more]}
-
-    def write(self, data: bytes) -> bool:
-        self.written += data
-        self.body_bytes = len(self.written)
-        return True
-
-    def end(self, data: bytes) -> None:
-        self.write(data)
-
-    def abort(self) -> None:
-        raise AssertionError("an exchange without a connection cannot be aborted")
+def _response_in(data: bytes, method: str) -> httpx.Response:
+    parser = h11.Connection(h11.CLIENT)
+    parser.send(h11.Request(method=method, target="/", headers=[("host", "x")]))
+    parser.send(h11.EndOfMessage())
+    parser.receive_data(data)
+    head = parser.next_event()
+    assert isinstance(head, h11.Response)
+    body = b""
+    while isinstance(event := parser.next_event(), h11.Data):
+        body += event.data
+    assert isinstance(event, h11.EndOfMessage)
+    return httpx.Response(head.status_code, headers=head.headers.raw_items(), content=body)
 
 
 @asynccontextmanager
@@ -133,7 +127,7 @@ async def house(**environ: str) -> AsyncIterator[House]:
     """A sidecar whose engine was never started; nothing listens on the engine's port."""
     with dead_port() as port:
         sidecar = Sidecar(load_settings({"UPSTREAM_PORT": str(port), **environ}))
-        transport = httpx.ASGITransport(app=_Collected(sidecar), client=("10.0.0.7", 1234))
+        transport = _InMemory(sidecar)
         async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
             yield House(sidecar, http)
         await sidecar.stop()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from proxy.edge.cors import Cors
 from proxy.engine.phase import Phase
+from proxy.server.request import Request
 from tests.proxy.house import house
+from tests.proxy.server.exchanges import request_of
 
 PAGE, OTHER = "https://chat.example.com", "https://evil.example.com"
 ASKS = {"access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}
@@ -16,13 +16,14 @@ PATHS = ("/v1/chat/completions", "/health", "/nothing", "/pause")
 CHAT = "/v1/chat/completions"
 
 
-def scope(method: str = "GET", **headers: str) -> dict[str, Any]:
+def request(method: str = "GET", **headers: str) -> Request:
     pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return {"type": "http", "method": method, "headers": pairs}
+    return request_of(method, headers=pairs)
 
 
 def allowed(cors: Cors, **headers: str) -> dict[bytes, bytes]:
-    return dict(cors.headers(scope(**headers)))
+    lines = cors.lines(request(**headers)).splitlines()
+    return {name: value for name, _, value in (line.partition(b": ") for line in lines)}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ HERE = "box.example.com"
 def test_a_page_of_this_host_or_of_an_allowed_origin_may_open_a_session(
     origins: list[str], headers: dict[str, str], may: bool
 ) -> None:
-    failure = Cors(origins).foreign(scope(**headers))
+    failure = Cors(origins).foreign(request(**headers))
     assert (failure is None) is may
     if failure is not None:
         assert headers["origin"] in failure.message
@@ -89,24 +90,24 @@ def test_a_page_of_this_host_or_of_an_allowed_origin_may_open_a_session(
 
 
 def test_an_origin_that_goes_on_and_on_is_not_repeated_whole() -> None:
-    failure = Cors([]).foreign(scope(host=HERE, origin="https://" + "x" * 10_000))
+    failure = Cors([]).foreign(request(host=HERE, origin="https://" + "x" * 10_000))
     assert failure is not None
     assert len(failure.message) < 300
 
 
 def test_only_a_preflight_is_one() -> None:
     cors = Cors([PAGE])
-    assert cors.preflight(scope("OPTIONS", origin=PAGE)) is None
-    assert cors.preflight(scope("OPTIONS", access_control_request_method="POST")) is None
+    assert cors.preflight(request("OPTIONS", origin=PAGE)) is None
+    assert cors.preflight(request("OPTIONS", access_control_request_method="POST")) is None
     asks = {"origin": PAGE, "access_control_request_method": "POST"}
-    assert cors.preflight(scope("POST", **asks)) is None
-    assert cors.preflight(scope("OPTIONS", **asks)) is not None
+    assert cors.preflight(request("POST", **asks)) is None
+    assert cors.preflight(request("OPTIONS", **asks)) is not None
 
 
 @pytest.mark.parametrize("names", ["", "a\r\nset-cookie: b", "a b", "x" * 5000, ","])
 def test_names_of_headers_that_are_none_are_not_repeated(names: str) -> None:
     asks = {"access_control_request_method": "POST", "access_control_request_headers": names}
-    answer = dict(Cors(["*"]).preflight(scope("OPTIONS", origin=PAGE, **asks)) or ())
+    answer = dict(Cors(["*"]).preflight(request("OPTIONS", origin=PAGE, **asks)) or ())
     assert b"access-control-allow-headers" not in answer
     assert b"access-control-allow-methods" in answer
 

@@ -22,7 +22,7 @@ from proxy.protocols import generate as generate_module
 from proxy.protocols.generate import SAMPLING, Generate
 from proxy.protocols.openai import events_of_answer, events_of_stream
 from proxy.protocols.protocol import Ask, Done, Error, Event, Finish, Text, Usage
-from proxy.relay.translated import TranslatedClient
+from proxy.relay.translation import Translation
 from tests.fuzz.making import repeatable
 from tests.proxy.house import house
 
@@ -127,7 +127,7 @@ async def test_a_request_leaves_no_circle_for_the_garbage_collector() -> None:
         try:
             answer = await there.http.post("/generate", json={"prompt": "a"})
             assert (answer.status_code, answer.json()["code"]) == (502, "engine_unreachable")
-            left = [one for one in gc.get_objects() if isinstance(one, TranslatedClient)]
+            left = [one for one in gc.get_objects() if isinstance(one, Translation)]
             assert left == []
         finally:
             gc.enable()

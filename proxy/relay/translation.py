@@ -1,17 +1,16 @@
-"""A client that speaks another protocol: to the rest of the relay it is one that speaks OpenAI's.
+"""The translation between a client that speaks another protocol and an engine that speaks OpenAI's.
 
-What it asks is translated as its body is read, and all that is written to it is translated
-back: the engine's answer, and what the sidecar says in the engine's place.
+What is asked is translated as the body is read, and all that is written is translated back: the
+engine's answer, and what the sidecar says in the engine's place.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
-from starlette.types import Receive, Scope
 
 from proxy.edge.routes import Route
 from proxy.errors import (
@@ -25,11 +24,10 @@ from proxy.errors import (
 from proxy.protocols.openai import events_of_answer, events_of_stream
 from proxy.protocols.protocol import Ask, Done, Error, Event, Protocol
 from proxy.relay.answer import is_event_stream
-from proxy.relay.client import Client
 from proxy.relay.headers import Headers, get
 from proxy.relay.refusal import error_event
 from proxy.relay.stream import data_of
-from proxy.telemetry.record import Record
+from proxy.server.exchange import Exchange
 
 _log = logging.getLogger("proxy.relay")
 
@@ -51,17 +49,25 @@ _JSON = (b"content-type", b"application/json")
 _FAULTS = (Exception, SystemExit)
 
 
-class TranslatedClient(Client):
-    """One request of a protocol."""
+class Translation:
+    """One request of a protocol, and its response.
+
+    `route`, `target` and `headers` are what the engine is asked by; the first two of them are
+    known once the body has been read.
+    """
 
     def __init__(
-        self, scope: Scope, receive: Receive, record: Record, route: Route, protocol: Protocol
+        self, exchange: Exchange, route: Route, protocol: Protocol, request_id: str
     ) -> None:
-        super().__init__(scope, receive, record, route)
+        self._exchange = exchange
         self._protocol = protocol
-        self._path: str = scope["path"]
-        self._content_type = (get(self.headers, b"content-type") or b"").lower()
-        self.headers = [pair for pair in self.headers if pair[0] not in _NOT_SENT] + [_JSON]
+        self._request_id = request_id
+        request = exchange.request
+        self._path = request.path.decode("latin-1")
+        self._content_type = request.named.get(b"content-type", b"").lower()
+        self.route = route
+        self.target = request.target
+        self.headers = [pair for pair in request.headers if pair[0] not in _NOT_SENT] + [_JSON]
         self._ask: Ask | None = None
         self._streaming = False
         self._status = 0
@@ -69,17 +75,8 @@ class TranslatedClient(Client):
         self._pieces: list[bytes] = []
         self._held_bytes = 0
 
-    @property
-    def write(self) -> Callable[[bytes], None]:
-        return self._write
-
-    @property
-    def write_chunk(self) -> None:
-        return None
-
-    @property
-    def has_body(self) -> bool:
-        return True
+    # An exchange's way to hand chunks over as they are: there is none.
+    write_chunk = None
 
     async def whole_body(self, limit_bytes: int) -> bytes:
         """What the engine is to be asked; `route` and `target` are the engine's from now on.
@@ -88,14 +85,15 @@ class TranslatedClient(Client):
             InvalidRequest, MethodNotAllowed: the protocol cannot take it.
             BodyTooLarge, ClientClosed, MalformedRequest: as for any body.
         """
-        if self.method != "POST":
-            failure = MethodNotAllowed(f"{self._path} takes POST, not {self.method}.")
+        method = self._exchange.request.method
+        if method != "POST":
+            failure = MethodNotAllowed(f"{self._path} takes POST, not {method}.")
             failure.headers = ((b"allow", b"POST"),)
             raise failure
         if not self._content_type.startswith(b"application/json"):
             text = "content-type: must be application/json"
             raise InvalidRequest(text, param="content-type")
-        body = await super().whole_body(limit_bytes)
+        body = await self._exchange.whole_body(limit_bytes)
         if len(body) > MAX_REQUEST_BYTES:
             most = MAX_REQUEST_BYTES // 1024 // 1024
             raise BodyTooLarge(f"The body is larger than {most} MiB, the most for {self._path}.")
@@ -108,15 +106,14 @@ class TranslatedClient(Client):
         self._streaming = is_event_stream(headers)
         self._pieces, self._held_bytes = [], 0
         self._status, self._head = status, headers
-        self._record.status = status
         if get(headers, b"content-encoding") not in (None, b"identity"):
             raise EngineGarbled("The engine's answer is compressed, and cannot be translated.")
         if self._streaming:
-            super().start(status, self._headers(self._protocol.stream_type))
+            self._exchange.start(status, self._headers(self._protocol.stream_type))
 
-    def beat(self, headers: Headers) -> None:
+    def pad(self, headers: Headers) -> None:
         if self._protocol.answer_type.startswith("application/json"):
-            super().beat(headers)
+            self._exchange.pad(headers)
 
     def end(self, data: bytes) -> None:
         if not self._streaming:
@@ -126,9 +123,9 @@ class TranslatedClient(Client):
         try:
             last = self._translated(data + b"\n\n" if data and not data.endswith(_BLANK) else data)
         except RequestFailure as failure:
-            super().end(self._told_error(failure))
+            self._exchange.end(self._told_error(failure))
             raise
-        super().end(last)
+        self._exchange.end(last)
 
     def _asked(self, body: bytes | bytearray) -> tuple[Ask, bytes, bytes]:
         """What the protocol makes of a body; the path of the engine for that, and its body."""
@@ -148,9 +145,10 @@ class TranslatedClient(Client):
         except _FAULTS:
             raise self._broken() from None
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
+        """Send bytes of the engine's answer, as the protocol has them."""
         if self._streaming:
-            super().write(self._translated(data))
+            self._exchange.write(self._translated(data))
         else:
             self._hold(data)
 
@@ -176,8 +174,8 @@ class TranslatedClient(Client):
                 raise
             body, content_type = whole, "application/json"  # it cannot even tell an error
         length = (b"content-length", b"%d" % len(body))
-        super().start(self._status, [*self._headers(content_type), length])
-        super().end(body)
+        self._exchange.start(self._status, [*self._headers(content_type), length])
+        self._exchange.end(body)
 
     def _translated(self, data: bytes) -> bytes:
         """Whole events of the engine's, as the protocol has them; comments stay as they are."""
@@ -220,7 +218,7 @@ class TranslatedClient(Client):
 
     def _broken(self) -> InternalFailure:
         name = type(self._protocol).__name__
-        request = {"request_id": self._record.request_id}
+        request = {"request_id": self._request_id}
         _log.exception("the protocol %s failed", name, extra=request)
         return InternalFailure(f"The protocol {name} failed.")
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from proxy.server import listen
+from proxy.server.listener import listen
 
 
 def test_equal_ports_are_one_listener_and_a_taken_one_is_named() -> None:

@@ -1,0 +1,68 @@
+"""Our own endpoints are an ASGI app: an exchange, as such an app sees it.
+
+https://asgi.readthedocs.io/en/latest/specs/www.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import unquote
+
+from starlette.types import ASGIApp, Message, Scope
+
+from proxy.errors import RequestFailure
+from proxy.server.exchange import Exchange
+
+# None of these endpoints takes a body.
+_MAX_BODY_BYTES = 64 * 1024
+
+
+def decoded(path: bytes) -> str:
+    """A request's path, as ASGI has it."""
+    return unquote(path.decode("latin-1"))
+
+
+async def run_asgi(app: ASGIApp, exchange: Exchange) -> None:
+    """Let `app` answer a request."""
+    request = exchange.request
+    left = asyncio.Event()
+    taken = False
+
+    async def receive() -> Message:
+        nonlocal taken
+        if not taken:
+            taken = True
+            try:
+                body = bytes(await exchange.whole_body(_MAX_BODY_BYTES))
+            except RequestFailure:
+                left.set()
+            else:
+                exchange.when_it_leaves(lambda _: left.set())
+                return {"type": "http.request", "body": body, "more_body": False}
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            exchange.start(message["status"], [*message.get("headers", ())])
+        elif message.get("more_body", False):
+            exchange.write(message.get("body", b""))
+        else:
+            exchange.end(message.get("body", b""))
+
+    scope: Scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": request.version,
+        "method": request.method,
+        "scheme": "http",
+        "path": decoded(request.path),
+        "raw_path": request.path,
+        "query_string": request.query,
+        "root_path": "",
+        "headers": request.headers,
+        "client": (request.client, 0) if request.client is not None else None,
+        "server": (None, request.port),
+        "state": {},
+    }
+    await app(scope, receive, send)

@@ -1,0 +1,405 @@
+"""A client's connection: what comes on it becomes requests, each of which is answered in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import select
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from time import monotonic
+from typing import cast
+
+import httptools
+
+from proxy.errors import HeadTooLarge, MalformedRequest, RequestFailure, SlowClient
+from proxy.server.exchange import Exchange
+from proxy.server.request import (
+    Header,
+    Headers,
+    Request,
+    address_of,
+    first_of_each,
+    parts_of_target,
+)
+
+# Of a head that does not come in one piece; of trailers likewise.
+MAX_HEAD_BYTES = 256 * 1024
+# Requests that wait for the response before them: reading pauses at the first number. One read may
+# hold thousands, each of which costs a hundred times its bytes: beyond the second they are refused.
+PIPELINE_PAUSE_AT, PIPELINE_LIMIT = 8, 100
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n"
+
+_log = logging.getLogger("proxy.server")
+
+
+Dispatch = Callable[[Exchange], Awaitable[None]]
+"""Answers a request, also one that is `unreadable`: it is logged and counted like any other."""
+OpenSession = Callable[[asyncio.Transport, Request, bytes], None]
+"""Takes a connection over, on which a WebSocket handshake came: its bytes, and those behind it."""
+
+
+class ClientConnection(asyncio.Protocol):
+    """Reads requests from a client, and hands them over one at a time.
+
+    A client that closes its half of the connection has left, as for vLLM: one that still reads
+    looks the same as one that is gone, and the work for that one is what nobody gets back.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        open_session: OpenSession,
+        connections: set[ClientConnection],
+    ) -> None:
+        """`connections` are all that are open, or at work; this one adds itself."""
+        self._dispatch = dispatch
+        self._open_session_on = open_session
+        self._connections = connections
+        self._loop = asyncio.get_running_loop()
+        self._parser = _new_parser(self)
+        self._target = b""
+        self._headers: Headers = []
+        # What is being answered, what was read last, and what waits between the two.
+        self._current: Exchange | None = None
+        self._latest: Exchange | None = None
+        self._pipeline: deque[Exchange] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._client: str | None = None
+        self._port = 0
+        self._began = 0.0
+        self._last_read = 0.0
+        self._has_asked = False
+        self._in_head = False
+        self._in_body = False
+        # Since something came of them: a request, its head, a part of its body.
+        self._bytes_since_progress = 0
+        self._is_reading_paused = False
+        self._writable: asyncio.Event | None = None
+        self._departure: asyncio.Event | None = None
+        self._is_closing = False  # once what runs is answered
+        self.is_write_paused = False
+        self.is_lost = False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports do not derive from asyncio's.
+        self.transport = cast("asyncio.Transport", transport)
+        self._client = address_of(transport.get_extra_info("peername"))
+        own = transport.get_extra_info("sockname")
+        self._port = own[1] if isinstance(own, tuple) else 0
+        self._began, self._in_head = monotonic(), True
+        self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._bytes_since_progress += len(data)
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(MalformedRequest(_what_came(data)))
+        else:
+            if self._bytes_since_progress > MAX_HEAD_BYTES:
+                text = f"The request's head is larger than {MAX_HEAD_BYTES // 1024} KiB."
+                self._refuse(HeadTooLarge(text))
+                self.pause_reading()
+        self._last_read = monotonic()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
+        self._pipeline.clear()
+        if self._writable is not None:
+            self._writable.set()
+        # What refers to this connection in a circle would wait for the garbage collector.
+        self._latest = None
+        del self._parser
+        if self._current is None:
+            self._depart()
+        else:
+            self._current.leave()
+
+    def pause_writing(self) -> None:
+        self.is_write_paused = True
+        if self._current is not None:
+            self._current.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.is_write_paused = False
+        if self._writable is not None:
+            self._writable.set()
+        if self._current is not None:
+            self._current.resume_writing()
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        self._began = monotonic()
+        self._bytes_since_progress = 0
+        self._target, self._headers = b"", []
+        self._has_asked, self._in_head, self._in_body = True, True, False
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # trailers would be taken for headers (RFC 9110, 6.5.1)
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._bytes_since_progress = 0
+        parser = self._parser
+        method = parser.get_method()
+        if method == b"CONNECT" or len(self._pipeline) >= PIPELINE_LIMIT:
+            raise ValueError("not served")
+        if parser.should_upgrade():
+            return  # see `_parse`
+        request = self._request(method.decode())
+        self._in_body = True
+        expects = request.named.get(b"expect", b"").lower() == b"100-continue"
+        exchange = Exchange(
+            self,
+            request,
+            keep_alive=parser.should_keep_alive() and not self._is_closing,
+            expects_continue=expects and request.version == "1.1",  # 1.0 has no interim answers
+        )
+        self._latest = exchange
+        if self._current is None:
+            self._begin(exchange)
+        else:
+            self._pipeline.append(exchange)
+            if len(self._pipeline) >= PIPELINE_PAUSE_AT:
+                self.pause_reading()
+
+    def on_body(self, body: bytes) -> None:
+        self._bytes_since_progress = 0
+        if self._latest is not None:
+            self._latest.feed(body)
+
+    def on_message_complete(self) -> None:
+        if self._in_body and self._latest is not None:
+            self._in_body = False
+            self._latest.complete()
+
+    # One exchange after the other.
+
+    def _begin(self, exchange: Exchange) -> None:
+        self._current = exchange
+        self._task = self._loop.create_task(self._answer(exchange))
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self._dispatch(exchange)
+        except Exception:
+            _log.exception("a request failed outside of its record")
+        finally:
+            self._current = None
+            self._after(exchange)
+
+    def _after(self, exchange: Exchange) -> None:
+        """The next request's turn; none comes where this one's response is not whole."""
+        if self.is_lost:
+            self._depart()
+            return
+        self._last_read = monotonic()
+        if not (exchange.is_over and exchange.keep_alive):
+            self.transport.close()
+        elif self._pipeline:
+            self._begin(self._pipeline.popleft())
+            self.resume_reading()
+        elif self._is_closing:
+            self.transport.close()
+        else:
+            self.resume_reading()
+
+    # What an exchange asks for.
+
+    def pause_reading(self) -> None:
+        if not (self._is_reading_paused or self.transport.is_closing()):
+            self._is_reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on, so that the client is seen to leave; but no requests without an end."""
+        if self._is_reading_paused and len(self._pipeline) < PIPELINE_PAUSE_AT:
+            self._is_reading_paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    async def drain(self) -> None:
+        while self.is_write_paused and not self.is_lost:
+            self._writable = asyncio.Event()
+            await self._writable.wait()
+
+    # What the host asks for.
+
+    def end_if_slow(
+        self, now: float, stall_seconds: float, whole_seconds: float | None, idle_seconds: float
+    ) -> None:
+        """Give up a client whose head is not whole after `stall_seconds`, of whose body no byte has
+        come for so long, or whose body is not whole after `whole_seconds`; close a connection on
+        which nothing happens for `idle_seconds`. One that waits for us is not meant, unless it has
+        left meanwhile."""
+        if self.is_lost:
+            return
+        if self._in_body and self._is_reading_paused and _has_hung_up(self.transport):
+            self.transport.abort()
+            return
+        limit = self._exceeded_limit(now, stall_seconds, whole_seconds)
+        is_answered = self._in_body and self._latest is not None and self._latest.is_over
+        if limit is None:
+            is_idle = self._current is None and not (self._in_head or self._in_body)
+            if is_idle and now - self._last_read >= idle_seconds:
+                self.transport.close()
+        elif is_answered or not self._has_asked:
+            self.transport.close()
+        else:
+            part = "head" if self._in_head else "body"
+            self._refuse(SlowClient(f"The rest of the request's {part} did not come ({limit})."))
+
+    def close_when_done(self) -> None:
+        """Take no more requests; what runs is answered first."""
+        self._is_closing = True
+        self._pipeline.clear()
+        if self._current is None:
+            self.transport.close()
+        else:
+            self._current.keep_alive = False
+
+    async def departed(self) -> None:
+        """Wait until the connection is closed and nothing works for it any more."""
+        if self in self._connections:
+            self._departure = asyncio.Event()
+            await self._departure.wait()
+
+    def cut(self) -> None:
+        """End at once, with what works for it."""
+        if self._task is not None and self._current is not None:
+            self._task.cancel()
+        self.transport.abort()
+
+    def _depart(self) -> None:
+        self._connections.discard(self)
+        if self._departure is not None:
+            self._departure.set()
+
+    def _exceeded_limit(
+        self, now: float, stall_seconds: float, whole_seconds: float | None
+    ) -> str | None:
+        """The variable whose time is over."""
+        if self._in_head:
+            return "BODY_TIMEOUT" if now - self._began >= stall_seconds else None
+        if not self._in_body or self._latest is None:
+            return None
+        if self._is_reading_paused or self._latest.waits_for_continue:
+            self._last_read = now
+            return None
+        if whole_seconds is not None and now - self._began >= whole_seconds:
+            return "REQUEST_TIMEOUT"
+        return "BODY_TIMEOUT" if now - self._last_read >= stall_seconds else None
+
+    # What cannot be read.
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser.
+
+        It reads no body of a request that offers an upgrade. Where the offer is not taken (h2c:
+        every client in Java makes it) the request is read again, without the offer.
+        https://github.com/Kludex/uvicorn/issues/2722
+        """
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as stopped:
+                rest = data[stopped.args[0] :]
+            if self._takes_upgrade():
+                self._open_session(rest)
+                return
+            without = (header for header in self._headers if header[0] != b"upgrade")
+            data = self._head(without) + rest
+            self._parser = _new_parser(self)
+
+    def _takes_upgrade(self) -> bool:
+        """To a WebSocket; not before what was asked earlier is answered, and not of HTTP/1.0 (RFC
+        9110, 7.8)."""
+        named = first_of_each(self._headers)
+        offers = named.get(b"upgrade", b"").lower() == b"websocket"
+        connection = b",".join(value for name, value in self._headers if name == b"connection")
+        tokens = {token.strip().lower() for token in connection.split(b",")}
+        is_idle = self._current is None
+        return (
+            offers and b"upgrade" in tokens and is_idle and self._parser.get_http_version() == "1.1"
+        )
+
+    def _open_session(self, rest: bytes) -> None:
+        request = self._request(self._parser.get_method().decode())
+        self._depart()
+        self.is_lost = True  # to whoever still looks at it
+        self._open_session_on(self.transport, request, self._head(self._headers) + rest)
+
+    def _head(self, headers: Iterable[Header]) -> bytes:
+        """What was read last, with these headers."""
+        version = self._parser.get_http_version().encode()
+        first = b"%b %b HTTP/%b\r\n" % (self._parser.get_method(), self._target, version)
+        return b"%b%b\r\n" % (first, b"".join(b"%b: %b\r\n" % header for header in headers))
+
+    def _request(self, method: str) -> Request:
+        path, query = parts_of_target(self._target)
+        return Request(
+            method,
+            self._target,
+            path,
+            query,
+            self._headers,
+            first_of_each(self._headers),
+            self._parser.get_http_version(),
+            self._client,
+            self._port,
+            self._began,
+        )
+
+    def _refuse(self, failure: RequestFailure) -> None:
+        if self.transport.is_closing():
+            return
+        latest = self._latest
+        if latest is not None and not latest.is_over:
+            latest.fail(failure)
+        elif self._in_body:
+            self.transport.close()  # its request has a response already
+        else:
+            self._answer_with(failure)
+
+    def _answer_with(self, failure: RequestFailure) -> None:
+        """Answer what could not be read as a request."""
+        self._in_head = False
+        request = Request("", b"", b"", b"", [], {}, "1.1", self._client, self._port, self._began)
+        exchange = Exchange(self, request, keep_alive=False, expects_continue=False)
+        exchange.failure, exchange.is_complete = failure, True
+        self._latest = exchange
+        if self._current is None:
+            self._begin(exchange)
+        else:
+            self._pipeline.append(exchange)
+
+
+def _new_parser(connection: ClientConnection) -> httptools.HttpRequestParser:
+    parser = httptools.HttpRequestParser(connection)
+    # What comes behind the last request of a connection is not looked at.
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
+
+
+def _what_came(data: bytes) -> str:
+    if data.startswith(_HTTP2_PREFACE):
+        return "This server speaks HTTP/1.1, and not HTTP/2 without an offer of HTTP/1.1 before."
+    return "What came is not a request of HTTP/1.1."
+
+
+def _has_hung_up(transport: asyncio.Transport) -> bool:
+    """Whether the other side will send no more, which a paused transport does not see."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))

@@ -1,0 +1,348 @@
+"""One request and its response on a client's connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from http import HTTPStatus
+from time import monotonic
+from typing import Protocol
+
+from proxy.errors import BodyTooLarge, ClientClosed, RequestFailure
+from proxy.server.request import Headers, Request
+
+# Of a body that nobody takes: no more is read until somebody does.
+HIGH_WATER_BYTES = 64 * 1024
+_CLIENT_LEFT = "The client closed the connection."
+_OK = 200
+_WITHOUT_BODY = (204, 304)
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}".encode() for each in HTTPStatus}
+
+
+class Connection(Protocol):
+    """The client's connection, as one exchange on it sees it."""
+
+    transport: asyncio.Transport
+    is_lost: bool
+    """Nothing more comes from the client, or reaches it."""
+    is_write_paused: bool
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None:
+        """Read on, unless too many requests wait already."""
+
+    async def drain(self) -> None:
+        """Wait until the client reads again, or has left."""
+
+
+class Exchange:
+    """Takes a request's body, and writes the response by the rules of HTTP/1.1."""
+
+    __slots__ = (
+        "_behind_since",
+        "_body",
+        "_chunked",
+        "_connection",
+        "_expects_continue",
+        "_has_body",
+        "_head",
+        "_on_leave",
+        "_pause",
+        "_resume",
+        "_waiter",
+        "_wanted",
+        "added",
+        "failure",
+        "is_complete",
+        "is_over",
+        "is_padded",
+        "keep_alive",
+        "received_bytes",
+        "request",
+        "sent_bytes",
+        "stall_seconds",
+        "started",
+    )
+
+    def __init__(
+        self, connection: Connection, request: Request, *, keep_alive: bool, expects_continue: bool
+    ) -> None:
+        self._connection = connection
+        self.request = request
+        self.keep_alive = keep_alive
+        self.failure: RequestFailure | None = None
+        """Why the rest of the request cannot be read."""
+        self.is_complete = False
+        """The whole request has come."""
+        self.is_over = False
+        """The whole response has been written."""
+        self.added = b""
+        """Headers that the response gets, whoever gives it, as lines of a head."""
+        self.received_bytes = 0
+        """Of the request's body, as far as somebody has taken it."""
+        self.sent_bytes = 0
+        """Of the response's body, without its framing."""
+        self.stall_seconds = 0.0
+        """How long the client did not read what was there for it."""
+        self.started = False
+        self.is_padded = False
+        self._body: bytes | bytearray = b""
+        self._wanted = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._expects_continue = expects_continue
+        self._head = b""
+        self._chunked = False
+        self._has_body = True
+        self._on_leave: Callable[[RequestFailure], None] | None = None
+        self._pause: Callable[[], None] | None = None
+        self._resume: Callable[[], None] | None = None
+        self._behind_since: float | None = None
+
+    # The request's body.
+
+    async def whole_body(self, limit_bytes: int) -> bytes | bytearray:
+        """The body in one piece; at no moment is it in memory twice, or before it has come.
+
+        Raises:
+            BodyTooLarge: it is, or says that it is, longer than `limit_bytes`.
+            ClientClosed: the client left before its end.
+            MalformedRequest, SlowClient: its rest is not HTTP, or does not come.
+        """
+        self._check_declared(limit_bytes)
+        if not self.is_complete:
+            await self._until(limit_bytes + 1)
+        body, self._body = self._body, b""
+        self.received_bytes = len(body)
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+        if not self.is_complete:
+            raise self.failure or ClientClosed(_CLIENT_LEFT)
+        return body
+
+    async def body(self, limit_bytes: int) -> AsyncGenerator[bytes | bytearray, None]:
+        """The body, piece by piece.
+
+        Raises:
+            BodyTooLarge, ClientClosed, MalformedRequest, SlowClient: as `whole_body`.
+        """
+        self._check_declared(limit_bytes)
+        while True:
+            await self._until(1)
+            piece, self._body = self._body, b""
+            self.received_bytes += len(piece)
+            if self.received_bytes > limit_bytes:
+                raise _too_large(limit_bytes)
+            if not self.is_complete:
+                if self.failure is not None:
+                    raise self.failure
+                if self._connection.is_lost:
+                    raise ClientClosed(_CLIENT_LEFT)
+            if piece:
+                yield piece
+            if self.is_complete and not self._body:
+                return
+
+    @property
+    def unreadable(self) -> RequestFailure | None:
+        """Why what came is no request at all."""
+        return self.failure if not self.request.method else None
+
+    @property
+    def waits_for_continue(self) -> bool:
+        """The client sends its body when it is told to, and has not been told yet."""
+        return self._expects_continue
+
+    def _check_declared(self, limit_bytes: int) -> None:
+        if (self.request.declared_length or 0) > limit_bytes:
+            raise _too_large(limit_bytes)
+
+    async def _until(self, size: int) -> None:
+        """Wait until so many bytes of the body are there, or nothing more will come."""
+        connection = self._connection
+        if self._expects_continue and not connection.is_lost:
+            self._expects_continue = False
+            connection.transport.write(_CONTINUE)
+        self._wanted = size
+        while len(self._body) < size and not (
+            self.is_complete or self.failure is not None or connection.is_lost
+        ):
+            connection.resume_reading()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    # What comes of the request, as the connection has read it.
+
+    def feed(self, piece: bytes) -> None:
+        """A part of the body."""
+        if self.is_over:
+            return  # nobody wants it any more
+        if not self._body:
+            self._body = piece
+        elif isinstance(self._body, bytearray):
+            self._body += piece
+        else:
+            self._body = bytearray(self._body)
+            self._body += piece
+        size = len(self._body)
+        if self._waiter is not None and size >= self._wanted:
+            self._wake()
+        if size > HIGH_WATER_BYTES and (self._waiter is None or size >= self._wanted):
+            self._connection.pause_reading()
+
+    def complete(self) -> None:
+        """The request has ended."""
+        self.is_complete = True
+        self._wake()
+
+    def fail(self, failure: RequestFailure) -> None:
+        """The rest of the request cannot be read; it is the last one on its connection."""
+        self.keep_alive = False
+        if not self.is_complete and self.failure is None:
+            self.failure = failure
+            self._wake()
+
+    def leave(self) -> None:
+        """The client has left."""
+        self._wake()
+        if self._on_leave is not None:
+            self._on_leave(ClientClosed(_CLIENT_LEFT))
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # The response.
+
+    def when_it_leaves(self, tell: Callable[[RequestFailure], None] | None) -> None:
+        """Call `tell` once, when the client leaves, also where it has left already; None ends the
+        watch."""
+        self._on_leave = tell
+        if tell is None:
+            return
+        if self._connection.is_lost:
+            tell(ClientClosed(_CLIENT_LEFT))
+        else:
+            # A large body leaves reading paused, and with it the news of the client's end.
+            self._connection.resume_reading()
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Begin the response; its head goes out together with what is written next."""
+        self.started = True
+        if not self.is_padded:
+            self._begin(status, headers)
+
+    def pad(self, headers: Headers) -> None:
+        """Begin a JSON response before it is known, with the status 200; later, write a blank."""
+        if not self.is_padded:
+            self.is_padded = True
+            self._begin(_OK, headers)
+        self.write(b" ")
+
+    def _begin(self, status: int, headers: Headers) -> None:
+        request = self.request
+        self._expects_continue = False
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
+        lines += map(b": ".join, headers)
+        self._has_body = status not in _WITHOUT_BODY and request.method != "HEAD"
+        if self._has_body and not _has_length(headers):
+            if request.version == "1.1":
+                self._chunked = True
+                lines.append(b"transfer-encoding: chunked")
+            else:  # HTTP/1.0 has no chunks: there the connection's end ends the body
+                self.keep_alive = False
+        if not self.keep_alive:
+            lines.append(b"connection: close")
+        elif request.version != "1.1":
+            lines.append(b"connection: keep-alive")
+        lines.append(self.added + b"\r\n")
+        self._head = b"\r\n".join(lines)
+
+    @property
+    def write_chunk(self) -> Callable[[bytes], None] | None:
+        """Sends a chunk with its framing as it is, uncounted by `sent_bytes`; None where the
+        response has no chunks."""
+        return self._connection.transport.write if self._chunked else None
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the body now."""
+        self.sent_bytes += len(data)
+        if self._chunked and data:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head:
+            data, self._head = self._head + data, b""
+        if data and not self._connection.is_lost:
+            self._connection.transport.write(data)
+
+    def end(self, data: bytes) -> None:
+        """Send the last bytes of the body; the connection may serve its next request.
+
+        Where no body follows the head, none is sent: a refusal is the same for all methods.
+        """
+        if not self._has_body:
+            data = b""
+        self.sent_bytes += len(data)
+        if self._chunked:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        if not self._connection.is_lost:
+            self._connection.transport.write(self._head + data)
+            self.is_over = True
+            self._body = b""
+
+    def abort(self) -> None:
+        """Close the connection without what is still unsent."""
+        self._connection.transport.abort()
+
+    # Back-pressure.
+
+    def on_backpressure(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """Call `pause` each time the client reads slower than it is written to, `resume` when it
+        has caught up."""
+        self._pause, self._resume = pause, resume
+        if self._connection.is_write_paused:
+            self.pause_writing()
+
+    @property
+    def is_behind(self) -> bool:
+        """The client has not read what there was."""
+        return self._behind_since is not None
+
+    async def drain(self) -> None:
+        """Wait until what is written already has mostly been read, or the client has left."""
+        await self._connection.drain()
+        self._end_stall()
+
+    def settle(self, bytes_in_chunks: int = 0) -> None:
+        """Nothing more will be written until the end; so much went out by `write_chunk`."""
+        self._pause = self._resume = None
+        self.sent_bytes += bytes_in_chunks
+        self._end_stall()
+
+    def pause_writing(self) -> None:
+        if self._pause is not None:
+            if self._behind_since is None:
+                self._behind_since = monotonic()
+            self._pause()
+
+    def resume_writing(self) -> None:
+        if self._resume is not None:
+            self._end_stall()
+            self._resume()
+
+    def _end_stall(self) -> None:
+        if self._behind_since is not None:
+            self.stall_seconds += monotonic() - self._behind_since
+            self._behind_since = None
+
+
+def _has_length(headers: Headers) -> bool:
+    return any(name == b"content-length" for name, _ in headers)
+
+
+def _too_large(limit_bytes: int) -> BodyTooLarge:
+    limit_mb = limit_bytes / 1024 / 1024
+    return BodyTooLarge(
+        f"The request body is larger than {limit_mb:g} MiB. Send less, or raise MAX_BODY_MB."
+    )

@@ -1,0 +1,71 @@
+"""One request, as its head says it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import httptools
+import msgspec
+
+Header = tuple[bytes, bytes]
+Headers = list[Header]
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """Method, target, headers; nothing of it changes on the way.
+
+    `target` is as it came, `path` and `query` are its parts, undecoded. Names of `headers` are in
+    lower case; `named` has the first value of each. `method` and `target` are empty where what came
+    could not be read as a request. `port` is ours, `client` the peer's address (None for a Unix
+    socket), `began` when the first byte came (monotonic seconds).
+    """
+
+    method: str
+    target: bytes
+    path: bytes
+    query: bytes
+    headers: Headers
+    named: dict[bytes, bytes]
+    version: str
+    client: str | None
+    port: int
+    began: float
+
+    @property
+    def declared_length(self) -> int | None:
+        """Bytes of the body, where `Content-Length` says how many."""
+        value = self.named.get(b"content-length")
+        return int(value) if value is not None and value.isdigit() else None
+
+    @property
+    def has_body(self) -> bool:
+        length = self.named.get(b"content-length")
+        return (length is not None and length != b"0") or b"transfer-encoding" in self.named
+
+
+def first_of_each(headers: Sequence[Header]) -> dict[bytes, bytes]:
+    """The first value of each header."""
+    return dict(reversed(headers))
+
+
+def parts_of_target(target: bytes) -> tuple[bytes, bytes]:
+    """Path and query of a request's target, which may be an absolute URL (RFC 9112, 3.2).
+
+    Raises:
+        ValueError, httptools.HttpParserInvalidURLError: it is neither.
+    """
+    if not target.isascii():
+        raise ValueError("a target has ASCII characters only")
+    if target.startswith(b"/") and b"#" not in target:
+        path, _, query = target.partition(b"?")
+        return path, query
+    url = httptools.parse_url(target)
+    return url.path or b"/", url.query or b""
+
+
+def address_of(peer: object) -> str | None:
+    """The address in a socket's name; an IPv4 client of an IPv6 socket has its IPv4 address."""
+    if not isinstance(peer, tuple):
+        return None
+    address: str = peer[0]
+    return address.removeprefix("::ffff:") if "." in address else address

@@ -1,0 +1,67 @@
+"""An exchange without a socket: what it is given, and what it writes, can be looked at."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from proxy.server.exchange import Exchange
+from proxy.server.request import Headers, Request, first_of_each
+
+
+def request_of(
+    method: str = "POST",
+    target: bytes = b"/",
+    headers: Headers | None = None,
+    version: str = "1.1",
+) -> Request:
+    path, _, query = target.partition(b"?")
+    pairs = headers or []
+    named = first_of_each(pairs)
+    return Request(method, target, path, query, pairs, named, version, "10.0.0.7", 8000, 1.0)
+
+
+class FakeTransport:
+    """A transport that remembers its writes."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+
+
+class FakeConnection:
+    """What an exchange needs of its connection."""
+
+    def __init__(self) -> None:
+        self.wire = FakeTransport()
+        self.transport = cast("asyncio.Transport", self.wire)
+        self.is_lost = False
+        self.is_write_paused = False
+        self.is_reading = True
+
+    def pause_reading(self) -> None:
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        self.is_reading = True
+
+    async def drain(self) -> None: ...
+
+
+def exchange_on(
+    connection: FakeConnection,
+    method: str = "POST",
+    version: str = "1.1",
+    *,
+    request: Request | None = None,
+    keep_alive: bool = True,
+    expects_continue: bool = False,
+) -> Exchange:
+    return Exchange(
+        connection,
+        request or request_of(method, version=version),
+        keep_alive=keep_alive,
+        expects_continue=expects_continue,
+    )
