@@ -31,7 +31,7 @@ from proxy.engine.phase import Phase
 from proxy.engine.probe import Probe
 from proxy.engine.progress_bar import ProgressBar, can_be_drawn
 from proxy.engine.state import EngineState, Snapshot
-from proxy.errors import RequestFailure, UnknownRoute
+from proxy.errors import NoWebSocket, RequestFailure, UnknownRoute
 from proxy.media.intake import intake
 from proxy.own_pages import OwnPages, own_pages
 from proxy.presets.choice import warnings_about_presets
@@ -43,7 +43,7 @@ from proxy.relay.flights import Flights
 from proxy.relay.headers import Header
 from proxy.relay.passage import Passage
 from proxy.relay.upstream import Upstream
-from proxy.relay.websocket import WebSocketRelay
+from proxy.relay.websocket import SESSION, ClientSession, WebSocketRelay
 from proxy.settings import Settings
 from proxy.tasks import spawn
 from proxy.telemetry.logs import log_flights, log_request
@@ -117,7 +117,7 @@ class Sidecar:
         if self._metrics_port is not None and scope["server"][1] == self._metrics_port:
             own, route = self._scraped, None
         if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send, route, own)
+            await self._websocket(scope, scope.pop(SESSION), route, own)
             return
         failure = scope.get(FAILURE)
         if self._cors is not None and failure is None:
@@ -150,18 +150,21 @@ class Sidecar:
         return None
 
     async def _websocket(
-        self, scope: Scope, receive: Receive, send: Send, route: Route | None, own: OwnPages
+        self, scope: Scope, client: ClientSession, route: Route | None, own: OwnPages
     ) -> None:
+        has_sessions = route in (Route.REALTIME, Route.EXTRA)
         # Where a key is needed no page comes in: it can send none with a handshake.
         failure = None if self.settings.needs_key else self._pages.foreign(scope)
         if failure is None and self._door.guarded:
-            failure = self._check_in(scope, route, own)
-        if failure is None and route not in (Route.REALTIME, Route.EXTRA):
+            failure = self._check_in(scope, route if has_sessions else None, own)
+        if failure is None and route is None:
             failure = UnknownRoute(f"There is no WebSocket session at {scope['path'][:200]} here.")
+        elif failure is None and not has_sessions:
+            failure = NoWebSocket(f"{scope['path'][:200]} takes no WebSocket session, only HTTP.")
         if failure is None and route is not None:
-            await self._websockets(scope, receive, send, route)
+            await self._websockets(scope, client, route)
         elif failure is not None:
-            await self._websockets.refuse(scope, receive, send, failure, route or Route.UNKNOWN)
+            await self._websockets.refuse(scope, client, failure, route or Route.UNKNOWN)
 
     def start(self) -> asyncio.Task[None]:
         """Start the engine; the task ends when it cannot be started any more."""
@@ -238,7 +241,13 @@ class Sidecar:
 
     def _make_engine(self) -> Engine | AttachedEngine:
         kind = AttachedEngine if self.settings.upstream_url else Engine
-        return kind(self.settings, self._state, self._probe, self._admission.emptied, self._flights)
+        return kind(self.settings, self._state, self._probe, self._drained, self._flights)
+
+    async def _drained(self, seconds: float) -> bool:
+        """See `Admission.emptied`; sessions that outlive it are told, and ended."""
+        is_empty = await self._admission.emptied(seconds)
+        self._websockets.cut()
+        return is_empty
 
     def _hardware(self) -> Hardware:
         return self._engine.hardware if isinstance(self._engine, Engine) else Hardware()

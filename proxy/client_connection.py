@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import select
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from http import HTTPStatus
 from time import monotonic
 from typing import Any, cast
+from urllib.parse import unquote
 
 import httptools
 from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-from websockets.http11 import Request
-from websockets.server import ServerProtocol
+from websockets.frames import CloseCode
 
+from proxy.client_websocket import ClientWebSocket, has_hung_up
 from proxy.errors import HeadTooLarge, MalformedRequest, RequestFailure, SlowClient
 from proxy.exchange import Exchange
 from proxy.relay.client import EXCHANGE, FAILURE, Pace
+from proxy.relay.websocket import SESSION
+from proxy.tasks import spawn
 
 # Of a head that does not come in one piece; of trailers likewise.
 MAX_HEAD_BYTES = 256 * 1024
 # Requests that may wait for the answer before them: no more is read then. One read may hold
 # thousands, each of which costs a hundred times its bytes: what comes after so many is refused.
 _MAX_PIPELINED, _MOST_PIPELINED = 8, 100
-_MAX_FAULT_CHARS = 200
 
 
 class ClientConnection(HttpToolsProtocol):
@@ -79,7 +78,7 @@ class ClientConnection(HttpToolsProtocol):
         """Give up a client whose head is not whole after `stall_seconds`, of whose body no byte has
         come for so long, or whose body is not whole after `whole_seconds`. One that waits for us is
         not meant, unless it has left meanwhile."""
-        if self._in_body and self.flow.read_paused and _has_hung_up(self.transport):
+        if self._in_body and self.flow.read_paused and has_hung_up(self.transport):
             self.transport.abort()
         limit = self._overstepped(now, stall_seconds, whole_seconds)
         if limit is None:
@@ -185,7 +184,7 @@ class ClientConnection(HttpToolsProtocol):
                 rest = data[stopped.args[0] :]
             if self._takes_upgrade():
                 self._unset_keepalive_if_required()
-                self.handle_websocket_upgrade()
+                self._hand_over(rest)
                 return
             data = self._head_without_upgrade() + rest
 
@@ -195,13 +194,20 @@ class ClientConnection(HttpToolsProtocol):
         is_idle = self.cycle is None or self.cycle.response_complete
         return is_idle and self.parser.get_http_version() == "1.1" and self._should_upgrade()
 
-    def handle_websocket_upgrade(self) -> None:
-        """Uvicorn refuses a bad handshake unlogged, and one that is too large it never answers."""
-        fault = _fault_of_handshake(self._head(self.headers))
-        if fault is None:
-            super().handle_websocket_upgrade()
-        else:
-            self._refuse(MalformedRequest(f"What came is no WebSocket handshake: {fault}."))
+    def _hand_over(self, early: bytes) -> None:
+        """The connection is a WebSocket session's from now on, if this is a handshake."""
+        try:
+            session = _Session(self, self._head(self.headers) + early)
+        except MalformedRequest as failure:
+            self._refuse(failure)
+            return
+        raw_path, _, query = self.url.partition(b"?")
+        scope = cast("Scope", self.scope)
+        scope.update(type="websocket", raw_path=raw_path, query_string=query)
+        scope.update({"path": unquote(raw_path.decode("latin-1")), SESSION: session})
+        task = spawn(cast("Any", self.app(scope, _never, _never)), name="websocket session")
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def _head_without_upgrade(self) -> bytes:
         """The head that was read last, for a new parser."""
@@ -260,21 +266,25 @@ class ClientConnection(HttpToolsProtocol):
         return cycle
 
 
-def _fault_of_handshake(head: bytes) -> str | None:
-    """What is wrong with a WebSocket handshake, by the library that will answer it."""
-    handshake = ServerProtocol(extensions=[ServerPerMessageDeflateFactory()])
-    handshake.receive_data(head)
-    requests = [event for event in handshake.events_received() if isinstance(event, Request)]
-    if requests and handshake.accept(requests[0]).status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-        return None
-    fault: BaseException | None = handshake.handshake_exc
-    if fault is not None and not requests:
-        fault = fault.__cause__ or fault  # says what, and not only that something is wrong
-    return str(fault)[:_MAX_FAULT_CHARS]
+class _Session(ClientWebSocket):
+    """One that uvicorn has among its connections, so that it waits for its end."""
+
+    def __init__(self, before: ClientConnection, head: bytes) -> None:
+        limit = before.config.ws_max_size
+        super().__init__(before.transport, head, max_message_bytes=limit)
+        self._connections = cast("set[Any]", before.connections)
+        self._connections.discard(before)
+        self._connections.add(self)
+
+    def shutdown(self) -> None:
+        self.close(CloseCode.SERVICE_RESTART)
+        self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        super().connection_lost(exc)
 
 
-def _has_hung_up(transport: asyncio.Transport) -> bool:
-    """Whether the other side will send no more, which a paused transport does not see."""
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
-    return bool(poll.poll(0))
+async def _never(*_: Any) -> Any:
+    """ASGI's ways are not those of a session."""
+    raise AssertionError

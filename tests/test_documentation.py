@@ -146,7 +146,11 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         *("proxy.relay.refusal", "proxy.relay.client"),
     ),
     "proxy.server": ("proxy.client_connection",),
-    "proxy.client_connection": ("proxy.errors", "proxy.exchange", "proxy.relay.client"),
+    "proxy.client_connection": (
+        *("proxy.errors", "proxy.tasks", "proxy.exchange", "proxy.client_websocket"),
+        *("proxy.relay.client", "proxy.relay.websocket"),
+    ),
+    "proxy.client_websocket": ("proxy.errors", "proxy.relay.headers", "proxy.relay.websocket"),
     "proxy.exchange": ("proxy.errors", "proxy.relay.client", "proxy.relay.headers"),
     "proxy.init": (),
     "proxy.check": (

@@ -15,6 +15,7 @@ from proxy.relay.client import FAILURE, Client
 from proxy.relay.headers import Headers
 from proxy.relay.passage import record_of
 from proxy.relay.refusal import refusal
+from proxy.relay.websocket import SESSION
 from proxy.tasks import spawn
 from tests.fuzz.source import Source
 
@@ -100,7 +101,7 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
+            scope[SESSION].refuse(403, [], b"")
             return
         way = self.ways[len(self.seen) % len(self.ways)]
         target = scope["raw_path"] + (scope["query_string"] and b"?" + scope["query_string"])
