@@ -113,7 +113,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket], spans: Spans 
     sidecar = Sidecar(settings, spans)
     server = Server(
         sidecar.dispatch,
-        sidecar.open_session,
+        sidecar.dispatch.open_session,
         stall_seconds=settings.body_timeout,
         request_seconds=settings.request_timeout,
     )

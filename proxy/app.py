@@ -40,7 +40,6 @@ from proxy.relay.passage import Passage
 from proxy.relay.upstream import Upstream
 from proxy.relay.websocket import WebSocketRelay
 from proxy.server.dispatch import Dispatch
-from proxy.server.request import Request
 from proxy.settings import Settings
 from proxy.tasks import spawn
 from proxy.telemetry.logs import log_flights, log_request
@@ -97,7 +96,7 @@ class Sidecar:
         withheld = CREDENTIALS if settings.needs_key else frozenset[bytes]()
         relay = Relay(self._upstream, passage, limits, self._media, protocols, withheld)
         self._websockets = WebSocketRelay(
-            authority, passage, max_message_bytes=settings.max_body_bytes
+            authority, passage, max_message_bytes=settings.max_body_bytes, withheld=withheld
         )
         paths = [path for protocol in named for path in protocol.paths]
         routes = RouteTable(settings.extra_routes, paths)
@@ -106,16 +105,14 @@ class Sidecar:
         own, scraped = own_pages(self.service, routes.described)
         self.dispatch = Dispatch(
             routes,
-            cors if settings.cors_origins else None,
+            cors,
             self._door,
             relay,
+            self._websockets,
             own,
             scraped,
-            settings.port_of_metrics,
+            settings,
         )
-
-    def open_session(self, transport: asyncio.Transport, request: Request, head: bytes) -> None:
-        raise NotImplementedError
 
     def start(self) -> asyncio.Task[None]:
         """Start the engine; the task ends when it cannot be started any more."""
@@ -192,7 +189,13 @@ class Sidecar:
 
     def _make_engine(self) -> Engine | AttachedEngine:
         kind = AttachedEngine if self.settings.upstream_url else Engine
-        return kind(self.settings, self._state, self._probe, self._admission.emptied, self._flights)
+        return kind(self.settings, self._state, self._probe, self._drained, self._flights)
+
+    async def _drained(self, seconds: float) -> bool:
+        """See `Admission.emptied`; sessions that outlive it are told, and ended."""
+        is_empty = await self._admission.emptied(seconds)
+        self._websockets.cut()
+        return is_empty
 
     def _hardware(self) -> Hardware:
         return self._engine.hardware if isinstance(self._engine, Engine) else Hardware()

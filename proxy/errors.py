@@ -9,6 +9,7 @@
         ├── UnknownRoute              client    404
         ├── RouteNotServed            client    404 (the engine's model does not do that)
         ├── MethodNotAllowed          client    405
+        ├── NoWebSocket               client    426 (a route that is asked by HTTP only)
         ├── MalformedRequest          client    400 (what came is not HTTP)
         ├── InvalidRequest            client    400 (a protocol of ours cannot take it)
         ├── SlowClient                client    408 (it does not finish what it has begun)
@@ -161,6 +162,12 @@ class UnknownRoute(RequestFailure):
 
 class RouteNotServed(RequestFailure):
     status, type, code, source = 404, "invalid_request_error", "route_not_served", Source.CLIENT
+
+
+class NoWebSocket(RequestFailure):
+    """Clients that know both go on by HTTP, some of them only at this status."""
+
+    status, type, code, source = 426, "invalid_request_error", "no_websocket", Source.CLIENT
 
 
 class MethodNotAllowed(RequestFailure):

@@ -133,7 +133,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.relay": (
         *("proxy.errors", "proxy.tasks", "proxy.relay", "proxy.edge.routes"),
         *("proxy.telemetry.record", "proxy.protocols.protocol", "proxy.protocols.openai"),
-        *("proxy.server.exchange", "proxy.server.request"),
+        *("proxy.server.exchange", "proxy.server.request", "proxy.server.websocket"),
     ),
     "proxy.protocols": ("proxy.errors", "proxy.settings", "proxy.protocols", "proxy.edge.routes"),
     "proxy.api": (*_BASE, "proxy.api", "proxy.edge.routes", "proxy.engine", "proxy.telemetry"),
@@ -148,7 +148,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     ),
     "proxy.server": ("proxy.errors", "proxy.tasks", "proxy.server"),
     "proxy.server.dispatch": (
-        *("proxy.errors", "proxy.edge", "proxy.own_pages", "proxy.relay", "proxy.server"),
+        *(*_BASE, "proxy.edge", "proxy.own_pages", "proxy.relay", "proxy.server"),
     ),
     "proxy.init": (),
     "proxy.check": (

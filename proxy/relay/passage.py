@@ -29,6 +29,7 @@ _OUTCOMES: dict[type[RequestFailure], Outcome] = {
     errors.UnknownRoute: Outcome.CLIENT_ERROR,
     errors.RouteNotServed: Outcome.CLIENT_ERROR,
     errors.MethodNotAllowed: Outcome.CLIENT_ERROR,
+    errors.NoWebSocket: Outcome.CLIENT_ERROR,
     errors.MalformedRequest: Outcome.CLIENT_ERROR,
     errors.InvalidRequest: Outcome.CLIENT_ERROR,
     errors.SlowClient: Outcome.TIMEOUT,

@@ -6,84 +6,151 @@ import asyncio
 from contextlib import suppress
 from functools import partial
 
-from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import CloseCode
 from websockets.typing import Subprotocol
 
 from proxy.edge.routes import Route
-from proxy.errors import ClientClosed, EngineDied, EngineUnreachable, RequestFailure
+from proxy.errors import (
+    BodyTooLarge,
+    ClientClosed,
+    Draining,
+    EngineDied,
+    EngineGarbled,
+    EngineUnreachable,
+    MalformedRequest,
+    RequestFailure,
+)
 from proxy.relay import headers
 from proxy.relay.answer import note_error
 from proxy.relay.event import note_realtime_event
 from proxy.relay.headers import Headers
 from proxy.relay.passage import Passage, record_of
 from proxy.relay.refusal import refusal
+from proxy.server.request import Request
+from proxy.server.websocket import ClientWebSocket, SessionEnded
 from proxy.tasks import spawn
 from proxy.telemetry.record import Record
 
 _OPEN_TIMEOUT_SECONDS = 10.0
-# RFC 6455, section 7.4.1.
-_NORMAL, _GOING_AWAY, _NO_STATUS, _INTERNAL_ERROR = 1000, 1001, 1005, 1011
-_NEVER_SENT = (1004, 1006, 1015)
+# Shorter than what is left to sessions at the end of the process.
+_ENGINE_CLOSE_SECONDS = 2.0
+# What a client that has left sent last may still go to the engine, where it takes it.
+_LAST_SECONDS = 5.0
+# Frames of the engine's that wait for a slow client, and bytes that wait for a slow engine.
+_MAX_QUEUED_FRAMES, _MAX_UNSENT_BYTES = 16, 64 * 1024
+# RFC 6455, section 7.4.1: these stand for the lack of a close frame, and may not be in one.
+_NEVER_SENT = (1004, CloseCode.ABNORMAL_CLOSURE, CloseCode.TLS_HANDSHAKE)
+# What we close the engine's side with where it does not keep to the protocol.
+_FAULTS = (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG)
+_CLOSE_CODES: dict[type[RequestFailure], CloseCode] = {
+    Draining: CloseCode.SERVICE_RESTART,
+    MalformedRequest: CloseCode.PROTOCOL_ERROR,
+    BodyTooLarge: CloseCode.MESSAGE_TOO_BIG,
+}
 # Made anew for the engine's side of the session.
 _HANDSHAKE = (b"sec-websocket-", b"origin", b"user-agent")
+_CLIENT_LEFT = "The client closed the connection."
 
 
 class WebSocketRelay:
     """Relays one session a call; a session counts as one request in flight."""
 
-    def __init__(self, authority: str, passage: Passage, *, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        authority: str,
+        passage: Passage,
+        *,
+        max_message_bytes: int,
+        withheld: frozenset[bytes] = frozenset(),
+    ) -> None:
+        """`withheld` are names of headers that the engine does not get."""
         self._authority = authority
+        self._withheld = withheld
         self._passage = passage
         self._max_message_bytes = max_message_bytes
+        self._running: set[_Session] = set()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
-        record = record_of(scope, route)
-        session = _Session(scope, receive, send, record)
-        work = partial(self._relay, scope, session, record)
-        await self._passage.through(record, work, partial(session.refuse, route))
+    async def __call__(
+        self, request: Request, client: ClientWebSocket, route: Route, key: str | None
+    ) -> None:
+        record = record_of(request, route, key)
+        session = _Session(client, record)
+        work = partial(self._relay, request, session, record)
+        tell = partial(session.refuse, route)
+        await self._passage.through(record, work, tell, client.when_it_leaves)
 
     async def refuse(
-        self, scope: Scope, receive: Receive, send: Send, failure: RequestFailure, route: Route
+        self,
+        request: Request,
+        client: ClientWebSocket,
+        failure: RequestFailure,
+        route: Route,
+        key: str | None,
     ) -> None:
         """Answer a handshake that is not for the engine."""
-        record = record_of(scope, route)
-        session = _Session(scope, receive, send, record)
-        await session.opening()
+        record = record_of(request, route, key)
+        session = _Session(client, record)
         await self._passage.refused(record, failure, partial(session.refuse, route))
 
-    async def _relay(self, scope: Scope, session: _Session, record: Record) -> None:
-        await session.opening()
-        try:
-            engine = await self._connect(scope, record)
-        except InvalidStatus as refused:
-            await session.pass_refusal(refused)
-            return
-        async with engine:
-            await session.accept(engine.subprotocol)
-            await session.run(engine)
+    def cut(self) -> None:
+        """End the sessions that still run, and tell their clients."""
+        for session in self._running:
+            session.cut()
 
-    async def _connect(self, scope: Scope, record: Record) -> ClientConnection:
-        query = scope["query_string"].decode("latin-1")
-        path = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
+    async def _relay(self, request: Request, session: _Session, record: Record) -> None:
         try:
-            return await _Connect(
-                f"ws://{self._authority}{path}",
-                additional_headers=_to_engine(scope["headers"], record),
-                subprotocols=[Subprotocol(name) for name in scope.get("subprotocols", ())] or None,
-                compression=None,  # the two are on one machine
-                user_agent_header=record.user_agent,
-                proxy=None,
-                open_timeout=_OPEN_TIMEOUT_SECONDS,
-                # Pings are between the two ends; an engine that is busy owes us none.
-                ping_interval=None,
-                max_size=self._max_message_bytes,
-            )
+            engine = await self._connect(request, session.client, record)
+        except InvalidStatus as refused:
+            session.pass_refusal(refused)
+            return
+        try:
+            session.accept(engine.subprotocol)
+            self._running.add(session)
+            await session.run(engine)
+        finally:
+            self._running.discard(session)
+            await _close(engine, CloseCode.GOING_AWAY)
+
+    async def _connect(
+        self, request: Request, client: ClientWebSocket, record: Record
+    ) -> ClientConnection:
+        """Raises InvalidStatus, EngineUnreachable, or ClientClosed where nobody waits any more."""
+        query = request.query.decode("latin-1")
+        path = request.path.decode("latin-1") + (f"?{query}" if query else "")
+        left: list[RequestFailure] = []
+
+        def leave(failure: RequestFailure) -> None:
+            left.append(failure)
+            if not patience.expired():
+                patience.reschedule(0)
+
+        try:
+            async with asyncio.timeout(_OPEN_TIMEOUT_SECONDS) as patience:
+                client.when_it_leaves(leave)
+                return await _Connect(
+                    f"ws://{self._authority}{path}",
+                    additional_headers=_to_engine(request.headers, record, self._withheld),
+                    subprotocols=[Subprotocol(name) for name in client.subprotocols] or None,
+                    compression=None,  # the two are on one machine
+                    user_agent_header=record.user_agent,
+                    proxy=None,
+                    open_timeout=None,
+                    # Pings are between the two ends; an engine that is busy owes us none.
+                    ping_interval=None,
+                    max_size=self._max_message_bytes,
+                    max_queue=_MAX_QUEUED_FRAMES,
+                    write_limit=_MAX_UNSENT_BYTES,
+                )
         except InvalidStatus:
             raise
         except (OSError, TimeoutError, InvalidHandshake) as error:
+            if left:
+                raise left[0] from None
             raise EngineUnreachable("The engine does not accept WebSocket sessions.") from error
+        finally:
+            client.when_it_leaves(None)
 
 
 class _Connect(connect):
@@ -94,52 +161,70 @@ class _Connect(connect):
 
 
 class _Session:
-    """The client's side of one session."""
+    """One session between its client and the engine."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
-        self._extensions = scope.get("extensions") or {}
-        self._receive = receive
-        self._send = send
+    def __init__(self, client: ClientWebSocket, record: Record) -> None:
+        self.client = client
         self._record = record
         self._accepted = False
+        self._cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def opening(self) -> None:
-        """The client's handshake, as the server hands it over."""
-        assert (await self._receive())["type"] == "websocket.connect"
-
-    async def accept(self, subprotocol: str | None) -> None:
+    def accept(self, subprotocol: str | None) -> None:
         request_id = (b"x-request-id", self._record.request_id.encode())
-        try:
-            await self._send(
-                {"type": "websocket.accept", "subprotocol": subprotocol, "headers": [request_id]}
-            )
-        except OSError:
-            raise ClientClosed("The client left before its session began.") from None
+        self.client.accept(subprotocol, [request_id])
         self._accepted = True
         self._record.status = 101
 
+    def cut(self) -> None:
+        if not self._cut.done():
+            self._cut.set_result(None)
+
     async def run(self, engine: ClientConnection) -> None:
-        """Both directions, until one side closes; the other is closed with the same code."""
-        up = spawn(self._to_engine(engine), name="websocket up")
+        """Both directions, until one side closes; the other is closed with the same code.
+
+        Raises:
+            RequestFailure: the session has not ended by a close frame of one of the two.
+        """
         down = spawn(self._from_engine(engine), name="websocket down")
+        up = spawn(self._to_engine(engine, down), name="websocket up")
+
+        def leave(_: RequestFailure) -> None:
+            asyncio.get_running_loop().call_later(_LAST_SECONDS, up.cancel)
+
+        self.client.when_it_leaves(leave)
         try:
-            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({up, down, self._cut}, return_when=asyncio.FIRST_COMPLETED)
+            failure = self._what_happened(up, down)
         finally:
+            self.client.when_it_leaves(None)
             up.cancel()
             down.cancel()
-        if not up.done() and (failure := down.result()) is not None:
+            self._note_bytes()
+        if failure is not None:
+            self._close_for(failure)
             raise failure
+
+    def _what_happened(
+        self, up: asyncio.Task[RequestFailure | None], down: asyncio.Task[RequestFailure | None]
+    ) -> RequestFailure | None:
+        if up.cancelled():
+            return ClientClosed(_CLIENT_LEFT)
+        if up.done():
+            return up.result()
+        if down.done():
+            return down.result()
+        return Draining("This server is shutting down. Open the session again.")
 
     async def refuse(self, route: Route, failure: RequestFailure) -> None:
         """Tell what went wrong: as an HTTP answer before the session, as a close code in it."""
-        if isinstance(failure, ClientClosed):
+        if self._accepted:
+            self._close_for(failure)
+        elif isinstance(failure, ClientClosed):
             self._record.status = failure.status
-        elif self._accepted:
-            await self._close(_INTERNAL_ERROR, failure.message)
         else:
-            await self._answer(*refusal(failure, route, self._record.request_id.encode()))
+            self._answer(*refusal(failure, route, self._record.request_id.encode()))
 
-    async def pass_refusal(self, refused: InvalidStatus) -> None:
+    def pass_refusal(self, refused: InvalidStatus) -> None:
         """The engine's own refusal of the handshake."""
         answer = refused.response
         pairs = [
@@ -147,55 +232,70 @@ class _Session:
             for name, value in answer.headers.raw_items()
         ]
         kept = headers.to_client(pairs, self._record.request_id.encode())
-        await self._answer(answer.status_code, kept, bytes(answer.body or b""))
+        self._answer(answer.status_code, kept, bytes(answer.body or b""))
 
-    async def _to_engine(self, engine: ClientConnection) -> None:
-        with suppress(ConnectionClosed):  # told by the other direction
-            while (message := await self._receive())["type"] == "websocket.receive":
-                text: str | None = message.get("text")
-                data: str | bytes = text if text is not None else message["bytes"]
-                self._record.bytes_in += _size(data)
-                await engine.send(data)
-            await engine.close(_sendable(message["code"]), message.get("reason") or "")
+    async def _to_engine(
+        self, engine: ClientConnection, down: asyncio.Task[RequestFailure | None]
+    ) -> RequestFailure | None:
+        """Runs until the client ends the session; returns what was wrong with that."""
+        try:
+            while True:
+                await engine.send(await self.client.receive())
+        except SessionEnded as ended:
+            await _close(engine, _sendable(ended.code), ended.reason)
+            return ClientClosed(_CLIENT_LEFT) if ended.code in _NEVER_SENT else None
+        except RequestFailure as failure:
+            return failure
+        except ConnectionClosed:
+            return await down
 
     async def _from_engine(self, engine: ClientConnection) -> RequestFailure | None:
         """Runs until the engine ends the session; returns what was wrong with that."""
         try:
             while True:
                 data = await engine.recv()
-                self._record.bytes_out += _size(data)
-                kind = "bytes"
                 if isinstance(data, str):
-                    kind = "text"
                     note_realtime_event(data, self._record)
-                with suppress(OSError):  # told by the other direction
-                    await self._send({"type": "websocket.send", kind: data})
+                with suppress(SessionEnded):  # told by the other direction; read on for the usage
+                    await self.client.send(data)
         except ConnectionClosed as closed:
-            if closed.rcvd is None:
+            if closed.rcvd is not None:
+                self.client.close(_sendable(closed.rcvd.code), closed.rcvd.reason)
+            elif closed.sent is not None and closed.sent.code in _FAULTS:
+                return EngineGarbled("What the engine sent in the session is no WebSocket message.")
+            else:
                 return EngineDied("The engine ended the session without closing it.")
-            await self._close(_sendable(closed.rcvd.code), closed.rcvd.reason)
         return None
 
-    async def _close(self, code: int, reason: str) -> None:
-        with suppress(OSError):  # the client has closed it already
-            await self._send({"type": "websocket.close", "code": code, "reason": reason})
+    def _close_for(self, failure: RequestFailure) -> None:
+        code = _CLOSE_CODES.get(type(failure), CloseCode.INTERNAL_ERROR)
+        self.client.close(code, failure.message)
 
-    async def _answer(self, status: int, answer_headers: Headers, body: bytes) -> None:
+    def _answer(self, status: int, answer_headers: Headers, body: bytes) -> None:
         self._record.status = status
-        if "websocket.http.response" not in self._extensions:
-            await self._close(_INTERNAL_ERROR, "")
-            return
-        kind = "websocket.http.response"
-        with suppress(OSError):  # the client has left
-            await self._send({"type": f"{kind}.start", "status": status, "headers": answer_headers})
-            await self._send({"type": f"{kind}.body", "body": body})
-        self._record.bytes_out += len(body)
+        self.client.refuse(status, answer_headers, body)
+        self._note_bytes()
         note_error(self._record, None)
 
+    def _note_bytes(self) -> None:
+        self._record.bytes_in, self._record.bytes_out = self.client.bytes_in, self.client.bytes_out
 
-def _to_engine(request_headers: Headers, record: Record) -> list[tuple[str, str]]:
+
+async def _close(engine: ClientConnection, code: int, reason: str = "") -> None:
+    """Does nothing where it is closed. To write to an engine that does not read, the library's
+    own `close` waits without a limit."""
+    try:
+        async with asyncio.timeout(_ENGINE_CLOSE_SECONDS):
+            await engine.close(code, reason)
+    except TimeoutError:
+        engine.transport.abort()
+
+
+def _to_engine(
+    request_headers: Headers, record: Record, withheld: frozenset[bytes]
+) -> list[tuple[str, str]]:
     request_id = record.request_id.encode()
-    kept = headers.to_upstream(request_headers, b"", request_id, record.span_headers)
+    kept = headers.to_upstream(request_headers, b"", request_id, record.span_headers, withheld)
     return [
         (name.decode("latin-1"), value.decode("latin-1"))
         for name, value in kept
@@ -205,10 +305,6 @@ def _to_engine(request_headers: Headers, record: Record) -> list[tuple[str, str]
 
 def _sendable(code: int) -> int:
     """The code to pass on. Those that only name a missing close frame may not stand in one."""
-    if code == _NO_STATUS:
-        return _NORMAL
-    return _GOING_AWAY if code in _NEVER_SENT else code
-
-
-def _size(data: str | bytes) -> int:
-    return len(data.encode()) if isinstance(data, str) else len(data)
+    if code == CloseCode.NO_STATUS_RCVD:
+        return CloseCode.NORMAL_CLOSURE
+    return CloseCode.GOING_AWAY if code in _NEVER_SENT else code

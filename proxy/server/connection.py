@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import select
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
@@ -14,6 +13,7 @@ import httptools
 
 from proxy.errors import HeadTooLarge, MalformedRequest, RequestFailure, SlowClient
 from proxy.server.exchange import Exchange
+from proxy.server.hang_up import has_hung_up
 from proxy.server.request import (
     Header,
     Headers,
@@ -35,8 +35,9 @@ _log = logging.getLogger("proxy.server")
 
 Dispatch = Callable[[Exchange], Awaitable[None]]
 """Answers a request, also one that is `unreadable`: it is logged and counted like any other."""
-OpenSession = Callable[[asyncio.Transport, Request, bytes], None]
-"""Takes a connection over, on which a WebSocket handshake came: its bytes, and those behind it."""
+OpenSession = Callable[[asyncio.Transport, Request, bytes], asyncio.Task[None]]
+"""Takes a connection over, on which a WebSocket handshake came: its bytes, and those behind it.
+Raises MalformedRequest where it is none."""
 
 
 class ClientConnection(asyncio.Protocol):
@@ -244,7 +245,7 @@ class ClientConnection(asyncio.Protocol):
         left meanwhile."""
         if self.is_lost:
             return
-        if self._in_body and self._is_reading_paused and _has_hung_up(self.transport):
+        if self._in_body and self._is_reading_paused and has_hung_up(self.transport):
             self.transport.abort()
             return
         limit = self._exceeded_limit(now, stall_seconds, whole_seconds)
@@ -263,10 +264,10 @@ class ClientConnection(asyncio.Protocol):
         """Take no more requests; what runs is answered first."""
         self._is_closing = True
         self._pipeline.clear()
-        if self._current is None:
-            self.transport.close()
-        else:
+        if self._current is not None:
             self._current.keep_alive = False
+        elif not self.is_lost:
+            self.transport.close()
 
     async def departed(self) -> None:
         """Wait until the connection is closed and nothing works for it any more."""
@@ -276,7 +277,7 @@ class ClientConnection(asyncio.Protocol):
 
     def cut(self) -> None:
         """End at once, with what works for it."""
-        if self._task is not None and self._current is not None:
+        if self._task is not None:
             self._task.cancel()
         self.transport.abort()
 
@@ -336,9 +337,14 @@ class ClientConnection(asyncio.Protocol):
 
     def _open_session(self, rest: bytes) -> None:
         request = self._request(self._parser.get_method().decode())
-        self._depart()
-        self.is_lost = True  # to whoever still looks at it
-        self._open_session_on(self.transport, request, self._head(self._headers) + rest)
+        handshake = self._head(self._headers) + rest
+        try:
+            self._task = self._open_session_on(self.transport, request, handshake)
+        except MalformedRequest as failure:
+            self._refuse(failure)
+            return
+        self.is_lost = True  # to HTTP
+        self._task.add_done_callback(lambda _: self._depart())
 
     def _head(self, headers: Iterable[Header]) -> bytes:
         """What was read last, with these headers."""
@@ -396,10 +402,3 @@ def _what_came(data: bytes) -> str:
     if data.startswith(_HTTP2_PREFACE):
         return "This server speaks HTTP/1.1, and not HTTP/2 without an offer of HTTP/1.1 before."
     return "What came is not a request of HTTP/1.1."
-
-
-def _has_hung_up(transport: asyncio.Transport) -> bool:
-    """Whether the other side will send no more, which a paused transport does not see."""
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
-    return bool(poll.poll(0))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from proxy.edge.cors import Cors
 from proxy.edge.door import Door
 from proxy.edge.routes import Route, RouteTable
-from proxy.errors import RequestFailure, UnknownRoute
+from proxy.errors import NoWebSocket, RequestFailure, UnknownRoute
 from proxy.own_pages import OwnPages
 from proxy.relay.endpoint import Relay
+from proxy.relay.websocket import WebSocketRelay
 from proxy.server.asgi import decoded, run_asgi
 from proxy.server.exchange import Exchange
+from proxy.server.request import Request
+from proxy.server.websocket import ClientWebSocket
+from proxy.settings import Settings
+from proxy.tasks import spawn
 
 _SHOWN_CHARS = 200
+_WITH_SESSIONS = (Route.REALTIME, Route.EXTRA)
 
 
 class Dispatch:
@@ -20,33 +28,37 @@ class Dispatch:
     def __init__(
         self,
         routes: RouteTable,
-        cors: Cors | None,
+        cors: Cors,
         door: Door,
         relay: Relay,
+        websockets: WebSocketRelay,
         own: OwnPages,
         scraped: OwnPages,
-        metrics_port: int | None,
+        settings: Settings,
     ) -> None:
-        """`own` is answered on the port of the API, `scraped` on `metrics_port`."""
+        """`own` is answered on the port of the API, `scraped` on that of the metrics."""
         self._routes = routes
         self._cors = cors
+        self._answers_pages = bool(settings.cors_origins)
         self._door = door
         self._relay = relay
+        self._websockets = websockets
         self._own = own
         self._scraped = scraped
-        self._metrics_port = metrics_port
+        self._metrics_port = settings.port_of_metrics
+        self._needs_key = settings.needs_key
+        self._max_message_bytes = settings.max_body_bytes
 
     async def __call__(self, exchange: Exchange) -> None:
+        """One request: CORS, authenticate, rate limit, route, relay."""
         request = exchange.request
         if exchange.unreadable is not None:
             await self._relay.refuse(exchange, exchange.unreadable)
             return
-        own, route = self._own, self._routes.find(request.path)
-        if self._metrics_port is not None and request.port == self._metrics_port:
-            own, route = self._scraped, None
+        own, route = self._find(request)
         path = decoded(request.path) if route is None else ""
 
-        if self._cors is not None:
+        if self._answers_pages:
             if (preflight := self._cors.preflight(request)) is not None:
                 exchange.start(204, preflight)
                 exchange.end(b"")
@@ -70,3 +82,41 @@ class Dispatch:
         else:
             text = f"There is no route {request.method} {path[:_SHOWN_CHARS]} here."
             await self._relay.refuse(exchange, UnknownRoute(text), Route.UNKNOWN, key)
+
+    def open_session(
+        self, transport: asyncio.Transport, request: Request, handshake: bytes
+    ) -> asyncio.Task[None]:
+        """Take over a connection for a WebSocket session.
+
+        Raises:
+            MalformedRequest: what came is no handshake; the connection is as it was.
+        """
+        client = ClientWebSocket(transport, handshake, max_message_bytes=self._max_message_bytes)
+        return spawn(self._session(request, client), name="websocket session")
+
+    async def _session(self, request: Request, client: ClientWebSocket) -> None:
+        _, route = self._find(request)
+        key = None
+        try:
+            # Where a key is needed no page comes in: it can send none with a handshake.
+            if not self._needs_key and (foreign := self._cors.foreign(request)) is not None:
+                raise foreign
+            if self._door.guarded:
+                key = self._door.identify(request.named)
+                if route in _WITH_SESSIONS:
+                    self._door.admit(key)
+            path = decoded(request.path)[:_SHOWN_CHARS]
+            if route is None:
+                raise UnknownRoute(f"There is no WebSocket session at {path} here.")
+            if route not in _WITH_SESSIONS:
+                raise NoWebSocket(f"{path} takes no WebSocket session, only HTTP.")
+        except RequestFailure as failure:
+            await self._websockets.refuse(request, client, failure, route or Route.UNKNOWN, key)
+        else:
+            await self._websockets(request, client, route, key)
+
+    def _find(self, request: Request) -> tuple[OwnPages, Route | None]:
+        """Which of our own endpoints there are on a request's port, and its kind of work there."""
+        if self._metrics_port is not None and request.port == self._metrics_port:
+            return self._scraped, None
+        return self._own, self._routes.find(request.path)

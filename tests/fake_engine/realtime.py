@@ -1,7 +1,8 @@
 """`/v1/realtime`: a WebSocket that greets as vLLM does and then echoes.
 
 Text comes back as text and bytes as bytes. The text `close:CODE:REASON` makes this side close
-with that code, `drop` ends the connection without a closing frame, `ping` sends a ping frame.
+with that code, `drop` ends the connection without a closing frame, `ping` sends a ping frame,
+`garble` sends bytes as text that are none, and after `deaf` nothing is read any more.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Realtime(asyncio.Protocol):
     def _shake_hands(self, request: Request) -> None:
         wish = request.headers.get("x-fake")
         script = scripts.parse(wish.encode() if wish else b"{}")
+        if script.ws_status == 0:
+            return
         if script.ws_status is not None:
             refusal = self._protocol.reject(script.ws_status, "scripted refusal")
             refusal.headers.update(script.headers)
@@ -95,6 +98,10 @@ class Realtime(asyncio.Protocol):
             self._protocol.send_close(int(code), reason)
         elif message == b"drop":
             self._transport.abort()
+        elif message == b"garble":
+            self._protocol.send_text(b"\xff")
+        elif message == b"deaf":
+            self._transport.pause_reading()
         else:
             if message == b"ping":
                 self._protocol.send_ping(b"fake")

@@ -139,7 +139,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     # -- WebSocket ---------------------------------------------------------------------------------
     ws_status: int | None = None
-    """Refuse the WebSocket handshake with this status."""
+    """Refuse the WebSocket handshake with this status; 0: never answer it."""
 
 
 DEFAULT = Script()

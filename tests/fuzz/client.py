@@ -17,6 +17,7 @@ from itertools import zip_longest
 
 from proxy.server.connection import ClientConnection
 from proxy.server.request import Request
+from proxy.tasks import spawn
 from tests.fuzz.app import App, Seen, Way
 from tests.fuzz.reference import Answer, Sent, answers_in, requests_in
 from tests.fuzz.seeds import TOKENS
@@ -131,8 +132,11 @@ class Play:
         held += len(connection._latest._body) if connection._latest is not None else 0
         assert held <= _HELD_BYTES + 2 * max(map(len, self._script.pieces))
 
-    def _open_session(self, transport: asyncio.Transport, request: Request, head: bytes) -> None:
+    def _open_session(
+        self, transport: asyncio.Transport, request: Request, head: bytes
+    ) -> asyncio.Task[None]:
         self.upgraded = True
+        return spawn(asyncio.sleep(0), name="session")
 
     @property
     def result(self) -> Result:

@@ -33,6 +33,13 @@ class Wire(asyncio.Transport):
         if not self._ended:
             self.written += data
 
+    def write_eof(self) -> None:
+        """The client does likewise."""
+        self.close()
+
+    def is_reading(self) -> bool:
+        return not self.paused
+
     def pause_reading(self) -> None:
         self.paused = True
 

@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 import respx
-from starlette.types import Message, Scope
 
 from proxy.app import limits_of
 from proxy.edge.routes import Route
@@ -191,23 +190,6 @@ async def test_nobody_is_held_longer_than_a_request_may_take() -> None:
         there.enter(Phase.LOADING)
         answer = await asyncio.wait_for(there.chat(), PATIENCE)
         assert (answer.status_code, error(answer)["code"]) == (503, "engine_unavailable")
-
-
-async def test_a_websocket_to_any_other_path_is_refused() -> None:
-    async with house() as there:
-        sent: list[Message] = []
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        async def receive() -> Message:
-            return {"type": "websocket.connect"}
-
-        for path in ("/v1/chat/completions", "/health", "/x"):
-            scope: Scope = {"type": "websocket", "path": path, "headers": []}
-            scope["raw_path"] = path.encode()
-            await there.sidecar(scope, receive, send)
-        assert [message["type"] for message in sent] == ["websocket.close"] * 3
 
 
 # What is told of it ---------------------------------------------------------------------------

@@ -10,8 +10,10 @@ import pytest
 
 from tests.engine.service import Line
 from tests.fake_engine import FakeEngine
+from tests.patience import PATIENCE
 from tests.wire.client import CHAT, STREAM, Answer, prompt
 from tests.wire.service import Sidecar, ending, fields, until
+from tests.wire.test_websocket import closed, session
 
 
 @pytest.fixture
@@ -124,6 +126,46 @@ def test_the_last_line_counts_who_finished_and_who_was_cut(stopping: Sidecar) ->
     for client in clients:
         assert client.rest().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
         client.close()
+
+
+def test_a_session_that_outlives_the_drain_is_told_and_logged_as_cut(stopping: Sidecar) -> None:
+    with session(stopping) as (client, request_id):
+        stopping.process.terminate()
+        until(lambda: "draining" in stopping.text(), "the beginning of the end")
+        client.send("text")
+        assert client.recv(PATIENCE) == "text", "until then it goes on"
+        end = closed(client, PATIENCE).rcvd
+        assert end is not None
+        assert (end.code, end.reason) == (
+            1012,
+            "This server is shutting down. Open the session again.",
+        )
+    assert stopping.process.wait(5) == 0
+    assert ending(stopping.record(request_id)) == (101, "rejected", "proxy", "draining")
+    assert fields(last_line(stopping), "finished", "cut") == (0, 1)
+
+
+def test_a_session_that_ends_in_the_drain_has_finished(stopping: Sidecar) -> None:
+    with session(stopping) as (client, request_id):
+        stopping.process.terminate()
+        until(lambda: "draining" in stopping.text(), "the beginning of the end")
+        client.close()
+    assert stopping.process.wait(5) == 0
+    assert ending(stopping.record(request_id)) == (101, "ok", None, None)
+    assert fields(last_line(stopping), "finished", "cut") == (1, 0)
+
+
+def test_a_second_signal_cuts_a_session_whose_engine_does_not_read(stopping: Sidecar) -> None:
+    with session(stopping) as (client, request_id):
+        client.send("deaf")
+        for message in ("draining", "cut now"):
+            stopping.process.terminate()
+            until(lambda message=message: message in stopping.text(), message)  # type: ignore[misc]
+        end = closed(client, PATIENCE).rcvd
+        assert end is not None
+        assert end.code == 1012
+        assert stopping.process.wait(PATIENCE) == 0
+    assert ending(stopping.record(request_id)) == (101, "rejected", "proxy", "draining")
 
 
 def test_nobody_waits_for_a_client_that_has_left(stopping: Sidecar) -> None:

@@ -37,10 +37,10 @@ def session(service: Sidecar, **more: Any) -> Iterator[tuple[ClientConnection, s
         yield client, request_id
 
 
-def closed(client: ClientConnection) -> ConnectionClosed:
+def closed(client: ClientConnection, seconds: float = 5) -> ConnectionClosed:
     """What ends a session for the client."""
     with pytest.raises(ConnectionClosed) as error:
-        client.recv(5)
+        client.recv(seconds)
     return error.value
 
 
@@ -117,10 +117,28 @@ def test_the_clients_close_code_reaches_the_engine(service: Sidecar, code: int) 
 def test_a_client_that_vanishes_ends_the_engines_session(service: Sidecar) -> None:
     with session(service) as (client, request_id):
         client.socket.shutdown(socket.SHUT_RDWR)
-    assert service.record(request_id)["status"] == 101
+    assert ending(service.record(request_id)) == (101, "client_closed", "client", "client_closed")
     service.wait_until_idle()
-    # The server's own code does not tell this end from a close without a code.
-    assert service.seen(request_id)[0].closed_with in ((1000, ""), (1001, ""))
+    assert service.seen(request_id)[0].closed_with == (1001, "")
+
+
+def test_an_engine_that_speaks_no_websocket_is_a_failure_of_the_engine(service: Sidecar) -> None:
+    with session(service) as (client, request_id):
+        client.send("garble")
+        end = closed(client).rcvd
+        assert end is not None
+        assert end.code == 1011
+    assert ending(service.record(request_id)) == (101, "engine_error", "upstream", "engine_garbled")
+
+
+def test_a_reason_of_any_length_is_cut_to_what_a_close_frame_may_hold(service: Sidecar) -> None:
+    """The engine's own are as long as they may be already; ours are sentences."""
+    with session(service) as (client, request_id):
+        client.send("close:4001:" + "ü" * 61)
+        end = closed(client).rcvd
+        assert end is not None
+        assert (end.code, end.reason) == (4001, "ü" * 61)
+    assert service.record(request_id)["outcome"] == "ok"
 
 
 def test_the_engines_refusal_of_a_handshake_passes_as_it_is(service: Sidecar) -> None:
@@ -188,7 +206,7 @@ def test_a_redirect_is_passed_on_and_not_followed(service: Sidecar) -> None:
         ("GET", [*UPGRADE, VERSION], "missing Sec-WebSocket-Key header"),
         ("GET", [*UPGRADE, VERSION, ("sec-websocket-key", "x")], "invalid Sec-WebSocket-Key"),
         ("GET", [*UPGRADE, KEY, ("sec-websocket-version", "8")], "Sec-WebSocket-Version header: 8"),
-        ("GET", [*HANDSHAKE, ("sec-websocket-extensions", "a;;")], "Sec-WebSocket-Extensions"),
+        ("GET", [*HANDSHAKE, ("sec-websocket-protocol", "a;;")], "Sec-WebSocket-Protocol"),
         ("POST", HANDSHAKE, "unsupported HTTP method: POST"),
         ("GET", [*HANDSHAKE, ("content-length", "3")], "no WebSocket handshake"),
         ("GET", [*HANDSHAKE, ("transfer-encoding", "chunked")], "no WebSocket handshake"),
@@ -219,11 +237,24 @@ def test_a_client_that_leaves_before_its_session_begins_is_no_failure_of_ours(
                 client.close_half()
                 client.rest()
             ends.add(fields(service.record(request_id), "status", "outcome"))
-    assert ends <= {(499, "client_closed"), (101, "ok"), (401, "client_error")}
+    assert ends <= {(499, "client_closed"), (101, "client_closed"), (401, "client_error")}
     assert (499, "client_closed") in ends
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/nope", "/metrics", "/v1/realtime/x"])
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions", "/v1/models/tiny"])
+def test_a_path_that_is_asked_by_http_says_so_to_a_handshake(service: Sidecar, path: str) -> None:
+    """Codex goes on by HTTP at once at this status, and at no other."""
+    answer = service.ask(path, headers=HANDSHAKE, method="GET")
+    assert (answer.status, answer.header("x-proxy-error")) == (426, "client no_websocket")
+    assert answer.all("upgrade") == []
+    error = answer.json()["error"]
+    assert error["message"] == f"{path} takes no WebSocket session, only HTTP."
+    assert (error["type"], error["code"]) == ("invalid_request_error", "no_websocket")
+    assert service.seen(answer) == []
+    assert ending(service.record(answer)) == (426, "client_error", "client", "no_websocket")
+
+
+@pytest.mark.parametrize("path", ["/nope", "/metrics", "/v1/realtime/x"])
 def test_no_other_path_takes_a_session_and_the_log_says_who_asked(
     service: Sidecar, path: str
 ) -> None:
