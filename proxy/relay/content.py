@@ -76,7 +76,7 @@ async def content_of(client: Client, limit_bytes: int, media: Media, record: Rec
         MediaRefused, MediaUnavailable: a URL in it is not for fetching, or leads to nothing.
     """
     if not client.has_body:
-        record.body_read = record.started
+        record.body_read, record.stream = record.started, False
         return Content(length=client.declared_length)
     if not _is_json(client.headers):
         record.audios = 1 if client.route is Route.AUDIO else 0

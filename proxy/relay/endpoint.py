@@ -14,6 +14,7 @@ from proxy.errors import ClientClosed, EngineTimeout, RequestFailure, RouteNotSe
 from proxy.protocols.protocol import Protocol
 from proxy.relay import headers
 from proxy.relay.answer import Answer, StreamedAnswer, answer_for, server_timing
+from proxy.relay.background import BackgroundResponses
 from proxy.relay.client import Client
 from proxy.relay.connection import Connection
 from proxy.relay.content import Content, Media, content_of
@@ -56,6 +57,7 @@ class Relay:
         self._passage = passage
         self._limits = limits
         self._media = media
+        self._background = BackgroundResponses()
         self._protocols = {path.encode(): each for each in protocols for path in each.paths}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
@@ -90,8 +92,6 @@ class Relay:
         content = await content_of(client, most, self._media, record)
         self._passage.carries(record, content.parts)
         beats = self._beats(client, record)
-        if beats:  # behind blanks a compressed answer could not be read: its head is out
-            client.headers = [pair for pair in client.headers if pair[0] != b"accept-encoding"]
         connection = await self._send(client, content, record)
         client.when_it_leaves(connection.abort)
         uplink = None
@@ -112,7 +112,11 @@ class Relay:
             ):
                 raise _not_served(record)
             answer = answer_for(
-                client.route, response.headers, record, withhold_usage=content.adds_usage
+                client.route,
+                response.headers,
+                record,
+                self._background,
+                withhold_usage=content.adds_usage,
             )
             client.start(response.status, _answer_headers(response, answer, record))
             clocks += self._keep_alive(client, connection, answer)
