@@ -175,11 +175,9 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """After an exchange: whether there may be another."""
-        if self._closed or monotonic() - self.idle_since >= MAX_IDLE_SECONDS:
-            return False
-        return not self._has_unread()
+        return not self._closed and monotonic() - self.idle_since < MAX_IDLE_SECONDS
 
-    def _has_unread(self) -> bool:
+    def has_unread(self) -> bool:
         """Whether there is what the loop has not come to read: the engine's leaving, or bytes that
         belong to no answer and would pass for the next one."""
         if self._unread is None:

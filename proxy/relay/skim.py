@@ -26,7 +26,7 @@ _CHOICE_DEPTH = 3
 _KEYS = _OF_THE_ANSWER | {_NESTED, _OF_A_CHOICE}
 _LONGEST_KEY = max(map(len, _KEYS))
 # No answer has more of these keys in so few bytes, or so much in one of these values.
-_MOST_KEYS_A_PIECE, _MOST_VALUES_A_PIECE = 5000, 200
+_MOST_KEYS_A_PIECE, _MOST_VALUES_A_PIECE = 8000, 200
 _MOST_VALUE_BYTES, _MOST_VALUE_PARTS = 4096, 256
 
 _COLON = re.compile(rb"\s*:\s*")
