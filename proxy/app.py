@@ -184,7 +184,7 @@ class Sidecar:
             self._spans.ended(record, self._metrics.model_label(record.model))
         self._metrics.ended(record)
         self.service.recent.add(record)
-        self._door.charge(record.key, record.charged_tokens)
+        self._door.charge(record.payer, record.charged_tokens)
         log_request(record)
 
     def _make_engine(self) -> Engine | AttachedEngine:

@@ -10,61 +10,74 @@ import msgspec
 
 from proxy.edge.routes import Route
 from proxy.errors import Source
-from proxy.relay.event import Said, answer_reader, event_reader
+from proxy.relay.background import BackgroundResponses, is_of_stored
+from proxy.relay.event import Reader, Said, answer_reader, event_reader
 from proxy.relay.headers import Headers, get
 from proxy.relay.shortcut import Shortcut
+from proxy.relay.skim import Skim
 from proxy.relay.stream import EventStream
 from proxy.relay.timings import note_timings
 from proxy.telemetry.record import Outcome, Record
 
-# A longer JSON answer is passed on all the same; only its usage is not read.
-MAX_READ_BYTES = 16 * 1024 * 1024
+# A longer JSON answer is not kept: it is skimmed as it passes.
+MAX_HELD_BYTES = 64 * 1024
 
 
 class PlainAnswer:
     """An answer that is not a stream of events."""
 
-    def __init__(self, route: Route, headers: Headers, record: Record) -> None:
-        self._route = route
+    def __init__(self, read: Reader, headers: Headers, record: Record) -> None:
+        self._read = read
         self._record = record
         is_json = _content_type(headers).startswith(b"application/json")
         self._is_json = is_json and not _is_encoded(headers)
         self._pieces: list[bytes] = []
         self._size = 0
+        self._skim: Skim | None = None
 
     def feed(self, chunk: bytes, now: float) -> bytes:
-        self._size += len(chunk)
-        if self._is_json and self._size <= MAX_READ_BYTES:
+        if self._skim is not None:
+            self._skim.feed(chunk)
+        elif self._is_json:
             self._pieces.append(chunk)
+            self._size += len(chunk)
+            if self._size > MAX_HELD_BYTES:
+                self._skim = Skim()
+                self._skim.feed(b"".join(self._pieces))
+                self._pieces.clear()
         return chunk
 
     def close(self) -> bytes:
-        """Read the whole answer; no byte is left to pass on."""
+        """Read the answer, now that it is whole; no byte is left to pass on."""
         said = Said()
-        if self._pieces and self._size <= MAX_READ_BYTES:
+        if self._is_json and self._size:
+            text = b"".join(self._pieces) if self._skim is None else self._skim.summary()
             with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                said = answer_reader(self._route)(b"".join(self._pieces))
+                said = self._read(text)
         if said.usage is not None:
             said.usage.fill(self._record)
         if said.timings is not None:
             note_timings(self._record, said.timings)
         self._record.finish_reason = said.finish_reason
-        note_error(self._record, said.error)
+        note_error(self._record, said.error, is_clients=said.is_clients_error)
         return b""
 
 
 class StreamedAnswer:
     """A stream of server-sent events."""
 
-    def __init__(self, route: Route, record: Record, *, withhold_usage: bool) -> None:
+    def __init__(self, read: Reader, record: Record, *, withhold_usage: bool) -> None:
         self._record = record
-        record.stream = True
-        self._events = EventStream(event_reader(route), record, withhold_usage=withhold_usage)
+        record.stream = True  # the body may not have told; nobody streams unasked
+        self._events = EventStream(
+            read, record, withhold_usage=withhold_usage, generates=not is_of_stored(record)
+        )
         self.feed = self._events.feed  # one call less for each token
 
     def close(self) -> bytes:
         rest = self._events.close()
-        note_error(self._record, self._events.error)
+        events = self._events
+        note_error(self._record, events.error, is_clients=events.is_clients_error)
         return rest
 
     @property
@@ -90,22 +103,31 @@ class StreamedAnswer:
 Answer = PlainAnswer | StreamedAnswer
 
 
-def answer_for(route: Route, headers: Headers, record: Record, *, withhold_usage: bool) -> Answer:
+def answer_for(
+    route: Route,
+    headers: Headers,
+    record: Record,
+    background: BackgroundResponses,
+    *,
+    withhold_usage: bool,
+) -> Answer:
     if is_event_stream(headers) and not _is_encoded(headers):
-        return StreamedAnswer(route, record, withhold_usage=withhold_usage)
-    return PlainAnswer(route, headers, record)
+        read = background.reader(event_reader(route), record)
+        return StreamedAnswer(read, record, withhold_usage=withhold_usage)
+    return PlainAnswer(background.reader(answer_reader(route), record), headers, record)
 
 
 def is_event_stream(headers: Headers) -> bool:
     return _content_type(headers).startswith(b"text/event-stream")
 
 
-def note_error(record: Record, error: str | None) -> None:
-    """Settle the outcome by what the engine said: its status, or an error inside a 200."""
+def note_error(record: Record, error: str | None, *, is_clients: bool = False) -> None:
+    """Settle the outcome by what the engine said: its status, or an error inside a 200, which may
+    be of the client's making."""
     status = record.status or 0
     if status >= 500:
         record.fail(Outcome.ENGINE_ERROR, Source.UPSTREAM, error or f"status_{status}")
-    elif status >= 400:
+    elif status >= 400 or (error is not None and is_clients):
         record.fail(Outcome.CLIENT_ERROR, Source.CLIENT, error or f"status_{status}")
     elif error is not None or record.finish_reason == "abort":
         record.fail(Outcome.ENGINE_ERROR, Source.UPSTREAM, error or "abort")

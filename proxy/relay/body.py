@@ -80,7 +80,7 @@ class Peek:
     """What a body says of itself. Empty where it could not be read: the engine will tell."""
 
     model: str | None = None
-    stream: bool = False
+    stream: bool | None = None
     lacks_usage_option: bool = False
     images: int = 0
     videos: int = 0

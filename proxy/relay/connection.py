@@ -8,6 +8,7 @@ stream take a shortcut (docs/performance.md has the figures).
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -43,6 +44,7 @@ class Connection(asyncio.Protocol):
         self._pool = pool
         self._transport: asyncio.Transport
         self._spare: Spare | None = None
+        self._unread: select.poll | None = None
         self._loop = asyncio.get_running_loop()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -174,6 +176,14 @@ class Connection(asyncio.Protocol):
     def usable(self) -> bool:
         """After an exchange: whether there may be another."""
         return not self._closed and monotonic() - self.idle_since < MAX_IDLE_SECONDS
+
+    def has_unread(self) -> bool:
+        """Whether there is what the loop has not come to read: the engine's leaving, or bytes that
+        belong to no answer and would pass for the next one."""
+        if self._unread is None:
+            self._unread = select.poll()
+            self._unread.register(self._transport.get_extra_info("socket"), select.POLLIN)
+        return bool(self._unread.poll(0))
 
     def _all_sent(self) -> bool:
         """Whether nothing of the request is still to go out: an engine may answer before."""

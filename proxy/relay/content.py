@@ -96,7 +96,7 @@ async def content_of(
     else:
         content = Content(route, _target(request), request.headers)
         if not request.has_body:
-            record.body_read = record.started
+            record.body_read, record.stream = record.started, False
             content.length = request.declared_length
             return content
         if not _is_json(request):

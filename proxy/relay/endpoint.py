@@ -12,6 +12,7 @@ from proxy.errors import ClientClosed, EngineTimeout, RequestFailure, RouteNotSe
 from proxy.protocols.protocol import Protocol
 from proxy.relay import headers
 from proxy.relay.answer import Answer, StreamedAnswer, answer_for, server_timing
+from proxy.relay.background import BackgroundResponses
 from proxy.relay.connection import Connection
 from proxy.relay.content import Content, Media, content_of
 from proxy.relay.deadline import Deadline
@@ -56,6 +57,7 @@ class Relay:
         self._passage = passage
         self._limits = limits
         self._media = media
+        self._background = BackgroundResponses()
         self._protocols = {path.encode(): each for each in protocols for path in each.paths}
         self._withheld = withheld
 
@@ -104,8 +106,6 @@ class Relay:
         )
         self._passage.carries(record, content.parts)
         padding = self._padding_seconds(exchange, content, record)
-        if padding:  # behind blanks a compressed answer could not be read: its head is out
-            content.headers = [pair for pair in content.headers if pair[0] != b"accept-encoding"]
         connection = await self._send(exchange, content, record)
         exchange.when_it_leaves(connection.abort)
         uplink = None
@@ -126,7 +126,11 @@ class Relay:
             ):
                 raise _not_served(record)
             answer = answer_for(
-                content.route, response.headers, record, withhold_usage=content.adds_usage
+                content.route,
+                response.headers,
+                record,
+                self._background,
+                withhold_usage=content.adds_usage,
             )
             record.status = response.status
             out.start(response.status, _answer_headers(response, answer, record))

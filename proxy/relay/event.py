@@ -6,6 +6,7 @@ with typed structs, so that what is not named here costs nothing and is never re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import msgspec
 
 from proxy.edge.routes import Route
-from proxy.telemetry.record import Record
+from proxy.errors import Source
+from proxy.telemetry.record import Outcome, Record
 
 
 @dataclass(slots=True)
@@ -37,7 +39,8 @@ class Usage:
 class Said:
     """What a payload carries. `usage_only` marks the event that `include_usage` causes, `last`
     the one that ends a stream where no `[DONE]` does; `timings` are the engine's, in its words.
-    `usage_of` is the choice that usage in the middle of a stream is of."""
+    `usage_of` is the choice that usage in the middle of a stream is of, `background_id` the id of a
+    response that the engine makes in the background."""
 
     generated: bool = False
     usage: Usage | None = None
@@ -46,55 +49,27 @@ class Said:
     usage_only: bool = False
     finish_reason: str | None = None
     error: str | None = None
+    is_clients_error: bool = False
     last: bool = False
+    background_id: str | None = None
 
 
 _MOST_TOKENS = 2**53
+_DIGITS = re.compile(r"[0-9]{1,16}")
 _UTTERANCE_DONE = "transcription.done"
+_CLIENTS_ERRORS = frozenset(
+    {
+        *("BadRequestError", "Bad Request", "NotFoundError", "UnprocessableEntityError"),
+        *("authentication_error", "permission_error", "not_found_error", "request_too_large"),
+        *("rate_limit_error", "rate_limit_exceeded"),
+        *("model_not_found", "model_not_validated", "unknown_event"),  # of /v1/realtime
+    }
+)
 
 Reader = Callable[[bytes], Said]
 
 # Nothing but something generated: what nearly all events say. Made once; do not change it.
 TOKEN = Said(generated=True)
-
-
-class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    """`usage` of all routes: chat and completions first, then responses and messages."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-
-    def plain(self) -> Usage:
-        """A count below 0 is none: no counter takes it."""
-        inputs = self.prompt_tokens_details or self.input_tokens_details
-        outputs = self.completion_tokens_details or self.output_tokens_details
-        cached = inputs.cached_tokens if inputs else self.cache_read_input_tokens
-        return Usage(
-            prompt_tokens=_count(_first(self.prompt_tokens, self._input_tokens())),
-            completion_tokens=_count(_first(self.completion_tokens, self.output_tokens)),
-            cached_tokens=_count(cached),
-            reasoning_tokens=_count(outputs.reasoning_tokens) if outputs else None,
-        )
-
-    def _input_tokens(self) -> int | None:
-        """All of them: `/v1/messages` has what the cache gave or took beside `input_tokens`."""
-        if self.input_tokens is None:
-            return None
-        beside = (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
-        return self.input_tokens + beside
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -123,7 +98,7 @@ class _Chunk(msgspec.Struct, gc=False):
     """A chunk or a whole answer of chat and completions; also of all that only has usage."""
 
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: Any = None
     metrics: Any = None
     error: Any = None
 
@@ -133,7 +108,9 @@ class _Incomplete(msgspec.Struct, gc=False):
 
 
 class _Response(msgspec.Struct, gc=False):
-    usage: _Usage | None = None
+    id: str | None = None
+    background: bool | None = None
+    usage: Any = None
     metrics: Any = None
     status: str | None = None
     incomplete_details: _Incomplete | None = None
@@ -154,7 +131,7 @@ class _MessageDelta(msgspec.Struct, gc=False):
 
 
 class _Message(msgspec.Struct, gc=False):
-    usage: _Usage | None = None
+    usage: Any = None
 
 
 class _MessagesEvent(msgspec.Struct, gc=False):
@@ -163,14 +140,16 @@ class _MessagesEvent(msgspec.Struct, gc=False):
     type: str = ""
     delta: _MessageDelta | None = None
     message: _Message | None = None
-    usage: _Usage | None = None
+    usage: Any = None
     stop_reason: str | None = None
     error: Any = None
 
 
 class _RealtimeEvent(msgspec.Struct, gc=False):
     type: str = ""
-    usage: _Usage | None = None
+    usage: Any = None
+    error: Any = None
+    code: Any = None
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
@@ -187,9 +166,10 @@ def _read_chunk(payload: bytes) -> Said:
         choice = choices[0]
         if choice.finish_reason is None and choice.generated():
             return TOKEN
-    said = Said(error=error_name(chunk.error), timings=chunk.metrics)
-    if chunk.usage is not None:
-        said.usage = chunk.usage.plain()
+    said = Said(timings=chunk.metrics)
+    said.error, said.is_clients_error = error_of(chunk.error)
+    said.usage = _usage(chunk.usage)
+    if said.usage is not None:
         said.usage_only = choices is not None and not choices
         said.usage_of = choices[0].index if choices else None
     for choice in choices or ():
@@ -201,10 +181,11 @@ def _read_chunk(payload: bytes) -> Said:
 def _read_responses_event(payload: bytes) -> Said:
     event = _responses_event.decode(payload)
     if event.type == "error" or event.error:
-        return Said(error=error_name(event.error) or str(event.code or "error"))
-    if event.response is not None and event.type != "response.created":
+        error, is_clients = error_of(event.error or {"code": event.code or "error"})
+        return Said(error=error, is_clients_error=is_clients)
+    if event.response is not None:
         return _said_of_response(event.response)
-    return Said(generated=event.type.endswith(".delta") and bool(event.delta))
+    return TOKEN if event.type.endswith(".delta") and event.delta else Said()
 
 
 def _read_response(payload: bytes) -> Said:
@@ -215,65 +196,129 @@ def _said_of_response(response: _Response) -> Said:
     incomplete = response.incomplete_details
     finished = response.status in ("completed", "incomplete", "failed", "cancelled")
     reason = incomplete.reason if incomplete else response.status
+    error, is_clients = error_of(response.error)
     return Said(
-        usage=response.usage.plain() if response.usage else None,
+        usage=_usage(response.usage),
         timings=response.metrics,
         finish_reason=reason if finished else None,
-        error=error_name(response.error),
+        error=error,
+        is_clients_error=is_clients,
         last=finished,
+        background_id=response.id if response.background else None,
     )
 
 
 def _read_messages_event(payload: bytes) -> Said:
     event = _messages_event.decode(payload)
-    usage = event.usage or (event.message.usage if event.message else None)
+    usage = _usage(event.usage) or _usage(event.message.usage if event.message else None)
     delta = event.delta or _MessageDelta()
     is_generated = event.type == "content_block_delta" and delta.type != "signature_delta"
     if is_generated and usage is None and event.error is None:
         return TOKEN
-    counts = usage.plain() if usage else None
-    if counts is not None and event.type == "message_start":
-        counts.completion_tokens = None  # its 0 says nothing of what will have been generated
+    if usage is not None and event.type == "message_start":
+        usage.completion_tokens = None  # its 0 says nothing of what will have been generated
+    error, is_clients = error_of(event.error)
     return Said(
         generated=is_generated,
-        usage=counts,
+        usage=usage,
         finish_reason=event.stop_reason or delta.stop_reason,
-        error=error_name(event.error),
+        error=error,
+        is_clients_error=is_clients,
         last=event.type == "message_stop",
     )
 
 
 def note_realtime_event(text: str, record: Record) -> None:
     """One event of a session of `/v1/realtime`. Each utterance ends with its own usage; the record
-    has the sum."""
-    if _UTTERANCE_DONE not in text:
+    has the sum. An error ends no session; the first one is noted."""
+    if _UTTERANCE_DONE not in text and '"error"' not in text:
         return
     try:
         event = _realtime_event.decode(text)
     except (msgspec.MsgspecError, RecursionError):
         return
-    if event.type == _UTTERANCE_DONE and event.usage is not None:
-        said = event.usage.plain()
-        record.prompt_tokens = (record.prompt_tokens or 0) + (said.prompt_tokens or 0)
-        record.completion_tokens = (record.completion_tokens or 0) + (said.completion_tokens or 0)
+    if event.type == "error":
+        _note_realtime_error(event, record)
+    elif event.type == _UTTERANCE_DONE and (usage := _usage(event.usage)) is not None:
+        record.prompt_tokens = (record.prompt_tokens or 0) + (usage.prompt_tokens or 0)
+        record.completion_tokens = (record.completion_tokens or 0) + (usage.completion_tokens or 0)
 
 
-def error_name(error: Any) -> str | None:
-    """A short name of an error object: its type or code, never its message."""
+def _note_realtime_error(event: _RealtimeEvent, record: Record) -> None:
+    is_object = isinstance(event.error, dict)  # OpenAI's; vLLM has its message there
+    error, is_clients = error_of(event.error if is_object else {"code": event.code or "error"})
+    if is_clients and error is not None:
+        record.fail(Outcome.CLIENT_ERROR, Source.CLIENT, error)
+    elif record.error is None:
+        record.error = error  # vLLM's `processing_error` may be either side's
+
+
+def error_of(error: Any) -> tuple[str | None, bool]:
+    """A short name of an error object, and whether the client has made it: by its type and code,
+    never by its message."""
     if not error:
-        return None
-    if isinstance(error, dict):
-        return str(error.get("type") or error.get("code") or "error")
-    return "error"
+        return None, False
+    if not isinstance(error, dict):
+        return "error", False
+    kind, code = error.get("type"), error.get("code")
+    name = str(kind or code or "error")
+    status = _count(code)
+    if status is not None:
+        return name, 400 <= status < 500
+    return name, any(_is_clients(word) for word in (kind, code) if isinstance(word, str))
+
+
+def _is_clients(word: str) -> bool:
+    """Where no status stands beside it: what vLLM, OpenAI and Anthropic call a client's mistake."""
+    return word.startswith("invalid_") or word in _CLIENTS_ERRORS
 
 
 def _first(one: int | None, other: int | None) -> int | None:
     return other if one is None else one
 
 
-def _count(said: int | None) -> int | None:
-    """None for what cannot be a count of tokens, and would break the counters."""
-    return said if said is not None and 0 <= said <= _MOST_TOKENS else None
+def _usage(given: Any) -> Usage | None:
+    """`usage` of all routes: chat and completions first, then responses and messages."""
+    if not isinstance(given, dict):
+        return None
+    inputs = _details(given, "prompt_tokens_details", "input_tokens_details")
+    outputs = _details(given, "completion_tokens_details", "output_tokens_details")
+    cached = inputs.get("cached_tokens") if inputs else given.get("cache_read_input_tokens")
+    return Usage(
+        prompt_tokens=_first(_count(given.get("prompt_tokens")), _input_tokens(given)),
+        completion_tokens=_first(
+            _count(given.get("completion_tokens")), _count(given.get("output_tokens"))
+        ),
+        cached_tokens=_count(cached),
+        reasoning_tokens=_count(outputs.get("reasoning_tokens")),
+    )
+
+
+def _details(given: dict[str, Any], *names: str) -> dict[str, Any]:
+    for name in names:
+        if isinstance(details := given.get(name), dict) and details:
+            return details
+    return {}
+
+
+def _input_tokens(given: dict[str, Any]) -> int | None:
+    """All of them: `/v1/messages` has what the cache gave or took beside `input_tokens`."""
+    tokens = _count(given.get("input_tokens"))
+    if tokens is None:
+        return None
+    beside = ("cache_read_input_tokens", "cache_creation_input_tokens")
+    return tokens + sum(_count(given.get(name)) or 0 for name in beside)
+
+
+def _count(given: Any) -> int | None:
+    """A whole number, also as `3.0` or `"3"`; None for what cannot be a count of tokens, and would
+    break the counters."""
+    if isinstance(given, str):
+        given = int(given) if _DIGITS.fullmatch(given) else None
+    elif isinstance(given, float) and given.is_integer():
+        given = int(given)
+    is_count = isinstance(given, int) and not isinstance(given, bool)
+    return given if is_count and 0 <= given <= _MOST_TOKENS else None
 
 
 def event_reader(route: Route) -> Reader:

@@ -24,7 +24,12 @@ _HOP_BY_HOP = frozenset(
     }
 )
 # Set anew for the upstream connection.
-_OURS_TO_SET = frozenset({b"host", b"content-length", b"expect", b"x-request-id"})
+_OURS_TO_SET = frozenset(
+    {b"host", b"content-length", b"expect", b"x-request-id", b"accept-encoding"}
+)
+# A compressed answer cannot be read: its tokens were unknown, and the usage event that the
+# client did not ask for could not be withheld.
+_UNCOMPRESSED = (b"accept-encoding", b"identity")
 _NOT_SENT = _HOP_BY_HOP | _OURS_TO_SET
 
 # What a `Connection` header mostly says; neither names a header of its own.
@@ -76,7 +81,7 @@ def to_upstream(
     if span:
         dropped |= _TRACE_CONTEXT
     kept = _without(dropped, headers)
-    return [(b"host", host), *kept, *span, (b"x-request-id", request_id)]
+    return [(b"host", host), *kept, *span, _UNCOMPRESSED, (b"x-request-id", request_id)]
 
 
 def to_client(headers: Headers, request_id: bytes) -> Headers:

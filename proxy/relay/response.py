@@ -45,7 +45,11 @@ class Response:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             raise self._garbled("The engine answered with something that is not HTTP.") from None
         if self._is_garbled:
-            raise self._garbled(f"The engine answered with the status {self.status}.")
+            raise self._garbled(
+                f"The engine answered with the status {self.status}."
+                if not _FIRST_STATUS <= self.status <= _LAST_STATUS
+                else "The engine answered in a transfer coding that was not asked for."
+            )
         # Behind a chunk's last line end there may be the beginning of the next one's size.
         self.between_chunks = self.between_chunks and data.endswith(b"\n")
         self._fruitless_bytes += len(data)
@@ -77,6 +81,11 @@ class Response:
         self._is_garbled = True
         return EngineGarbled(text)
 
+    def _has_plain_framing(self) -> bool:
+        """No transfer coding but chunks: the header would be lost, and the bytes mean nothing."""
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        return not codings or [coding.lower() for coding in codings] == [b"chunked"]
+
     # httptools
 
     def on_message_begin(self) -> None:
@@ -95,6 +104,9 @@ class Response:
             self._is_garbled = True
             return
         if self.status < 200:
+            return
+        if not self._has_plain_framing():
+            self._is_garbled = True
             return
         self.has_head = True
         self.keeps_alive = self._parser.should_keep_alive()

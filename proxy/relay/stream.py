@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 
 import msgspec
 
 from proxy.relay.event import TOKEN, Reader, Said, Usage
+from proxy.relay.skim import Skim
 from proxy.relay.timings import note_timings
 from proxy.telemetry.record import Record
 
-# An event longer than this is passed on in pieces and not read. The last event of
+# An event longer than this is passed on in pieces, and skimmed. The last event of
 # `/v1/responses` repeats the whole answer, and has the usage.
 MAX_HELD_BYTES = 1024 * 1024
 
@@ -29,17 +31,23 @@ _LONGEST_END = 4
 class EventStream:
     """Feed it chunks; it answers with the bytes to pass on and fills the record."""
 
-    def __init__(self, read: Reader, record: Record, *, withhold_usage: bool) -> None:
+    def __init__(
+        self, read: Reader, record: Record, *, withhold_usage: bool, generates: bool = True
+    ) -> None:
+        """`generates` is False where nothing is generated for this request: a stream replayed."""
         self.on_token: Callable[[bytes], None] | None = None
         """Is shown each event that says that something was generated, and nothing else."""
         self._read = read
         self._record = record
         self._withhold_usage = withhold_usage
+        self._generates = generates
         self._held = b""
         self.inside_event = False
+        self._skim = Skim()
         self._several_choices = False
         self._has_begun = False
         self.error: str | None = None
+        self.is_clients_error = False
         self.finished = False
 
     def feed(self, chunk: bytes, now: float) -> bytes:
@@ -82,24 +90,39 @@ class EventStream:
         for end in _EVENT_END.finditer(data, searched):
             event = data[start : end.end()]
             start = end.end()
-            if self.inside_event or not self._withheld(event, now):
+            if self.inside_event:
+                self._end_long_event(event, now)
                 passed.append(event)
-            self.inside_event = False
+            elif not self._withheld(event, now):
+                passed.append(event)
         passed.append(self._hold(data[start:], now))
         return b"".join(passed)
 
     def _hold(self, rest: bytes, now: float) -> bytes:
         if self.inside_event and rest:
             # The last bytes may be the first of the event's end.
-            keep = len(rest) - len(rest.rstrip(b"\r\n"))
-            self._held = rest[len(rest) - keep :]
-            return rest[: len(rest) - keep]
+            passed = rest.rstrip(b"\r\n")
+            self._held = rest[len(passed) :]
+            self._skim.feed(passed)
+            return passed
         if len(rest) <= MAX_HELD_BYTES:
             self._held = rest
             return b""
         self.inside_event = True
-        self._record.token_event(now)
+        # Those with names generate by their deltas; chat and completions have no names.
+        name = rest[: rest.find(b"\n")] if rest.startswith(b"event:") else b"delta"
+        if self._generates and b"delta" in name:
+            self._record.token_event(now)
         return self._hold(rest, now)
+
+    def _end_long_event(self, rest: bytes, now: float) -> None:
+        self.inside_event = False
+        self._skim.feed(rest)
+        text, self._skim = self._skim.summary(), Skim()
+        with suppress(msgspec.MsgspecError):
+            said = self._read(text)
+            if said is not TOKEN:  # as such it was noted at its beginning
+                self._note(said, now)
 
     def _withheld(self, event: bytes, now: float) -> bool:
         payload = data_of(event)
@@ -131,7 +154,7 @@ class EventStream:
         if said.finish_reason is not None:
             record.finish_reason = said.finish_reason
         if said.error is not None:
-            self.error = said.error
+            self.error, self.is_clients_error = said.error, said.is_clients_error
         if said.last:
             self.finished = True
 

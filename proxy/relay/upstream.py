@@ -27,7 +27,7 @@ class Upstream:
         """
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable:
+            if connection.usable and not connection.has_unread():
                 return connection
             connection.close()
         try:

@@ -34,7 +34,8 @@ class KeySeries(Collector):
             if record.key not in self._requests:
                 self.know([record.key])
             self._requests[record.key][record.outcome] += 1
-            self._tokens[record.key] += record.charged_tokens
+        if record.payer is not None:
+            self._tokens[record.payer] += record.charged_tokens
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         requests = CounterMetricFamily(

@@ -40,7 +40,8 @@ class Record:
     """One request. Token counts are the engine's own; byte counts are of bodies.
 
     `method` and `path` are empty where what came could not be read as a request. `key` is the
-    label of its API key, None where no key was needed or none was good. `traceparent` is the
+    label of its API key, None where no key was needed or none was good. `stream` is what the client
+    asked for, None where its body was not read. `traceparent` is the
     client's, where it is sane; where a span is made of the request, it is that span's own.
     """
 
@@ -56,7 +57,7 @@ class Record:
     outcome: Outcome | None = None
     error_source: Source | None = None
     error: str | None = None
-    stream: bool = False
+    stream: bool | None = None
     images: int = 0
     videos: int = 0
     audios: int = 0
@@ -73,6 +74,10 @@ class Record:
 
     span_headers: tuple[tuple[bytes, bytes], ...] = ()
     """What the engine gets in place of the client's trace context; empty without a span."""
+
+    creation: Record | None = None
+    """The request for which the tokens of this one were generated, where that is another one: its
+    key pays for them."""
 
     media_bytes: int = 0
     """Of the files that were fetched in the engine's place."""
@@ -135,12 +140,19 @@ class Record:
 
     @property
     def charged_tokens(self) -> int:
-        """What a key pays: the engine's usage. Where the client left before it was known, the
+        """What `payer` pays: the engine's usage. Where the client left before it was known, the
         events that were generated: each is a token at least."""
         generated = self.completion_tokens
-        return (self.prompt_tokens or 0) + (
+        tokens = (self.prompt_tokens or 0) + (
             self.generated_events if generated is None else generated
         )
+        paid = self.creation.charged_tokens if self.creation is not None else 0
+        return max(tokens - paid, 0)
+
+    @property
+    def payer(self) -> str | None:
+        """The label of the key that pays for `charged_tokens`."""
+        return (self.creation or self).key
 
     @property
     def duration_seconds(self) -> float:

@@ -78,7 +78,7 @@ def attributes(record: Record) -> Mapping[str, Attribute]:
     if (operation := _operation(record)) is not None:
         known |= {"gen_ai.operation.name": operation, "gen_ai.provider.name": "vllm"}
     else:
-        del known["gen_ai.request.stream"]
+        known.pop("gen_ai.request.stream", None)
     if record.ttft_seconds is not None:
         known["gen_ai.response.time_to_first_chunk"] = record.ttft_seconds
     return known

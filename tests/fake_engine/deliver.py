@@ -60,7 +60,9 @@ class Delivery:
         self._keep_alive = keep_alive and not script.close_after
         self._die = place(script.die)
         self._garbage = place(script.garbage)
-        self._zip = zlib.compressobj(wbits=31) if script.gzip else None
+        accepted = ",".join(record.header("accept-encoding"))
+        self._gzips = script.gzip is True or (script.gzip == "accepted" and "gzip" in accepted)
+        self._zip = zlib.compressobj(wbits=31) if self._gzips else None
         self.framing = Framing.LENGTH
 
     @property
@@ -151,7 +153,7 @@ class Delivery:
         if reply.content_type and self._reply.status not in (204, 304):
             fields.append(("content-type", reply.content_type))
         fields += [("vary", "Origin"), *reply.fields]
-        if script.gzip:
+        if self._gzips:
             fields.append(("content-encoding", "gzip"))
         if not self._keep_alive or self.framing is Framing.CLOSE:
             fields.append(("connection", "close"))

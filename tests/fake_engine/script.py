@@ -87,8 +87,8 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Follows each chunk size, for example `;a=b`."""
     trailers: list[tuple[str, str]] = []
     """Fields after the last chunk."""
-    gzip: bool = False
-    """`content-encoding: gzip`, flushed at each event."""
+    gzip: bool | Literal["accepted"] = False
+    """`content-encoding: gzip`, flushed at each event; accepted: where the client takes it."""
     content_length: int | None = None
     """Declare the length instead of chunking: 0 is right, N promises N bytes that never come."""
     http10: bool = False

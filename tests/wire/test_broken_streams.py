@@ -333,3 +333,37 @@ def test_a_stream_ended_properly_but_without_done_is_left_as_it_is(service: Side
     answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=raw(chunked([ROLE, WORD])))
     assert (answer.whole, answer.body) == (True, ROLE + WORD)
     assert fields(service.record(answer), "outcome") == ("ok",)
+
+
+@pytest.mark.parametrize(
+    "codings",
+    [
+        [b"gzip, chunked"],
+        [b"gzip", b"chunked"],
+        [b"gzip"],
+        [b"identity"],
+        [b"chunked, chunked"],
+        [b"chunked\t"],
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("kind", [b"application/json", b"text/event-stream"])
+def test_a_transfer_coding_that_nobody_asked_for_is_garbled(
+    service: Sidecar, codings: list[bytes], kind: bytes
+) -> None:
+    """The header belongs to the hop: without it the client would take gzip for text."""
+    lines = b"".join(b"transfer-encoding: %b\r\n" % coding for coding in codings)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n%b\r\n" % (kind, lines)
+    wire = head + chunk(b"\x1f\x8b\x08") + b"0\r\n\r\n"
+    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=raw(wire, close_after=True))
+    assert answer.status == 502
+    assert ending(service.record(answer)) == (502, "engine_error", *GARBLED)
+    assert service.ask(CHAT, prompt(CHAT)).whole
+
+
+@pytest.mark.parametrize("coding", [b"chunked", b" Chunked"], ids=repr)
+def test_chunks_are_chunks_however_they_are_written(service: Sidecar, coding: bytes) -> None:
+    head = HEAD + b"transfer-encoding:%b\r\n\r\n" % coding
+    wire = head + chunk(ROLE + b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=raw(wire))
+    assert (answer.whole, answer.body) == (True, ROLE + b"data: [DONE]\n\n")

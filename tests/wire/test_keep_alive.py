@@ -190,16 +190,6 @@ def test_an_answer_of_another_protocol_is_kept_busy_too(kept: Sidecar) -> None:
     assert ending(kept.record(answer)) == (200, "client_error", "client", "BadRequestError")
 
 
-@pytest.mark.parametrize("path", PROMPT)
-def test_an_engine_that_compresses_is_not_asked_to_after_blanks(kept: Sidecar, path: str) -> None:
-    body, accepts = prompt(path, {"max_tokens": 2}), [("accept-encoding", "gzip, br")]
-    answer = kept.ask(path, body, headers=accepts, fake={"first_ms": LONG_MS})
-    assert answer.body.startswith(b" ")
-    assert kept.seen(answer)[0].header("accept-encoding") == []
-    streamed = kept.ask(path, prompt(path, STREAM), headers=accepts)
-    assert kept.seen(streamed)[0].header("accept-encoding") == ["gzip, br"]
-
-
 def test_what_is_no_post_has_no_blanks(kept: Sidecar) -> None:
     """It is no question to a model, and behind the head of HEAD nothing may come."""
     for method in ("GET", "HEAD", "PUT"):

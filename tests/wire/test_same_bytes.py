@@ -284,12 +284,14 @@ def test_a_gzipped_json_answer_stays_gzipped(service: Sidecar) -> None:
     assert answer.header("content-encoding") == "gzip"
     assert json.loads(gzip.decompress(answer.body))["choices"]
     (received,) = service.seen(answer)
-    assert received.header("accept-encoding") == ["gzip"]
+    assert received.header("accept-encoding") == ["identity"], "it was not asked to"
+    assert fields(service.record(answer), "prompt_tokens", "outcome") == (None, "ok")
 
 
 def test_a_gzipped_stream_stays_gzipped(service: Sidecar) -> None:
-    answer = service.ask(CHAT, prompt(CHAT, NO_USAGE), fake={"gzip": True})
+    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake={"gzip": True})
     assert gzip.decompress(answer.body).endswith(DONE)
+    assert fields(service.record(answer), "prompt_tokens", "outcome") == (None, "ok")
 
 
 def test_a_gzipped_stream_is_not_held_back(service: Sidecar) -> None:

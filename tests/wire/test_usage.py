@@ -13,6 +13,7 @@ from tests.wire.client import (
     COMPLETIONS,
     MESSAGES,
     NO_USAGE,
+    PROMPT,
     RESPONSES,
     STREAM,
     USAGE,
@@ -249,7 +250,7 @@ def test_usage_that_the_engine_gives_everybody_is_not_withheld(
         b'data: {"choices":[],"usage":null}\n\n',
         b'data: {"usage":{"prompt_tokens":1}}\n\n',
         b'data: {"choices":null,"usage":{"prompt_tokens":1}}\n\n',
-        b'data: {"choices":[],"usage":{"prompt_tokens":"many"}}\n\n',
+        b'data: {"choices":[],"usage":"many"}\n\n',
         b'data: {"choices":[],"usage":{"prompt_tokens":1}\n\n',
         b"data:\n\n",
         b"data\n\n",
@@ -304,6 +305,44 @@ def test_tokens_are_counted_once(service: Sidecar) -> None:
         service.record(service.ask(CHAT, body, fake={"tokens": 5, "prompt_tokens": 7}))
     after = [service.value(name, route="chat", model="tiny") for name in names]
     assert [late - early for late, early in zip(after, before, strict=True)] == [21, 15]
+
+
+@pytest.mark.parametrize("accepts", ["gzip, deflate, br, zstd", "*", "gzip;q=1.0, identity;q=0"])
+@pytest.mark.parametrize("path", PROMPT)
+def test_usage_is_known_whatever_encodings_a_client_accepts(
+    service: Sidecar, path: str, accepts: str
+) -> None:
+    """The engine, or what stands before it, compresses where it is asked to."""
+    more: Any = {"headers": [("accept-encoding", accepts)], "fake": {"gzip": "accepted"}}
+    for options in (STREAM, {}):
+        answer = service.ask(path, prompt(path, options), **more)
+        assert answer.all("content-encoding") == []
+        assert tokens(service, answer) == (14, 8)
+        assert not (options and b'"choices":[]' in answer.body)
+
+
+@pytest.mark.parametrize(
+    ("counts", "known"),
+    [
+        (b'"prompt_tokens":14.0,"completion_tokens":2.0', (14, 2)),
+        (b'"prompt_tokens":"14","completion_tokens":2', (14, 2)),
+        (b'"prompt_tokens":14,"completion_tokens":2.5', (14, None)),
+        (b'"prompt_tokens":14,"completion_tokens":"many"', (14, None)),
+        (b'"prompt_tokens":14,"completion_tokens":true', (14, None)),
+        (b'"prompt_tokens":14,"completion_tokens":2,"prompt_tokens_details":[]', (14, 2)),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("options", [{}, STREAM], ids=["whole", "stream"])
+def test_a_whole_number_is_a_count_however_it_is_written(
+    service: Sidecar, options: Any, counts: bytes, known: Any
+) -> None:
+    """And where one is none, the event is still the one that the client did not ask for."""
+    usage = b'{"choices":[],"usage":{%b}}' % counts
+    wire = chunked([ROLE, b"data: " + usage + b"\n\n", DONE]) if options else sized(usage)
+    answer = service.ask(CHAT, prompt(CHAT, options), fake=raw(wire))
+    assert answer.body == (ROLE + DONE if options else usage)
+    assert tokens(service, answer) == known
 
 
 @pytest.mark.parametrize("count", [b"-7", b"9" * 30, b"9" * 400], ids=["below 0", "long", "huge"])

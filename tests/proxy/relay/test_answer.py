@@ -19,6 +19,8 @@ from proxy.relay.answer import (
     note_error,
     server_timing,
 )
+from proxy.relay.background import BackgroundResponses
+from proxy.relay.event import answer_reader, event_reader
 from proxy.relay.headers import Headers
 from proxy.relay.stream import MAX_HELD_BYTES
 from proxy.telemetry.record import Outcome, Record
@@ -59,16 +61,16 @@ def test_a_stream_is_known_by_what_the_engine_calls_it(
 ) -> None:
     headers = [] if content_type is None else [(b"content-type", content_type)]
     record = started()
-    answer = answer_for(Route.CHAT, headers, record, withhold_usage=False)
+    answer = answer_for(Route.CHAT, headers, record, BackgroundResponses(), withhold_usage=False)
     assert is_event_stream(headers) is stream
     assert isinstance(answer, StreamedAnswer if stream else PlainAnswer)
-    assert record.stream is stream
+    assert bool(record.stream) is stream
 
 
 def test_a_json_answer_is_passed_on_piece_by_piece_and_read_at_its_end() -> None:
     body = recording("chat.json")
     record = started()
-    answer = PlainAnswer(Route.CHAT, JSON, record)
+    answer = PlainAnswer(answer_reader(Route.CHAT), JSON, record)
     assert [answer.feed(body[i : i + 99], 0) for i in range(0, len(body), 99)] == [
         body[i : i + 99] for i in range(0, len(body), 99)
     ]
@@ -95,21 +97,35 @@ def test_an_answer_that_cannot_be_read_is_passed_on_and_nothing_is_made_up(
     headers: Headers, body: bytes
 ) -> None:
     record = started()
-    assert passed(PlainAnswer(Route.CHAT, headers, record), [body]) == body
+    assert passed(PlainAnswer(answer_reader(Route.CHAT), headers, record), [body]) == body
     assert record.prompt_tokens is None
     assert settled(record).outcome is Outcome.OK
 
 
-def test_an_answer_that_is_too_long_to_read_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answer_module, "MAX_READ_BYTES", 1000)
-    body = recording("chat.json")
-    fits, too_long = started(), started()
-    long = body + b" " * (1001 - len(body))
-    assert passed(PlainAnswer(Route.CHAT, JSON, fits), [long[:-1]]) == long[:-1]
-    pieces = [body, long[len(body) :]]  # what fits would even be JSON
-    assert passed(PlainAnswer(Route.CHAT, JSON, too_long), pieces) == long
-    assert fits.completion_tokens == 3
-    assert too_long.completion_tokens is None
+@pytest.mark.parametrize("size", [1, 7, 100, 10_000])
+@pytest.mark.parametrize(
+    ("name", "route"),
+    [
+        ("chat.json", Route.CHAT),
+        ("messages.json", Route.MESSAGES),
+        ("responses.json", Route.RESPONSES),
+    ],
+)
+def test_a_long_answer_is_skimmed_and_tells_the_same(
+    monkeypatch: pytest.MonkeyPatch, name: str, route: Route, size: int
+) -> None:
+    body = recording(name)
+    read, skimmed = started(), started()
+    passed(PlainAnswer(answer_reader(route), JSON, read), [body])
+    monkeypatch.setattr(answer_module, "MAX_HELD_BYTES", 10)
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    assert passed(PlainAnswer(answer_reader(route), JSON, skimmed), pieces) == body
+    names = ("prompt_tokens", "completion_tokens", "cached_tokens", "finish_reason")
+    told = [
+        {name: settled(record).fields().get(name) for name in names} for record in (read, skimmed)
+    ]
+    assert told[0] == told[1]
+    assert told[0]["completion_tokens"] == 3
 
 
 @pytest.mark.parametrize(
@@ -157,21 +173,21 @@ def test_an_error_inside_a_stream_that_began_well_is_the_engines(
     body: bytes, outcome: Outcome
 ) -> None:
     record = started()
-    answer = answer_for(Route.CHAT, EVENTS, record, withhold_usage=False)
+    answer = answer_for(Route.CHAT, EVENTS, record, BackgroundResponses(), withhold_usage=False)
     assert passed(answer, [body]) == body
     assert settled(record).outcome is outcome
 
 
 def test_a_stream_gives_up_its_usage_event_only_where_the_sidecar_asked_for_it() -> None:
     body = recording("chat_stream_usage")
-    kept = answer_for(Route.CHAT, EVENTS, started(), withhold_usage=False)
-    withheld = answer_for(Route.CHAT, EVENTS, started(), withhold_usage=True)
+    kept = answer_for(Route.CHAT, EVENTS, started(), BackgroundResponses(), withhold_usage=False)
+    withheld = answer_for(Route.CHAT, EVENTS, started(), BackgroundResponses(), withhold_usage=True)
     assert passed(kept, [body]) == body
     assert b'"usage"' not in passed(withheld, [body])
 
 
 def test_a_stream_that_breaks_off_in_a_long_event_is_ended_first() -> None:
-    answer = StreamedAnswer(Route.CHAT, started(), withhold_usage=False)
+    answer = StreamedAnswer(event_reader(Route.CHAT), started(), withhold_usage=False)
     answer.feed(b"data: " + b"x" * (MAX_HELD_BYTES + 1), 0)
     assert answer.cut_off() == b"\n\n"
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from proxy.edge.routes import Route
-from proxy.relay.event import Said, Usage, answer_reader, error_name, event_reader
+from proxy.relay.event import Said, Usage, answer_reader, error_of, event_reader
 from proxy.telemetry.record import Record
 from tests.proxy.relay.recordings import recording
 
@@ -183,9 +183,56 @@ def test_an_error_in_a_stream_is_told_by_its_kind(
 
 
 def test_no_words_of_an_error_are_kept() -> None:
-    assert error_name({"message": "prompt: my secret"}) == "error"
-    assert error_name(["my secret"]) == "error"
-    assert error_name({}) is None
+    assert error_of({"message": "prompt: my secret"}) == ("error", False)
+    assert error_of(["my secret"]) == ("error", False)
+    assert error_of({}) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_clients"),
+    [
+        ({"type": "BadRequestError", "code": 400}, True),
+        ({"type": "BadRequestError", "code": "400"}, True),
+        ({"type": "BadRequestError", "code": 400.0}, True),
+        ({"type": "NotFoundError", "code": 404}, True),
+        ({"type": "BadRequestError", "code": 500}, False),
+        ({"type": "InternalServerError", "code": 500}, False),
+        ({"type": "InternalServerError", "code": "503"}, False),
+        ({"type": "BadRequestError"}, True),
+        ({"type": "invalid_request_error", "code": "context_length_exceeded"}, True),
+        ({"type": "rate_limit_error"}, True),
+        ({"code": "invalid_prompt"}, True),
+        ({"code": "server_error"}, False),
+        ({"type": "internal_error"}, False),
+        ({"type": "overloaded_error"}, False),
+        ({"type": "api_error", "code": None}, False),
+        ({"type": ["x"], "code": True}, False),
+    ],
+)
+def test_whose_mistake_an_error_is_stands_in_its_code_or_its_type(
+    error: object, is_clients: bool
+) -> None:
+    assert error_of(error)[1] is is_clients
+    assert said(CHAT, {"error": error}).is_clients_error is is_clients
+    assert said(MESSAGES, {"type": "error", "error": error}).is_clients_error is is_clients
+    failed = {"type": "response.failed", "response": {"status": "failed", "error": error}}
+    for event in (failed, {"error": error}):
+        assert said(RESPONSES, event).is_clients_error is is_clients
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        *((3, 3), (3.0, 3), ("3", 3), (0, 0), ("0", 0), (None, None), (3.5, None), ("many", None)),
+        *((True, None), (-1.0, None), ("-3", None), ("", None), ("٣", None), ([3], None)),
+        *(("9" * 17, None), (1e300, None), ({}, None)),
+    ],
+)
+def test_a_count_is_a_whole_number_however_it_is_written(given: object, count: int | None) -> None:
+    usage = {"prompt_tokens": given, "completion_tokens": 7}
+    usage |= {"prompt_tokens_details": {"cached_tokens": given}, "completion_tokens_details": given}
+    event = said(CHAT, {"choices": [], "usage": usage})
+    assert (event.usage, event.usage_only) == (Usage(count, 7, count), True)
 
 
 def test_the_usage_event_is_told_from_usage_in_any_other_event() -> None:

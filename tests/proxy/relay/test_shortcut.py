@@ -16,6 +16,7 @@ from proxy.edge.routes import Route
 from proxy.errors import EngineDied
 from proxy.relay.answer import StreamedAnswer
 from proxy.relay.connection import Connection, Sink
+from proxy.relay.event import event_reader
 from proxy.telemetry.record import Record
 from tests.proxy.relay.recordings import READINGS, recording
 
@@ -102,7 +103,7 @@ async def passed(
     wire = Wire(connection)
     connection.connection_made(wire)
     record = Record("POST", "/", route)
-    answer = StreamedAnswer(route, record, withhold_usage=True)
+    answer = StreamedAnswer(event_reader(route), record, withhold_usage=True)
     out: list[bytes] = []
     shortcut = answer.shortcut(lambda data: out.append(unchunked(data))) if short else None
     connection.send("POST", b"/", [], ())
@@ -234,7 +235,8 @@ async def test_the_time_of_the_last_byte_is_known_on_both_ways() -> None:
     connection = Connection(Pool())
     wire = Wire(connection)
     connection.connection_made(wire)
-    answer = StreamedAnswer(Route.CHAT, Record("POST", "/", Route.CHAT), withhold_usage=True)
+    record = Record("POST", "/", Route.CHAT)
+    answer = StreamedAnswer(event_reader(Route.CHAT), record, withhold_usage=True)
     connection.send("POST", b"/", [], ())
     wire.protocol.data_received(HEAD)
     shortcut = answer.shortcut(lambda _: None)

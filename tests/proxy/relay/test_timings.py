@@ -9,6 +9,7 @@ import pytest
 
 from proxy.edge.routes import Route
 from proxy.relay.answer import answer_for
+from proxy.relay.background import BackgroundResponses
 from proxy.relay.timings import note_timings
 from proxy.telemetry.record import Record
 
@@ -31,7 +32,8 @@ def relayed(route: Route, *payloads: dict[str, Any], stream: bool) -> tuple[Reco
     """What is known, and what was passed on, of an answer."""
     record = Record("POST", "/", route)
     record.status = 200
-    answer = answer_for(route, EVENTS if stream else JSON, record, withhold_usage=stream)
+    headers, background = EVENTS if stream else JSON, BackgroundResponses()
+    answer = answer_for(route, headers, record, background, withhold_usage=stream)
     texts = [json.dumps(payload) for payload in payloads]
     body = "".join(f"data: {text}\n\n" for text in texts) if stream else "".join(texts)
     return record, answer.feed(body.encode(), 1.0) + answer.close()

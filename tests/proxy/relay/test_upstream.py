@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -47,3 +48,26 @@ async def test_a_connection_that_has_ended_before_it_was_used_is_none(early: byt
         upstream.close()
         for writer in writers:
             writer.close()
+
+
+@pytest.mark.parametrize("surplus", [ANSWER, b"x", b""], ids=["answer", "byte", "end"])
+async def test_a_connection_with_bytes_that_nobody_has_read_is_not_used_again(
+    surplus: bytes,
+) -> None:
+    """They have come, and the loop was busy with something else."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        upstream = Upstream("127.0.0.1", server.getsockname()[1], "engine")
+        first = await upstream.connection()
+        engine, _ = server.accept()
+        with engine:
+            first.send("GET", b"/", [], ())
+            first.request_sent()
+            engine.sendall(ANSWER)
+            await asyncio.wait_for(first.response_head(), PATIENCE)
+            assert await first.pass_on(lambda data, now: None) == b"no"
+            first.release()
+            engine.sendall(surplus) if surplus else engine.shutdown(socket.SHUT_WR)
+            second = await upstream.connection()
+            assert second is not first
+            assert first.closed
+    upstream.close()

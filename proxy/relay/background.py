@@ -1,0 +1,65 @@
+"""Responses that the engine makes in the background: their tokens are counted once.
+
+`POST /v1/responses` with `background` is answered before anything is generated. The usage comes
+with a later request, and with each one after it again; so does that of every response which the
+engine has stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from proxy.edge.routes import Route
+from proxy.relay.event import TOKEN, Reader, Said
+from proxy.telemetry.record import Record
+
+# Of more, those that wait longest are not counted.
+MOST_AWAITED = 1000
+_STORED_AT = "/v1/responses/"
+
+
+class BackgroundResponses:
+    """Those whose usage has not come yet, each with the request that has created it."""
+
+    def __init__(self) -> None:
+        self._awaited: dict[str, Record] = {}
+
+    def reader(self, read: Reader, record: Record) -> Reader:
+        """Reads the answer to `record` as `read` does, without what is counted already."""
+
+        def read_created(payload: bytes) -> Said:
+            said = read(payload)
+            if said.background_id is not None:
+                self._note_created(said, said.background_id, record)
+            return said
+
+        def read_stored(payload: bytes) -> Said:
+            return self._without_counted(read(payload), record)
+
+        if record.route != Route.RESPONSES:
+            return read
+        return read_stored if is_of_stored(record) else read_created
+
+    def _note_created(self, said: Said, response_id: str, record: Record) -> None:
+        self._awaited.pop(response_id, None)
+        if not said.last:
+            self._awaited[response_id] = record
+            if len(self._awaited) > MOST_AWAITED:
+                del self._awaited[next(iter(self._awaited))]
+
+    def _without_counted(self, said: Said, record: Record) -> Said:
+        if said is TOKEN:
+            return Said()
+        if not said.last:
+            return said
+        creation = self._awaited.get(said.background_id or "")
+        if creation is None or creation.finished is None:  # its own stream will tell
+            return Said(finish_reason=said.finish_reason, last=True)
+        del self._awaited[said.background_id or ""]
+        record.creation, record.model = creation, creation.model
+        return replace(said, background_id=None)
+
+
+def is_of_stored(record: Record) -> bool:
+    """It asks for a response that was made for another request: nothing is generated for it."""
+    return record.route == Route.RESPONSES and record.path.startswith(_STORED_AT)

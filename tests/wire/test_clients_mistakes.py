@@ -1,0 +1,120 @@
+"""A mistake of the client's is its own, also where the engine tells it inside a 200: no operator
+is called for it. And `stream` says what was asked for, whatever came."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.wire.client import CHAT, COMPLETIONS, MESSAGES, RESPONSES, STREAM, prompt
+from tests.wire.service import Sidecar, ending
+from tests.wire.streams import DONE, ROLE, WORD, chunked, raw
+from tests.wire.test_websocket import session
+
+
+def told(event: Any, name: str = "") -> bytes:
+    line = f"event: {name}\n" if name else ""
+    return f"{line}data: {json.dumps(event)}\n\n".encode()
+
+
+def vllm(code: Any, kind: str) -> dict[str, Any]:
+    """An error as vLLM 0.32 writes it into a stream of chat and completions."""
+    return {"error": {"message": "m", "type": kind, "param": None, "code": code}}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "is_clients"),
+    [
+        (400, "BadRequestError", True),
+        (404, "NotFoundError", True),
+        (422, "UnprocessableEntityError", True),
+        ("400", "BadRequestError", True),
+        (500, "InternalServerError", False),
+        (501, "NotImplementedError", False),
+        ("503", "ServiceUnavailableError", False),
+        (200, "x", False),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("begin", [b"", ROLE + WORD], ids=["at once", "later"])
+def test_an_error_event_is_the_clients_by_its_code(
+    service: Sidecar, path: str, code: Any, kind: str, is_clients: bool, begin: bytes
+) -> None:
+    body = begin + told(vllm(code, kind)) + DONE
+    answer = service.ask(path, prompt(path, STREAM), fake=raw(chunked([body])))
+    assert (answer.whole, answer.body) == (True, body)
+    expected = ("client_error", "client") if is_clients else ("engine_error", "upstream")
+    assert ending(service.record(answer)) == (200, *expected, kind)
+
+
+@pytest.mark.parametrize(
+    ("path", "event", "error", "is_clients"),
+    [
+        (MESSAGES, {"type": "invalid_request_error"}, "invalid_request_error", True),
+        (MESSAGES, {"type": "not_found_error"}, "not_found_error", True),
+        (MESSAGES, {"type": "request_too_large"}, "request_too_large", True),
+        (MESSAGES, {"type": "internal_error"}, "internal_error", False),
+        (MESSAGES, {"type": "overloaded_error"}, "overloaded_error", False),
+        (RESPONSES, {"code": "invalid_prompt"}, "invalid_prompt", True),
+        (RESPONSES, {"code": 400, "type": "BadRequestError"}, "BadRequestError", True),
+        (RESPONSES, {"code": "server_error"}, "server_error", False),
+        (RESPONSES, {"code": 500, "type": "InternalServerError"}, "InternalServerError", False),
+    ],
+)
+def test_an_error_event_without_a_status_is_the_clients_by_its_name(
+    service: Sidecar, path: str, event: Any, error: str, is_clients: bool
+) -> None:
+    whole = told({"type": "error", "error": event | {"message": "m"}}, "error")
+    answer = service.ask(path, prompt(path, STREAM), fake=raw(chunked([whole])))
+    assert answer.body == whole
+    expected = ("client_error", "client") if is_clients else ("engine_error", "upstream")
+    assert ending(service.record(answer)) == (200, *expected, error)
+
+
+@pytest.mark.parametrize(
+    ("event", "outcome", "source", "error"),
+    [
+        ({"error": "x", "code": "invalid_json"}, "client_error", "client", "invalid_json"),
+        ({"error": "m", "code": "unknown_event"}, "client_error", "client", "unknown_event"),
+        ({"error": "m", "code": "model_not_found"}, "client_error", "client", "model_not_found"),
+        ({"error": {"type": "invalid_request_error", "message": "m"}}, "client_error", "client",
+         "invalid_request_error"),
+        # vLLM says this of either side's faults, and goes on.
+        ({"error": "m", "code": "processing_error"}, "ok", None, "processing_error"),
+        ({"error": "secret words", "code": None}, "ok", None, "error"),
+        ({"delta": '"error"'}, "ok", None, None),
+    ],
+)  # fmt: skip
+def test_an_error_event_of_a_session_is_noted(
+    service: Sidecar, event: Any, outcome: str, source: str | None, error: str | None
+) -> None:
+    """The engine says it because it echoes."""
+    kind = {"type": "error"} if "error" in event else {"type": "transcription.delta"}
+    with session(service) as (client, request_id):
+        for _ in range(2):
+            client.send(json.dumps(kind | event))
+            client.recv(5)
+    assert ending(service.record(request_id)) == (101, outcome, source, error)
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, MESSAGES, RESPONSES])
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("fake", [{}, {"status": 400}, {"status": 500}, {"die": "before_headers"}])
+def test_stream_is_what_was_asked_for_whatever_came(
+    service: Sidecar, path: str, streams: bool, fake: Any
+) -> None:
+    answer = service.ask(path, prompt(path, {"stream": streams}), fake=fake)
+    assert service.record(answer)["stream"] is streams
+
+
+def test_stream_is_not_told_of_a_request_whose_body_was_not_read(service: Sidecar) -> None:
+    refused = service.ask("/v1/unknown", prompt(CHAT, STREAM))
+    unread = service.ask(CHAT, b"{", headers=[("content-type", "application/json")])
+    upload = service.ask(
+        "/v1/audio/transcriptions", b"x", headers=[("content-type", "multipart/form-data")]
+    )
+    told = [service.record(each).get("stream") for each in (refused, unread, upload)]
+    assert told == [None, None, None]
+    assert service.record(service.ask("/v1/models"))["stream"] is False
