@@ -87,8 +87,11 @@ class Relay:
 
     async def _relay(self, client: Client, record: Record) -> None:
         most = self._limits.max_body_bytes
-        content = await content_of(client, most, self._media, record)
-        self._passage.carries(record, content.parts)
+        with await content_of(client, most, self._media, record) as content:
+            await self._pass_to_engine(client, content, record)
+
+    async def _pass_to_engine(self, client: Client, content: Content, record: Record) -> None:
+        self._passage.carries(record, content.fingerprinted)
         beats = self._beats(client, record)
         if beats:  # behind blanks a compressed answer could not be read: its head is out
             client.headers = [pair for pair in client.headers if pair[0] != b"accept-encoding"]
