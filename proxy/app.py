@@ -168,7 +168,6 @@ class Sidecar:
         self._disk_meter.stop()
         self._upstream.close()
         await self._probe.close()
-        await self._media.close()
 
     async def settle(self) -> None:
         """The last request is over, those that were cut too: write down what they have used."""

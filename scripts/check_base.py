@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 MODULES = """
 fastapi uvicorn httpx prometheus_client pythonjsonlogger huggingface_hub msgspec httptools
-uvloop websockets pydantic
+uvloop websockets pydantic aiohttp yarl
 """
 
 

@@ -67,6 +67,7 @@ def describe(service: Service) -> dict[str, Any]:
         "max_mb": settings.media_fetch_max_mb,
         "timeout_seconds": settings.media_fetch_timeout,
         "concurrency": settings.media_fetch_concurrency,
+        "memory_mb": settings.media_memory_bytes / 1024 / 1024,
     }
     gpus = [{"name": gpu.name, "memory_bytes": gpu.memory_bytes} for gpu in hardware.gpus]
     return {

@@ -23,6 +23,15 @@ _NOT_PUBLIC = (
 )
 
 
+def is_address(host: str) -> bool:
+    """Whether a host is an address, and no name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def is_public(text: str) -> bool:
     """False for what is loopback, private, link-local, shared, reserved, multicast, or no address.
 

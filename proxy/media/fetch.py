@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import asyncio
 from binascii import b2a_base64
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from urllib.parse import urljoin
+from math import ceil
+from socket import AF_INET, AF_INET6, AI_NUMERICHOST, AddressFamily, socket
+from ssl import SSLContext
+from urllib.parse import quote, urljoin
 
 import httpx
+from aiohttp import (
+    AddrInfoType,
+    ClientError,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    DummyCookieJar,
+    TCPConnector,
+)
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
 
 from proxy import __version__
 from proxy.errors import MediaUnavailable
+from proxy.media.memory import Share
 from proxy.media.policy import Policy, Target
 
 MAX_REDIRECTS = 5
 _MAX_ADDRESSES = 4
-# For a connection where there is another address to try. One that is lost is asked for again after
-# 1 s and 3 s (Linux).
-_CONNECT_SECONDS = 3.0
+_BLOCK_BYTES = 48 * 1024
+_HEADERS = {
+    "user-agent": f"vllm-sidecar/{__version__}",
+    "accept": "*/*",
+    "accept-encoding": "identity",
+}
+# What stays as it is in a URL (RFC 3986), escapes that it has already among it.
+_URL_CHARS = "%:/?#[]@!$&'()*+,;="
 _REDIRECTS = (301, 302, 303, 307, 308)
 _OK = 200
 _MODALITIES = ("image/", "video/", "audio/")
@@ -39,15 +58,29 @@ class FetchLimits:
     concurrency: int
 
 
-class Budget:
-    """What the files of one request may add to its body, in bytes."""
+class _Vetted(AbstractResolver):
+    """Tells a connector the addresses that the policy has let through, and never another one."""
 
-    def __init__(self, size: int) -> None:
-        self._left = size
+    def __init__(self, addresses: list[str]) -> None:
+        self._addresses = addresses
 
-    def take(self, size: int) -> bool:
-        self._left -= size
-        return self._left >= 0
+    async def resolve(
+        self, host: str, port: int = 0, family: AddressFamily = AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=AF_INET6 if ":" in address else AF_INET,
+                proto=0,
+                flags=AI_NUMERICHOST,
+            )
+            for address in self._addresses
+        ]
+
+    async def close(self) -> None:
+        """It holds nothing."""
 
 
 @dataclass(slots=True)
@@ -57,14 +90,15 @@ class File:
     media_type: str
     size: int = 0
     _encoded: list[bytes] = field(default_factory=list)
-    _rest: bytes = b""
+    _rest: bytearray = field(default_factory=bytearray)
 
     def add(self, data: bytes) -> None:
         self.size += len(data)
-        data = self._rest + data
-        whole = len(data) - len(data) % 3
-        self._rest = data[whole:]
-        self._encoded.append(b2a_base64(data[:whole], newline=False))
+        self._rest += data
+        if len(self._rest) >= _BLOCK_BYTES:  # many small pieces would take many times their bytes
+            whole = len(self._rest) - len(self._rest) % 3
+            self._encoded.append(b2a_base64(self._rest[:whole], newline=False))
+            del self._rest[:whole]
 
     def as_data_url(self) -> list[bytes]:
         head = f"data:{self.media_type};base64,".encode()
@@ -74,22 +108,17 @@ class File:
 class Fetcher:
     """Goes nowhere but where the policy lets it: an address is asked for once, and connected to.
 
-    No cookies, no proxy of the environment, no connection that is used twice: it was made for
-    another name.
+    Each request of a URL has a session and a connection of its own, so that no cookie, no name in
+    TLS and nothing else of one reaches another. Nothing is taken from the environment but
+    certificates: no proxy, no password.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        limits: FetchLimits,
-        transport: Callable[[], httpx.AsyncBaseTransport] | None = None,
-    ) -> None:
+    def __init__(self, policy: Policy, limits: FetchLimits) -> None:
         self._policy = policy
         self._limits = limits
-        self._transport = transport
         self._turns = asyncio.Semaphore(limits.concurrency)
 
-    async def fetch(self, target: Target, param: str, budget: Budget, times: int = 1) -> File:
+    async def fetch(self, target: Target, param: str, share: Share, times: int = 1) -> File:
         """The file behind a URL that the policy has let through; a body holds it so many times.
 
         Raises:
@@ -98,65 +127,71 @@ class Fetcher:
         """
         try:
             async with asyncio.timeout(self._limits.seconds), self._turns:
-                return await self._followed(target, param, budget, times)
+                return await self._followed(target, param, share, times)
         except TimeoutError:
             seconds = f"{self._limits.seconds:g} s (MEDIA_FETCH_TIMEOUT)"
             raise _unavailable(param, f"was not there within {seconds}") from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
+        except (ClientError, HttpProcessingError, OSError, ValueError):
             # No more than that: the reason may tell what is where in a private network.
             raise _unavailable(param, "could not be fetched from its server") from None
 
-    async def close(self) -> None:
-        if "_client" in self.__dict__:
-            await self._client.aclose()
-
-    async def _followed(self, target: Target, param: str, budget: Budget, times: int) -> File:
+    async def _followed(self, target: Target, param: str, share: Share, times: int) -> File:
         for _ in range(MAX_REDIRECTS + 1):
             addresses = await self._policy.addresses(target, param)
-            response = await self._first(target, addresses)
-            try:
-                if response.status_code not in _REDIRECTS:
-                    return await self._read(response, param, budget, times)
+            url = URL(quote(target.url, safe=_URL_CHARS), encoded=True)
+            async with (
+                self._session(target, addresses[:_MAX_ADDRESSES]) as session,
+                session.get(url, allow_redirects=False) as response,
+            ):
+                if response.status not in _REDIRECTS:
+                    return await self._read(response, param, share, times)
                 location = response.headers.get("location", "")
-            finally:
-                await response.aclose()
             following = self._policy.target(urljoin(target.url, location), param)
             if following is None:
                 raise _unavailable(param, "is redirected to a local file")
             target = following
         raise _unavailable(param, f"is redirected more than {MAX_REDIRECTS} times")
 
-    async def _first(self, target: Target, addresses: list[str]) -> httpx.Response:
-        """The answer of the first address that a connection can be made to."""
-        *others, last = addresses[:_MAX_ADDRESSES]
-        for address in others:
-            with suppress(httpx.ConnectError, httpx.ConnectTimeout):
-                return await self._ask(target, address, _CONNECT_SECONDS)
-        return await self._ask(target, last, self._limits.seconds)
-
-    async def _ask(self, target: Target, address: str, connect_seconds: float) -> httpx.Response:
-        url = httpx.URL(target.url).copy_with(host=address)
-        request = self._client.build_request(
-            "GET",
-            url,
-            headers={"host": target.authority},
-            extensions={"sni_hostname": target.host},
-            timeout=httpx.Timeout(self._limits.seconds, connect=connect_seconds),
+    def _session(self, target: Target, addresses: list[str]) -> ClientSession:
+        """Good for one request to one host, which is at these addresses."""
+        connector = TCPConnector(
+            resolver=_Vetted(addresses),
+            use_dns_cache=False,
+            force_close=True,
+            ssl=self._tls if target.scheme == "https" else True,
+            socket_factory=self._socket,
         )
-        return await self._client.send(request, stream=True)
+        return ClientSession(
+            connector=connector,
+            cookie_jar=DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            timeout=ClientTimeout(total=None),  # `fetch` has one for all
+            headers=_HEADERS,
+        )
 
-    async def _read(self, response: httpx.Response, param: str, budget: Budget, times: int) -> File:
-        if response.status_code != _OK:
-            raise _unavailable(param, f"got status {response.status_code} from its server")
+    def _socket(self, info: AddrInfoType) -> socket:
+        """For one connection; whatever led to its address, it is judged here once more.
+
+        A host that is an address itself, for one, is not asked for at the resolver.
+        """
+        family, kind, protocol, _, address = info
+        if not self._policy.lets_reach(str(address[0])):
+            raise PermissionError("not an address that media may be fetched from")
+        return socket(family, kind, protocol)
+
+    async def _read(self, response: ClientResponse, param: str, share: Share, times: int) -> File:
+        if response.status != _OK:
+            raise _unavailable(param, f"got status {response.status} from its server")
         if response.headers.get("content-encoding", "identity") != "identity":
             raise _unavailable(param, "is sent compressed, unasked")
-        self._check_size(int(response.headers.get("content-length", 0)), param)
+        self._check_size(response.content_length or 0, param)
         file = File(_media_type(response.headers.get("content-type", "")))
-        async for piece in response.aiter_raw():
-            file.add(piece)
-            self._check_size(file.size, param)
-            if not budget.take(times * len(piece) * 4 // 3):
+        async for piece in response.content.iter_any():
+            self._check_size(file.size + len(piece), param)
+            if not await share.take(ceil(len(piece) * 4 / 3), times):
                 raise _unavailable(param, "makes the request larger than MAX_BODY_MB")
+            file.add(piece)
         return file
 
     def _check_size(self, size: int, param: str) -> None:
@@ -165,20 +200,9 @@ class Fetcher:
             raise _unavailable(param, f"is larger than {limit}")
 
     @cached_property
-    def _client(self) -> httpx.AsyncClient:
-        """Made for the first URL: certificates take some 20 ms to read."""
-        # The environment may name other certificates (SSL_CERT_FILE), but no proxy.
-        return httpx.AsyncClient(
-            transport=self._transport() if self._transport else None,
-            verify=httpx.create_ssl_context(),
-            trust_env=False,
-            limits=httpx.Limits(max_keepalive_connections=0),
-            headers={
-                "user-agent": f"vllm-sidecar/{__version__}",
-                "accept": "*/*",
-                "accept-encoding": "identity",
-            },
-        )
+    def _tls(self) -> SSLContext:
+        """Made for the first such URL: certificates take some 20 ms to read."""
+        return httpx.create_ssl_context()
 
 
 def _media_type(content_type: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from time import monotonic
 
 from proxy.errors import MediaRefused, RequestFailure
-from proxy.media.fetch import Budget, Fetcher, FetchLimits, File
+from proxy.media.fetch import Fetcher, FetchLimits, File
+from proxy.media.memory import MediaMemory, Share
 from proxy.media.places import Place, find, may_hold_urls, rewritten
 from proxy.media.policy import Policy, Target
 from proxy.settings import Settings
@@ -32,12 +34,19 @@ class Intake:
     """Judges the URLs in bodies and, with a fetcher, puts what they lead to in their place."""
 
     def __init__(
-        self, policy: Policy, fetcher: Fetcher | None, *, max_urls: int, max_body_bytes: int
+        self,
+        policy: Policy,
+        fetcher: Fetcher | None,
+        *,
+        max_urls: int,
+        max_body_bytes: int,
+        memory_bytes: int,
     ) -> None:
         self._policy = policy
         self._fetcher = fetcher
         self._max_urls = max_urls
         self._max_body_bytes = max_body_bytes
+        self.memory = MediaMemory(memory_bytes, max_body_bytes)
 
     def concerns(self, route: str, body: bytes | bytearray) -> bool:
         """Whether there may be anything to do; quick, and mostly no."""
@@ -45,8 +54,10 @@ class Intake:
 
     async def settle(
         self, route: str, body: bytes | bytearray, record: Record
-    ) -> Sequence[bytes] | None:
-        """The body that the engine is to get, in pieces; None where it is the client's own.
+    ) -> tuple[Sequence[bytes], Callable[[], None]] | None:
+        """The body that the engine is to get, in pieces, and what gives back their memory.
+
+        None where it is the client's own body.
 
         Raises:
             MediaRefused, MediaUnavailable: a URL is not for fetching, or leads to nothing.
@@ -61,16 +72,16 @@ class Intake:
             )
             return None
         started = monotonic()
-        try:
-            files = await self._fetched(self._fetcher, wanted, len(found.body))
-        finally:
-            record.media_seconds = monotonic() - started
-        record.media_bytes = sum(file.size for file in files.values())
-        return rewritten(found, {url: file.as_data_url() for url, file in files.items()})
-
-    async def close(self) -> None:
-        if self._fetcher is not None:
-            await self._fetcher.close()
+        share = self.memory.share(self._max_body_bytes - len(found.body))
+        with ExitStack() as stack:
+            stack.enter_context(closing(share))
+            try:
+                files = await self._fetched(self._fetcher, wanted, share)
+            finally:
+                record.media_seconds = monotonic() - started
+            record.media_bytes = sum(file.size for file in files.values())
+            pieces = rewritten(found, {url: file.as_data_url() for url, file in files.items()})
+            return pieces, stack.pop_all().close
 
     def _wanted(self, places: Sequence[Place]) -> dict[str, _Wanted]:
         wanted: dict[str, _Wanted] = {}
@@ -84,15 +95,14 @@ class Intake:
         return wanted
 
     async def _fetched(
-        self, fetcher: Fetcher, wanted: dict[str, _Wanted], body_bytes: int
+        self, fetcher: Fetcher, wanted: dict[str, _Wanted], share: Share
     ) -> dict[str, File]:
         """All at once, each one once; the first that fails ends the others."""
-        budget = Budget(self._max_body_bytes - body_bytes)
         files: dict[str, File] = {}
 
         async def fetch(url: str, one: _Wanted) -> RequestFailure | None:
             try:
-                files[url] = await fetcher.fetch(one.target, one.param, budget, one.times)
+                files[url] = await fetcher.fetch(one.target, one.param, share, one.times)
             except RequestFailure as failure:
                 return failure
             return None
@@ -128,6 +138,7 @@ def intake(settings: Settings) -> Intake:
         fetcher,
         max_urls=max(most, _MIN_MAX_URLS),
         max_body_bytes=settings.max_body_bytes,
+        memory_bytes=settings.media_memory_bytes,
     )
 
 

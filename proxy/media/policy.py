@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from proxy.errors import MediaRefused
-from proxy.media.address import is_public
+from proxy.errors import MediaRefused, MediaUnavailable
+from proxy.media.address import is_address, is_public
 from proxy.media.resolver import Resolver
 
 # Host and port -> addresses; raises OSError or UnicodeError where there is none.
@@ -31,7 +31,13 @@ _FORM = "is not a URL of the form http(s)://host/path, nor a data URL"
 _LOCAL_FILE = "names a local file; only ALLOWED_LOCAL_MEDIA_PATH opens a folder of the engine's"
 _SCHEME = "has a scheme that is not allowed; allowed are http, https and data URLs"
 _DOMAIN = "names a host that is not one of ALLOWED_MEDIA_DOMAINS"
-# One sentence for both: whoever asks must not learn which names there are in a private network.
+_UNKNOWN = "names a host that does not resolve; check the name"
+# One sentence for a name that is private and for one that nobody has: whoever asks must not learn
+# which names there are in a private network.
+_NO_PUBLIC_NAME = (
+    "names a host that does not resolve to a public address; check the name. "
+    "ALLOW_PRIVATE_MEDIA=true opens private addresses"
+)
 _PRIVATE = (
     "does not lead to a public address; allowed are hosts that anybody can reach, and data URLs. "
     "ALLOW_PRIVATE_MEDIA=true opens the others"
@@ -96,19 +102,24 @@ class Policy:
             raise _refused(param, _DOMAIN)
         return target
 
+    def lets_reach(self, address: str) -> bool:
+        return self._allow_private or self._is_reachable(address)
+
     async def addresses(self, target: Target, param: str) -> list[str]:
         """Where a target is, asked once; all of it may be reached.
 
         Raises:
-            MediaRefused: it leads nowhere, or one of its addresses is not public.
+            MediaRefused: one of its addresses is not public, or it may be a private name.
+            MediaUnavailable: it leads nowhere, and whoever asks may know that.
         """
         try:
             found = await self._resolve(target.host, target.port)
         except (OSError, UnicodeError):
             found = []
-        reachable = self._allow_private or all(map(self._is_reachable, found))
-        if not found or not reachable:
-            raise _refused(param, _PRIVATE)
+        if not found and (self._allow_private or self._domains):
+            raise MediaUnavailable(f"{param} {_UNKNOWN}.", param=param)
+        if not found or not all(map(self.lets_reach, found)):
+            raise _refused(param, _PRIVATE if is_address(target.host) else _NO_PUBLIC_NAME)
         return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
@@ -26,21 +27,36 @@ class Media(Protocol):
 
     async def settle(
         self, route: str, body: bytes | bytearray, record: Record
-    ) -> Sequence[bytes] | None: ...
+    ) -> tuple[Sequence[bytes], Callable[[], None]] | None:
+        """The body with what they lead to, in pieces, and what gives back their memory."""
 
 
 @dataclass(slots=True)
 class Content:
     """One request, as the engine gets it. `length` is in bytes, None for a body without a declared
-    one (it goes in chunks)."""
+    one (it goes in chunks).
+
+    Leave it as a context when the request is over: the memory of media is given back then, if
+    it is still held.
+    """
 
     route: Route
     target: bytes
     headers: Headers
     length: int | None = None
     parts: Parts = ()
-    pieces: AsyncGenerator[bytes | bytearray, None] | None = None
+    pieces: AsyncGenerator[bytes | bytearray | memoryview, None] | None = None
     adds_usage: bool = False
+    # What tells the request from others, where it is held whole: with media, as the client sent it.
+    fingerprinted: Parts = ()
+    give_back: Callable[[], None] | None = None
+
+    def __enter__(self) -> Content:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.give_back is not None:
+            self.give_back()
 
     def framing(self) -> Headers:
         if self.length is not None:
@@ -57,7 +73,8 @@ class Content:
         except RequestFailure as failure:
             connection.abort(failure)
         else:
-            if connection.first_byte is None:  # else the engine did not wait for the end
+            # Else the engine did not wait for the end, or nobody but the engine was waited for.
+            if connection.first_byte is None and self.give_back is None:
                 record.sent = monotonic()
             connection.request_sent()
 
@@ -69,7 +86,8 @@ class Content:
                     await connection.send_body((piece,))
                 else:
                     await connection.send_body((b"%x\r\n" % len(piece), piece, b"\r\n"))
-        record.body_read = monotonic()
+        if self.give_back is None:
+            record.body_read = monotonic()
         if self.length is None:
             await connection.send_body((b"0\r\n\r\n",))
 
@@ -110,21 +128,35 @@ async def content_of(
     said = peek(route, body)
     record.model, record.stream = said.model, said.stream
     record.images, record.videos, record.audios = said.images, said.videos, said.audios
-    whole: Sequence[bytes | bytearray] = (body,)
+    with_media = None
     if media.concerns(route, body):
-        whole = await _settled(exchange, media, route, body, record) or whole
+        with_media = await _settled(exchange, media, route, body, record)
+    whole, give_back = with_media or ((body,), None)
     parts: Parts = whole
     if said.lacks_usage_option:
         parts = (*whole[:-1], *with_usage_option(whole[-1]))
-    content.parts, content.adds_usage = parts, said.lacks_usage_option
-    content.length = sum(map(len, parts))
+    content.length, content.adds_usage = sum(map(len, parts)), said.lacks_usage_option
+    if give_back is None:
+        content.parts = content.fingerprinted = parts
+    else:
+        content.pieces, content.give_back = _let_go(deque(parts), give_back), give_back
+        content.fingerprinted = (body,)
     return content
+
+
+async def _let_go(
+    parts: deque[bytes | bytearray | memoryview], give_back: Callable[[], None]
+) -> AsyncGenerator[bytes | bytearray | memoryview, None]:
+    """Hold no part that the engine has read, and no memory of media when it has read all."""
+    while parts:
+        yield parts.popleft()
+    give_back()
 
 
 async def _settled(
     exchange: Exchange, media: Media, route: Route, body: bytes | bytearray, record: Record
-) -> Sequence[bytes] | None:
-    """The body with its media; a client that leaves ends the fetching."""
+) -> tuple[Sequence[bytes], Callable[[], None]] | None:
+    """What `Media.settle` returns; a client that leaves ends the fetching."""
     left: list[RequestFailure] = []
 
     def leave(failure: RequestFailure) -> None:

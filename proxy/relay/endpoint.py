@@ -92,19 +92,18 @@ class Relay:
         self, exchange: Exchange, translation: Translation | None, record: Record, route: Route
     ) -> None:
         try:
-            await self._exchange(exchange, translation, record, route)
+            with await content_of(
+                exchange, translation, route, self._limits.max_body_bytes, self._media, record
+            ) as content:
+                await self._exchange(exchange, translation or exchange, content, record)
         finally:
             _note_bytes(exchange, record)
 
     async def _exchange(
-        self, exchange: Exchange, translation: Translation | None, record: Record, route: Route
+        self, exchange: Exchange, out: Exchange | Translation, content: Content, record: Record
     ) -> None:
         limits = self._limits
-        out = exchange if translation is None else translation
-        content = await content_of(
-            exchange, translation, route, limits.max_body_bytes, self._media, record
-        )
-        self._passage.carries(record, content.parts)
+        self._passage.carries(record, content.fingerprinted)
         padding = self._padding_seconds(exchange, content, record)
         connection = await self._send(exchange, content, record)
         exchange.when_it_leaves(connection.abort)

@@ -73,6 +73,15 @@ class Settings(
         return self
 
     @model_validator(mode="after")
+    def _media_of_a_request_fit(self) -> Settings:
+        if self.media_memory_bytes < self.max_body_bytes:
+            text = f"less than one request may hold (MAX_BODY_MB={self.max_body_mb:g})"
+            raise ValueError(
+                f"MEDIA_MEMORY_MB={self.media_memory_mb:g}: {text}; raise it, or lower MAX_BODY_MB"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _traces_have_a_target(self) -> Settings:
         trace_target(self.environ)
         return self
@@ -115,6 +124,11 @@ class Settings(
     @property
     def max_body_bytes(self) -> int:
         return int(self.max_body_mb * 1024 * 1024)
+
+    @property
+    def media_memory_bytes(self) -> int:
+        """What the media of all requests may take; unless it is set, those of two."""
+        return int((self.media_memory_mb or 2 * self.max_body_mb) * 1024 * 1024)
 
 
 def _without_prefix(environ: Mapping[str, str]) -> dict[str, str]:

@@ -38,6 +38,9 @@ class MediaSettings(Group):
     media_fetch_concurrency: Annotated[int, Field(ge=1)] = variable(
         "MEDIA_FETCH_CONCURRENCY", default=32, effect="Media URLs that are fetched at a time."
     )
+    media_memory_mb: _Positive | None = variable(
+        "MEDIA_MEMORY_MB", effect="Fetched media that all requests hold at a time, MiB."
+    )
 
     @property
     def sidecar_fetches_media(self) -> bool:

@@ -112,6 +112,7 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("MEDIA_FETCH_MAX_MB", "0.5", "media_fetch_max_mb", 0.5),
     ("MEDIA_FETCH_TIMEOUT", "5", "media_fetch_timeout", 5.0),
     ("MEDIA_FETCH_CONCURRENCY", "1", "media_fetch_concurrency", 1),
+    ("MEDIA_MEMORY_MB", "256", "media_memory_mb", 256.0),
     ("WEDGE_SECONDS", "0", "wedge_seconds", 0.0),
     ("MAX_RESTARTS", "0", "max_restarts", 0),
     ("ON_ENGINE_FAILURE", "exit", "on_engine_failure", OnEngineFailure.EXIT),
@@ -184,6 +185,7 @@ BAD: list[tuple[str, str, str]] = [
     ("MEDIA_FETCH_MAX_MB", "0", "greater than 0"),
     ("MEDIA_FETCH_TIMEOUT", "0", "greater than 0"),
     ("MEDIA_FETCH_CONCURRENCY", "0", "greater than or equal to 1"),
+    ("MEDIA_MEMORY_MB", "0", "greater than 0"),
     ("WEDGE_SECONDS", "-1", "greater than or equal to 0"),
     ("MAX_RESTARTS", "-1", "greater than or equal to 0"),
     ("ON_ENGINE_FAILURE", "panic", "'hold' or 'exit'"),
@@ -313,6 +315,16 @@ def test_a_refusal_does_not_show_other_variables() -> None:
 def test_body_limit_is_in_mebibytes() -> None:
     assert Settings.load({}).max_body_bytes == 256 * 1024 * 1024
     assert Settings.load({"MAX_BODY_MB": "0.5"}).max_body_bytes == 512 * 1024
+
+
+def test_memory_for_media_is_that_of_two_requests_and_not_less_than_that_of_one() -> None:
+    assert Settings.load({"MAX_BODY_MB": "100"}).media_memory_bytes == 200 * 1024 * 1024
+    both = {"MAX_BODY_MB": "100", "MEDIA_MEMORY_MB": "100"}
+    assert Settings.load(both).media_memory_bytes == 100 * 1024 * 1024
+    with pytest.raises(SettingsError) as error:
+        Settings.load({"MEDIA_MEMORY_MB": "255.5"})
+    reason = "less than one request may hold (MAX_BODY_MB=256)"
+    assert str(error.value) == (f"MEDIA_MEMORY_MB=255.5: {reason}; raise it, or lower MAX_BODY_MB")
 
 
 def test_every_variable_says_what_it_does() -> None:

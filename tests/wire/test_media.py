@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +19,7 @@ import pytest
 
 from tests.attacks.urls import REFUSED, written
 from tests.fake_engine import FakeEngine
+from tests.patience import PATIENCE
 from tests.wire.client import CHAT, MESSAGES, RESPONSES, STREAM, new_id
 from tests.wire.service import Sidecar, ending, until
 
@@ -178,6 +182,9 @@ class _Visit(BaseHTTPRequestHandler):
             self._answer(404)
         elif self.path == "/big":
             self._answer(200, b"x" * 2_000_000)
+        elif self.path.startswith("/12-mb"):
+            with suppress(ConnectionError):  # it need not be read
+                self._answer(200, b"x" * 12_000_000)
         else:
             self._answer(200, PICTURE, content_type="image/png")
 
@@ -185,6 +192,9 @@ class _Visit(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
+        if self.path == "/cookies":
+            for number in range(20):
+                self.send_header("set-cookie", f"c{number}={'x' * 4000}; path=/")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -364,6 +374,128 @@ def test_a_client_that_leaves_ends_the_fetching(private: Sidecar, web: Web, how:
         until(lambda: web.hang_ups, "the end of the visit", seconds=1)
     assert ending(private.record(request_id))[:2] == (499, "client_closed")
     assert private.seen(request_id) == []
+
+
+def test_cookies_of_a_host_reach_no_other_fetch(private: Sidecar, web: Web) -> None:
+    """Two hosts at one address; and 80 kB of cookies are more than a server takes in a request."""
+    other = f"http://localhost:{web.server_port}/x.png"
+    for url in (web.url("/cookies"), web.url("/x.png"), other):
+        answer = private.ask(CHAT, {"messages": [message(part(url))]})
+        assert answer.status == 200, answer.json()
+    assert [path for path, _ in web.asked] == ["/cookies", "/x.png", "/x.png"]
+    assert not [headers for _, headers in web.asked if "cookie" in headers]
+    assert web.asked[-1][1]["host"] == f"localhost:{web.server_port}"
+
+
+def peak_mb(service: Sidecar) -> float:
+    """The most memory that a sidecar has had until now, in MiB."""
+    status = Path(f"/proc/{service.process.pid}/status").read_text()
+    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+    return int(kilobytes) / 1024
+
+
+def test_media_of_all_requests_together_take_no_more_memory_than_their_budget(
+    shared_engine: FakeEngine, tmp_path: Path, web: Web
+) -> None:
+    """Six requests of 16 MB thrice and a file that does not come: 288 MB, where 100 are allowed."""
+    options = {
+        "ALLOW_PRIVATE_MEDIA": "true",
+        "MEDIA_FETCH_TIMEOUT": "4",
+        "MAX_BODY_MB": "50",  # twice that is the default of MEDIA_MEMORY_MB
+    }
+    parts = [part(web.url(f"/12-mb?{number}")) for number in range(3)]
+    with Sidecar(tmp_path, shared_engine, **options) as service, ExitStack() as stack:
+        service.wait_until_ready()
+        assert service.ask(CHAT, {"messages": [message(part(web.url("/x.png")))]}).status == 200
+        before = peak_mb(service)
+        clients = [stack.enter_context(service.connect()) for _ in range(6)]
+        for client in clients:
+            client.ask(CHAT, {"messages": [message(*parts, part(web.url("/hang")))]})
+        assert [client.answer().status for client in clients] == [400] * 6
+        assert 40 < peak_mb(service) - before < 160
+        # All is given back: a request that needs half of it is served.
+        answer = service.ask(CHAT, {"messages": [message(*parts)]})
+        assert answer.status == 200
+        service.process.kill()
+
+
+@pytest.fixture(scope="module")
+def tight(shared_engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    """A sidecar that holds the media of one request at a time."""
+    options = {
+        "ALLOW_PRIVATE_MEDIA": "true",
+        "MAX_BODY_MB": "20",
+        "MEDIA_MEMORY_MB": "20",
+        "MEDIA_FETCH_TIMEOUT": str(PATIENCE),
+    }
+    with Sidecar(tmp_path_factory.mktemp("tight"), shared_engine, **options) as service:
+        service.wait_until_ready()
+        yield service
+        service.process.kill()
+
+
+def picture_comes(service: Sidecar, web: Web) -> None:
+    """It would wait in vain if somebody else still held the memory."""
+    assert service.ask(CHAT, {"messages": [message(part(web.url("/x.png")))]}).status == 200
+
+
+def test_media_that_the_engine_has_keep_no_other_request_waiting(tight: Sidecar, web: Web) -> None:
+    body = {"messages": [message(part(web.url("/x.png")))]}
+    with tight.connect() as client:
+        request_id = client.ask(CHAT, body, fake={"hang": True})
+        until(lambda: tight.seen(request_id), "the request at the engine")
+        picture_comes(tight, web)
+        assert not tight.records(request_id)
+
+
+def test_media_that_the_engine_does_not_read_are_held_until_the_request_ends(
+    tight: Sidecar, web: Web
+) -> None:
+    with tight.connect() as first, tight.connect() as second:
+        body = {"messages": [message(part(web.url("/12-mb")))]}
+        slow = first.ask(CHAT, body, fake={"read_rate": 200_000})
+        until(lambda: len(web.asked) == 1, "the visit")
+        waiting = second.ask(CHAT, {"messages": [message(part(web.url("/x.png")))]})
+        until(lambda: len(web.asked) == 2, "the second visit")
+        time.sleep(0.5)
+        assert not tight.seen(waiting)
+        first.reset()
+        assert second.answer().status == 200
+    assert ending(tight.record(slow))[:2] == (499, "client_closed")
+
+
+@pytest.mark.parametrize(
+    ("path", "fake", "status"),
+    [
+        ("/x.png", {"die": "before_headers"}, 502),
+        ("/x.png", {"die": "between_events:2"}, 200),
+        ("/x.png", {"garbage": "before_headers"}, 502),
+        ("/x.png", {"status": 500}, 500),
+        ("/12-mb", {"early_answer": 1000}, 413),
+        ("/none", {}, 400),
+        ("/big", {}, 200),
+    ],
+)
+def test_however_a_request_ends_its_media_keep_no_other_waiting(
+    tight: Sidecar, web: Web, path: str, fake: dict[str, Any], status: int
+) -> None:
+    body = {**STREAM, "messages": [message(part(web.url(path)))]}
+    with tight.connect() as client:
+        client.ask(CHAT, body, fake=fake)
+        assert client.answer().status == status
+    picture_comes(tight, web)
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_a_client_that_leaves_while_media_come_keeps_no_other_waiting(
+    tight: Sidecar, web: Web, how: str
+) -> None:
+    with tight.connect() as client:
+        parts = [part(web.url(path)) for path in ("/x.png", "/hang")]
+        client.ask(CHAT, {"messages": [message(*parts)]})
+        until(lambda: len(web.asked) == 2, "the visits")
+        client.close() if how == "fin" else client.reset()
+        picture_comes(tight, web)
 
 
 def test_a_body_without_urls_is_not_touched(service: Sidecar) -> None:

@@ -3,57 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ssl
 import subprocess
 from base64 import b64decode
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from proxy.errors import MediaRefused, MediaUnavailable, RequestFailure
-from proxy.media.fetch import MAX_REDIRECTS, Budget, Fetcher, FetchLimits
+from proxy.media import fetch as fetch_module
+from proxy.media.fetch import MAX_REDIRECTS, Fetcher, File
+from proxy.media.memory import MediaMemory
 from proxy.media.policy import Policy
 from tests.patience import PATIENCE
+from tests.proxy.media.web import (
+    OTHER_PUBLIC,
+    PUBLIC,
+    Asked,
+    Names,
+    answered,
+    fetcher,
+    server,
+    site,
+)
 
 PARAM = "messages[0].content[0].image_url.url"
-PUBLIC = "93.184.215.14"
 PICTURE = bytes(range(256)) * 50
-Answer = Callable[[httpx.Request], httpx.Response]
 
 
-def sent(content: bytes, **headers: str) -> httpx.Response:
-    """An answer that is still to be read."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.Response(200, stream=httpx.ByteStream(content), headers=named)
-
-
-class Names:
-    """A name server of the tests: each question gets the next answer, the last one for good."""
-
-    def __init__(self, **answers: list[list[str]]) -> None:
-        self._answers = answers
-        self.asked: list[str] = []
-
-    async def __call__(self, host: str, port: int) -> list[str]:
-        self.asked.append(host)
-        answers = self._answers[host.partition(".")[0]]
-        return answers.pop(0) if len(answers) > 1 else answers[0]
-
-
-def fetcher(answer: Answer, names: Names, *, limit: int = 100_000) -> Fetcher:
-    transport = httpx.MockTransport(answer)
-    return Fetcher(Policy(resolve=names), FetchLimits(limit, 5.0, 8), lambda: transport)
-
-
-async def fetched(fetcher: Fetcher, url: str, budget: int = 10**6) -> tuple[bytes, str]:
+async def fetched(fetcher: Fetcher, url: str, budget: int = 10**7) -> tuple[bytes, str]:
     """Bytes and type."""
     target = Policy().target(url, PARAM)
     assert target is not None
-    file = await fetcher.fetch(target, PARAM, Budget(budget))
+    file = await fetcher.fetch(target, PARAM, MediaMemory(budget, budget).share(budget))
     head, encoded = b"".join(file.as_data_url()).split(b",")
     data = b64decode(encoded, validate=True)
     assert len(data) == file.size
@@ -61,35 +44,75 @@ async def fetched(fetcher: Fetcher, url: str, budget: int = 10**6) -> tuple[byte
 
 
 async def test_a_file_comes_as_a_data_url_from_the_one_address_that_was_looked_at() -> None:
-    seen: list[httpx.Request] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
-        return sent(PICTURE, content_type="image/png; x=1")
-
     names = Names(example=[[PUBLIC], ["127.0.0.1"]])
-    got = await fetched(fetcher(answer, names), "https://example.com:8443/a?b=c#d")
+    async with site(lambda _: answered(PICTURE, content_type="image/png; x=1")) as (port, asked):
+        got = await fetched(fetcher(names), f"http://example.com{port}/a?b=c#d")
     assert got == (PICTURE, "image/png")
-    (request,) = seen
-    assert (request.url.host, request.url.port) == (PUBLIC, 8443)
-    assert request.url.raw_path == b"/a?b=c"
-    assert request.headers["host"] == "example.com:8443"
-    assert request.extensions["sni_hostname"] == "example.com"
+    (request,) = asked
+    assert request.target == "/a?b=c"
+    assert request.headers["host"] == f"example.com{port}"
     assert not {"cookie", "authorization", "referer"} & set(request.headers)
     assert names.asked == ["example.com"]
 
 
+@pytest.mark.parametrize(
+    ("rest", "target"),
+    [
+        ("/a%2Fb?sig=%2B%7e+/=&x=[1]", "/a%2Fb?sig=%2B%7e+/=&x=[1]"),
+        ('/a b/é?q="<>"', "/a%20b/%C3%A9?q=%22%3C%3E%22"),
+        ("?x", "/?x"),
+        ("/a/../b", "/a/../b"),
+    ],
+)
+async def test_a_url_is_asked_for_as_it_is_written(rest: str, target: str) -> None:
+    """A signature in it may be of each byte."""
+    async with site(lambda _: answered(b"x")) as (port, asked):
+        await fetched(fetcher(Names(example=[[PUBLIC]])), f"http://example.com{port}{rest}")
+    assert [request.target for request in asked] == [target]
+
+
+async def test_half_a_character_in_a_url_leads_nowhere() -> None:
+    async with site(lambda _: answered(b"x")) as (port, asked):
+        with pytest.raises(MediaUnavailable, match="could not be fetched"):
+            await fetched(fetcher(Names(example=[[PUBLIC]])), f"http://example.com{port}/\ud83d")
+    assert asked == []
+
+
+async def test_nothing_of_one_fetch_reaches_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither cookies nor a connection, and nothing of the environment either."""
+    (tmp_path / "netrc").write_text("default login user password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://user:secret@127.0.0.1:1")
+    cookies = "".join(f"set-cookie: c{n}={'x' * 4000}; path=/\r\n" for n in range(20))
+    state = f'{cookies}www-authenticate: Basic realm=x\r\nalt-svc: h2=":1"; ma=9\r\n'
+
+    def answer(request: Asked) -> bytes:
+        status, away = (302, "location: /x\r\n") if request.target == "/away" else (200, "")
+        head = f"HTTP/1.1 {status} x\r\n{state}{away}content-length: 1\r\n"
+        return f"{head}connection: keep-alive\r\n\r\nx".encode()
+
+    names = Names(a=[[PUBLIC]], b=[[PUBLIC]])
+    async with site(answer) as (port, asked):
+        one = fetcher(names)
+        for host, path in (("a", "/away"), ("a", "/x"), ("b", "/x")):
+            assert await fetched(one, f"http://{host}.example{port}{path}")
+    assert [request.headers["host"][0] for request in asked] == ["a", "a", "a", "b"]
+    for request in asked:
+        sent = {"host", "user-agent", "accept", "accept-encoding", "connection"}
+        assert set(request.headers) <= sent
+
+
 async def test_a_second_answer_of_the_name_server_is_judged_like_the_first() -> None:
     """DNS rebinding: a redirect to the same host asks again, and gets another address."""
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        assert request.url.host == PUBLIC
-        return httpx.Response(302, headers={"location": "/again"})
-
     names = Names(example=[[PUBLIC], ["127.0.0.1"]])
-    with pytest.raises(MediaRefused, match="public"):
-        await fetched(fetcher(answer, names), "http://example.com/")
+    async with site(lambda _: answered(status=302, location="/again")) as (port, asked):
+        with pytest.raises(MediaRefused, match="public"):
+            await fetched(fetcher(names), f"http://example.com{port}/")
     assert names.asked == ["example.com", "example.com"]
+    assert len(asked) == 1
 
 
 LEADS_AWAY = (
@@ -104,74 +127,94 @@ LEADS_AWAY = (
     *("http://example.com@127.0.0.1/", "http:\\\\127.0.0.1/", "\\\\127.0.0.1/", "http://[::1"),
     *("http://0/", "HTTP://127.1/", "http://127.0.0.1:80", "///127.0.0.1/", "http:127.0.0.1"),
 )
+# To urljoin these are paths of the same host.
+_PATHS = ("///127.0.0.1/", "http:127.0.0.1")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("location", LEADS_AWAY)
 async def test_a_redirect_leads_nowhere_that_a_url_does_not(location: str, status: int) -> None:
-    asked: list[str] = []
+    hops = 0
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url.host)
-        away = location if len(asked) == 3 else "http://example.com/next"
-        return httpx.Response(status, headers={"location": away})
+    def answer(request: Asked) -> bytes:
+        nonlocal hops
+        hops += 1
+        away = location if hops == 3 else f"http://{request.headers['host']}/next"
+        return answered(status=status, location=away)
 
     names = Names(example=[[PUBLIC]], inside=[["10.0.0.1"]])
-    names._answers |= {host: [[host]] for host in ("127", "169")} | {"::1": [["::1"]]}
-    with pytest.raises((MediaRefused, MediaUnavailable)):
-        await fetched(fetcher(answer, names), "http://example.com/")
-    # `///127.0.0.1/` and `http:127.0.0.1` are paths of the same host to urljoin.
-    assert set(asked) == {PUBLIC}
+    async with site(answer) as (port, asked):
+        with pytest.raises((MediaRefused, MediaUnavailable)):
+            await fetched(fetcher(names), f"http://example.com{port}/")
+    assert len(asked) == (MAX_REDIRECTS + 1 if location in _PATHS else 3)
 
 
 async def test_redirects_are_followed_to_public_places_and_not_for_ever() -> None:
-    hops: list[str] = []
+    def answer(request: Asked) -> bytes:
+        if request.target == "/end":
+            return answered(b"x")
+        host, port = request.headers["host"].split(":")
+        number = int(request.target[1:])
+        last = number == MAX_REDIRECTS - 1 and host == "few.example"
+        following = f"http://other.example:{port}/end" if last else f"/{number + 1}"
+        return answered(status=307, location=following)
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        hops.append(str(request.url.copy_with(host=request.headers["host"])))
-        if request.url.path == "/end":
-            return sent(b"x")
-        number = int(request.url.path[1:] or 0)
-        last = number == MAX_REDIRECTS - 1 and "few" in request.headers["host"]
-        following = "https://other.example/end" if last else f"/{number + 1}"
-        return httpx.Response(307, headers={"location": following})
+    names = Names(few=[[PUBLIC]], many=[[PUBLIC]], other=[[PUBLIC]])
+    async with site(answer) as (port, asked):
+        found = await fetched(fetcher(names), f"http://few.example{port}/0")
+        assert found == (b"x", "application/octet-stream")
+        assert (asked[-1].headers["host"], asked[-1].target) == (f"other.example{port}", "/end")
+        with pytest.raises(MediaUnavailable, match="redirected more than 5 times"):
+            await fetched(fetcher(names), f"http://many.example{port}/0")
 
-    names = Names(few=[[PUBLIC]], many=[[PUBLIC]], other=[["1.1.1.1"]])
-    assert await fetched(fetcher(answer, names), "http://few.example/0") == (
-        b"x",
-        "application/octet-stream",
-    )
-    assert hops[-1] == "https://other.example/end"
-    with pytest.raises(MediaUnavailable, match="redirected more than 5 times"):
-        await fetched(fetcher(answer, names), "http://many.example/0")
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize(
-    ("response", "said"),
+    ("answer", "reason"),
     [
-        (httpx.Response(404, content=b"/srv/secret"), "got status 404"),
-        (httpx.Response(500), "got status 500"),
-        (httpx.Response(206, content=b"x"), "got status 206"),
-        (httpx.Response(200, headers={"content-length": "200000"}), "MEDIA_FETCH_MAX_MB"),
-        (sent(b"x" * 200_000), "MEDIA_FETCH_MAX_MB"),
-        (sent(b"x" * 90_000), "MAX_BODY_MB"),
-        (httpx.Response(200, headers={"content-encoding": "gzip"}), "compressed"),
-        (httpx.Response(302), "redirected more than"),
-        (httpx.Response(200, headers={"content-length": "x"}), "could not be fetched"),
+        (answered(b"/srv/secret", 404), "got status 404"),
+        (answered(status=500), "got status 500"),
+        (answered(b"x", 206), "got status 206"),
+        (answered(content_length="200000"), "MEDIA_FETCH_MAX_MB"),
+        (answered(b"x" * 200_000), "MEDIA_FETCH_MAX_MB"),
+        (CHUNKED + b"30d40\r\n" + b"x" * 200_000, "MEDIA_FETCH_MAX_MB"),
+        (answered(b"x" * 90_000), "MAX_BODY_MB"),
+        (answered(gzip.compress(bytes(10**6)), content_encoding="gzip"), "compressed"),
+        (answered(b"x", content_encoding="br"), "compressed"),
+        (answered(status=302), "redirected more than"),
+        (answered(content_length="x"), "could not be fetched"),
+        (answered(b"x", content_length="2"), "could not be fetched"),
+        (CHUNKED + b"2\r\nx", "could not be fetched"),
+        (CHUNKED + b"1\r\nx\r\nzz\r\nsecret\r\n", "could not be fetched"),
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 100_000, "could not be fetched"),
+        (b"HTTP/1.1 200 OK\r\na: " + b"b" * 1_000_000, "could not be fetched"),
+        (b"secret\r\n\r\n", "could not be fetched"),
+        (b"", "could not be fetched"),
     ],
 )
-async def test_what_is_not_a_file_of_fitting_size_is_told_as_such(
-    response: httpx.Response, said: str
+async def test_what_is_not_a_file_of_fitting_size_is_refused_with_the_reason(
+    answer: bytes, reason: str
 ) -> None:
-    names = Names(example=[[PUBLIC]])
-    with pytest.raises(MediaUnavailable, match=said) as failed:
-        await fetched(fetcher(lambda _: response, names), "http://example.com/", budget=100_000)
+    one = fetcher(Names(example=[[PUBLIC]]))
+    async with site(lambda _: answer) as (port, _):
+        with pytest.raises(MediaUnavailable, match=reason) as failed:
+            await fetched(one, f"http://example.com{port}/", budget=100_000)
     assert failed.value.param == PARAM
     assert "secret" not in failed.value.message
 
 
+async def test_what_is_packed_is_not_unpacked() -> None:
+    """A file that is an archive is one; a decompression bomb stays as small as it came."""
+    packed = gzip.compress(bytes(10**7))
+    async with site(lambda _: answered(packed, content_type="image/svg+xml")) as (port, _):
+        found = await fetched(fetcher(Names(example=[[PUBLIC]])), f"http://example.com{port}/")
+    assert found == (packed, "image/svg+xml")
+
+
 @pytest.mark.parametrize(
-    ("said", "used"),
+    ("named", "used"),
     [
         ("image/jpeg", "image/jpeg"),
         ("IMAGE/SVG+XML ; charset=utf-8", "image/svg+xml"),
@@ -184,145 +227,135 @@ async def test_what_is_not_a_file_of_fitting_size_is_told_as_such(
     ],
 )
 async def test_the_type_is_what_the_server_calls_it_where_that_changes_no_meaning(
-    said: str, used: str
+    named: str, used: str
 ) -> None:
-    response = sent(b"x", content_type=said)
-    names = Names(example=[[PUBLIC]])
-    assert (await fetched(fetcher(lambda _: response, names), "http://example.com/"))[1] == used
+    async with site(lambda _: answered(b"x", content_type=named)) as (port, _):
+        found = await fetched(fetcher(Names(example=[[PUBLIC]])), f"http://example.com{port}/")
+    assert found[1] == used
 
 
 async def test_an_address_that_takes_no_connection_is_followed_by_the_next() -> None:
-    asked: list[tuple[str, float]] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append((request.url.host, request.extensions["timeout"]["connect"]))
-        if request.url.host == "2606:4700::1111":
-            raise httpx.ConnectError("no route")
-        if request.url.host == "8.8.8.8":
-            raise httpx.ConnectTimeout("nobody there")
-        return sent(b"x")
-
-    names = Names(example=[["2606:4700::1111", "8.8.8.8", "1.1.1.1"]])
-    await fetched(fetcher(answer, names), "http://example.com/")
-    # The last one may take all the time that there is.
-    assert asked == [("2606:4700::1111", 3.0), ("8.8.8.8", 3.0), ("1.1.1.1", 5.0)]
-    names = Names(example=[["2606:4700::1111"]])
-    with pytest.raises(MediaUnavailable, match="could not be fetched"):
-        await fetched(fetcher(answer, names), "http://example.com/")
+    async with site(lambda _: answered(b"x")) as (port, asked):
+        one = fetcher(Names(example=[[OTHER_PUBLIC, PUBLIC]], alone=[[OTHER_PUBLIC]]))
+        await fetched(one, f"http://example.com{port}/")
+        assert len(asked) == 1
+        with pytest.raises(MediaUnavailable, match="could not be fetched"):
+            await fetched(one, f"http://alone.example{port}/")
 
 
-# With sockets ---------------------------------------------------------------------------------
+async def test_whatever_leads_to_an_address_that_is_not_public_no_socket_is_made_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As if the client of HTTP went its own ways."""
+    canary: list[Asked] = []
 
+    async def caught(asked: Asked, *_: object) -> None:
+        canary.append(asked)
 
-@asynccontextmanager
-async def server(
-    reply: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
-    host: str = "127.0.0.1",
-    **options: Any,
-) -> AsyncIterator[int]:
-    """The port of a server that reads the head of a request and then does `reply`."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        try:
-            await reply(reader, writer)
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
-
-    async with await asyncio.start_server(serve, host, 0, **options) as listening:
-        yield listening.sockets[0].getsockname()[1]
-
-
-def near(names: Names, *, seconds: float = 5.0, at_once: int = 8) -> Fetcher:
-    """Of this machine's addresses only 127.0.0.1 counts as public."""
-    policy = Policy(resolve=names, is_reachable=lambda address: address == "127.0.0.1")
-    return Fetcher(policy, FetchLimits(10**6, seconds, at_once))
+    async with server(caught, "127.0.0.2") as port:
+        own_ways = fetch_module._Vetted(["127.0.0.2"])
+        monkeypatch.setattr(fetch_module, "_Vetted", lambda _: own_ways)
+        names = Names(example=[[PUBLIC]], **{"127": [[PUBLIC]]})
+        for host in ("example.com", "127.0.0.2"):
+            with pytest.raises(MediaUnavailable, match="could not be fetched"):
+                await fetched(fetcher(names), f"http://{host}:{port}/")
+    assert canary == []
 
 
 async def test_a_connection_goes_to_the_judged_address_and_a_redirect_to_no_other() -> None:
-    canary: list[bytes] = []
+    canary: list[Asked] = []
 
-    async def caught(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        canary.append(b"reached")
+    async def caught(asked: Asked, *_: object) -> None:
+        canary.append(asked)
 
     async with server(caught, "127.0.0.2") as secret:
-
-        async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(b"HTTP/1.1 302 x\r\nlocation: http://inside.example:%d/\r\n\r\n" % secret)
-
-        names = Names(outside=[["127.0.0.1"]], inside=[["127.0.0.2"]])
-        async with server(reply) as port:
+        names = Names(outside=[[PUBLIC]], inside=[["127.0.0.2"]])
+        away = answered(status=302, location=f"http://inside.example:{secret}/")
+        async with site(lambda _: away) as (port, _):
             with pytest.raises(MediaRefused):
-                await fetched(near(names), f"http://outside.example:{port}/")
+                await fetched(fetcher(names), f"http://outside.example{port}/")
             with pytest.raises(MediaRefused):
-                await fetched(near(names), f"http://inside.example:{secret}/")
+                await fetched(fetcher(names), f"http://inside.example:{secret}/")
     assert names.asked == ["outside.example", "inside.example", "inside.example"]
     assert canary == []
 
 
 async def test_a_file_without_an_end_or_a_server_without_a_word_ends_in_time() -> None:
-    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def drip(_: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         while True:
             writer.write(b"x")
             await writer.drain()
             await asyncio.sleep(0.02)
 
-    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def flood(_: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         while True:
             writer.write(b"x" * 65536)
             await writer.drain()
 
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def silent(_: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    names = Names(example=[["127.0.0.1"]])
-    for reply, said in ((drip, "within"), (silent, "within"), (flood, "larger than")):
-        async with server(reply) as port:
-            loop = asyncio.get_running_loop()
-            started = loop.time()
-            with pytest.raises(MediaUnavailable, match=said):
-                await fetched(near(names, seconds=0.3), f"http://example.com:{port}/")
-            assert loop.time() - started < 2
+    names = Names(example=[[PUBLIC]])
+    for reply, seconds, reason in (
+        (drip, 0.3, "within"),
+        (silent, 0.3, "within"),
+        (flood, PATIENCE, "larger than"),
+    ):
+        async with server(reply) as port, asyncio.timeout(PATIENCE):
+            with pytest.raises(MediaUnavailable, match=reason):
+                await fetched(fetcher(names, seconds=seconds), f"http://example.com:{port}/")
 
 
 async def test_no_more_are_fetched_at_a_time_than_the_limit() -> None:
     running, most = 0, 0
 
-    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def slow(_: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
         await asyncio.sleep(0.02)
         running -= 1
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx")
+        writer.write(answered(b"x"))
 
-    names = Names(example=[["127.0.0.1"]])
+    names = Names(example=[[PUBLIC]])
     async with server(slow) as port:
-        one = near(names, at_once=2, seconds=PATIENCE)
+        one = fetcher(names, at_once=2)
         await asyncio.gather(*(fetched(one, f"http://example.com:{port}/") for _ in range(10)))
     assert most == 2
 
 
 async def test_waiting_for_others_counts() -> None:
-    asked, over = 0, asyncio.Event()
+    visits, over = 0, asyncio.Event()
 
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
-        asked += 1
+    async def silent(_: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal visits
+        visits += 1
         await over.wait()
 
-    names = Names(example=[["127.0.0.1"]])
+    names = Names(example=[[PUBLIC]])
     async with server(silent) as port:
-        one = near(names, at_once=1, seconds=0.3)
+        one = fetcher(names, at_once=1, seconds=0.3)
         url = f"http://example.com:{port}/"
         late = await asyncio.gather(*(fetched(one, url) for _ in range(9)), return_exceptions=True)
         over.set()
     assert all(isinstance(result, RequestFailure) for result in late), late
-    assert asked < 9, "each had its time while it waited for the one before"
+    assert visits < 9, "each had its time while it waited for the one before"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 49_152, 100_001])
+def test_a_file_in_tiny_pieces_takes_no_more_memory_than_in_one(size: int) -> None:
+    file, data = File("image/png"), bytes(range(256)) * 400
+    for at in range(size):
+        file.add(data[at : at + 1])
+    head, *pieces = file.as_data_url()
+    assert head == b"data:image/png;base64,"
+    assert b64decode(b"".join(pieces), validate=True) == data[:size]
+    assert len(pieces) <= size // 49_152 + 1
+
+
+# TLS ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -338,15 +371,22 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 async def test_the_certificate_must_be_of_the_host_and_not_of_the_address(
     certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each host is asked by its own name, also where both are at one address."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
+    hosts: list[str | None] = []
+    context.sni_callback = lambda _, host, __: hosts.append(host)
 
-    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx")
+    async def reply(_: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answered(b"x"))
 
-    names = Names(right=[["127.0.0.1"]], wrong=[["127.0.0.1"]])
+    names = Names(right=[[PUBLIC]], wrong=[[PUBLIC]])
     async with server(reply, ssl=context) as port:
-        assert (await fetched(near(names), f"https://right.example:{port}/"))[0] == b"x"
+        one = fetcher(names)
+        assert (await fetched(one, f"https://right.example:{port}/"))[0] == b"x"
         with pytest.raises(MediaUnavailable, match="could not be fetched"):
-            await fetched(near(names), f"https://wrong.example:{port}/")
+            await fetched(one, f"https://wrong.example:{port}/")
+        with pytest.raises(MediaUnavailable, match="could not be fetched"):
+            await fetched(one, f"https://{PUBLIC}:{port}/")
+    assert hosts == ["right.example", "wrong.example", None]

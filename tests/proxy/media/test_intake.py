@@ -2,49 +2,70 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from base64 import b64encode
+from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 
 from proxy.edge.routes import Route
 from proxy.errors import MediaRefused, MediaUnavailable
-from proxy.media.fetch import Fetcher, FetchLimits
 from proxy.media.intake import Intake, intake
-from proxy.media.policy import Policy
 from proxy.settings import Settings
 from proxy.telemetry.record import Record
+from tests.proxy.media.web import PUBLIC, Asked, Names, answered, fetcher, policy, server, site
 
 PICTURE = b"\x89PNG\r\n\x1a\n" * 100
 DATA_URL = "data:image/png;base64," + b64encode(PICTURE).decode()
 
 
-async def resolve(host: str, port: int) -> list[str]:
-    return {"a.example": ["93.184.215.14"], "in.example": ["10.0.0.1"]}[host]
+def answer(asked: Asked) -> bytes:
+    if asked.target == "/none":
+        return answered(status=404)
+    if asked.target == "/inside":
+        return answered(status=302, location="http://in.example/")
+    return answered(PICTURE, content_type="image/png")
 
 
 class Web:
-    """All that is to be fetched."""
+    """All that is to be fetched, and the intake that does it."""
 
-    def __init__(self) -> None:
-        self.asked: list[str] = []
+    def __init__(self, port: str, asked: list[Asked]) -> None:
+        self._port = port
+        self._asked = asked
+        self.names = Names(a=[[PUBLIC]], **{"in": [["10.0.0.1"]]})
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request.url.path)
-        if request.url.path == "/none":
-            return httpx.Response(404)
-        headers = {"content-type": "image/png"}
-        return httpx.Response(200, stream=httpx.ByteStream(PICTURE), headers=headers)
+    @property
+    def asked(self) -> list[str]:
+        return [one.target for one in self._asked]
 
-    def intake(self, *, fetches: bool = True, most: int = 4, body_bytes: int = 10**6) -> Intake:
-        policy = Policy(resolve=resolve)
-        transport = httpx.MockTransport(self)
-        fetcher = Fetcher(policy, FetchLimits(10**6, 5.0, 4), lambda: transport)
+    def url(self, path: str, host: str = "a.example") -> str:
+        return f"http://{host}{self._port}{path}"
+
+    def intake(
+        self,
+        *,
+        fetches: bool = True,
+        most: int = 4,
+        body_bytes: int = 10**6,
+        memory_bytes: int = 10**7,
+        seconds: float = 60.0,
+    ) -> Intake:
         return Intake(
-            policy, fetcher if fetches else None, max_urls=most, max_body_bytes=body_bytes
+            policy(self.names),
+            fetcher(self.names, seconds=seconds) if fetches else None,
+            max_urls=most,
+            max_body_bytes=body_bytes,
+            memory_bytes=memory_bytes,
         )
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[Web]:
+    async with site(answer) as (port, asked):
+        yield Web(port, asked)
 
 
 def record() -> Record:
@@ -56,12 +77,12 @@ def chat(*urls: str, **more: Any) -> bytes:
     return json.dumps({**more, "messages": [{"role": "user", "content": parts}]}).encode()
 
 
-async def test_only_the_string_of_a_url_changes_and_each_is_fetched_once() -> None:
-    web, noted = Web(), record()
-    body = b'{ "n" : 1e2 , ' + chat("http://a.example/x", DATA_URL, "http://a.example/x")[1:] + b" "
-    parts = await web.intake().settle(Route.CHAT, bytearray(body), noted)
-    assert parts is not None
-    assert b"".join(parts) == body.replace(b"http://a.example/x", DATA_URL.encode())
+async def test_only_the_string_of_a_url_changes_and_each_is_fetched_once(web: Web) -> None:
+    noted = record()
+    body = b'{ "n" : 1e2 , ' + chat(web.url("/x"), DATA_URL, web.url("/x"))[1:] + b" "
+    settled = await web.intake().settle(Route.CHAT, bytearray(body), noted)
+    assert settled is not None
+    assert b"".join(settled[0]) == body.replace(web.url("/x").encode(), DATA_URL.encode())
     assert web.asked == ["/x"]
     assert noted.media_bytes == len(PICTURE)
     fields = noted.fields()
@@ -69,44 +90,42 @@ async def test_only_the_string_of_a_url_changes_and_each_is_fetched_once() -> No
     assert fields["media_fetch_ms"] >= 0
 
 
-async def test_a_body_without_urls_is_left_as_it_is_and_nothing_is_noted() -> None:
-    web, noted = Web(), record()
+async def test_a_body_without_urls_is_left_as_it_is_and_nothing_is_noted(web: Web) -> None:
+    noted = record()
     assert await web.intake().settle(Route.CHAT, chat(DATA_URL), noted) is None
     assert not web.intake().concerns(Route.CHAT, chat(DATA_URL))
     assert not {"media_bytes", "media_fetch_ms"} & set(noted.fields())
 
 
-async def test_where_the_engine_fetches_urls_are_judged_and_left_alone() -> None:
-    web, noted = Web(), record()
+async def test_where_the_engine_fetches_urls_are_judged_and_left_alone(web: Web) -> None:
+    noted = record()
     judging = web.intake(fetches=False)
-    assert await judging.settle(Route.CHAT, chat("http://a.example/x"), noted) is None
+    assert await judging.settle(Route.CHAT, chat(web.url("/x")), noted) is None
     with pytest.raises(MediaRefused, match="public"):
-        await judging.settle(Route.CHAT, chat("http://in.example/x"), noted)
+        await judging.settle(Route.CHAT, chat(web.url("/x", "in.example")), noted)
     assert web.asked == []
     assert noted.media_seconds is None
 
 
-async def test_one_url_that_is_refused_by_its_text_keeps_all_from_being_fetched() -> None:
-    web = Web()
-    body = chat("http://a.example/x", "file:///etc/passwd")
+async def test_one_url_that_is_refused_by_its_text_keeps_all_from_being_fetched(web: Web) -> None:
+    body = chat(web.url("/x"), "file:///etc/passwd")
     with pytest.raises(MediaRefused) as refused:
         await web.intake().settle(Route.CHAT, body, record())
     assert refused.value.param == "messages[0].content[1].image_url.url"
     assert web.asked == []
 
 
-async def test_one_that_is_not_there_fails_the_request_and_the_time_is_noted() -> None:
+async def test_one_that_is_not_there_fails_the_request_and_the_time_is_noted(web: Web) -> None:
     noted = record()
-    body = chat("http://a.example/x", "http://a.example/none")
+    body = chat(web.url("/x"), web.url("/none"))
     with pytest.raises(MediaUnavailable, match="404") as failed:
-        await Web().intake().settle(Route.CHAT, body, noted)
+        await web.intake().settle(Route.CHAT, body, noted)
     assert failed.value.param == "messages[0].content[1].image_url.url"
     assert noted.media_seconds is not None
 
 
-async def test_urls_and_what_they_add_to_a_body_are_limited() -> None:
-    web = Web()
-    many = [f"http://a.example/{number}" for number in range(5)]
+async def test_urls_and_what_they_add_to_a_body_are_limited(web: Web) -> None:
+    many = [web.url(f"/{number}") for number in range(5)]
     with pytest.raises(MediaRefused, match="IMAGE_LIMIT"):
         await web.intake().settle(Route.CHAT, chat(*many), record())
     assert web.asked == []
@@ -115,20 +134,92 @@ async def test_urls_and_what_they_add_to_a_body_are_limited() -> None:
     assert set(web.asked) == {"/0", "/1"}
 
 
-async def test_the_same_url_many_times_is_limited_like_many_urls() -> None:
-    web = Web()
+async def test_the_same_url_many_times_is_limited_like_many_urls(web: Web) -> None:
     with pytest.raises(MediaRefused, match="IMAGE_LIMIT"):
-        await web.intake().settle(Route.CHAT, chat(*["http://a.example/x"] * 5), record())
-    twice = chat(*["http://a.example/x"] * 2)
+        await web.intake().settle(Route.CHAT, chat(*[web.url("/x")] * 5), record())
+    twice = chat(*[web.url("/x")] * 2)
     with pytest.raises(MediaUnavailable, match="MAX_BODY_MB"):
         await web.intake(body_bytes=2000).settle(Route.CHAT, twice, record())
 
 
-async def test_a_body_in_utf_16_goes_on_in_utf_8_where_it_has_urls() -> None:
-    body = chat("http://a.example/x", user="é")
-    parts = await Web().intake().settle(Route.CHAT, body.decode().encode("utf-16"), record())
-    assert parts is not None
-    assert json.loads(b"".join(parts)) == json.loads(chat(DATA_URL, user="é"))
+async def test_a_body_in_utf_16_goes_on_in_utf_8_where_it_has_urls(web: Web) -> None:
+    body = chat(web.url("/x"), user="é")
+    settled = await web.intake().settle(Route.CHAT, body.decode().encode("utf-16"), record())
+    assert settled is not None
+    assert json.loads(b"".join(settled[0])) == json.loads(chat(DATA_URL, user="é"))
+
+
+# The memory of what was fetched --------------------------------------------------------------
+
+
+async def test_memory_is_held_until_it_is_given_back_and_base64_counts(web: Web) -> None:
+    taken = web.intake()
+    twice = chat(*[web.url("/x")] * 2)  # it stands twice in the body, and is held once
+    settled = await taken.settle(Route.CHAT, twice, record())
+    assert settled is not None
+    _, give_back = settled
+    assert len(b64encode(PICTURE)) - 4 <= taken.memory.held <= len(b64encode(PICTURE)) + 4
+    give_back()
+    assert taken.memory.held == 0
+    give_back()
+
+
+@pytest.mark.parametrize(
+    ("path", "body_bytes"), [("/none", 10**6), ("/inside", 10**6), ("/y", 2000)]
+)
+async def test_a_request_that_fails_gives_its_memory_back(
+    web: Web, path: str, body_bytes: int
+) -> None:
+    taken = web.intake(body_bytes=body_bytes)
+    with pytest.raises((MediaRefused, MediaUnavailable)):
+        await taken.settle(Route.CHAT, chat(web.url("/x"), web.url(path)), record())
+    assert taken.memory.held == 0
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_memory_is_given_back_where_a_file_does_not_come_and_where_the_client_leaves(
+    web: Web, leaves: bool
+) -> None:
+    async def silent(_: Asked, reader: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with server(silent) as port:
+        taken = web.intake(seconds=60.0 if leaves else 1.0)
+        body = chat(web.url("/x"), f"http://a.example:{port}/hang")
+        task = asyncio.ensure_future(taken.settle(Route.CHAT, body, record()))
+        while not taken.memory.held:
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        if leaves:
+            task.cancel()
+        with pytest.raises((MediaUnavailable, asyncio.CancelledError)):
+            await task
+    assert taken.memory.held == 0
+
+
+async def test_who_waits_for_memory_gets_it_when_others_have_given_theirs_back(web: Web) -> None:
+    taken = web.intake(body_bytes=3000, memory_bytes=3000)  # one request's at a time
+    first = await taken.settle(Route.CHAT, chat(web.url("/1")), record())
+    assert first is not None
+    second = asyncio.ensure_future(taken.settle(Route.CHAT, chat(web.url("/2")), record()))
+    while len(web.asked) < 2:
+        assert not second.done()
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    assert not second.done()
+    first[1]()
+    settled = await second
+    assert settled is not None
+    settled[1]()
+    assert taken.memory.held == 0
+
+
+async def test_who_waits_for_memory_in_vain_is_told_after_the_time_of_a_fetch(web: Web) -> None:
+    taken = web.intake(body_bytes=3000, memory_bytes=3000, seconds=1.0)
+    first = await taken.settle(Route.CHAT, chat(web.url("/1")), record())
+    assert first is not None
+    with pytest.raises(MediaUnavailable, match="MEDIA_FETCH_TIMEOUT"):
+        await taken.settle(Route.CHAT, chat(web.url("/2")), record())
 
 
 @pytest.mark.parametrize(
@@ -151,7 +242,6 @@ async def test_a_folder_that_is_opened_to_the_engine_is_left_to_it(name: str) ->
     value = "/media" if name.startswith("ALLOWED") else "--allowed-local-media-path /media"
     opened = intake(Settings.load({name: value}))
     assert await opened.settle(Route.CHAT, chat("file:///media/x.png"), record()) is None
-    await opened.close()
 
 
 def test_fetching_takes_no_longer_than_a_request_may() -> None:

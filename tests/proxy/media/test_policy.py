@@ -9,7 +9,7 @@ import socket
 import pytest
 from urllib3.util import parse_url
 
-from proxy.errors import MediaRefused
+from proxy.errors import MediaRefused, MediaUnavailable
 from proxy.media.places import find
 from proxy.media.policy import Policy, Target
 from tests.attacks.urls import NAMES, NO_URLS, REFUSED, written
@@ -67,12 +67,39 @@ def test_what_has_no_scheme_for_us_has_none_for_the_engine(url: str) -> None:
 
 
 async def test_private_names_and_unknown_ones_are_refused_in_the_same_words() -> None:
-    policy, told = Policy(resolve=by_table), set()
-    for name in ("none.example.com", "metadata.google.internal", "127.0.0.1"):
+    """Whoever asks learns of no name in a private network, and checks the name that he wrote."""
+    policy, messages = Policy(resolve=by_table), set()
+    for name in ("none.example.com", "metadata.google.internal", "mixed.example.com"):
         with pytest.raises(MediaRefused) as refused:
             await judged(policy, f"http://{name}/")
-        told.add(refused.value.message)
-    assert len(told) == 1
+        messages.add(refused.value.message)
+    (message,) = messages
+    assert "does not resolve to a public address; check the name" in message
+
+
+async def test_an_address_that_is_not_public_is_not_called_a_name() -> None:
+    for host in ("127.0.0.1", "[::1]"):
+        with pytest.raises(MediaRefused, match="does not lead to a public address; allowed"):
+            await judged(Policy(resolve=by_table), f"http://{host}/")
+
+
+@pytest.mark.parametrize("failure", [OSError, UnicodeError, TimeoutError, None])
+async def test_a_name_that_does_not_resolve_is_told_as_such_where_there_is_nothing_to_hide(
+    failure: type[Exception] | None,
+) -> None:
+    async def resolve(host: str, port: int) -> list[str]:
+        if failure is not None:
+            raise failure
+        return []
+
+    for policy in (
+        Policy(allow_private=True, resolve=resolve),
+        Policy(["none.example.com"], resolve=resolve),
+    ):
+        with pytest.raises(MediaUnavailable) as failed:
+            await judged(policy, "http://none.example.com/")
+        reason = "names a host that does not resolve; check the name."
+        assert failed.value.message == f"{PARAM} {reason}"
 
 
 async def test_a_public_host_may_be_fetched_at_what_it_was_resolved_to() -> None:
@@ -125,7 +152,7 @@ async def test_private_addresses_are_open_when_they_are_allowed_and_tricks_are_n
     policy = Policy(allow_private=True, resolve=by_table)
     assert await judged(policy, "http://127.0.0.1:1/") == ["127.0.0.1"]
     assert await judged(policy, "http://localhost/") == ["127.0.0.1", "::1"]
-    for url in ("http://0177.0.0.1/", "http://a@127.0.0.1/", "http://none.example.com/"):
+    for url in ("http://0177.0.0.1/", "http://a@127.0.0.1/"):
         with pytest.raises(MediaRefused):
             await judged(policy, url)
 

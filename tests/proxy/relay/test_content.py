@@ -1,0 +1,76 @@
+"""A body with media on its way to the engine: who holds what, and until when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from proxy.edge.routes import Route
+from proxy.errors import EngineUnreachable
+from proxy.relay.content import Content, content_of
+from proxy.telemetry.record import Record
+from tests.proxy.server.exchanges import FakeConnection, exchange_on, request_of
+
+BODY = b'{"stream": true, "messages": []}'
+PIECES = [b'{"stream": true, "messages": [', b"data:,x", b"]}"]
+
+
+class _Media:
+    def __init__(self, *, fetches: bool = True) -> None:
+        self._fetches = fetches
+        self.given_back = 0
+
+    def concerns(self, route: str, body: bytes | bytearray) -> bool:
+        return True
+
+    async def settle(self, *_: Any) -> tuple[Sequence[bytes], Callable[[], None]] | None:
+        return (PIECES, self._give_back) if self._fetches else None
+
+    def _give_back(self) -> None:
+        self.given_back += 1
+
+
+async def content_with(media: _Media) -> Content:
+    record = Record("POST", "/v1/chat/completions", Route.CHAT)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(BODY)),
+    ]
+    exchange = exchange_on(FakeConnection(), request=request_of(headers=headers))
+    exchange.feed(BODY)
+    exchange.complete()
+    return await content_of(exchange, None, Route.CHAT, 1000, media, record)
+
+
+async def test_media_are_held_until_the_engine_has_read_them() -> None:
+    media = _Media()
+    with await content_with(media) as content:
+        assert content.pieces is not None
+        pieces = []
+        async for piece in content.pieces:
+            assert not media.given_back
+            pieces.append(bytes(piece))
+        assert media.given_back == 1
+    meant = b"".join(PIECES)[:-1] + b',"stream_options":{"include_usage":true}}'
+    assert b"".join(pieces) == meant
+    assert (content.length, content.adds_usage) == (len(meant), True)
+
+
+async def test_media_that_the_engine_does_not_read_are_given_back_with_the_request() -> None:
+    media = _Media()
+    with pytest.raises(EngineUnreachable), await content_with(media):
+        raise EngineUnreachable("gone")
+    assert media.given_back == 1
+
+
+async def test_a_request_with_media_is_told_from_others_by_what_its_client_has_sent() -> None:
+    """What it leads to is not kept while the engine works."""
+    content = await content_with(_Media())
+    assert (content.parts, content.fingerprinted) == ((), (BODY,))
+    plain = await content_with(_Media(fetches=False))
+    assert plain.fingerprinted == plain.parts
+    assert b"".join(plain.parts).startswith(BODY[:-1])
+    with plain:
+        assert plain.pieces is None
