@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 import shlex
 import signal
@@ -114,7 +115,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket], spans: Spans 
     server = Server(
         sidecar,
         max_message_bytes=settings.max_body_bytes,
-        stall_seconds=settings.body_timeout,
+        stall_seconds=settings.body_timeout or math.inf,
         request_seconds=settings.request_timeout,
     )
     serving = asyncio.create_task(server.serve(sockets))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from urllib.parse import urljoin
 
 import httpx
@@ -32,10 +33,10 @@ _TYPE_CHARS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789/.+-")
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """Of one file: bytes, and seconds from its turn being waited for to its last byte."""
+    """Of one file: bytes, and seconds from waiting for its turn to its last byte; None is any."""
 
     max_bytes: int
-    seconds: float
+    seconds: float | None
     concurrency: int
 
 
@@ -100,7 +101,7 @@ class Fetcher:
             async with asyncio.timeout(self._limits.seconds), self._turns:
                 return await self._followed(target, param, budget, times)
         except TimeoutError:
-            seconds = f"{self._limits.seconds:g} s (MEDIA_FETCH_TIMEOUT)"
+            seconds = f"{self._limits.seconds or inf:g} s (MEDIA_FETCH_TIMEOUT)"
             raise _unavailable(param, f"was not there within {seconds}") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
             # No more than that: the reason may tell what is where in a private network.

@@ -17,6 +17,7 @@ from proxy.relay import headers
 from proxy.relay.client import KEY
 from proxy.relay.connection import Parts
 from proxy.relay.flights import Flights
+from proxy.relay.peer import peer_address
 from proxy.telemetry.record import Outcome, Record
 
 _log = logging.getLogger("proxy.relay")
@@ -149,7 +150,7 @@ def record_of(scope: Scope, route: Route) -> Record:
         traceparent=traceparent,
         tracestate=tracestate.decode("latin-1") if tracestate is not None else None,
         key=scope.get(KEY),
-        client=peer[0] if peer else None,
+        client=peer_address(peer[0]) if peer else None,
         user_agent=user_agent.decode("latin-1")[:_MAX_USER_AGENT_CHARS] if user_agent else None,
         retries=int(retries) if retries is not None and _COUNT.fullmatch(retries) else None,
     )
