@@ -140,7 +140,9 @@ def hub() -> Entry:
 
 def tests() -> Entry:
     """A small model, and every default as the form has it."""
-    given = {"MODEL_NAME": "Qwen/Qwen2-VL-7B-Instruct-AWQ", "MAX_MODEL_LEN": "4096"}
+    model = "Qwen/Qwen2-VL-7B-Instruct-AWQ"
+    (preset,) = (each["defaults"] for each in presets() if each["name"] == model)
+    given = {**preset, "MAX_MODEL_LEN": "4096"}
     for each in env():
         value = each.get("value", each.get("input", {}).get("default"))
         if value is not None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
+from proxy.presets.choice import load_settings, presets_of
 from proxy.settings import Settings, variables
 from scripts import check_base
 
@@ -272,6 +273,46 @@ def test_compose_services_are_pinned_named_safely_and_mount_what_exists() -> Non
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
             assert not source.startswith(".") or (ROOT / source).exists(), volume
+
+
+# Models -------------------------------------------------------------------------------------------
+
+
+def deployed_environments() -> dict[str, dict[str, str]]:
+    """Every environment that is shipped and names a model."""
+    found = {
+        f"deploy/runpod/{kind}.json": json.loads((ROOT / f"deploy/runpod/{kind}.json").read_text())[
+            "env"
+        ]
+        for kind in ("pod", "serverless")
+    }
+    for preset in json.loads((ROOT / ".runpod/hub.json").read_text())["config"]["presets"]:
+        found[f".runpod/hub.json: {preset['name']}"] = {
+            name: str(value) for name, value in preset["defaults"].items()
+        }
+    tests = json.loads((ROOT / ".runpod/tests.json").read_text())["config"]["env"]
+    found[".runpod/tests.json"] = {each["key"]: each["value"] for each in tests}
+    for path in sorted((ROOT / "deploy").rglob("*.env")):
+        pairs = re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE)
+        found[str(path.relative_to(ROOT))] = dict(pairs)
+    found[".env.example"] = dict(
+        re.findall(
+            r"^# (MODEL_NAME|MAX_MODEL_LEN)=(.*)$", (ROOT / ".env.example").read_text(), re.M
+        )
+    )
+    return {name: env for name, env in found.items() if "MODEL_NAME" in env}
+
+
+@pytest.mark.parametrize("name", deployed_environments())
+def test_a_model_that_is_deployed_has_what_its_preset_sets(name: str) -> None:
+    """Else a telephone's photo has more tokens than the context that the same file sets."""
+    settings = load_settings(deployed_environments()[name])
+    presets = [
+        each for each in presets_of(settings).values() if each.repository == settings.model_name
+    ]
+    assert presets, "known by name, so that what it needs is known too"
+    for preset in presets:
+        assert preset.engine_variables.keys() <= settings.environ.keys()
 
 
 # Prometheus and Grafana ---------------------------------------------------------------------------

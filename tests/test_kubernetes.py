@@ -19,8 +19,9 @@ from proxy.engine.command import (
     engine_command,
     warnings_about,
 )
-from proxy.engine.flags import known_flags
+from proxy.engine.flags import flag_name, known_flags
 from proxy.engine.model.fetch import data_directory
+from proxy.presets.choice import load_settings
 from proxy.settings import OnEngineFailure, Settings
 from tests.fleet.router import compose_options, shared
 from tests.proxy.house import house
@@ -64,7 +65,7 @@ def environment(variant: str) -> dict[str, str]:
 
 
 def settings(variant: str) -> Settings:
-    return Settings.load(environment(variant))
+    return load_settings(environment(variant))
 
 
 # Valid ------------------------------------------------------------------------------------------
@@ -257,7 +258,10 @@ def test_engine_is_reached_through_the_sidecar_only_and_outlives_its_drain() -> 
     url = settings("beside-vllm").upstream_url
     assert url == f"http://{values['host']}:{values['port']}"
     assert values["host"] == "127.0.0.1"
-    assert model == environment("one-container")["MODEL_NAME"]
+    assert model == settings("one-container").model_name
+    preset = settings("one-container").preset
+    assert preset is not None
+    assert {flag_name(name) for name in preset.preset.engine_variables} <= values.keys()
     given = {each["name"]: each.get("value") for each in engine["env"]}
     assert given["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] == str(ENGINE_KEEP_ALIVE_SECONDS)
     assert given["VLLM_ENGINE_READY_TIMEOUT_S"] == str(ENGINE_READY_SECONDS)
