@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 import yaml
 
+from proxy.engine.command import engine_command, warnings_about
 from proxy.presets.choice import load_settings, presets_of
 from proxy.settings import Settings, variables
-from scripts import check_base
+from scripts import check_base, check_compose
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,11 +52,12 @@ def exec_form(instruction: str) -> list[str]:
 
 
 def test_image_is_the_vllm_that_the_tests_run() -> None:
-    default, again = (rest.removeprefix("VLLM_VERSION") for rest in dockerfile("ARG")[:2])
-    assert dockerfile("FROM") == ["vllm/vllm-openai:${VLLM_VERSION}"]
-    assert again == "", "the second one must inherit"
+    image, default, again = dockerfile("ARG")[:3]
+    assert image == "VLLM_IMAGE=vllm/vllm-openai"
+    assert dockerfile("FROM") == ["${VLLM_IMAGE}:${VLLM_VERSION}"]
+    assert again == "VLLM_VERSION", "the second one must inherit"
     pinned = (ROOT / "requirements-engine.txt").read_text().strip()
-    assert default.removeprefix("=v") == pinned.removeprefix("vllm==")
+    assert default.removeprefix("VLLM_VERSION=v") == pinned.removeprefix("vllm==")
 
 
 def test_image_adds_tini_and_no_python_package() -> None:
@@ -191,6 +193,26 @@ def compose() -> dict[str, Any]:
     return document
 
 
+def without_gpu() -> dict[str, Any]:
+    """The override for CPUs; what it resets is None there."""
+    document = check_compose.load(ROOT / "docker-compose.cpu.yml")
+    assert isinstance(document, dict)
+    return document
+
+
+def test_compose_comes_up_without_a_gpu_by_its_override() -> None:
+    """Only what the first line of the file starts; the fleet is a GPU each."""
+    assert without_gpu()["services"].keys() == {"sidecar"}
+    override = without_gpu()["services"]["sidecar"]
+    assert "deploy" in compose()["services"]["sidecar"], "which reserves all GPUs"
+    assert "deploy: !reset null" in (ROOT / "docker-compose.cpu.yml").read_text()
+    assert override["deploy"] is None
+    (argument,) = override["build"]["args"]
+    assert f"ARG {argument}=" in (ROOT / "Dockerfile").read_text()
+    assert override["image"] != compose()["services"]["sidecar"]["image"], "each has its own"
+    assert Settings.load({}).model_name is None, "which is the demo model without a GPU"
+
+
 def seconds(duration: str) -> int:
     number, unit = re.fullmatch(r"(\d+)([sm])", duration).groups()  # type: ignore[union-attr]
     return int(number) * {"s": 1, "m": 60}[unit]
@@ -200,7 +222,7 @@ def test_compose_file_is_valid() -> None:
     command = [sys.executable, "scripts/check_compose.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "valid Compose file" in done.stdout
+    assert done.stdout.count("valid Compose file") == 2
 
 
 def test_compose_check_names_the_place_of_a_mistake(tmp_path: Path) -> None:
@@ -420,3 +442,36 @@ def test_env_example_says_one_line_about_each_variable() -> None:
 def test_env_example_is_an_environment_the_sidecar_starts_with() -> None:
     pairs = {name: value for name, value in env_example_defaults().items() if value is not None}
     assert Settings.load(pairs).model_dump() == Settings.load({}).model_dump()
+
+
+# What must be there before they mean something: a file, an installed module.
+OF_FILES = {"MODELS_FILE", "API_KEYS_FILE", "PROTOCOLS", "LOG_FILE"}
+
+
+def env_example_examples() -> dict[str, str]:
+    """What stands behind a `#`: as the shell reads it, which takes quotes off."""
+    text = (ROOT / ".env.example").read_text()
+    pairs = re.findall(r"^# ([A-Z_]+)=(.+)$", text, re.MULTILINE)
+    return {name: "".join(shlex.split(value)) for name, value in pairs}
+
+
+@pytest.mark.parametrize("name", env_example_examples())
+def test_an_example_of_env_example_is_a_good_value(name: str) -> None:
+    examples = env_example_examples()
+    given = {name: examples[name]}
+    if name == "KEY_LIMITS":  # which are about keys
+        given["API_KEYS"] = examples["API_KEYS"]
+    if name not in OF_FILES:
+        assert warnings_about(load_settings(given)) == ()
+    else:
+        Settings.load(given)
+    engine_command(Settings.load(given), model_path="m", served_names=["m"], has_gpu=True)
+
+
+def test_env_example_without_any_comment_sign_is_an_environment_too() -> None:
+    """But for the files that it names, and for an engine elsewhere beside one of its own."""
+    examples = env_example_examples()
+    defaults = {name: value for name, value in env_example_defaults().items() if value}
+    settings = Settings.load(defaults | examples)
+    engine_command(settings, model_path="m", served_names=["m"], has_gpu=True)
+    assert len(settings.api_keys) == 2

@@ -23,6 +23,7 @@ from proxy.engine.flags import flag_name, known_flags
 from proxy.engine.model.fetch import data_directory
 from proxy.presets.choice import load_settings
 from proxy.settings import OnEngineFailure, Settings
+from scripts import prometheus_rule as script
 from tests.fleet.router import compose_options, shared
 from tests.proxy.house import house
 
@@ -32,6 +33,8 @@ CHECK = ROOT / "scripts" / "check_kubernetes.py"
 VARIANTS = pytest.mark.parametrize("variant", ["one-container", "beside-vllm"])
 # After the drain: vLLM has 5 s to end by itself, what is left of its tree as many (engine.guard).
 STOP_SECONDS = 20
+
+RULE_FILES = ("rules", "alerts")
 
 Manifest = dict[str, Any]
 
@@ -89,6 +92,8 @@ def test_manifests_are_what_kubernetes_takes() -> None:
         ("beside-vllm/deployment.yaml", "containerPort: 8000", "containerPort: http", "ports.0"),
         ("common/network-policy.yaml", "ipBlock:", "ipblock:", "ipblock"),
         ("monitoring/pod-monitor.yaml", "interval: 5s", "interval: 5", "interval"),
+        ("monitoring/rules.yaml", "for: 30m", "for: 30 minutes", "for"),
+        ("monitoring/rules.yaml", "- alert: DiskFull", "- alarm: DiskFull", "alarm"),
         ("common/kustomization.yaml", "  - service.yaml\n", "", "no kustomization names it"),
         ("one-container/kustomization.yaml", "[settings.env]", "[other.env]", "does not exist"),
     ],
@@ -178,6 +183,39 @@ def test_pod_monitor_has_the_jobs_of_the_compose_file() -> None:
         jobs[job["replacement"]] = endpoint["path"]
     prometheus = yaml.safe_load((ROOT / "monitoring/prometheus.yml").read_text())
     assert jobs == {job["job_name"]: job["metrics_path"] for job in prometheus["scrape_configs"]}
+
+
+def prometheus_rule(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts/prometheus_rule.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_prometheus_rule_has_the_rules_and_alerts_of_the_compose_file() -> None:
+    done = prometheus_rule("--check")
+    assert done.returncode == 0, done.stderr
+    groups = manifest("monitoring/rules.yaml")["spec"]["groups"]
+    files = [yaml.safe_load((ROOT / f"monitoring/{name}.yml").read_text()) for name in RULE_FILES]
+    assert groups == [group for each in files for group in each["groups"]]
+    names = [group["name"] for group in groups]
+    assert len(set(names)) == len(names), "the operator refuses two of one name"
+
+
+def test_prometheus_rule_that_is_stale_is_named() -> None:
+    done = prometheus_rule("--check", "--runbook-url", "https://example.com/runbook.html")
+    assert done.returncode == 1
+    assert "rules.yaml: stale" in done.stderr
+
+
+def test_alerts_have_the_address_of_the_runbook_that_is_said_to_the_script() -> None:
+    groups = script.prometheus_rule("https://example.com/runbook.html")["spec"]["groups"]
+    urls = {
+        rule["alert"]: rule["annotations"]["runbook_url"]
+        for group in groups
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    assert urls["DiskFull"] == "https://example.com/runbook.html#diskfull"
+    assert len(urls) > 10
 
 
 def test_a_start_that_fails_for_good_ends_the_container_and_shows_its_cause() -> None:
