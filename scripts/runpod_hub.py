@@ -13,6 +13,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from types import UnionType
@@ -107,7 +108,10 @@ def innermost(annotation: Any) -> Any:
 def presets() -> list[Entry]:
     """The rows of README's table of models; a value has the type of its form field."""
     types = {each["key"]: each["input"]["type"] for each in env() if "input" in each}
-    read = {"number": int, "boolean": lambda value: value == "true"}
+    read: dict[str, Callable[[str], object]] = {
+        "number": int,
+        "boolean": lambda value: value == "true",
+    }
     text = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Swapping models\n")[1]
     rows = re.findall(r"^\| `([^`]+)` \| [\d.]+ GB \| (.*?) \|", text, re.MULTILINE)
     found = []

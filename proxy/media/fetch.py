@@ -135,7 +135,9 @@ class Fetcher:
                 return await self._ask(target, address, _CONNECT_SECONDS)
         return await self._ask(target, last, self._limits.seconds)
 
-    async def _ask(self, target: Target, address: str, connect_seconds: float) -> httpx.Response:
+    async def _ask(
+        self, target: Target, address: str, connect_seconds: float | None
+    ) -> httpx.Response:
         url = httpx.URL(target.url).copy_with(host=address)
         request = self._client.build_request(
             "GET",

@@ -32,7 +32,7 @@ def split_names(value: Any) -> Any:
 def is_host(name: str | None) -> bool:
     """Whether a name could be asked for: of `a..b` Python's resolver raises a UnicodeError."""
     try:
-        return bool(name) and bool(name.encode("idna"))
+        return bool(name and name.encode("idna"))
     except UnicodeError:
         return False
 
@@ -106,4 +106,5 @@ def variable(*names: str, default: Any = None, effect: str, secret: bool = False
 class Group(BaseModel):
     """Variables that belong together."""
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    # pydantic before 2.10 warns of each field that begins with "model_".
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
