@@ -1,8 +1,9 @@
 # The vLLM image with the sidecar in front: one container, one port.
 #   docker build -t vllm-sidecar .
 #   docker build -t vllm-sidecar --build-arg VLLM_VERSION=v0.32.0-cu129 .   (older drivers)
+ARG VLLM_IMAGE=vllm/vllm-openai
 ARG VLLM_VERSION=v0.32.0
-FROM vllm/vllm-openai:${VLLM_VERSION}
+FROM ${VLLM_IMAGE}:${VLLM_VERSION}
 
 # PID 1 must forward SIGTERM and reap the engine's orphans, and the base image has no init.
 # This small package is the only thing installed.

@@ -143,6 +143,7 @@ AT = 'instance=~"$instance"'
 # A histogram has one of these labels or none (docs/metrics.md): a filter on another finds nothing.
 OF_ROUTE, OF_MODEL = f'{AT}, route=~"$route"', f'{AT}, model=~"$model"'
 OF = f'{AT}, route=~"$route", model=~"$model"'
+FILTERS = {"route": OF_ROUTE, "model": OF_MODEL}
 RATE = "[$__rate_interval]"
 ERRORS = 'outcome=~"timeout|engine_error|engine_died|engine_unavailable|proxy_error"'
 # As ErrorShareHigh has it: what the engine was asked to do, without what was refused to a client.
@@ -162,25 +163,31 @@ def mean(histogram: str, labels: str = AT) -> str:
     return f"{rate(f'{histogram}_sum', labels)} / {rate(f'{histogram}_count', labels)}"
 
 
-def quantiles(title: str, histogram: str, unit: str = "s") -> Panel:
-    expr = f"instance:{histogram}:quantile_5m{{{AT}}}"
-    return Panel(title, [Query(expr, "{{quantile}} {{instance}}")], unit)
+def quantiles(title: str, histogram: str, label: str, unit: str = "s") -> Panel:
+    """Of all that the filters let through: recorded quantiles of parts cannot be put together."""
+    queries = [
+        Query(
+            quantile(histogram, share, FILTERS[label], "instance, le"),
+            f"p{share * 100:g} {{{{instance}}}}",
+        )
+        for share in (0.5, 0.95, 0.99)
+    ]
+    return Panel(title, queries, unit, about=f"The filter {label!r} holds; no other does.")
 
 
 def quantile_of_each(title: str, histogram: str, label: str, unit: str = "s") -> Panel:
-    filters = {"route": OF_ROUTE, "model": OF_MODEL}[label]
-    expr = f'instance_{label}:{histogram}:quantile_5m{{{filters}, quantile="p95"}}'
+    expr = f'instance_{label}:{histogram}:quantile_5m{{{FILTERS[label]}, quantile="p95"}}'
     return Panel(title, [Query(expr, f"{{{{{label}}}}} {{{{instance}}}}")], unit)
 
 
-def quantile(histogram: str, share: float) -> str:
-    return f"histogram_quantile({share}, {rate(f'{histogram}_bucket', AT, 'le')})"
+def quantile(histogram: str, share: float, labels: str = AT, by: str = "le") -> str:
+    return f"histogram_quantile({share}, {rate(f'{histogram}_bucket', labels, by)})"
 
 
 REQUESTS = rate("sidecar_requests_total")
 TOKENS = rate("sidecar_completion_tokens_total")
 # A route's gauge is there from its first request on; before any, the answer is 0.
-IN_FLIGHT = f"sum(sidecar_requests_in_flight{{{AT}}} or 0 * sidecar_build_info{{{AT}}})"
+IN_FLIGHT = f"sum(sidecar_requests_in_flight{{{OF_ROUTE}}} or 0 * sidecar_build_info{{{AT}}})"
 # The days in which it was ready would make these bars too short to be seen.
 OF_A_START = 'phase=~"checking|downloading|loading|compiling|warming"'
 BAD_SHARE = ((None, "green"), (0.01, "orange"), (0.05, "red"))
@@ -201,7 +208,7 @@ SERVICE = {
         stat("Waiting in the engine", f"sum(sidecar_engine_requests_waiting{{{AT}}})"),
         stat(
             "First token, p95",
-            f'max(instance:{TTFT}:quantile_5m{{{AT}, quantile="p95"}})',
+            f"max({quantile(TTFT, 0.95, OF_MODEL, 'instance, le')})",
             "s",
             thresholds=((None, "green"), (2.5, "red")),
         ),
@@ -235,7 +242,7 @@ SERVICE = {
         ),
     ],
     "Time to first token": [
-        quantiles("First token", TTFT),
+        quantiles("First token", TTFT, "model"),
         quantile_of_each("First token p95, by model", TTFT, "model"),
         Panel(
             "First tokens",
@@ -245,9 +252,9 @@ SERVICE = {
         ),
     ],
     "Durations": [
-        quantiles("Duration", DURATION),
+        quantiles("Duration", DURATION, "route"),
         quantile_of_each("Duration p95, by route", DURATION, "route"),
-        quantiles("Between tokens", ITL),
+        quantiles("Between tokens", ITL, "model"),
         quantile_of_each("Between tokens p95, by model", ITL, "model"),
         Panel(
             "Tokens per second of one stream",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 import shlex
 import signal
@@ -114,7 +115,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket], spans: Spans 
     server = Server(
         sidecar.dispatch,
         sidecar.dispatch.open_session,
-        stall_seconds=settings.body_timeout,
+        stall_seconds=settings.body_timeout or math.inf,
         request_seconds=settings.request_timeout,
     )
     await server.start(sockets)

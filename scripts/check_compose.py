@@ -1,6 +1,6 @@
 """Checks Compose files against the Compose specification's JSON schema.
 
-    python scripts/check_compose.py [FILE ...]        docker-compose.yml if none is named
+    python scripts/check_compose.py [FILE ...]        docker-compose*.yml if none is named
 
 The schema is the one that the `check-jsonschema` package carries (Apache-2.0, from
 compose-spec/compose-spec), so nothing is fetched and no Docker is needed. It knows shapes, not
@@ -20,6 +20,13 @@ import yaml
 from jsonschema import ValidationError
 from jsonschema.validators import validator_for
 
+
+class Loader(yaml.SafeLoader):
+    """Knows Compose's own tags: `!reset` and `!override` of a file that is merged onto another."""
+
+
+Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = "builtin_schemas/vendor/compose-spec.json"
 
@@ -31,6 +38,10 @@ def load_schema() -> dict[str, Any]:
     except (ModuleNotFoundError, FileNotFoundError):
         sys.exit("check_compose: no Compose schema here; pip install 'check-jsonschema>=0.30'")
     return schema
+
+
+def load(path: Path) -> Any:
+    return yaml.load(path.read_text(encoding="utf-8"), Loader)  # nosec B506: a safe one
 
 
 def innermost(error: ValidationError) -> ValidationError:
@@ -49,7 +60,7 @@ def problems(document: Any, schema: dict[str, Any]) -> Iterator[str]:
 
 def check(path: Path, schema: dict[str, Any]) -> bool:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = load(path)
     except (OSError, yaml.YAMLError) as error:
         print(f"{path}: {error}", file=sys.stderr)
         return False
@@ -63,7 +74,7 @@ def check(path: Path, schema: dict[str, Any]) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    paths = [Path(name) for name in arguments] or [ROOT / "docker-compose.yml"]
+    paths = [Path(name) for name in arguments] or sorted(ROOT.glob("docker-compose*.yml"))
     schema = load_schema()
     results = [check(path, schema) for path in paths]
     return 0 if all(results) else 1

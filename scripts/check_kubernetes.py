@@ -4,9 +4,10 @@
 
 The schemas are those that the `kubernetes-validate` package carries (made from the OpenAPI
 definitions of Kubernetes), in their strict form: a field that Kubernetes does not know is an error.
-The oldest version that the manifests are for and the newest one are asked. A PodMonitor is held to
-`schemas/podmonitor-v1.json`. Each kustomization must name files that exist, and each file must be
-named by one; where kubectl is installed, it builds them, and what it builds is checked too.
+The oldest version that the manifests are for and the newest one are asked. What is the
+Prometheus Operator's is held to the files in `schemas/`. Each kustomization must name files that
+exist, and each file must be named by one; where kubectl is installed, it builds them, and what it
+builds is checked too.
 Nothing is fetched, and no cluster is asked.
 """
 
@@ -32,7 +33,11 @@ except ModuleNotFoundError:
 FOLDER = Path(__file__).resolve().parent.parent / "deploy" / "k8s"
 OLDEST = "1.29"  # the first with init containers that stay
 KUSTOMIZATION = "kustomization.yaml"
-OWN_SCHEMAS = {"PodMonitor": FOLDER / "schemas" / "podmonitor-v1.json"}
+SCHEMAS = FOLDER / "schemas"
+OWN_SCHEMAS = {
+    "PodMonitor": SCHEMAS / "podmonitor-v1.json",
+    "PrometheusRule": SCHEMAS / "prometheusrule-v1.json",
+}
 
 Manifest = dict[str, Any]
 

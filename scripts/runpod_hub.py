@@ -13,6 +13,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from types import UnionType
@@ -107,7 +108,10 @@ def innermost(annotation: Any) -> Any:
 def presets() -> list[Entry]:
     """The rows of README's table of models; a value has the type of its form field."""
     types = {each["key"]: each["input"]["type"] for each in env() if "input" in each}
-    read = {"number": int, "boolean": lambda value: value == "true"}
+    read: dict[str, Callable[[str], object]] = {
+        "number": int,
+        "boolean": lambda value: value == "true",
+    }
     text = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Swapping models\n")[1]
     rows = re.findall(r"^\| `([^`]+)` \| [\d.]+ GB \| (.*?) \|", text, re.MULTILINE)
     found = []
@@ -140,7 +144,9 @@ def hub() -> Entry:
 
 def tests() -> Entry:
     """A small model, and every default as the form has it."""
-    given = {"MODEL_NAME": "Qwen/Qwen2-VL-7B-Instruct-AWQ", "MAX_MODEL_LEN": "4096"}
+    model = "Qwen/Qwen2-VL-7B-Instruct-AWQ"
+    (preset,) = (each["defaults"] for each in presets() if each["name"] == model)
+    given = {**preset, "MAX_MODEL_LEN": "4096"}
     for each in env():
         value = each.get("value", each.get("input", {}).get("default"))
         if value is not None:

@@ -91,7 +91,7 @@ def test_build_arguments_are_those_of_the_dockerfile(project: Path) -> None:
     run(project, "localhost:5000/x", "0.1.0-cu129", "--vllm", "v0.32.0-cu129")
     known = re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     given = dict(word.split("=", 1) for word in options(asked(project), "--build-arg"))
-    assert given.keys() == set(known)
+    assert given.keys() == set(known) - {"VLLM_IMAGE"}, "which is for CPUs, and built by Compose"
     assert given["VLLM_VERSION"] == "v0.32.0-cu129"
 
 

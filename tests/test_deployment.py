@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 import yaml
 
+from proxy.engine.command import engine_command, warnings_about
+from proxy.presets.choice import load_settings, presets_of
 from proxy.settings import Settings, variables
-from scripts import check_base
+from scripts import check_base, check_compose
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,11 +52,12 @@ def exec_form(instruction: str) -> list[str]:
 
 
 def test_image_is_the_vllm_that_the_tests_run() -> None:
-    default, again = (rest.removeprefix("VLLM_VERSION") for rest in dockerfile("ARG")[:2])
-    assert dockerfile("FROM") == ["vllm/vllm-openai:${VLLM_VERSION}"]
-    assert again == "", "the second one must inherit"
+    image, default, again = dockerfile("ARG")[:3]
+    assert image == "VLLM_IMAGE=vllm/vllm-openai"
+    assert dockerfile("FROM") == ["${VLLM_IMAGE}:${VLLM_VERSION}"]
+    assert again == "VLLM_VERSION", "the second one must inherit"
     pinned = (ROOT / "requirements-engine.txt").read_text().strip()
-    assert default.removeprefix("=v") == pinned.removeprefix("vllm==")
+    assert default.removeprefix("VLLM_VERSION=v") == pinned.removeprefix("vllm==")
 
 
 def test_image_adds_tini_and_no_python_package() -> None:
@@ -190,6 +193,26 @@ def compose() -> dict[str, Any]:
     return document
 
 
+def without_gpu() -> dict[str, Any]:
+    """The override for CPUs; what it resets is None there."""
+    document = check_compose.load(ROOT / "docker-compose.cpu.yml")
+    assert isinstance(document, dict)
+    return document
+
+
+def test_compose_comes_up_without_a_gpu_by_its_override() -> None:
+    """Only what the first line of the file starts; the fleet is a GPU each."""
+    assert without_gpu()["services"].keys() == {"sidecar"}
+    override = without_gpu()["services"]["sidecar"]
+    assert "deploy" in compose()["services"]["sidecar"], "which reserves all GPUs"
+    assert "deploy: !reset null" in (ROOT / "docker-compose.cpu.yml").read_text()
+    assert override["deploy"] is None
+    (argument,) = override["build"]["args"]
+    assert f"ARG {argument}=" in (ROOT / "Dockerfile").read_text()
+    assert override["image"] != compose()["services"]["sidecar"]["image"], "each has its own"
+    assert Settings.load({}).model_name is None, "which is the demo model without a GPU"
+
+
 def seconds(duration: str) -> int:
     number, unit = re.fullmatch(r"(\d+)([sm])", duration).groups()  # type: ignore[union-attr]
     return int(number) * {"s": 1, "m": 60}[unit]
@@ -199,7 +222,7 @@ def test_compose_file_is_valid() -> None:
     command = [sys.executable, "scripts/check_compose.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "valid Compose file" in done.stdout
+    assert done.stdout.count("valid Compose file") == 2
 
 
 def test_compose_check_names_the_place_of_a_mistake(tmp_path: Path) -> None:
@@ -272,6 +295,46 @@ def test_compose_services_are_pinned_named_safely_and_mount_what_exists() -> Non
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
             assert not source.startswith(".") or (ROOT / source).exists(), volume
+
+
+# Models -------------------------------------------------------------------------------------------
+
+
+def deployed_environments() -> dict[str, dict[str, str]]:
+    """Every environment that is shipped and names a model."""
+    found = {
+        f"deploy/runpod/{kind}.json": json.loads((ROOT / f"deploy/runpod/{kind}.json").read_text())[
+            "env"
+        ]
+        for kind in ("pod", "serverless")
+    }
+    for preset in json.loads((ROOT / ".runpod/hub.json").read_text())["config"]["presets"]:
+        found[f".runpod/hub.json: {preset['name']}"] = {
+            name: str(value) for name, value in preset["defaults"].items()
+        }
+    tests = json.loads((ROOT / ".runpod/tests.json").read_text())["config"]["env"]
+    found[".runpod/tests.json"] = {each["key"]: each["value"] for each in tests}
+    for path in sorted((ROOT / "deploy").rglob("*.env")):
+        pairs = re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE)
+        found[str(path.relative_to(ROOT))] = dict(pairs)
+    found[".env.example"] = dict(
+        re.findall(
+            r"^# (MODEL_NAME|MAX_MODEL_LEN)=(.*)$", (ROOT / ".env.example").read_text(), re.M
+        )
+    )
+    return {name: env for name, env in found.items() if "MODEL_NAME" in env}
+
+
+@pytest.mark.parametrize("name", deployed_environments())
+def test_a_model_that_is_deployed_has_what_its_preset_sets(name: str) -> None:
+    """Else a telephone's photo has more tokens than the context that the same file sets."""
+    settings = load_settings(deployed_environments()[name])
+    presets = [
+        each for each in presets_of(settings).values() if each.repository == settings.model_name
+    ]
+    assert presets, "known by name, so that what it needs is known too"
+    for preset in presets:
+        assert preset.engine_variables.keys() <= settings.environ.keys()
 
 
 # Prometheus and Grafana ---------------------------------------------------------------------------
@@ -379,3 +442,62 @@ def test_env_example_says_one_line_about_each_variable() -> None:
 def test_env_example_is_an_environment_the_sidecar_starts_with() -> None:
     pairs = {name: value for name, value in env_example_defaults().items() if value is not None}
     assert Settings.load(pairs).model_dump() == Settings.load({}).model_dump()
+
+
+# What must be there before they mean something: a file, an installed module.
+OF_FILES = {"MODELS_FILE", "API_KEYS_FILE", "PROTOCOLS", "LOG_FILE"}
+
+
+def env_example_examples() -> dict[str, str]:
+    """What stands behind a `#`: as the shell reads it, which takes quotes off."""
+    text = (ROOT / ".env.example").read_text()
+    pairs = re.findall(r"^# ([A-Z_]+)=(.+)$", text, re.MULTILINE)
+    return {name: "".join(shlex.split(value)) for name, value in pairs}
+
+
+@pytest.mark.parametrize("name", env_example_examples())
+def test_an_example_of_env_example_is_a_good_value(name: str) -> None:
+    examples = env_example_examples()
+    given = {name: examples[name]}
+    if name == "KEY_LIMITS":  # which are about keys
+        given["API_KEYS"] = examples["API_KEYS"]
+    if name not in OF_FILES:
+        assert warnings_about(load_settings(given)) == ()
+    else:
+        Settings.load(given)
+    engine_command(Settings.load(given), model_path="m", served_names=["m"], has_gpu=True)
+
+
+def test_env_example_without_any_comment_sign_is_an_environment_too() -> None:
+    """But for the files that it names, and for an engine elsewhere beside one of its own."""
+    examples = env_example_examples()
+    defaults = {name: value for name, value in env_example_defaults().items() if value}
+    settings = Settings.load(defaults | examples)
+    engine_command(settings, model_path="m", served_names=["m"], has_gpu=True)
+    assert len(settings.api_keys) == 2
+
+
+def rooms() -> dict[str, str]:
+    """The tree of docs/architecture.md: path below the repository -> the line's own name."""
+    text = (
+        (ROOT / "docs/architecture.md").read_text().split("## Rooms\n\n```\n")[1].split("\n```")[0]
+    )
+    found: dict[str, str] = {}
+    folders: list[str] = []
+    for line in text.splitlines():
+        if row := re.match(r"( {0,4})([a-z_]+(?:/|\.\w+))(?: |$)", line):
+            depth = len(row[1]) // 2
+            del folders[depth:]
+            found["".join([*folders, row[2]])] = row[2]
+            if row[2].endswith("/"):
+                folders.append(row[2])
+    return found
+
+
+def test_the_tree_of_the_architecture_has_every_module_of_the_rooms_that_it_opens() -> None:
+    named = rooms()
+    assert all((ROOT / path).exists() for path in named)
+    opened = {ROOT / path for path in named} & {path.parent for path in map(ROOT.joinpath, named)}
+    for folder in opened - {ROOT / "proxy/api"}:  # of which it names what is not obvious
+        modules = {path for path in folder.glob("*.py") if path.name != "__init__.py"}
+        assert {str(path.relative_to(ROOT)) for path in modules} <= named.keys()

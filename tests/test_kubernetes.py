@@ -19,9 +19,11 @@ from proxy.engine.command import (
     engine_command,
     warnings_about,
 )
-from proxy.engine.flags import known_flags
+from proxy.engine.flags import flag_name, known_flags
 from proxy.engine.model.fetch import data_directory
+from proxy.presets.choice import load_settings
 from proxy.settings import OnEngineFailure, Settings
+from scripts import prometheus_rule as script
 from tests.fleet.router import compose_options, shared
 from tests.proxy.house import house
 
@@ -31,6 +33,8 @@ CHECK = ROOT / "scripts" / "check_kubernetes.py"
 VARIANTS = pytest.mark.parametrize("variant", ["one-container", "beside-vllm"])
 # After the drain: vLLM has 5 s to end by itself, what is left of its tree as many (engine.guard).
 STOP_SECONDS = 20
+
+RULE_FILES = ("rules", "alerts")
 
 Manifest = dict[str, Any]
 
@@ -64,7 +68,7 @@ def environment(variant: str) -> dict[str, str]:
 
 
 def settings(variant: str) -> Settings:
-    return Settings.load(environment(variant))
+    return load_settings(environment(variant))
 
 
 # Valid ------------------------------------------------------------------------------------------
@@ -88,6 +92,8 @@ def test_manifests_are_what_kubernetes_takes() -> None:
         ("beside-vllm/deployment.yaml", "containerPort: 8000", "containerPort: http", "ports.0"),
         ("common/network-policy.yaml", "ipBlock:", "ipblock:", "ipblock"),
         ("monitoring/pod-monitor.yaml", "interval: 5s", "interval: 5", "interval"),
+        ("monitoring/rules.yaml", "for: 30m", "for: 30 minutes", "for"),
+        ("monitoring/rules.yaml", "- alert: DiskFull", "- alarm: DiskFull", "alarm"),
         ("common/kustomization.yaml", "  - service.yaml\n", "", "no kustomization names it"),
         ("one-container/kustomization.yaml", "[settings.env]", "[other.env]", "does not exist"),
     ],
@@ -179,6 +185,39 @@ def test_pod_monitor_has_the_jobs_of_the_compose_file() -> None:
     assert jobs == {job["job_name"]: job["metrics_path"] for job in prometheus["scrape_configs"]}
 
 
+def prometheus_rule(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts/prometheus_rule.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_prometheus_rule_has_the_rules_and_alerts_of_the_compose_file() -> None:
+    done = prometheus_rule("--check")
+    assert done.returncode == 0, done.stderr
+    groups = manifest("monitoring/rules.yaml")["spec"]["groups"]
+    files = [yaml.safe_load((ROOT / f"monitoring/{name}.yml").read_text()) for name in RULE_FILES]
+    assert groups == [group for each in files for group in each["groups"]]
+    names = [group["name"] for group in groups]
+    assert len(set(names)) == len(names), "the operator refuses two of one name"
+
+
+def test_prometheus_rule_that_is_stale_is_named() -> None:
+    done = prometheus_rule("--check", "--runbook-url", "https://example.com/runbook.html")
+    assert done.returncode == 1
+    assert "rules.yaml: stale" in done.stderr
+
+
+def test_alerts_have_the_address_of_the_runbook_that_is_said_to_the_script() -> None:
+    groups = script.prometheus_rule("https://example.com/runbook.html")["spec"]["groups"]
+    urls = {
+        rule["alert"]: rule["annotations"]["runbook_url"]
+        for group in groups
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    assert urls["DiskFull"] == "https://example.com/runbook.html#diskfull"
+    assert len(urls) > 10
+
+
 def test_a_start_that_fails_for_good_ends_the_container_and_shows_its_cause() -> None:
     assert settings("one-container").on_engine_failure is OnEngineFailure.EXIT
     policy = sidecar("one-container")["terminationMessagePolicy"]
@@ -257,7 +296,10 @@ def test_engine_is_reached_through_the_sidecar_only_and_outlives_its_drain() -> 
     url = settings("beside-vllm").upstream_url
     assert url == f"http://{values['host']}:{values['port']}"
     assert values["host"] == "127.0.0.1"
-    assert model == environment("one-container")["MODEL_NAME"]
+    assert model == settings("one-container").model_name
+    preset = settings("one-container").preset
+    assert preset is not None
+    assert {flag_name(name) for name in preset.preset.engine_variables} <= values.keys()
     given = {each["name"]: each.get("value") for each in engine["env"]}
     assert given["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] == str(ENGINE_KEEP_ALIVE_SECONDS)
     assert given["VLLM_ENGINE_READY_TIMEOUT_S"] == str(ENGINE_READY_SECONDS)

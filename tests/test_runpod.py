@@ -189,7 +189,7 @@ def test_template_of_that_name_is_updated_with_the_fields_an_update_has(api: Api
 
 
 def test_an_update_keeps_the_variables_that_somebody_has_added(api: Api) -> None:
-    mine = {"API_KEYS": "{{ RUNPOD_SECRET_api_keys }}", "MAX_MODEL_LEN": "1"}
+    mine = {"API_KEYS": "{{ RUNPOD_SECRET_api_keys }}", "SSE_KEEP_ALIVE_SECONDS": "1"}
     api.templates.append({"id": "t7", "name": "vllm-sidecar", "isServerless": False, "env": mine})
     done = script("pod", "--image", "me/x:2", "--api", api.url, "--apply")
     assert done.stdout == "updated vllm-sidecar (t7); kept API_KEYS\n", done.stderr

@@ -80,7 +80,7 @@ class Door:
             places,
             self._settings.max_waiting,
             self._accounts.in_flight,
-            min(filter(None, limits_of_time)),
+            min(filter(None, limits_of_time), default=None),
         )
 
     def charge(self, key: str | None, tokens: int) -> None:

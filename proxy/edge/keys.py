@@ -19,6 +19,7 @@ from pathlib import Path
 
 from proxy.errors import SettingsError, Unauthorized
 from proxy.settings import Settings
+from proxy.settings.environment import shown
 from proxy.settings.keys import GOOD_KEY_CHARS, ApiKey, joined, parse_key_lines
 
 REREAD_SECONDS = 1.0
@@ -111,7 +112,7 @@ class Keys:
     def _read(self) -> tuple[ApiKey, ...]:
         if self._path is None:
             return self._fixed
-        name = f"API_KEYS_FILE={str(self._path)!r}"
+        name = f"API_KEYS_FILE={shown(str(self._path))}"
         try:
             # A pipe would be waited for.
             if not self._path.is_file() or self._path.stat().st_size > _MAX_FILE_BYTES:

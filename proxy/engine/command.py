@@ -13,6 +13,7 @@ from math import ceil
 from proxy.engine.flags import arguments, flag_name, known_flags
 from proxy.errors import SettingsError
 from proxy.settings import Settings, variables
+from proxy.settings.environment import is_service_link, service_link_warning
 from proxy.settings.tracing import TRACES_ENDPOINT, TRACES_PROTOCOL
 
 DEFAULT_GPU_MODEL = "Qwen/Qwen2-VL-7B-Instruct"
@@ -202,6 +203,8 @@ def flag_variable(variable: str) -> str | None:
 def _named_like_flags(settings: Settings) -> list[str]:
     argv: list[str] = []
     for variable, value in settings.environ.items():
+        if is_service_link(variable, value):
+            continue
         if (name := flag_variable(variable)) is not None:
             argv += arguments(name, value)
     return argv
@@ -260,9 +263,11 @@ def warnings_about(settings: Settings) -> tuple[str, ...]:
     ours = _our_variables()
     flags = {name.upper().replace("-", "_") for name in known_flags()}
     ours_or_theirs = sorted(ours | {name for name in flags if flag_name(name) not in _RESERVED})
-    warnings = []
-    for name in settings.environ:
-        if name in _TOLERATED:
+    warnings = list(settings.warnings)
+    for name, text in settings.environ.items():
+        if is_service_link(name, text) and flag_variable(name) is not None:
+            warnings.append(service_link_warning(name, text))
+        elif name in _TOLERATED:
             warnings.append(f"{name} has no effect here: {_TOLERATED[name]}")
         elif name not in ours and name in flags and flag_name(name) in _RESERVED:
             warnings.append(f"{name} has no effect here: {_RESERVED[flag_name(name)]}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from proxy.errors import SettingsError
+from proxy.settings.environment import check_text, shown
 
 _TABLE = Path(__file__).with_name("flags.json")
 _TRUE = frozenset({"true", "1", "yes", "on"})
@@ -59,11 +60,12 @@ def arguments(variable: str, value: str) -> list[str]:
     name = flag_name(variable)
     flag = known_flags()[name]
     value = value.strip()
+    check_text(variable, value)
     if flag.kind == "boolean":
         return _boolean(variable, name, flag, value)
     if flag.choices and value not in flag.choices and flag.kind == "value":
         allowed = ", ".join(flag.choices)
-        raise SettingsError(f"{variable}={value!r}: allowed are {allowed} (vLLM's --{name})")
+        raise SettingsError(f"{variable}={shown(value)}: allowed are {allowed} (vLLM's --{name})")
     if flag.kind != "list":
         return [f"--{name}", value]
     items = _items(variable, value)
@@ -79,7 +81,7 @@ def _items(variable: str, value: str) -> list[str]:
     try:
         found = json.loads(value if value.startswith("[") else f"[{value}]")
     except ValueError as error:
-        text = f"{variable}={value!r}: no JSON ({error}); allowed are a,b too"
+        text = f"{variable}={shown(value)}: no JSON ({error}); allowed are a,b too"
         raise SettingsError(text) from None
     return [item if isinstance(item, str) else json.dumps(item) for item in found]
 
@@ -91,5 +93,5 @@ def _boolean(variable: str, name: str, flag: Flag, value: str) -> list[str]:
         return [f"--{name}"]
     if word not in _FALSE:
         allowed = "true, 1, yes, on and false, 0, no, off"
-        raise SettingsError(f"{variable}={value!r}: allowed are {allowed} (vLLM's --{name})")
+        raise SettingsError(f"{variable}={shown(value)}: allowed are {allowed} (vLLM's --{name})")
     return [f"--no-{name}"] if flag.negatable else []

@@ -6,7 +6,7 @@ import asyncio
 from binascii import b2a_base64
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import ceil
+from math import ceil, inf
 from socket import AF_INET, AF_INET6, AI_NUMERICHOST, AddressFamily, socket
 from ssl import SSLContext
 from urllib.parse import quote, urljoin
@@ -51,10 +51,10 @@ _TYPE_CHARS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789/.+-")
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """Of one file: bytes, and seconds from its turn being waited for to its last byte."""
+    """Of one file: bytes, and seconds from waiting for its turn to its last byte; None is any."""
 
     max_bytes: int
-    seconds: float
+    seconds: float | None
     concurrency: int
 
 
@@ -129,7 +129,7 @@ class Fetcher:
             async with asyncio.timeout(self._limits.seconds), self._turns:
                 return await self._followed(target, param, share, times)
         except TimeoutError:
-            seconds = f"{self._limits.seconds:g} s (MEDIA_FETCH_TIMEOUT)"
+            seconds = f"{self._limits.seconds or inf:g} s (MEDIA_FETCH_TIMEOUT)"
             raise _unavailable(param, f"was not there within {seconds}") from None
         except (ClientError, HttpProcessingError, OSError, ValueError):
             # No more than that: the reason may tell what is where in a private network.

@@ -128,7 +128,7 @@ def intake(settings: Settings) -> Intake:
     )
     limits = FetchLimits(
         int(settings.media_fetch_max_mb * 1024 * 1024),
-        min(filter(None, (settings.media_fetch_timeout, settings.request_timeout))),
+        min(filter(None, (settings.media_fetch_timeout, settings.request_timeout)), default=None),
         settings.media_fetch_concurrency,
     )
     fetcher = Fetcher(policy, limits) if settings.sidecar_fetches_media else None

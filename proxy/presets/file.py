@@ -28,6 +28,7 @@ from proxy.engine.flags import arguments, known_flags
 from proxy.errors import SettingsError
 from proxy.settings import Settings, variables
 from proxy.settings.engine import EngineSettings
+from proxy.settings.environment import shown
 from proxy.settings.preset import Preset
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -53,23 +54,23 @@ def read_presets(file: Path) -> dict[str, Preset]:
         try:
             found[name] = _preset(name, table, str(file))
         except ValueError as error:
-            raise SettingsError(f"MODELS_FILE={str(file)!r}: [{name}] {error}") from None
+            raise SettingsError(f"MODELS_FILE={shown(str(file))}: [{name}] {error}") from None
     return found
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         if not file.is_file():
-            raise SettingsError(f"MODELS_FILE={str(file)!r}: there is no such file")
+            raise SettingsError(f"MODELS_FILE={shown(str(file))}: there is no such file")
         with file.open("rb") as opened:
             return tomllib.loads(opened.read(_MAX_BYTES).decode())
     except OSError as error:
-        text = f"MODELS_FILE={str(file)!r}: {error.strerror}; allowed is a readable file"
+        text = f"MODELS_FILE={shown(str(file))}: {error.strerror}; allowed is a readable file"
         raise SettingsError(text) from None
     except ValueError as error:  # of TOML, and of UTF-8
-        raise SettingsError(f"MODELS_FILE={str(file)!r}: no TOML: {error}") from None
+        raise SettingsError(f"MODELS_FILE={shown(str(file))}: no TOML: {error}") from None
     except RecursionError:
-        raise SettingsError(f"MODELS_FILE={str(file)!r}: is nested too deeply") from None
+        raise SettingsError(f"MODELS_FILE={shown(str(file))}: is nested too deeply") from None
 
 
 def _preset(name: str, table: Any, file: str) -> Preset:
@@ -106,13 +107,13 @@ def _text(table: Mapping[str, Any], key: str) -> str | None:
     value = table.get(key)
     if value is None or (isinstance(value, str) and value.strip()):
         return value
-    raise ValueError(f"{key}={value!r}: allowed is a text")
+    raise ValueError(f"{key}={shown(value)}: allowed is a text")
 
 
 def _texts(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
     value = table.get(key, [])
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise ValueError(f'{key}={value!r}: allowed is a list of texts, as ["a", "b"]')
+        raise ValueError(f'{key}={shown(value)}: allowed is a list of texts, as ["a", "b"]')
     return tuple(value)
 
 
@@ -128,7 +129,7 @@ def _memory(table: Mapping[str, Any]) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-        raise ValueError(f"gpu_memory_gb={value!r}: allowed is a number of GB above 0")
+        raise ValueError(f"gpu_memory_gb={shown(value)}: allowed is a number of GB above 0")
     return float(value)
 
 
@@ -152,7 +153,9 @@ def _as_variable(name: str, value: Any) -> str:
         return ",".join(map(str, value))
     if isinstance(value, _PLAIN) and str(value).strip():
         return str(value)
-    raise ValueError(f"engine.{name}={value!r}: allowed is a text, number, boolean, list or table")
+    raise ValueError(
+        f"engine.{name}={shown(value)}: allowed is a text, number, boolean, list or table"
+    )
 
 
 def _check_variable(name: str, text: str) -> None:

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from proxy.errors import SettingsError
 from proxy.settings.access import AccessSettings
 from proxy.settings.engine import EngineSettings
+from proxy.settings.environment import read_environment, shown
 from proxy.settings.life import LifeSettings
 from proxy.settings.limits import LimitSettings
 from proxy.settings.listening import ListeningSettings
@@ -52,6 +53,8 @@ class Settings(
         default_factory=dict, exclude=True, repr=False
     )
     preset: SkipValidation[Applied | None] = Field(default=None, exclude=True)
+    warnings: SkipValidation[tuple[str, ...]] = Field(default=(), exclude=True)
+    """What was changed in the environment while it was read."""
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Settings:
@@ -93,13 +96,14 @@ class Settings(
         Raises:
             SettingsError: one line naming the variable, its value and what is allowed.
         """
-        filled = {name: text for name, text in environ.items() if text.strip()}
+        ours = {name for names in variables().values() for name in names}
+        filled, warnings = read_environment(environ, ours)
         present = _trimmed(_without_prefix(filled))
         applied = None
         if preset is not None:
             names = {spellings[0]: spellings for spellings in variables().values()}
             present, applied = apply(preset, present, names)
-        fields = {"environ": MappingProxyType(present), "preset": applied}
+        fields = {"environ": MappingProxyType(present), "preset": applied, "warnings": warnings}
         try:
             return cls.model_validate({**present, **fields})
         except ValidationError as error:
@@ -164,7 +168,7 @@ def _first_problem(error: ValidationError) -> str:
         allowed = "allowed are true, 1, yes, on and false, 0, no, off"
     field = _field_of(name)
     # A secret that is wrong is a secret all the same.
-    value = repr(problem["input"]) if field.repr else "***"
+    value = shown(problem["input"]) if field.repr else "***"
     return f"{name}={value}: {allowed} ({field.description})"
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
+from proxy.settings.environment import shown
+
 ALL = "all"
 """Stands for all keys together; no key can be called so."""
 
@@ -76,11 +78,11 @@ def parse_key_limits(text: str) -> KeyLimits:
         label, colon, words = entry.rpartition(":")
         label = label.strip()
         if (colon and not label) or label in found:
-            raise ValueError(f"{entry!r}: each label once, and before a colon")
+            raise ValueError(f"{shown(entry)}: each label once, and before a colon")
         try:
             found[label] = parse_allowance(re.split(r"[,\s]+", words.strip()))
         except ValueError as error:
-            raise ValueError(f"{entry!r}: {error}") from None
+            raise ValueError(f"{shown(entry)}: {error}") from None
     if not found:
         raise ValueError(ALLOWED)
     each, all_together = found.pop("", NOTHING), found.pop(ALL, NOTHING)

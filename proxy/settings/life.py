@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
-from proxy.settings.values import Group, OnEngineFailure, Seconds, variable
+from proxy.settings.values import CountOrZero, Group, OnEngineFailure, Seconds, variable
 
 
 class LifeSettings(Group):
@@ -20,7 +16,7 @@ class LifeSettings(Group):
         default=60,
         effect="Seconds without a sign of work that end a stuck engine; 0 never does.",
     )
-    max_restarts: Annotated[int, Field(ge=0)] = variable(
+    max_restarts: CountOrZero = variable(
         "MAX_RESTARTS",
         default=5,
         effect="Engine restarts allowed within 10 minutes, and in a row without getting ready.",

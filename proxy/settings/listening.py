@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from proxy.settings.values import EngineUrl, Group, Port, UrlPath, variable
+from proxy.settings.values import EngineUrl, Group, Host, Port, UrlPath, variable
 
 
 class ListeningSettings(Group):
     """Where the sidecar listens, and where its engine is."""
 
-    host: str = variable("HOST", default="0.0.0.0", effect="Address to listen on.")
+    host: Host = variable("HOST", default="0.0.0.0", effect="Address to listen on.")
     port: Port = variable("PORT", default=8000, effect="Port of the API.")
     port_health: Port | None = variable(
         "PORT_HEALTH", effect="Port of the health check (= `PORT`)."

@@ -6,12 +6,19 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from proxy.settings.values import Group, MediaFetch, split_names, variable
+from proxy.settings.values import (
+    Count,
+    Group,
+    Mebibytes,
+    MediaFetch,
+    Timeout,
+    split_names,
+    variable,
+)
 
 # What can stand in a URL between `//` and `/`, without a port.
 _Host = Annotated[str, Field(pattern=r"^([\w-]+(\.[\w-]+)*|[0-9A-Fa-f:.]+)$")]
 _Hosts = Annotated[tuple[_Host, ...], BeforeValidator(split_names)]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class MediaSettings(Group):
@@ -29,16 +36,18 @@ class MediaSettings(Group):
         "MEDIA_FETCH",
         effect="`proxy`: the sidecar fetches media URLs; `engine`: it checks them, vLLM fetches.",
     )
-    media_fetch_max_mb: _Positive = variable(
+    media_fetch_max_mb: Mebibytes = variable(
         "MEDIA_FETCH_MAX_MB", default=64, effect="Largest file behind one media URL, MiB."
     )
-    media_fetch_timeout: _Positive = variable(
-        "MEDIA_FETCH_TIMEOUT", default=30, effect="Seconds that fetching one media URL may take."
+    media_fetch_timeout: Timeout = variable(
+        "MEDIA_FETCH_TIMEOUT",
+        default=30,
+        effect="Seconds that fetching one media URL may take; 0 is any time.",
     )
-    media_fetch_concurrency: Annotated[int, Field(ge=1)] = variable(
+    media_fetch_concurrency: Count = variable(
         "MEDIA_FETCH_CONCURRENCY", default=32, effect="Media URLs that are fetched at a time."
     )
-    media_memory_mb: _Positive | None = variable(
+    media_memory_mb: Mebibytes | None = variable(
         "MEDIA_MEMORY_MB", effect="Fetched media that all requests hold at a time, MiB."
     )
 

@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
+from proxy.settings.environment import shown
+from proxy.settings.values import is_host
+
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 # Of traces alone; they go before those of everything.
@@ -64,14 +67,14 @@ def _protocol(environ: Mapping[str, str]) -> OtlpProtocol:
         return OtlpProtocol(value.strip())
     except ValueError:
         allowed = " and ".join(OtlpProtocol)
-        raise ValueError(f"{name}={value!r}: allowed are {allowed}") from None
+        raise ValueError(f"{name}={shown(value)}: allowed are {allowed}") from None
 
 
 def _check_url(value: str) -> str:
     url = value.strip()
     try:
         parts = urlsplit(url)
-        good = bool(parts.hostname) and parts.port != 0
+        good = is_host(parts.hostname) and parts.port != 0
     except ValueError:  # the port is none, or the brackets are not of an IPv6 address
         good = False
     if not good or not _URL.fullmatch(url):

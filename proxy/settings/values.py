@@ -11,8 +11,15 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-ItemLimit = Annotated[int, Field(ge=0)]
+# The loop's timers take no more than about 10^10 s; a year is longer than anything runs.
+Seconds = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]
+Timeout = Annotated[Seconds | None, AfterValidator(lambda seconds: seconds or None)]
+"""Seconds after which something is given up; 0 is None: never."""
+Mebibytes = Annotated[float, Field(gt=0, le=1_048_576, allow_inf_nan=False)]
+# As many as vLLM and the standard library can count.
+_MOST = 2**31 - 1
+Count = Annotated[int, Field(ge=1, le=_MOST)]
+CountOrZero = Annotated[int, Field(ge=0, le=_MOST)]
 
 
 def split_names(value: Any) -> Any:
@@ -22,10 +29,24 @@ def split_names(value: Any) -> Any:
     )
 
 
+def is_host(name: str | None) -> bool:
+    """Whether a name could be asked for: of `a..b` Python's resolver raises a UnicodeError."""
+    try:
+        return bool(name and name.encode("idna"))
+    except UnicodeError:
+        return False
+
+
+def _check_host(value: str) -> str:
+    if not is_host(value):
+        raise ValueError("allowed is an IP address or the name of a host")
+    return value
+
+
 def _check_engine_url(value: str) -> str:
     try:
         url = urlsplit(value)
-        good = url.scheme == "http" and bool(url.hostname) and url.port != 0
+        good = url.scheme == "http" and is_host(url.hostname) and url.port != 0
     except ValueError:  # the port is none, or the brackets are not of an IPv6 address
         good = False
     if not good or not re.fullmatch(r"http://[^/?#@\s]+/?", value):
@@ -44,13 +65,15 @@ def _check_home(value: str) -> str:
 Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
 Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$")]
 Origins = Annotated[tuple[Origin, ...], BeforeValidator(split_names)]
-UrlPath = Annotated[str, Field(pattern=r"^/\S*$")]
+# A brace would make it a template of paths.
+UrlPath = Annotated[str, Field(pattern=r"^/[^\s{}?#]*$")]
 UrlPaths = Annotated[tuple[UrlPath, ...], BeforeValidator(split_names)]
 Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 Modules = Annotated[tuple[Module, ...], BeforeValidator(split_names)]
 ProtocolName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
 Protocols = Annotated[tuple[ProtocolName, ...], BeforeValidator(split_names)]
 FolderPath = Annotated[str, AfterValidator(_check_home)]
+Host = Annotated[str, AfterValidator(_check_host)]
 EngineUrl = Annotated[str, AfterValidator(_check_engine_url)]
 
 
@@ -83,4 +106,5 @@ def variable(*names: str, default: Any = None, effect: str, secret: bool = False
 class Group(BaseModel):
     """Variables that belong together."""
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    # pydantic before 2.10 warns of each field that begins with "model_".
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, protected_namespaces=())

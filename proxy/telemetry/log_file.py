@@ -10,6 +10,7 @@ from pathlib import Path
 from time import monotonic
 
 from proxy.errors import SettingsError
+from proxy.settings.environment import shown
 
 # With the older files, `.1` the newest of them, 200 MiB at most.
 MAX_BYTES = 50 * 1024 * 1024
@@ -66,4 +67,4 @@ def open_log_file(path: str) -> LogFile:
 
 def _refused(path: str, why: str) -> SettingsError:
     allowed = "allowed is a file that can be written, in a folder that can be written"
-    return SettingsError(f"LOG_FILE={path!r}: {why}; {allowed}")
+    return SettingsError(f"LOG_FILE={shown(path)}: {why}; {allowed}")

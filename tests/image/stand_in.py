@@ -26,7 +26,9 @@ _PACKAGES = "python3,g++,libc6-dev,ca-certificates,libgomp1,libnuma1,procps"
 
 def build() -> str:
     """The image's name. The first time it takes two minutes, then seconds."""
-    base = dockerfile("FROM")[0].replace("${VLLM_VERSION}", dockerfile("ARG")[0].split("=")[1])
+    base = dockerfile("FROM")[0]
+    for name, value in (each.split("=") for each in dockerfile("ARG") if "=" in each):
+        base = base.replace(f"${{{name}}}", value)
     base = f"docker.io/{base}"
     if not call("podman", "images", "--quiet", base):
         _make_rootfs()

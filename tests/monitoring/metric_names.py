@@ -7,6 +7,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+from prometheus_client import Metric
+
 from proxy.edge.routes import GENERATING
 from proxy.telemetry.metrics import Metrics
 from tests.proxy.telemetry.records import full
@@ -27,14 +29,24 @@ def known() -> frozenset[str]:
     return _sidecars() | _engines() | PROMETHEUS
 
 
+def labels_of(name: str) -> frozenset[str]:
+    """Of one of the sidecar's metrics; none for any other."""
+    samples = (sample for family in _families() for sample in family.samples)
+    return frozenset(label for sample in samples if sample.name == name for label in sample.labels)
+
+
 def _sidecars() -> frozenset[str]:
+    samples = {sample.name for family in _families() for sample in family.samples}
+    return frozenset(samples | {family.name for family in _families()})
+
+
+@cache
+def _families() -> list[Metric]:
     metrics = Metrics(GENERATING)
     record = full()
     metrics.began(record)
     metrics.ended(record)
-    families = list(metrics.registry.collect())
-    samples = {sample.name for family in families for sample in family.samples}
-    return frozenset(samples | {family.name for family in families})
+    return list(metrics.registry.collect())
 
 
 def _engines() -> frozenset[str]:

@@ -23,7 +23,7 @@ import yaml
 
 from tests.engine.service import Service, wait_until
 from tests.monitoring import exporter, traffic
-from tests.monitoring.metric_names import known, names_in
+from tests.monitoring.metric_names import known, labels_of, names_in
 from tests.monitoring.server import MONITORING, Prometheus, Series
 from tests.patience import PATIENCE
 from tests.proxy.engine.living import starting
@@ -120,6 +120,18 @@ def test_queries_ask_for_metrics_that_there_are() -> None:
     asked = {name for query in queries() for name in names_in(query.expr)}
     assert len(asked) > 30
     assert asked - recorded - known() == set()
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_filter_holds_for_every_panel_whose_metrics_have_its_label(name: str) -> None:
+    filters = {each["name"] for each in DASHBOARDS[name]["templating"]["list"]}
+    for query in queries():
+        if query.place.split(" / ")[0] != DASHBOARDS[name]["title"]:
+            continue
+        assert "instance:" not in query.expr or not filters & {"route", "model"}, query.place
+        labels = {label for metric in names_in(query.expr) for label in labels_of(metric)}
+        for label in labels & filters & {"route", "model"}:
+            assert f'{label}=~"${label}"' in query.expr, query.place
 
 
 # What they find -------------------------------------------------------------------------------

@@ -41,11 +41,10 @@ class Sidecar(Service):
             folder,
             (sys.executable, "-m", "proxy"),
             UPSTREAM_URL=engine.url,
-            HOST="127.0.0.1",
             HF_TOKEN=secrets.TOKEN,
             LOG_LEVEL="debug",
             **measured(),
-            **environ,
+            **{"HOST": "127.0.0.1", **environ},
         )
         self.engine = engine
         self._read_bytes = 0

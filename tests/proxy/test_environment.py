@@ -1,0 +1,173 @@
+"""An environment as platforms hand it over: quotes that were left, Kubernetes' own addresses, and
+values that no variable can mean."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from proxy import check
+from proxy.engine.command import engine_command, warnings_about
+from proxy.errors import SettingsError
+from proxy.settings import Settings, variables
+from proxy.settings.environment import without_quotes
+
+# Quotes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a", "a"),
+        ('"a"', "a"),
+        ("'a'", "a"),
+        (' "a b"\n', "a b"),
+        ('""', ""),
+        ('"', '"'),
+        ("\"a'", "\"a'"),
+        ('"a', '"a'),
+        # Words of a shell are quoted each by itself; the whole of them may be, too.
+        ('"--a" "b"', '"--a" "b"'),
+        ("'--a \"b\"'", '--a "b"'),
+        ('"--a \\"b\\""', '--a "b"'),
+        # JSON and Jinja hold quotes of their own.
+        ("'{\"max_pixels\": 1}'", '{"max_pixels": 1}'),
+        ('"{"max_pixels": 1}"', '{"max_pixels": 1}'),
+        ('"{\\"max_pixels\\": 1}"', '{"max_pixels": 1}'),
+        ('{"max_pixels": 1}', '{"max_pixels": 1}'),
+        ('"{% if m[\'a\'] == "b" %}x{% endif %}"', "{% if m['a'] == \"b\" %}x{% endif %}"),
+        ("'{\"a\": 1}' '{\"b\": 2}'", "'{\"a\": 1}' '{\"b\": 2}'"),
+        # One pair only: quotes that are meant stand in quotes of the other kind.
+        ("'\"{{ a }}\"'", '"{{ a }}"'),
+    ],
+)
+def test_one_pair_of_quotes_around_the_whole_value_is_taken_off(text: str, expected: str) -> None:
+    assert without_quotes(text) == expected
+
+
+def test_quotes_are_taken_off_settings_and_off_what_the_engine_gets_with_one_warning() -> None:
+    settings = Settings.load(
+        {
+            "API_KEYS": '"alice:sk-hush"',
+            "PORT": "'9000'",
+            "MM_PROCESSOR_KWARGS": "'{\"max_pixels\": 1003520}'",
+            "VLLM_LOGGING_LEVEL": '"DEBUG"',
+            "CUDA_VISIBLE_DEVICES": '"0"',
+            "HF_TOKEN": '""',
+        }
+    )
+    assert [key.key for key in settings.api_keys] == ["sk-hush"]
+    assert settings.port == 9000
+    assert settings.hf_token is None
+    command = engine_command(settings, model_path="m", served_names=["m"], has_gpu=True)
+    after = command.argv.index("--mm-processor-kwargs") + 1
+    assert command.argv[after] == '{"max_pixels": 1003520}'
+    assert command.environ["VLLM_LOGGING_LEVEL"] == "DEBUG"
+    assert command.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    (warning,) = warnings_about(settings)
+    assert warning == (
+        "quotes around the value were taken off: API_KEYS, CUDA_VISIBLE_DEVICES, HF_TOKEN, "
+        "MM_PROCESSOR_KWARGS, PORT, VLLM_LOGGING_LEVEL; write it without them"
+    )
+
+
+@pytest.mark.parametrize("text", ['alice:"sk-hush"', '"sk-hush","sk-other"', "sk-hush'"])
+def test_a_key_with_quotes_around_it_is_refused_for_nobody_would_send_them(text: str) -> None:
+    with pytest.raises(SettingsError, match="quotes around a key would be part of it") as refused:
+        Settings.load({"API_KEYS": text})
+    assert "hush" not in str(refused.value)
+
+
+# Kubernetes -----------------------------------------------------------------------------------
+
+LINK = "tcp://10.43.1.39:9100"
+
+
+@pytest.mark.parametrize("name", ["METRICS_PORT", "UPSTREAM_PORT", "SM_VLLM_PORT", "MASTER_PORT"])
+def test_the_address_of_a_service_is_no_port_of_ours_or_of_the_engine(name: str) -> None:
+    settings = Settings.load({name: LINK})
+    defaults = Settings.load({})
+    assert settings.model_dump() == defaults.model_dump()
+    given = {"model_path": "m", "served_names": ["m"], "has_gpu": True}
+    assert engine_command(settings, **given).argv == engine_command(defaults, **given).argv  # type: ignore[arg-type]
+    (warning,) = warnings_about(settings)
+    service = name.removesuffix("_PORT").lower().replace("_", "-")
+    assert warning == (
+        f"{name}={LINK} was set by Kubernetes for the Service {service!r} and is ignored; "
+        "set enableServiceLinks: false in the pod's spec, or rename the Service"
+    )
+
+
+def test_the_addresses_of_other_services_are_none_of_our_business() -> None:
+    links = {"WEB_PORT": LINK, "WEB_SERVICE_HOST": "10.43.1.39", "WEB_PORT_80_TCP_PORT": "80"}
+    settings = Settings.load(links)
+    assert settings.environ == links
+    assert warnings_about(settings) == ()
+
+
+# Values that no variable can mean -------------------------------------------------------------
+
+WORDS = (
+    "1e308",
+    "9" * 5000,
+    "-1e308",
+    "nan",
+    "-inf",
+    "a\udcffb",
+    "a\0b",
+    "x" * 100_000,
+    "a..b",
+    "/{x}{x}",
+    "{",
+    "~nobody-of-that-name/x",
+    "%s{}\n%d",
+    "http://a..b",
+)
+MAX_LINE_CHARS = 1000
+
+
+@pytest.mark.parametrize("word", WORDS, ids=lambda word: ascii(word[:12]))
+def test_whatever_a_variable_holds_a_check_ends_with_a_table_or_with_one_line(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    base = {
+        "MODEL_NAME": str(model),
+        "PATH": os.environ["PATH"],
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "home"),
+        "HOST": "127.0.0.1",
+    }
+    for spellings in variables().values():
+        for name in spellings:
+            replaced = {other for other in spellings if name != spellings[0]}
+            environ = {other: text for other, text in base.items() if other not in replaced}
+            code = check.main({**environ, name: word})
+            output = capsys.readouterr()
+            assert code in (0, 1, 2), name
+            if code == 2:
+                assert output.err.count("\n") == 1, output.err
+                assert len(output.err) < MAX_LINE_CHARS, output.err
+                assert name in output.err
+
+
+def test_a_variable_that_is_no_text_is_named_and_its_value_is_not_repeated() -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.load({"HOST": "10.0.0.\udcff"})
+    text = "HOST: its value is not UTF-8 text; allowed is text without NUL"
+    assert str(refused.value) == text
+    assert Settings.load({"FULL_NAME": "J\udcffrgen"}).environ["FULL_NAME"] == "J\udcffrgen"
+
+
+def test_no_timeout_is_over_at_once() -> None:
+    """0 is "never", as it is for WEDGE_SECONDS and the keep-alives."""
+    timeouts = [name for (name, *_) in variables().values() if name.endswith("_TIMEOUT")]
+    assert len(timeouts) == 5
+    settings = Settings.load(dict.fromkeys(timeouts, "0"))
+    fields = [field for field, (name, *_) in variables().items() if name in timeouts]
+    assert [getattr(settings, field) for field in fields] == [None] * 5
