@@ -149,6 +149,7 @@ def _end_without_threads(code: int) -> None:
 
     def end() -> None:
         _log.warning("ending all the same: a disk, a driver or a name server does not answer")
+        logs.flush()
         os._exit(code)
 
     timer = threading.Timer(_LAST_SECONDS, end)
@@ -170,6 +171,7 @@ def _signals() -> tuple[asyncio.Future[None], asyncio.Future[None]]:
             _log.warning("%s again: what still runs is cut now", number.name)
             hurry.set_result(None)
         else:
+            logs.flush()
             os._exit(128 + number)  # the engine's guard sees us go and ends the engine
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -177,5 +179,16 @@ def _signals() -> tuple[asyncio.Future[None], asyncio.Future[None]]:
     return stop, hurry
 
 
+def _flushed(code: int) -> int:
+    """The exit code, when all that was printed is out: Python would make it 120 where it is not."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or 1
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(_flushed(main(sys.argv[1:])))

@@ -16,13 +16,16 @@ from prometheus_client import (
     Gauge,
     disable_created_metrics,
 )
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from proxy import __version__
 from proxy.engine.phase import Phase
 from proxy.errors import Cause
 from proxy.telemetry.gauges import Gauges
 from proxy.telemetry.key_series import KeySeries
+from proxy.telemetry.logs import dropped_lines
 from proxy.telemetry.record import Record
 from proxy.telemetry.series import Families, Series
 
@@ -36,6 +39,14 @@ class Modality(StrEnum):
     IMAGE = "image"
     VIDEO = "video"
     AUDIO = "audio"
+
+
+class LogLines(Collector):
+    """What the log has lost; it is the process's own, as logging is."""
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        text = "Log lines that a target did not take."
+        yield CounterMetricFamily("sidecar_log_lines_dropped", text, dropped_lines())
 
 
 class Metrics:
@@ -60,6 +71,7 @@ class Metrics:
             "engine_phase_seconds", "Seconds the last start spent in a phase.", "phase"
         )
         self.gauges = Gauges()
+        self.registry.register(LogLines())
         self.registry.register(self.gauges)
         self._zero()
 

@@ -61,6 +61,7 @@ CONTRACT = {
     "sidecar_gpu_power_watts": {"gpu"},
     "sidecar_key_requests_total": {"key", "outcome"},
     "sidecar_key_tokens_total": {"key"},
+    "sidecar_log_lines_dropped_total": set(),
     "sidecar_build_info": {"version", "python"},
 }
 
