@@ -69,6 +69,7 @@ CONTRACT = {
     "sidecar_key_requests_total": {"key", "outcome"},
     "sidecar_key_tokens_total": {"key"},
     "sidecar_log_lines_dropped_total": set(),
+    "sidecar_event_loop_lag_seconds": set(),
     "sidecar_build_info": {"version", "python"},
 }
 
