@@ -18,7 +18,7 @@ import select
 import socket
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -33,8 +33,14 @@ _TELL_AGAIN_SECONDS = 60.0
 
 _log = logging.getLogger("proxy.log")
 
-# Bytes that were written; raises BlockingIOError where none can be written now.
-TryToWrite = Callable[[bytes], int]
+
+class Instant(Protocol):
+    """Writes what is taken at once."""
+
+    def write(self, data: bytes) -> int:
+        """How many bytes were written. Raises BlockingIOError where none can be now."""
+
+    def close(self) -> None: ...
 
 
 class Writer(Protocol):
@@ -83,12 +89,12 @@ class Target:
     """One place for lines."""
 
     def __init__(
-        self, name: str, writer: Writer, try_to_write: TryToWrite | None, *, tells_errors: bool
+        self, name: str, writer: Writer, instant: Instant | None, *, tells_errors: bool
     ) -> None:
         """`tells_errors`: there is another target, which may say what is wrong with this one."""
         self._name = name
         self._writer = writer
-        self._try_to_write = try_to_write
+        self._instant = instant
         self._tells_errors = tells_errors
         self._told_error: float | None = None
         self._told_drops = 0
@@ -118,11 +124,11 @@ class Target:
     def put(self, lines: Sequence[bytes]) -> None:
         """Have lines written. One call at a time; it never waits."""
         pending = self.pending_bytes
-        if self._try_to_write is not None and not pending and not self._writer.inside_line:
+        if self._instant is not None and not pending and not self._writer.inside_line:
             data = lines[0] if len(lines) == 1 else b"".join(lines)
             written = 0
             with suppress(OSError):  # the thread will get the same error, and tell it
-                written = self._try_to_write(data)
+                written = self._instant.write(data)
             if written == len(data):
                 return
             lines = (data[written:],)
@@ -138,6 +144,9 @@ class Target:
     def close(self) -> None:
         """End the thread, once it has written what it has got."""
         self._queue.put(None)
+        if self._instant is not None:
+            self._instant.close()
+            self._instant = None
 
     def _run(self) -> None:
         while (lines := self._queue.get()) is not None:
@@ -229,19 +238,43 @@ class Output:
                 self._lock.release()
 
 
-def try_to_write(fd: int) -> TryToWrite | None:
-    """How to write there without waiting; None where nobody can.
+class InstantPipe:
+    """A pipe or a device, opened once more: the mode of what others share is not touched."""
 
-    The descriptor's own mode is not touched: others have the same open file. A socket is asked each
-    time, a pipe and a device are opened once more. Where that is not allowed (a container that runs
-    as another user than the one who made the pipe) the thread has to do.
-    """
+    def __init__(self, fd: int) -> None:
+        """
+        Raises:
+            OSError: that is not allowed (a container that runs as another user than who made it).
+        """
+        mode = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
+        self._fd = os.open(f"/proc/self/fd/{fd}", mode)
+
+    def write(self, data: bytes) -> int:
+        return os.write(self._fd, data)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class InstantSocket:
+    """A socket, asked each time not to wait."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=os.dup(fd))
+
+    def write(self, data: bytes) -> int:
+        return self._socket.send(data, socket.MSG_DONTWAIT)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def instant(fd: int) -> Instant | None:
+    """How to write there without waiting; None where nobody can, and the thread has to."""
     mode = os.fstat(fd).st_mode
-    if stat.S_ISSOCK(mode):
-        connection = socket.socket(fileno=os.dup(fd))
-        return lambda data: connection.send(data, socket.MSG_DONTWAIT)
-    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
-        with suppress(OSError):
-            again = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
-            return lambda data: os.write(again, data)
+    with suppress(OSError):
+        if stat.S_ISSOCK(mode):
+            return InstantSocket(fd)
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            return InstantPipe(fd)
     return None

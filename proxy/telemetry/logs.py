@@ -17,7 +17,7 @@ import msgspec
 
 from proxy.settings import LogFormat
 from proxy.telemetry.log_file import open_log_file
-from proxy.telemetry.log_output import Descriptor, Output, Target, try_to_write
+from proxy.telemetry.log_output import Descriptor, Output, Target, instant
 from proxy.telemetry.record import Record
 
 # What is said of a request that was running when the engine died; never what was in it.
@@ -188,8 +188,8 @@ def _stdout(*, tells_errors: bool) -> Target:
         while (fd := os.open(os.devnull, os.O_RDONLY)) <= _STDOUT:
             pass
         os.close(fd)
-    instant = None if sys.__stdout__ is None else try_to_write(_STDOUT)
-    return Target("stdout", Descriptor(_STDOUT), instant, tells_errors=tells_errors)
+    at_once = None if sys.__stdout__ is None else instant(_STDOUT)
+    return Target("stdout", Descriptor(_STDOUT), at_once, tells_errors=tells_errors)
 
 
 def log_request(record: Record) -> None:
