@@ -133,8 +133,8 @@ class OutputHandler(logging.Handler):
 
 def timestamp(seconds: float) -> str:
     """Of the clock on the wall: `2026-11-28T10:44:16.318617+00:00`."""
-    whole, rest = divmod(int(seconds * 1_000_000), 1_000_000)
-    return f"{_to_the_second(whole)}.{rest:06}+00:00"
+    whole = int(seconds)
+    return f"{_to_the_second(whole)}.{int((seconds - whole) * 1_000_000):06}+00:00"
 
 
 @lru_cache(maxsize=2)

@@ -298,10 +298,9 @@ class Record:
 
 def _short(text: str | None) -> str | None:
     """Cut, and without lone surrogates: no UTF-8 has them, so no page and no span could."""
-    if text is None:
-        return None
-    short = text[:MAX_FIELD_CHARS]
-    return short if short.isascii() else short.encode("utf-8", "replace").decode()
+    if text is None or (text.isascii() and len(text) <= MAX_FIELD_CHARS):
+        return text
+    return text[:MAX_FIELD_CHARS].encode("utf-8", "replace").decode()
 
 
 def _between(start: float | None, end: float | None) -> float | None:
