@@ -216,3 +216,20 @@ def test_what_a_command_cannot_print_ends_it_with_1(command: str, unbuffered: st
             check=False,
         )
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("arguments", "port"), [(["nonsense"], "8000"), ([], "none")])
+def test_a_mistake_that_cannot_be_told_keeps_its_exit_code(
+    arguments: list[str], port: str, unbuffered: str
+) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "proxy", *arguments],
+            stdout=full,
+            stderr=full,
+            cwd=PROJECT,
+            env={**os.environ, "PORT": port, "PYTHONUNBUFFERED": unbuffered},
+            check=False,
+        )
+    assert done.returncode == 2
