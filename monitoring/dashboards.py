@@ -272,6 +272,12 @@ SERVICE = {
     ],
     "What goes through": [
         Panel(
+            "Late to its work",
+            [Query(f"sidecar_event_loop_lag_seconds{{{AT}}}", "{{instance}}")],
+            "s",
+            about="How late the sidecar came to its work: no time of a request has it in it.",
+        ),
+        Panel(
             "Tokens per second",
             [
                 Query(rate("sidecar_prompt_tokens_total"), "read"),

@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
             return 0
     words = shlex.join(arguments)
     allowed = "none, check, models, keys and --help"
-    print(f"unknown command: {words}; allowed are {allowed}", file=sys.stderr)
+    _complain(f"unknown command: {words}; allowed are {allowed}")
     return 2
 
 
@@ -78,7 +79,7 @@ def make_key(label: str | None = None) -> int:
     try:
         print(new_key_line(label))
     except SettingsError as error:
-        print(error, file=sys.stderr)
+        _complain(str(error))
         return 2
     return 0
 
@@ -94,14 +95,14 @@ def serve() -> int:
         logs.configure(settings.log_format, settings.log_level, settings.log_file)
         spans = open_tracing(settings)
     except SettingsError as error:
-        print(error, file=sys.stderr)
+        _complain(str(error))
         return 2
     allow_many_connections()
     try:
         ports = (settings.port, settings.port_health, settings.port_of_metrics)
         sockets = listen(settings.host, tuple(filter(None, ports)))
     except OSError as error:
-        print(f"cannot listen on {settings.host}: {error.strerror}", file=sys.stderr)
+        _complain(f"cannot listen on {settings.host}: {error.strerror}")
         return 1
     # What is there now stays for good: no collection need ever look at it again.
     gc.freeze()
@@ -149,6 +150,7 @@ def _end_without_threads(code: int) -> None:
 
     def end() -> None:
         _log.warning("ending all the same: a disk, a driver or a name server does not answer")
+        logs.flush()
         os._exit(code)
 
     timer = threading.Timer(_LAST_SECONDS, end)
@@ -170,6 +172,7 @@ def _signals() -> tuple[asyncio.Future[None], asyncio.Future[None]]:
             _log.warning("%s again: what still runs is cut now", number.name)
             hurry.set_result(None)
         else:
+            logs.flush()
             os._exit(128 + number)  # the engine's guard sees us go and ends the engine
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -177,5 +180,22 @@ def _signals() -> tuple[asyncio.Future[None], asyncio.Future[None]]:
     return stop, hurry
 
 
+def _complain(text: str) -> None:
+    with suppress(OSError):  # the exit code says it too
+        print(text, file=sys.stderr)
+
+
+def _flushed(code: int) -> int:
+    """The exit code, when all that was printed is out: Python would make it 120 where it is not."""
+    for stream, code_of_failure in ((sys.stdout, code or 1), (sys.stderr, code)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            code = code_of_failure
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(_flushed(main(sys.argv[1:])))

@@ -118,6 +118,7 @@ class Sidecar:
         """Start the engine; the task ends when it cannot be started any more."""
         self.announce_settings()
         self._door.start()
+        self._metrics.gauges.loop_lag.start()
         if can_be_drawn(sys.stderr, os.environ):
             bar = ProgressBar(sys.stderr, lambda: self._state.snapshot)
             self._bar_task = spawn(bar.run(), name="progress bar")

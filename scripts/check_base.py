@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 MODULES = """
-fastapi uvicorn httpx prometheus_client pythonjsonlogger huggingface_hub msgspec httptools
+fastapi httpx prometheus_client huggingface_hub msgspec httptools
 uvloop websockets pydantic aiohttp yarl
 """
 

@@ -17,14 +17,15 @@ from proxy.engine.phase import Phase
 from proxy.errors import Source
 from proxy.settings import LogFormat
 from proxy.telemetry.logs import configure, log_flights, log_request
-from proxy.telemetry.record import Outcome
+from proxy.telemetry.record import LogFields, Outcome
 from tests.log_schema import SCHEMA, check_lines, faults
 from tests.proxy.telemetry.conftest import Lines, as_before, lines
 from tests.proxy.telemetry.records import finished, full
 
 __all__ = ["as_before", "lines"]
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "logs.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "logs.md").read_text()
 REQUEST = SCHEMA["$defs"]["request"]["properties"]
 
 
@@ -37,7 +38,7 @@ def test_the_schema_is_one() -> None:
 
 
 def test_a_request_has_the_fields_of_the_schema_and_no_others() -> None:
-    assert list(REQUEST) == list(full().fields())
+    assert list(REQUEST) == list(LogFields.__struct_fields__) == list(full().fields())
     assert set(SCHEMA["$defs"]["request"]["required"]) <= finished(request_id="id").fields().keys()
 
 
@@ -110,6 +111,16 @@ def test_the_page_explains_every_field_of_a_request() -> None:
     assert listed
     cells = [row.split("|")[1] for row in PAGE.splitlines() if row.startswith("| `")]
     assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == set(REQUEST)
+
+
+def test_readme_shows_a_line_as_it_is_declared() -> None:
+    (example,) = re.findall(
+        r'```json\n(\{"level": "INFO".*?)```', (ROOT / "README.md").read_text(), re.S
+    )
+    line = json.loads(example)
+    assert faults(line) == []
+    names = [name for name in line if name not in SCHEMA["properties"]]
+    assert names == [name for name in LogFields.__struct_fields__ if name in line]
 
 
 SNIPPETS = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]

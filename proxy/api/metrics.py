@@ -15,7 +15,7 @@ def metrics_router(service: Service) -> APIRouter:
     @router.get("/metrics")
     async def sidecar_page(request: Request) -> Response:
         """The sidecar's metrics, as text or OpenMetrics."""
-        page, content_type = service.metrics.page(request.headers.get("accept", ""))
+        page, content_type = await service.metrics.page(request.headers.get("accept", ""))
         return Response(page, headers={"content-type": content_type})
 
     @router.get("/metrics/engine")

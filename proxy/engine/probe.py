@@ -41,7 +41,9 @@ class Probe:
         """Names the engine answers to; empty where it does not say."""
         try:
             page = (await self._client.get("/v1/models")).raise_for_status().json()
-            return tuple(str(model["id"]) for model in page["data"])
+            # A lone surrogate cannot be passed on: it is in no UTF-8.
+            names = (str(model["id"]).encode("utf-8", "replace") for model in page["data"])
+            return tuple(name.decode() for name in names)
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return ()
 

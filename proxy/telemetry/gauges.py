@@ -8,6 +8,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from proxy.engine.reading import DiskReading, EngineReading, GpuReading
+from proxy.telemetry.loop_lag import LoopLag
 
 _ENGINE = {
     "requests_running": ("Requests in the engine's batch.", "running"),
@@ -32,6 +33,7 @@ class Gauges(Collector):
         self.disk: Callable[[], DiskReading] = DiskReading
         self.downloaded_bytes: int | None = None
         self.price_per_hour: float | None = None
+        self.loop_lag = LoopLag()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         engine, gpus = self.engine(), tuple(self.gpus())
@@ -46,6 +48,8 @@ class Gauges(Collector):
         price = "What one GPU costs an hour, as GPU_PRICE_PER_HOUR says."
         yield _family("gpu_price_per_hour_dollars", price, self.price_per_hour)
         yield _family("model_download_bytes", "Bytes of the model on disk.", self.downloaded_bytes)
+        lag = "The longest delay of the event loop in the last 15 to 30 s."
+        yield _family("event_loop_lag_seconds", lag, self.loop_lag.seconds)
         disk = self.disk()
         yield _family("model_disk_free_bytes", "Room on the volume of models.", disk.free_bytes)
         yield _family("model_disk_total_bytes", "Size of that volume.", disk.total_bytes)

@@ -2,48 +2,71 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-from logging.handlers import RotatingFileHandler
+from collections.abc import Sequence
 from pathlib import Path
-from time import monotonic
 
 from proxy.errors import SettingsError
 from proxy.settings.environment import shown
+from proxy.telemetry.log_output import Descriptor
 
 # With the older files, `.1` the newest of them, 200 MiB at most.
 MAX_BYTES = 50 * 1024 * 1024
 OLDER_FILES = 3
-_TELL_AGAIN_SECONDS = 60.0
-
-_log = logging.getLogger("proxy.log_file")
 
 
-class LogFile(RotatingFileHandler):
-    """A file that cannot be written (the disk is full) loses lines, and stdout says so.
+class LogFile:
+    """Lines are appended; before the file grows over `MAX_BYTES` it is renamed to `.1`.
 
-    Nothing else suffers: no request fails of it, and later lines are tried again.
+    One that cannot be written (the disk is full) or renamed loses lines; later ones are tried.
     """
 
     def __init__(self, path: str) -> None:
-        # An odd character must not cost the line it is in.
-        super().__init__(
-            path,
-            maxBytes=MAX_BYTES,
-            backupCount=OLDER_FILES,
-            encoding="utf-8",
-            errors="backslashreplace",
-        )
-        self._path = path
-        self._told: float | None = None
+        """
+        Raises:
+            OSError: it cannot be opened.
+        """
+        self._path = Path(path)
+        self._file = self._open()
 
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Once a minute at most. The line about it comes here as well, and must end there."""
-        now = monotonic()
-        if self._told is None or now - self._told >= _TELL_AGAIN_SECONDS:
-            self._told = now
-            _log.error("LOG_FILE=%r cannot be written: %s", self._path, sys.exc_info()[1])
+    @property
+    def inside_line(self) -> bool:
+        return self._file.inside_line
+
+    def write(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
+        """How many lines were lost, and why."""
+        lost, error = 0, None
+        first, size = 0, os.fstat(self._file.fd).st_size
+        for number, line in enumerate(lines):
+            if size and size + len(line) > MAX_BYTES and self._path.is_file():
+                lost_here, error_here = self._file.write(lines[first:number])
+                lost, error = lost + lost_here, error_here or error
+                try:
+                    self._rotate()
+                except OSError as refused:
+                    return lost + len(lines) - number, refused
+                first, size = number, 0
+            size += len(line)
+        lost_here, error_here = self._file.write(lines[first:])
+        return lost + lost_here, error_here or error
+
+    def close(self) -> None:
+        os.close(self._file.fd)
+
+    def _open(self) -> Descriptor:
+        return Descriptor(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
+
+    def _rotate(self) -> None:
+        """
+        Raises:
+            OSError: it cannot be renamed, or no new one be opened.
+        """
+        older = [Path(f"{self._path}.{number + 1}") for number in range(OLDER_FILES)]
+        for target, source in reversed(list(zip(older, [self._path, *older], strict=False))):
+            if source.exists():
+                source.rename(target)
+        before, self._file = self._file, self._open()
+        os.close(before.fd)
 
 
 def open_log_file(path: str) -> LogFile:

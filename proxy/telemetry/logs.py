@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 import logging
-import logging.config
+import os
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
+from time import time
 from typing import Any
 
 import msgspec
-from pythonjsonlogger.json import JsonFormatter
 
 from proxy.settings import LogFormat
 from proxy.telemetry.log_file import open_log_file
+from proxy.telemetry.log_output import Descriptor, Output, Target, instant
 from proxy.telemetry.record import Record
 
 # What is said of a request that was running when the engine died; never what was in it.
@@ -22,21 +27,24 @@ _FLIGHT_FIELDS = (
 )
 MAX_FLIGHTS = 50
 
+# How long the end of the process waits for lines to be written.
+FLUSH_SECONDS = 2.0
+_STDOUT = 1
+
+_OF_ALL_RECORDS = frozenset(
+    {*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime", "taskName"}
+)
+# One INFO line for each of our own health probes would be noise. Spans are sent by urllib3. Below
+# WARNING websockets writes heads and messages of sessions: keys, questions, answers.
+_LIBRARIES = ("httpx", "httpcore", "urllib3", "websockets", "asyncio")
+
 _encode = msgspec.json.Encoder().encode
+_root = logging.getLogger()
+_log = logging.getLogger("proxy.log")
 _access = logging.getLogger("proxy.access")
 _flights = logging.getLogger("proxy.flights")
 
-# An answer whose declared length cannot be kept is ended by returning early, which is
-# what makes the server close the connection; a WebSocket handshake that is answered by
-# HTTP ends early too. Our own line already tells why.
-_EXPECTED = (
-    "ASGI callable returned without completing response.",
-    "ASGI callable returned without completing handshake.",
-)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return record.getMessage() not in _EXPECTED
+_handler: OutputHandler | None = None  # set by `configure`
 
 
 class TextFormatter(logging.Formatter):
@@ -60,105 +68,132 @@ def _on_a_line(value: Any) -> str:
     return text if text.isprintable() and " " not in text else repr(text)
 
 
-class FieldsFormatter(JsonFormatter):
+class JsonFormatter(logging.Formatter):
     """JSON whose `fields` stand beside `message`, not under a key of their own."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            ["levelname", "name", "message"],
-            timestamp=True,
-            rename_fields={"levelname": "level", "name": "logger"},
-            json_ensure_ascii=False,
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            line["exc_info"] = self.formatException(record.exc_info)
+        extras = {
+            name: value for name, value in vars(record).items() if name not in _OF_ALL_RECORDS
+        }
+        fields = extras.pop("fields", None)
+        line |= {**extras, "timestamp": timestamp(record.created), **(fields or {})}
+        separators = None if fields is None or record.exc_info else (",", ":")
+        return json.dumps(line, ensure_ascii=False, separators=separators, default=str)
+
+
+class OutputHandler(logging.Handler):
+    """Formats records for an output. That never waits, so it needs no lock as other handlers do."""
+
+    def __init__(self, output: Output, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.output = output
+        self.setFormatter(formatter)
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        if wanted := bool(self.filter(record)):
+            self.emit(record)
+        return wanted
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record) + "\n"
+        except Exception as error:
+            _log.error("a line of logger %s cannot be written: %r", record.name, error)
+        else:
+            # An odd character must not cost the line it is in.
+            self.output.write(line.encode("utf-8", "backslashreplace"))
+
+    def writes_alone(self) -> bool:
+        """Whether it writes JSON, and nobody else looks at the records of requests."""
+        return (
+            _root.handlers == [self]
+            and not (self.filters or _access.handlers or _access.filters)
+            and type(self.formatter) is JsonFormatter
         )
 
-    def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] | None = getattr(record, "fields", None)
-        if fields is None or record.exc_info:
-            return super().format(record)
-        # The same line for a sixth of the time: there is one of these for every request.
-        head = {
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
-        }
-        return _encode(head | fields).decode()
-
-    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
-        fields: dict[str, Any] = log_data.pop("fields", {})
-        return log_data | fields
+    def close(self) -> None:
+        self.output.close()
+        super().close()
 
 
-class Once(logging.Formatter):
-    """Makes a line once for all who ask: stdout, the file, and the file's look at its length."""
+def timestamp(seconds: float) -> str:
+    """Of the clock on the wall: `2026-11-28T10:44:16.318617+00:00`."""
+    whole = int(seconds)
+    return f"{_to_the_second(whole)}.{int((seconds - whole) * 1_000_000):06}+00:00"
 
-    def __init__(self, formatter: logging.Formatter) -> None:
-        super().__init__()
-        self._formatter = formatter
 
-    def format(self, record: logging.LogRecord) -> str:
-        line: str | None = record.__dict__.get("_line")
-        if line is None:
-            line = record.__dict__["_line"] = self._formatter.format(record)
-        return line
+@lru_cache(maxsize=2)
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def configure(log_format: LogFormat, level: str, file: str | None = None) -> None:
-    """Set up all loggers of this process, uvicorn's too: on stdout, and in a file.
+    """Set up all loggers of this process: on stdout, and in a file.
 
     Raises:
         SettingsError: the file cannot be written.
     """
+    global _handler
+    log_file = None if file is None else open_log_file(file)
     # Nobody prints these, and looking them up for every line costs (Python's logging howto).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    formatter = FieldsFormatter if log_format is LogFormat.JSON else TextFormatter
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {"line": {"()": formatter}},
-            "handlers": {
-                "stdout": {
-                    "class": "logging.StreamHandler",
-                    "stream": "ext://sys.stdout",
-                    "formatter": "line",
-                }
-            },
-            "root": {"level": level.upper(), "handlers": ["stdout"]},
-            "loggers": {
-                # One INFO line for each of our own health probes would be noise.
-                "httpx": {"level": "WARNING"},
-                "httpcore": {"level": "WARNING"},
-                "urllib3": {"level": "WARNING"},  # spans are sent by it
-                # Below that it writes heads and messages of sessions: keys, questions, answers.
-                "websockets": {"level": "WARNING"},
-                "uvicorn": {"level": "WARNING"},
-                "asyncio": {"level": "WARNING"},
-            },
-        }
-    )
-
-    logging.getLogger("uvicorn.error").addFilter(_is_news)
-    if file is not None:
-        _write_also(file, Once(formatter()))
+    targets = [_stdout(tells_errors=log_file is not None)]
+    if log_file is not None:
+        targets.append(Target(f"LOG_FILE={file!r}", log_file, None, tells_errors=True))
+    # A terminal is shared with the progress bar, which makes way for one line at a time.
+    output = Output(targets, by_turns=not os.isatty(_STDOUT))
+    formatter = JsonFormatter() if log_format is LogFormat.JSON else TextFormatter()
+    if _handler is None:
+        atexit.register(flush)
+    else:
+        _handler.close()
+    _handler = OutputHandler(output, formatter)
+    _root.handlers[:] = [_handler]
+    _root.setLevel(level.upper())
+    for name in _LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _write_also(file: str, formatter: logging.Formatter) -> None:
-    root = logging.getLogger()
-    root.addHandler(open_log_file(file))
-    for handler in root.handlers:
-        handler.setFormatter(formatter)
+def flush(seconds: float = FLUSH_SECONDS) -> None:
+    """Wait until what was logged is written, but no longer than that."""
+    if _handler is not None:
+        _handler.output.flush(seconds)
+
+
+def dropped_lines() -> int:
+    """How many lines no target, or not all of them, have taken."""
+    return 0 if _handler is None else _handler.output.dropped_lines
+
+
+def _stdout(*, tells_errors: bool) -> Target:
+    if sys.__stdout__ is None:
+        # It is closed. Nothing else may get its number, or lines would be written there.
+        while (fd := os.open(os.devnull, os.O_RDONLY)) <= _STDOUT:
+            pass
+        os.close(fd)
+    at_once = None if sys.__stdout__ is None else instant(_STDOUT)
+    return Target("stdout", Descriptor(_STDOUT), at_once, tells_errors=tells_errors)
 
 
 def log_request(record: Record) -> None:
     """The one line of a request."""
     if not _access.isEnabledFor(logging.INFO):
         return
-    fields = record.fields()
-    asked = f"{record.method} {fields['path']}" if record.method else "unreadable request"
+    fields = record.log_fields()
+    asked = f"{record.method} {fields.path}" if record.method else "unreadable request"
     message = f"{asked} {record.status} {record.outcome}"
-    _access.info(message, extra={"fields": fields})
+    if _handler is None or not _handler.writes_alone():
+        _access.info(message, extra={"fields": record.fields()})
+        return
+    # The same line as by way of the logger, for a third of the time.
+    _handler.output.write(
+        b'{"level":"INFO","logger":"proxy.access","message":%b,"timestamp":"%b",%b\n'
+        % (_encode(message), timestamp(time()).encode(), _encode(fields)[1:])
+    )
 
 
 def log_flights(records: Sequence[Record]) -> None:

@@ -1,7 +1,7 @@
 """The metrics of requests: one `Series` for each route and model.
 
-`labels()` of prometheus_client takes a lock and builds a tuple; eleven of them cost more
-than all the observing. A series keeps the children it needs.
+They are plain numbers, and made into samples when somebody asks: counters and histograms of
+prometheus_client take a lock for each number and look a bucket up one by one, for each request.
 
 A histogram is a series for each bucket. So each is labelled by what its question is about, and
 by no more: how long work takes depends on its kind (`route`), the speed of tokens on the model,
@@ -10,9 +10,17 @@ our own share on neither. docs/metrics.md counts what that makes.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from math import inf
+from time import time
+from typing import Generic, TypeVar, cast
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar, Sample
+from prometheus_client.utils import floatToGoString
 
 from proxy.telemetry.record import Outcome, Record
 
@@ -40,18 +48,100 @@ LONG_SECONDS = 100
 _ROUTE, _MODEL, _BOTH = ("route",), ("model",), ("route", "model")
 
 
-class Families:
+class Value:
+    """One number, with its labels: of a counter, or of a gauge."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def samples(self, name: str, labels: dict[str, str]) -> list[Sample]:
+        return [Sample(name, labels, self.value)]
+
+
+class Buckets:
+    """The observations of a histogram with the same labels."""
+
+    __slots__ = ("_bounds", "_counts", "_exemplars", "_le", "_sum")
+
+    def __init__(self, bounds: tuple[float, ...], le: tuple[str, ...]) -> None:
+        self._bounds, self._le = bounds, le
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+        self._exemplars: dict[int, Exemplar] = {}
+
+    def observe(self, value: float, trace_id: str | None = None) -> None:
+        """Count it in the first bucket whose bound is not below it."""
+        index = bisect_left(self._bounds, value)
+        self._counts[index] += 1
+        self._sum += value
+        if trace_id is not None:
+            self._exemplars[index] = Exemplar({"trace_id": trace_id}, value, time())
+
+    def samples(self, name: str, labels: dict[str, str]) -> list[Sample]:
+        samples, total = [], 0
+        for index, (count, le) in enumerate(zip(self._counts, self._le, strict=True)):
+            total += count
+            exemplar = self._exemplars.get(index)
+            samples.append(Sample(f"{name}_bucket", {**labels, "le": le}, total, None, exemplar))
+        samples.append(Sample(f"{name}_count", labels, total))
+        samples.append(Sample(f"{name}_sum", labels, self._sum))
+        return samples
+
+
+Child = TypeVar("Child", Value, Buckets)
+
+
+class Family(Collector, Generic[Child]):
+    """A metric: a child for each set of label values that was asked for."""
+
+    def __init__(
+        self, kind: str, name: str, text: str, labels: tuple[str, ...], make: Callable[[], Child]
+    ) -> None:
+        self._kind, self._name, self._text = kind, f"sidecar_{name}", text
+        self._labels = labels
+        self._make: Callable[[], Child] = make
+        self._children: dict[tuple[str, ...], Child] = {}
+        if not labels:
+            self.child()
+
+    def child(self, *labels: str) -> Child:
+        if (child := self._children.get(labels)) is None:
+            child = self._children[labels] = self._make()
+        return child
+
+    def collect(self) -> Iterable[Metric]:
+        metric = Metric(self._name, self._text, self._kind)
+        # There may be very many: they are made while they are read.
+        metric.samples = cast("list[Sample]", self)
+        return [metric]
+
+    def __iter__(self) -> Iterator[Sample]:
+        name = f"{self._name}_total" if self._kind == "counter" else self._name
+        for labels, child in list(self._children.items()):
+            yield from child.samples(name, dict(zip(self._labels, labels, strict=True)))
+
+
+def counter(name: str, text: str, labels: tuple[str, ...]) -> Family[Value]:
+    return Family("counter", name, text, labels, Value)
+
+
+def gauge(name: str, text: str, labels: tuple[str, ...]) -> Family[Value]:
+    return Family("gauge", name, text, labels, Value)
+
+
+def histogram(
+    name: str, text: str, bounds: tuple[float, ...], labels: tuple[str, ...] = ()
+) -> Family[Buckets]:
+    le = tuple(floatToGoString(bound) for bound in (*bounds, inf))  # type: ignore[no-untyped-call]
+    return Family("histogram", name, text, labels, lambda: Buckets(bounds, le))
+
+
+class Families(Collector):
     """The families of requests."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
-            return Counter(f"sidecar_{name}", text, labels, registry=registry)
-
-        def histogram(
-            name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()
-        ) -> Histogram:
-            return Histogram(f"sidecar_{name}", text, labels, registry=registry, buckets=buckets)
-
+    def __init__(self) -> None:
         self.requests = counter("requests", "Requests that ended.", (*_BOTH, "outcome"))
         self.prompt_tokens = counter("prompt_tokens", "Tokens read.", _BOTH)
         self.cached_tokens = counter(
@@ -85,6 +175,10 @@ class Families:
         )
         self.request_bytes = histogram("request_body_bytes", "Request bodies.", BODY_BUCKETS)
 
+    def collect(self) -> Iterator[Metric]:
+        for family in vars(self).values():
+            yield from family.collect()
+
 
 class Series:
     """What a route and a model count. A series that is not asked for is not made, unless
@@ -94,30 +188,34 @@ class Series:
         self._families = families
         self._labels = (route, model)
         self._model = model
-        self._requests: dict[Outcome, Counter] = {}
-        self._duration = families.duration.labels(route)
-        self._long = families.long.labels(route)
-        self._response_bytes = families.response_bytes.labels(route)
+        self._requests: dict[Outcome, Value] = {}
+        self._duration = families.duration.child(route)
+        self._long = families.long.child(route)
+        self._response_bytes = families.response_bytes.child(route)
+        self._stall = families.stall.child()
+        self._request_bytes = families.request_bytes.child()
+        self._overhead = families.overhead.child()
+        self._rate = families.rate.child()
 
     @cached_property
-    def _prompt_tokens(self) -> Counter:
-        return self._families.prompt_tokens.labels(*self._labels)
+    def _prompt_tokens(self) -> Value:
+        return self._families.prompt_tokens.child(*self._labels)
 
     @cached_property
-    def _cached_tokens(self) -> Counter:
-        return self._families.cached_tokens.labels(*self._labels)
+    def _cached_tokens(self) -> Value:
+        return self._families.cached_tokens.child(*self._labels)
 
     @cached_property
-    def _completion_tokens(self) -> Counter:
-        return self._families.completion_tokens.labels(*self._labels)
+    def _completion_tokens(self) -> Value:
+        return self._families.completion_tokens.child(*self._labels)
 
     @cached_property
-    def _ttft(self) -> Histogram:
-        return self._families.ttft.labels(self._model)
+    def _ttft(self) -> Buckets:
+        return self._families.ttft.child(self._model)
 
     @cached_property
-    def _itl(self) -> Histogram:
-        return self._families.itl.labels(self._model)
+    def _itl(self) -> Buckets:
+        return self._families.itl.child(self._model)
 
     def zero(self) -> None:
         """All of them, from now on: a rate needs the 0 before the 1."""
@@ -129,36 +227,33 @@ class Series:
     def add(self, record: Record) -> None:
         """Count a record that is finished."""
         assert record.outcome is not None
-        families = self._families
         # An exemplar leads to a trace: there is none where nobody keeps it.
         trace_id = record.trace_id if record.is_sampled else None
-        exemplar = {"trace_id": trace_id} if trace_id is not None else None
-        self._requests_of(record.outcome).inc()
+        self._requests_of(record.outcome).value += 1
         duration = record.duration_seconds
-        self._duration.observe(duration, exemplar)
+        self._duration.observe(duration, trace_id)
         if duration > LONG_SECONDS:
-            self._long.inc()
-        families.stall.observe(record.client_stall_seconds)
-        families.request_bytes.observe(record.bytes_in)
-        if record.bytes_out:
-            self._response_bytes.inc(record.bytes_out)
+            self._long.value += 1
+        self._stall.observe(record.client_stall_seconds)
+        self._request_bytes.observe(record.bytes_in)
+        self._response_bytes.value += record.bytes_out
         if (overhead := record.overhead_seconds) is not None:
-            families.overhead.observe(overhead)
+            self._overhead.observe(overhead)
         if (ttft := record.ttft_seconds) is not None:
-            self._ttft.observe(ttft, exemplar)
+            self._ttft.observe(ttft, trace_id)
         if (itl := record.itl_mean_seconds) is not None:
             self._itl.observe(itl)
         if (rate := record.tokens_per_second) is not None:
-            families.rate.observe(rate)
+            self._rate.observe(rate)
         if record.prompt_tokens:
-            self._prompt_tokens.inc(record.prompt_tokens)
+            self._prompt_tokens.value += record.prompt_tokens
         if record.cached_tokens:
-            self._cached_tokens.inc(record.cached_tokens)
+            self._cached_tokens.value += record.cached_tokens
         if record.completion_tokens:
-            self._completion_tokens.inc(record.completion_tokens)
+            self._completion_tokens.value += record.completion_tokens
 
-    def _requests_of(self, outcome: Outcome) -> Counter:
+    def _requests_of(self, outcome: Outcome) -> Value:
         if (counter := self._requests.get(outcome)) is None:
-            counter = self._families.requests.labels(*self._labels, outcome)
+            counter = self._families.requests.child(*self._labels, outcome)
             self._requests[outcome] = counter
         return counter

@@ -248,5 +248,5 @@ def test_recorded_quantiles_are_those_of_the_engine_and_the_sidecar(run: Run) ->
     query = 'instance:{}:quantile_5m{{quantile="p50"}}'
     (ours,) = run.prometheus.now(query.format("sidecar_time_to_first_token_seconds"))
     (theirs,) = run.prometheus.now(query.format("vllm:time_to_first_token_seconds"))
-    assert 0.04 < float(theirs["value"][1]) < 1
-    assert 0.04 < float(ours["value"][1]) < 1
+    assert float(theirs["value"][1]) > 0.04
+    assert float(ours["value"][1]) > 0.04

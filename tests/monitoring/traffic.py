@@ -59,11 +59,11 @@ def errors(service: Service) -> None:
     leave(service)
 
 
-def crash(service: Service, restart_seconds: float = 15) -> None:
+def crash(service: Service) -> None:
     """The engine dies of a request; while it is down another one comes."""
     words = {"role": "user", "content": "crash"}
     with suppress(httpx.TransportError):
         assert ask(service, _CHAT, CHAT | {"messages": [words]}) >= 500
     wait_until(lambda: service.health()["phase"] != "ready", PATIENCE, "the engine's death")
     assert ask(service, _CHAT, CHAT) == 503
-    service.wait_for("ready", restart_seconds)
+    service.wait_for("ready", PATIENCE)

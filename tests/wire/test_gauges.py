@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from proxy.engine.engine_meter import EVERY_SECONDS
 from tests.wire.client import CHAT, STREAM, prompt
 from tests.wire.service import Sidecar, until
 
 RUNNING = "sidecar_engine_requests_running"
-SECONDS = 2 * EVERY_SECONDS
 
 
 def asked(service: Sidecar) -> int:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.fake_engine import FakeEngine
+from tests.patience import PATIENCE
 from tests.wire.client import CHAT, prompt
 from tests.wire.service import Sidecar, ending
 
@@ -20,7 +21,7 @@ def test_the_file_has_what_stdout_has(shared_engine: FakeEngine, tmp_path: Path)
         record = service.record(service.ask(CHAT, prompt(CHAT)))
         assert ending(record) == (200, "ok", None, None)
         service.process.terminate()
-        assert service.process.wait(5) == 0
+        assert service.process.wait(PATIENCE) == 0
         lines = service.lines()
     assert {"proxy", "proxy.engine", "proxy.access"} <= {line["logger"] for line in lines}
     assert path.read_text() == service.text()
@@ -36,7 +37,7 @@ def test_a_full_disk_breaks_no_request_and_no_stop(
             record = service.record(service.ask(CHAT, prompt(CHAT)))
             assert ending(record) == (200, "ok", None, None)
         service.process.terminate()
-        assert service.process.wait(5) == 0
+        assert service.process.wait(PATIENCE) == 0
         others = service.other_lines()
     assert sum("LOG_FILE='/dev/full' cannot be written" in line for line in others) == 1
     assert all(line.startswith("{") for line in others), "no traceback"
@@ -48,7 +49,7 @@ def test_a_file_that_cannot_be_written_stops_the_start_with_one_line(tmp_path: P
         env={**os.environ, "LOG_FILE": str(tmp_path), "UPSTREAM_URL": "http://127.0.0.1:9"},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=PATIENCE,
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")

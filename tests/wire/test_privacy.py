@@ -116,10 +116,10 @@ def test_nothing_of_a_session_is_told(watched: tuple[Sidecar, Path]) -> None:
     headers = {**dict(KEYS), "x-request-id": new_id()}
     url = f"ws://127.0.0.1:{service.port}/v1/realtime?key={secrets.KEY}"
     with connect(url, additional_headers=headers, proxy=None, open_timeout=PATIENCE) as client:
-        client.recv(5)
+        client.recv(PATIENCE)
         for message in (secrets.PROMPT, secrets.PROMPT.encode()):
             client.send(message)
-            assert client.recv(5) == message
+            assert client.recv(PATIENCE) == message
     service.record(headers["x-request-id"])
     assert_nothing_told(service, file)
 

@@ -64,6 +64,7 @@ async def test_waiting_for_health_outlasts_refused_connections(
     ("answer", "names"),
     [
         (httpx.Response(200, json={"data": [{"id": "a"}, {"id": "b"}]}), ("a", "b")),
+        (httpx.Response(200, content=b'{"data": [{"id": "a\\ud800b"}]}'), ("a?b",)),
         (httpx.Response(200, json={"data": []}), ()),
         (httpx.Response(200, json={"object": "list"}), ()),
         (httpx.Response(200, json=["a"]), ()),

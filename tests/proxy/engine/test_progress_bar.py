@@ -9,8 +9,10 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from time import monotonic
 from typing import Any
 
@@ -101,6 +103,22 @@ def test_a_line_never_wraps() -> None:
     bar._columns = lambda: 30  # type: ignore[method-assign]
     bar.draw()
     assert len(terminal.getvalue().removeprefix(ERASE)) == 29
+
+
+def test_a_terminal_that_is_stopped_is_not_waited_for() -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        bar = ProgressBar(terminal, lambda: Snapshot(**DOWNLOAD))
+        termios.tcflow(theirs, termios.TCOOFF)  # Ctrl-S
+        drawing = Thread(target=bar.draw, daemon=True)
+        drawing.start()
+        drawing.join(PATIENCE)
+        is_stuck = drawing.is_alive()
+        termios.tcflow(theirs, termios.TCOON)
+        assert not is_stuck
+        bar.draw()
+        assert b"downloading" in os.read(ours, 1000)
+    os.close(ours)
 
 
 async def test_it_makes_way_for_a_log_line_on_the_same_terminal() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
 import pytest
 
-OURS = ("httpx", "httpcore", "uvicorn", "uvicorn.error", "asyncio", "proxy.access", "proxy.engine")
+from proxy.telemetry import logs
+from tests.patience import PATIENCE
+
+OURS = ("httpx", "httpcore", "asyncio", "proxy.access", "proxy.engine")
 # What `configure` switches off for the whole process.
 SWITCHES = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks", "_srcfile")
 
@@ -24,9 +26,9 @@ def as_before() -> Iterator[None]:
     before = [(logger, logger.level, logger.filters[:]) for logger in loggers]
     switches = {name: getattr(logging, name) for name in SWITCHES if hasattr(logging, name)}
     yield
-    for handler in set(root.handlers) - set(handlers):
-        with suppress(OSError):  # what a full disk did not take
-            handler.close()
+    if logs._handler is not None:
+        logs._handler.close()
+        logs._handler = None
     root.handlers[:] = handlers
     root.setLevel(level)
     for logger, old_level, filters in before:
@@ -37,9 +39,10 @@ def as_before() -> Iterator[None]:
 
 
 @pytest.fixture
-def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
+def lines(capfd: pytest.CaptureFixture[str]) -> Lines:
     def lines() -> list[str]:
-        out, err = capsys.readouterr()
+        logs.flush(PATIENCE)
+        out, err = capfd.readouterr()
         assert err == ""
         assert out == "" or out.endswith("\n")
         return out.split("\n")[:-1]

@@ -15,8 +15,9 @@ import pytest
 
 from proxy.errors import SettingsError
 from proxy.settings import LogFormat
-from proxy.telemetry import log_file
-from proxy.telemetry.logs import configure, log_request
+from proxy.telemetry import log_file, log_output
+from proxy.telemetry.logs import configure, dropped_lines, flush, log_request
+from tests.patience import PATIENCE
 from tests.proxy.telemetry.conftest import Lines
 from tests.proxy.telemetry.records import full
 
@@ -29,6 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def written(path: Path) -> list[str]:
+    flush(PATIENCE)
     text = path.read_text(encoding="utf-8")
     assert text == "" or text.endswith("\n")
     return text.split("\n")[:-1]
@@ -86,6 +88,7 @@ def test_the_file_is_rotated_by_size_and_three_older_ones_are_kept(
     configure(LogFormat.JSON, "info", str(path))
     for number in range(100):
         _log.info("line %d", number)
+    flush(PATIENCE)
     oldest_first = [path.with_suffix(f".log.{number}") for number in (3, 2, 1)] + [path]
     assert sorted(path.parent.iterdir()) == sorted(oldest_first)
     assert all(each.stat().st_size <= 1000 for each in oldest_first)
@@ -132,25 +135,50 @@ def test_it_is_told_again_after_a_while(lines: Lines, monkeypatch: pytest.Monkey
     configure(LogFormat.TEXT, "info", "/dev/full")
     seen = []
     for now in (0.0, 30.0, 59.0, 60.0):
-        monkeypatch.setattr(log_file, "monotonic", lambda now=now: now)
+        monkeypatch.setattr(log_output, "monotonic", lambda now=now: now)
         _log.info("a line")
         seen.append(["LOG_FILE" in line for line in lines()])
     assert seen == [[False, True], [False], [False], [False, True]]
 
 
-def test_when_there_is_room_again_whole_lines_are_written_again(lines: Lines, path: Path) -> None:
-    configure(LogFormat.JSON, "info", str(path))
+def test_when_there_is_room_again_whole_lines_are_written_again(path: Path) -> None:
+    file = log_file.LogFile(str(path))
+    before = [b"line %d\n" % number for number in range(200)]
+    after = [b"line %d\n" % number for number in range(200, 203)]
     with files_limited_to(1000):
-        for number in range(200):
+        lost, error = file.write(before)
+        assert error is not None
+        assert error.errno == errno.EFBIG
+        assert path.stat().st_size == 1000
+        assert file.write(before)[0] == 200
+    assert file.write(after) == (0, None)
+    file.close()
+    kept = 200 - lost
+    assert path.read_bytes() == b"".join(before[:kept] + after), "no line of it is torn"
+    assert kept > 100
+
+
+def test_lines_that_a_file_has_lost_are_counted_and_told_of(
+    lines: Lines, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    configure(LogFormat.JSON, "info", str(path))
+    with monkeypatch.context() as patched:
+        patched.setattr(log_file.LogFile, "write", lambda _, lines: (len(lines), full))
+        for number in range(7):
             _log.info("line %d", number)
-        assert path.stat().st_size <= 1000
-    for number in range(200, 203):
-        _log.info("line %d", number)
-    on_stdout = lines()
-    assert sum("LOG_FILE" in line for line in on_stdout) == 1
-    in_file = written(path)
-    assert in_file[-3:] == on_stdout[-3:]
-    assert set(in_file) < set(on_stdout), "no line of it is torn"
+        flush(PATIENCE)
+    assert dropped_lines() == 8, "the line about the trouble too"
+    _log.info("there is room again")
+    on_stdout, in_file = lines(), written(path)
+    messages = [json.loads(line)["message"] for line in on_stdout]
+    assert f"LOG_FILE={str(path)!r} cannot be written: [Errno 28] {full.strerror}" in messages
+    assert messages[-2:] == [
+        "there is room again",
+        f"8 log lines were dropped: LOG_FILE={str(path)!r} did not take them",
+    ]
+    assert in_file == on_stdout[-2:]
+    assert dropped_lines() == 8
 
 
 def test_a_file_that_cannot_be_rotated_is_told_and_stdout_goes_on(
@@ -162,9 +190,10 @@ def test_a_file_that_cannot_be_rotated_is_told_and_stdout_goes_on(
     monkeypatch.setattr(log_file, "MAX_BYTES", 500)
     configure(LogFormat.TEXT, "info", str(path))
     with monkeypatch.context() as patched:
-        patched.setattr(os, "rename", refused)
+        patched.setattr(Path, "rename", refused)
         for number in range(50):
             _log.info("line %d", number)
+        flush(PATIENCE)
     told = [line for line in lines() if "LOG_FILE" in line]
     assert len(told) == 1
     assert "Permission denied" in told[0]

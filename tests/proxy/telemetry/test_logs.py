@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +24,7 @@ def parsed(lines: Lines) -> list[dict[str, Any]]:
 
 
 def test_a_request_is_one_json_line_with_all_its_fields(lines: Lines) -> None:
+    before = datetime.now(UTC)
     configure(LogFormat.JSON, "info")
     log_request(full())
     (line,) = parsed(lines)
@@ -32,8 +32,7 @@ def test_a_request_is_one_json_line_with_all_its_fields(lines: Lines) -> None:
     assert line.items() >= full().fields().items()
     assert (line["level"], line["logger"]) == ("INFO", "proxy.access")
     assert line["message"] == "POST /v1/chat/completions 200 engine_error"
-    written = datetime.fromisoformat(line["timestamp"])
-    assert abs((datetime.now(UTC) - written).total_seconds()) < 60
+    assert before <= datetime.fromisoformat(line["timestamp"]) <= datetime.now(UTC)
 
 
 def test_a_field_that_does_not_apply_is_not_in_the_line(lines: Lines) -> None:
@@ -126,15 +125,10 @@ def test_requests_are_not_logged_where_the_level_hides_them(lines: Lines) -> Non
     assert lines() == []
 
 
-def test_the_sidecars_own_probes_and_expected_ends_are_no_news(lines: Lines) -> None:
+def test_the_sidecars_own_probes_are_no_news(lines: Lines) -> None:
     configure(LogFormat.JSON, "info")
     logging.getLogger("httpx").info("HTTP Request: GET http://127.0.0.1:8001/health")
-    logging.getLogger("uvicorn.access").info("GET /health 200")
-    server = logging.getLogger("uvicorn.error")
-    server.error("ASGI callable returned without completing response.")
     assert lines() == []
-    server.error("Exception in ASGI application")
-    assert [line["message"] for line in parsed(lines)] == ["Exception in ASGI application"]
 
 
 @pytest.mark.parametrize("name", ["websockets.client", "websockets.server", "httpx", "httpcore"])
@@ -152,9 +146,7 @@ def test_all_lines_go_to_stdout_once_however_often_logging_is_set_up(lines: Line
     configure(LogFormat.JSON, "info")
     log_request(full())
     assert len(parsed(lines)) == 1
-    (handler,) = logging.getLogger().handlers
-    assert isinstance(handler, logging.StreamHandler)
-    assert handler.stream is sys.stdout
+    assert len(logging.getLogger().handlers) == 1
 
 
 def test_no_line_holds_what_a_record_has_no_place_for() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import random
 import re
 import runpy
 from collections.abc import Iterable
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
@@ -21,9 +24,13 @@ from proxy.edge.routes import GENERATING, Route
 from proxy.engine.phase import Phase
 from proxy.engine.reading import DiskReading, EngineReading, GpuReading
 from proxy.errors import Cause
+from proxy.telemetry import metrics as metrics_module
+from proxy.telemetry import series as series_module
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Outcome, Record
+from proxy.telemetry.series import DURATION_BUCKETS, ITL_BUCKETS, TTFT_BUCKETS
 from tests.proxy.telemetry.records import finished, full
+from tests.proxy.telemetry.reference import Reference
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 # Families by the name they are queried with.
@@ -61,6 +68,8 @@ CONTRACT = {
     "sidecar_gpu_power_watts": {"gpu"},
     "sidecar_key_requests_total": {"key", "outcome"},
     "sidecar_key_tokens_total": {"key"},
+    "sidecar_log_lines_dropped_total": set(),
+    "sidecar_event_loop_lag_seconds": set(),
     "sidecar_build_info": {"version", "python"},
 }
 
@@ -77,8 +86,12 @@ def measured(*records: Record, served: tuple[str, ...] = ("demo", "alias")) -> M
     return metrics
 
 
+def page_of(metrics: Metrics, accept: str = "") -> tuple[bytes, str]:
+    return asyncio.run(metrics.page(accept))
+
+
 def families(metrics: Metrics) -> list[Metric]:
-    return list(parse_text(metrics.page("")[0].decode()))
+    return list(parse_text(page_of(metrics)[0].decode()))
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -117,7 +130,7 @@ def test_the_families_and_their_labels_are_the_documented_ones() -> None:
     ],
 )
 def test_the_page_is_in_the_format_that_was_asked_for(accept: str, content_type: str) -> None:
-    page, announced = measured(full()).page(accept)
+    page, announced = page_of(measured(full()), accept)
     assert announced.startswith(content_type)
     parse = parse_openmetrics if accept.startswith(OPENMETRICS) else parse_text
     names = {family.name for family in parse(page.decode())}
@@ -127,7 +140,7 @@ def test_the_page_is_in_the_format_that_was_asked_for(accept: str, content_type:
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
 def test_the_page_is_not_doubled_by_times_of_creation(accept: str) -> None:
-    assert b"_created" not in measured(full()).page(accept)[0]
+    assert b"_created" not in page_of(measured(full()), accept)[0]
 
 
 def test_each_number_is_the_records() -> None:
@@ -219,7 +232,7 @@ def test_a_model_is_a_served_name_or_other(
 
 def test_clients_cannot_make_series() -> None:
     metrics = measured(finished(model="a", path="/a"))
-    before = metrics.page("")[0].count(b"\n")
+    before = page_of(metrics)[0].count(b"\n")
     for number in range(50):
         record = finished(
             model=f"model-{number}",
@@ -232,7 +245,7 @@ def test_clients_cannot_make_series() -> None:
         )
         metrics.began(record)
         metrics.ended(record)
-    assert metrics.page("")[0].count(b"\n") == before
+    assert page_of(metrics)[0].count(b"\n") == before
 
 
 def label_values(metrics: Metrics, name: str) -> set[str]:
@@ -315,13 +328,13 @@ TRACED = re.compile(r'^(\w+)_bucket\{.*\} \S+ # \{trace_id="(\w+)"\} (\S+)', re.
 
 def test_openmetrics_has_the_trace_of_a_request_in_the_bucket_it_fell_into() -> None:
     record = full()
-    page = measured(record).page(OPENMETRICS)[0].decode()
+    page = page_of(measured(record), OPENMETRICS)[0].decode()
     assert set(TRACED.findall(page)) == {
         ("sidecar_request_duration_seconds", record.trace_id, "0.5"),
         ("sidecar_time_to_first_token_seconds", record.trace_id, str(record.ttft_seconds)),
     }
-    assert "trace_id" not in measured(record).page("")[0].decode()
-    assert "trace_id" not in measured(finished()).page(OPENMETRICS)[0].decode()
+    assert "trace_id" not in page_of(measured(record))[0].decode()
+    assert "trace_id" not in page_of(measured(finished()), OPENMETRICS)[0].decode()
 
 
 def test_a_trace_that_nobody_keeps_is_no_exemplar() -> None:
@@ -329,7 +342,7 @@ def test_a_trace_that_nobody_keeps_is_no_exemplar() -> None:
     assert record.traceparent is not None
     record.traceparent = record.traceparent[:-1] + "2"
     assert record.trace_id is not None
-    assert "trace_id" not in measured(record).page(OPENMETRICS)[0].decode()
+    assert "trace_id" not in page_of(measured(record), OPENMETRICS)[0].decode()
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -445,3 +458,92 @@ def test_a_key_is_charged_what_the_engine_says() -> None:
     assert value(metrics, name, key="alice", outcome="engine_error") == 1
     assert value(metrics, name, key="alice", outcome="ok") == 1
     assert total(metrics, name) == 2
+
+
+# As prometheus_client counts them ----------------------------------------------------------------
+
+
+def random_records(count: int) -> list[Record]:
+    chance = random.Random(7)
+    bounds = (*DURATION_BUCKETS, *TTFT_BUCKETS, *ITL_BUCKETS)
+    records = []
+    for number in range(count):
+        # Every other time exactly on a bound.
+        seconds = chance.choice(bounds) if number % 2 else chance.expovariate(1)
+        record = finished(
+            route=chance.choice(list(Route)),
+            model=chance.choice(["demo", "alias", "unheard-of"]),
+            outcome=chance.choice(list(Outcome)),
+            traceparent=chance.choice([None, f"00-{number:032x}-{1:016x}-0{number % 2}"]),
+            images=chance.choice([0, 0, 3]),
+            audios=chance.choice([0, 1]),
+            bytes_in=chance.choice([0, 1024, chance.randrange(10**9)]),
+            bytes_out=chance.randrange(10**12),
+            prompt_tokens=chance.choice([None, 0, chance.randrange(10**7)]),
+            cached_tokens=chance.choice([None, 5]),
+            completion_tokens=chance.choice([None, chance.randrange(1000)]),
+            client_stall_seconds=chance.choice([0.0, 0.01, chance.random()]),
+            body_read=chance.choice([None, 0.001]),
+            sent=chance.choice([None, 0.00125]),
+            generated_events=chance.randrange(3),
+        )
+        record.started, record.finished = 0.0, seconds * chance.choice([1, 1, 200])
+        if chance.random() < 0.6:
+            record.first_token, record.last_token = seconds, seconds + chance.random()
+        records.append(record)
+    return records
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS])
+def test_the_page_has_the_bytes_that_prometheus_clients_own_metrics_would_make(
+    accept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1700000000.25)
+    monkeypatch.setattr(series_module, "time", lambda: 1700000000.25)
+    models = ("demo", "alias")
+    metrics, reference = Metrics(GENERATING), Reference(models)
+    metrics.served_models = models
+    for record in random_records(3000):
+        metrics.began(record)
+        metrics.ended(record)
+        reference.add(record)
+    expected = choose_encoder(accept)[0](reference.registry).decode()
+    of_requests, inputs = expected.removesuffix("# EOF\n").split("# HELP sidecar_inputs")
+    head = "# HELP sidecar_requests " if accept else "# HELP sidecar_requests_total "
+    in_flight, others = of_requests.split(head)
+    text = page_of(metrics, accept)[0].decode()
+    assert in_flight in text
+    assert others in text
+    assert inputs in text
+    assert len(others) > 20_000
+    assert ("trace_id" in others) == (accept == OPENMETRICS)
+
+
+async def test_a_page_of_very_many_models_leaves_the_event_loop_free() -> None:
+    metrics = Metrics(GENERATING)
+    metrics.served_models = tuple(f"model-{number}" for number in range(300))
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count_turns())
+    text, _ = await metrics.page("")
+    counting.cancel()
+    samples = text.count(b"\nsidecar_")
+    assert samples > 28_000
+    # Between two turns there is no more than a part, or 5 ms of parts.
+    assert turns > 10
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 10_000])
+def test_a_page_is_the_same_in_parts_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    metrics = measured(full())
+    expected = {accept: choose_encoder(accept)[0](metrics.registry) for accept in ("", OPENMETRICS)}
+    monkeypatch.setattr(metrics_module, "_SAMPLES_OF_A_PART", size)
+    assert {accept: page_of(metrics, accept)[0] for accept in expected} == expected

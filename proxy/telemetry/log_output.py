@@ -1,0 +1,280 @@
+"""Where log lines go, without anybody ever waiting for it.
+
+The lines of one turn of the event loop leave in one write. A pipe, a socket and a terminal get
+them at once, as far as they take them at once; what they do not take, and all that goes into a
+file (a disk may hang), is written by a daemon thread. Waking one costs five times as much as
+writing into a pipe, so it lets lines come together for a moment.
+
+What is too much for a target's queue, and what it refuses, is dropped, counted, and told as soon
+as the target takes lines again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import select
+import socket
+import stat
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from time import monotonic, sleep
+from typing import Protocol
+
+MAX_PENDING_BYTES = 4 * 1024 * 1024
+# How long a thread that was woken lets lines come together.
+_GATHER_SECONDS = 0.02
+_POLL_SECONDS = 0.005
+_TELL_AGAIN_SECONDS = 60.0
+
+_log = logging.getLogger("proxy.log")
+
+
+class Instant(Protocol):
+    """Writes what is taken at once."""
+
+    def write(self, data: bytes) -> int:
+        """How many bytes were written. Raises BlockingIOError where none can be now."""
+
+    def close(self) -> None: ...
+
+
+class Writer(Protocol):
+    """Writes lines for a thread that may wait."""
+
+    def write(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
+        """How many lines were lost, and why."""
+
+    @property
+    def inside_line(self) -> bool:
+        """Whether the rest of a line is still to be written."""
+
+
+class Descriptor:
+    """An open file that lines are written to, waiting where that has to be.
+
+    Of a line that was written in part the rest is kept, and goes before the next one.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._rest = b""
+
+    @property
+    def inside_line(self) -> bool:
+        return bool(self._rest)
+
+    def write(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
+        data = self._rest + b"".join(lines)
+        view, written = memoryview(data), 0
+        try:
+            while written < len(data):
+                try:
+                    written += os.write(self.fd, view[written:])
+                except BlockingIOError:  # somebody who shares it has made it so
+                    select.select([], [self.fd], [])
+        except OSError as error:
+            whole = data[written - 1] == ord("\n") if written else not self._rest
+            self._rest = b"" if whole else data[written : data.index(b"\n", written) + 1]
+            return data.count(b"\n", written) - (not whole), error
+        self._rest = b""
+        return 0, None
+
+
+class Target:
+    """One place for lines."""
+
+    def __init__(
+        self, name: str, writer: Writer, instant: Instant | None, *, tells_errors: bool
+    ) -> None:
+        """`tells_errors`: there is another target, which may say what is wrong with this one."""
+        self._name = name
+        self._writer = writer
+        self._instant = instant
+        self._tells_errors = tells_errors
+        self._told_error: float | None = None
+        self._told_drops = 0
+        self._is_full = False
+        self._tells = False
+        # Each number is changed by one thread: those with `put` by who puts, the others by ours.
+        self._put_bytes = self._done_bytes = 0
+        self._not_put_lines = self._lost_lines = 0
+        self._queue: SimpleQueue[Sequence[bytes] | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name=f"log to {name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped_lines(self) -> int:
+        return self._not_put_lines + self._lost_lines
+
+    @property
+    def pending_bytes(self) -> int:
+        """What the thread has not written yet."""
+        return self._put_bytes - self._done_bytes
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all is written, and all told that there is to tell."""
+        return not (self.pending_bytes or self._tells)
+
+    def put(self, lines: Sequence[bytes]) -> None:
+        """Have lines written. One call at a time; it never waits."""
+        pending = self.pending_bytes
+        if self._instant is not None and not pending and not self._writer.inside_line:
+            data = lines[0] if len(lines) == 1 else b"".join(lines)
+            written = 0
+            with suppress(OSError):  # the thread will get the same error, and tell it
+                written = self._instant.write(data)
+            if written == len(data):
+                return
+            lines = (data[written:],)
+        size = sum(map(len, lines))
+        # Once there were too many, the queue is emptied first: else every other line would be lost.
+        self._is_full = pending > 0 and (self._is_full or pending + size > MAX_PENDING_BYTES)
+        if self._is_full:
+            self._not_put_lines += sum(line.count(b"\n") for line in lines)
+        else:
+            self._put_bytes += size
+            self._queue.put(lines)
+
+    def close(self) -> None:
+        """End the thread, once it has written what it has got."""
+        self._queue.put(None)
+        if self._instant is not None:
+            self._instant.close()
+            self._instant = None
+
+    def _run(self) -> None:
+        while (lines := self._queue.get()) is not None:
+            sleep(_GATHER_SECONDS)
+            batch = [*lines]
+            with suppress(Empty):
+                while (more := self._queue.get_nowait()) is not None:
+                    batch += more
+                self._queue.put(None)  # no more: it is for the next turn
+            lost, error = self._writer.write(batch)
+            self._lost_lines += lost
+            self._tells = True
+            self._done_bytes += sum(map(len, batch))
+            if error is not None:
+                self._tell_error(error)
+            elif not self.pending_bytes:
+                self._tell_drops()
+            self._tells = False
+
+    def _tell_drops(self) -> None:
+        if drops := self.dropped_lines - self._told_drops:
+            self._told_drops += drops
+            _log.error("%d log lines were dropped: %s did not take them", drops, self._name)
+
+    def _tell_error(self, error: OSError) -> None:
+        """Once a minute at most. The line about it comes here as well, and must end there."""
+        now = monotonic()
+        if self._told_error is None or now - self._told_error >= _TELL_AGAIN_SECONDS:
+            self._told_error = now
+            if self._tells_errors:
+                _log.error("%s cannot be written: %s", self._name, error)
+
+
+class Output:
+    """All targets of this process's lines. Any thread may write, also out of a finalizer."""
+
+    def __init__(self, targets: Iterable[Target], *, by_turns: bool) -> None:
+        """`by_turns`: the lines of one turn of the event loop are written together."""
+        self._targets = tuple(targets)
+        self._by_turns = by_turns
+        self._lines: deque[bytes] = deque()
+        self._lock = Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None  # that will flush
+
+    @property
+    def dropped_lines(self) -> int:
+        return sum(target.dropped_lines for target in self._targets)
+
+    def write(self, line: bytes) -> None:
+        """Write a line, which ends with its newline."""
+        self._lines.append(line)
+        if self._by_turns:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                pass
+            else:
+                if self._loop is not loop:
+                    self._loop = loop
+                    loop.call_soon(self._end_turn)
+                return
+        self._flush()
+
+    def flush(self, seconds: float) -> None:
+        """Wait until all lines are written, but no longer than that."""
+        end = monotonic() + seconds
+        self._flush()
+        while not all(target.is_done for target in self._targets) and monotonic() < end:
+            sleep(_POLL_SECONDS)
+
+    def close(self) -> None:
+        self._flush()
+        for target in self._targets:
+            target.close()
+
+    def _end_turn(self) -> None:
+        self._loop = None
+        self._flush()
+
+    def _flush(self) -> None:
+        # Whoever holds the lock takes the lines of those who do not get it. So nobody waits for
+        # anybody: not a thread, and not a finalizer in the middle of this.
+        while self._lines and self._lock.acquire(blocking=False):
+            try:
+                lines = [self._lines.popleft() for _ in range(len(self._lines))]
+                for target in self._targets:
+                    target.put(lines)
+            finally:
+                self._lock.release()
+
+
+class InstantPipe:
+    """A pipe or a device, opened once more: the mode of what others share is not touched."""
+
+    def __init__(self, fd: int) -> None:
+        """
+        Raises:
+            OSError: that is not allowed (a container that runs as another user than who made it).
+        """
+        mode = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
+        self._fd = os.open(f"/proc/self/fd/{fd}", mode)
+
+    def write(self, data: bytes) -> int:
+        return os.write(self._fd, data)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class InstantSocket:
+    """A socket, asked each time not to wait."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=os.dup(fd))
+
+    def write(self, data: bytes) -> int:
+        return self._socket.send(data, socket.MSG_DONTWAIT)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def instant(fd: int) -> Instant | None:
+    """How to write there without waiting; None where nobody can, and the thread has to."""
+    mode = os.fstat(fd).st_mode
+    with suppress(OSError):
+        if stat.S_ISSOCK(mode):
+            return InstantSocket(fd)
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            return InstantPipe(fd)
+    return None
