@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from proxy.errors import MediaRefused, RequestFailure
+from proxy.json_scan import in_slices
 from proxy.media.fetch import Budget, Fetcher, FetchLimits, File
 from proxy.media.places import Place, find, may_hold_urls, rewritten
 from proxy.media.policy import Policy, Target
@@ -45,13 +46,13 @@ class Intake:
 
     async def settle(
         self, route: str, body: bytes | bytearray, record: Record
-    ) -> Sequence[bytes] | None:
+    ) -> Sequence[bytes | memoryview] | None:
         """The body that the engine is to get, in pieces; None where it is the client's own.
 
         Raises:
             MediaRefused, MediaUnavailable: a URL is not for fetching, or leads to nothing.
         """
-        found = find(route, body)
+        found = await in_slices(find(route, body))
         wanted = self._wanted(found.places)
         if not wanted:
             return None

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from proxy.edge.routes import Route
 from proxy.errors import RequestFailure
-from proxy.relay.body import Peek, peek, with_usage_option
+from proxy.json_scan import in_slices
+from proxy.relay.body import Peek, peek, scan, with_usage_option
 from proxy.relay.client import Client
 from proxy.relay.connection import Connection, Parts
 from proxy.relay.headers import Headers, get
@@ -25,7 +26,7 @@ class Media(Protocol):
 
     async def settle(
         self, route: str, body: bytes | bytearray, record: Record
-    ) -> Sequence[bytes] | None: ...
+    ) -> Sequence[bytes | memoryview] | None: ...
 
 
 @dataclass(slots=True)
@@ -73,6 +74,7 @@ async def content_of(client: Client, limit_bytes: int, media: Media, record: Rec
 
     Raises:
         BodyTooLarge, ClientClosed, MalformedRequest: see `Client.whole_body`.
+        InvalidRequest: see `scan`.
         MediaRefused, MediaUnavailable: a URL in it is not for fetching, or leads to nothing.
     """
     if not client.has_body:
@@ -83,20 +85,22 @@ async def content_of(client: Client, limit_bytes: int, media: Media, record: Rec
         return Content(length=client.declared_length, pieces=client.body(limit_bytes))
     body = await client.whole_body(limit_bytes)
     route = client.route  # that of a translated request is known now
-    said = peek(route, body)
-    _note(said, record)
-    whole: Sequence[bytes | bytearray] = (body,)
+    seen = peek(route, body)
+    if seen is None:
+        seen = await in_slices(scan(route, body))
+    _note(seen, record)
+    whole: Parts = (body,)
     if media.concerns(route, body):
         whole = await _settled(client, media, route, body, record) or whole
     parts: Parts = whole
-    if said.lacks_usage_option:
-        parts = (*whole[:-1], *with_usage_option(whole[-1]))
-    return Content(sum(map(len, parts)), parts, adds_usage=said.lacks_usage_option)
+    if seen.lacks_usage_option:
+        parts = (*whole[:-1], *with_usage_option(whole[-1], seen.tail_bytes))
+    return Content(sum(map(len, parts)), parts, adds_usage=seen.lacks_usage_option)
 
 
 async def _settled(
     client: Client, media: Media, route: Route, body: bytes | bytearray, record: Record
-) -> Sequence[bytes] | None:
+) -> Sequence[bytes | memoryview] | None:
     """The body with its media; a client that leaves ends the fetching."""
     left: list[RequestFailure] = []
 
@@ -114,9 +118,10 @@ async def _settled(
         client.when_it_leaves(None)
 
 
-def _note(said: Peek, record: Record) -> None:
-    record.model, record.stream = said.model, said.stream
-    record.images, record.videos, record.audios = said.images, said.videos, said.audios
+def _note(seen: Peek, record: Record) -> None:
+    record.model, record.stream = seen.model, seen.stream
+    record.images, record.videos, record.audios = seen.images, seen.videos, seen.audios
+    record.media_counted = seen.is_counted
 
 
 def _is_json(headers: Headers) -> bool:

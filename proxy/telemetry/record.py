@@ -60,6 +60,8 @@ class Record:
     images: int = 0
     videos: int = 0
     audios: int = 0
+    media_counted: bool = True
+    """False where they are too many values to look through; then none is counted."""
     bytes_in: int = 0
     bytes_out: int = 0
     prompt_tokens: int | None = None
@@ -130,6 +132,9 @@ class Record:
 
     @property
     def modalities(self) -> tuple[str, ...]:
+        """What the request held; empty where that is not known."""
+        if not self.media_counted:
+            return ()
         counts = (("image", self.images), ("video", self.videos), ("audio", self.audios))
         return ("text", *(name for name, count in counts if count))
 
@@ -195,7 +200,7 @@ class Record:
             "error_source": self.error_source,
             "error": _short(self.error),
             "stream": self.stream,
-            "modalities": list(self.modalities),
+            "modalities": list(self.modalities) or None,
             "images": self.images or None,
             "videos": self.videos or None,
             "audios": self.audios or None,
