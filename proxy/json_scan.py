@@ -99,9 +99,9 @@ def find(text: Text, shape: Shape, start: int = 0, max_values: int = MAX_VALUES)
     return _Scanner(text).find(shape, start, max_values)
 
 
-def exceeds(text: Text, max_values: int, max_containers: int) -> Scan[bool]:
-    """Whether a JSON text has more values, or more arrays and objects, than that."""
-    return _Scanner(text).exceeds(max_values, max_containers)
+def exceeds(text: Text, max_values: int, max_containers: int, max_escapes: int) -> Scan[bool]:
+    """Whether a JSON text has more values, more arrays and objects, or more backslashes."""
+    return _Scanner(text).exceeds(max_values, max_containers, max_escapes)
 
 
 def contains(text: Text, pattern: re.Pattern[bytes], longest: int) -> Scan[bool]:
@@ -236,7 +236,13 @@ class _Scanner:
                 yield from self._worked(0)
         raise TooManyValues("too many values")
 
-    def exceeds(self, max_values: int, max_containers: int) -> Scan[bool]:
+    def exceeds(self, max_values: int, max_containers: int, max_escapes: int) -> Scan[bool]:
+        escapes = 0
+        for at in range(0, len(self._text), WINDOW_BYTES):
+            escapes += self._text.count(b"\\", at, at + WINDOW_BYTES)
+            if escapes > max_escapes:
+                return True
+            yield from self._worked(WINDOW_BYTES // 2)
         at = values = containers = 0
         while at < len(self._text):
             window = self._window(at, WINDOW_BYTES)

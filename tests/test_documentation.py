@@ -137,8 +137,12 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.relay": (
         *("proxy.errors", "proxy.tasks", "proxy.json_scan", "proxy.relay", "proxy.edge.routes"),
         *("proxy.telemetry.record", "proxy.protocols.protocol", "proxy.protocols.openai"),
+        "proxy.protocols.body",
     ),
-    "proxy.protocols": ("proxy.errors", "proxy.settings", "proxy.protocols", "proxy.edge.routes"),
+    "proxy.protocols": (
+        *("proxy.errors", "proxy.settings", "proxy.protocols", "proxy.edge.routes"),
+        "proxy.json_scan",
+    ),
     "proxy.api": (*_BASE, "proxy.api", "proxy.edge.routes", "proxy.engine", "proxy.telemetry"),
     "proxy.presets": (
         *("proxy.errors", "proxy.settings", "proxy.presets", "proxy.engine.command"),

@@ -72,7 +72,7 @@ SCANS: dict[str, Callable[[bytes], Scan[object]]] = {
     "find": lambda text: find(text, SHAPE),
     "body": lambda text: scan_body(Route.CHAT, text),
     "URLs": lambda text: find_urls(Route.EXTRA, text),
-    "exceeds": lambda text: exceeds(text, 10**9, 10**9),
+    "exceeds": lambda text: exceeds(text, 10**9, 10**9, 10**9),
 }
 scans = pytest.mark.parametrize("scan", SCANS)
 
