@@ -507,3 +507,23 @@ async def test_the_file_needs_no_shared_memory(time: Time, tmp_path: Path) -> No
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("pragma journal_mode").fetchone() == ("delete",)
     assert os.listdir(tmp_path) == ["used.sqlite3"]  # noqa: PTH208 - of a test's own folder
+
+
+async def test_sidecars_that_write_at_the_same_time_lose_nothing(
+    time: Time, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "used.sqlite3"
+
+    async def work() -> None:
+        them = accounts("tpd=100000", alice=NOTHING)
+        ledger = Ledger(path, them)
+        await ledger.load()
+        for _ in range(10):
+            them.charge("alice", 7)
+            await ledger.write()
+
+    await asyncio.gather(*(work() for _ in range(5)))
+    again = accounts("tpd=100000", alice=NOTHING)
+    await Ledger(path, again).load()
+    assert shown(again.admit("alice"))["remaining-tokens"] == str(100_000 - 5 * 10 * 7)
+    assert caplog.text == ""
