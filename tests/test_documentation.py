@@ -121,6 +121,7 @@ _BASE = ("proxy.errors", "proxy.settings", "proxy.tasks")
 MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.errors": (),
     "proxy.tasks": (),
+    "proxy.json_scan": (),
     "proxy.settings": ("proxy.errors", "proxy.settings"),
     "proxy.telemetry.record": ("proxy.errors",),
     "proxy.telemetry": (
@@ -128,14 +129,21 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.engine.reading",
     ),
     "proxy.edge": (*_BASE, "proxy.edge", "proxy.server.request"),
-    "proxy.media": (*_BASE, "proxy.media", "proxy.edge.routes", "proxy.telemetry.record"),
+    "proxy.media": (
+        *(*_BASE, "proxy.media", "proxy.edge.routes", "proxy.json_scan"),
+        "proxy.telemetry.record",
+    ),
     "proxy.engine": (*_BASE, "proxy.engine"),
     "proxy.relay": (
-        *("proxy.errors", "proxy.tasks", "proxy.relay", "proxy.edge.routes"),
+        *("proxy.errors", "proxy.tasks", "proxy.json_scan", "proxy.relay", "proxy.edge.routes"),
         *("proxy.telemetry.record", "proxy.protocols.protocol", "proxy.protocols.openai"),
         *("proxy.server.exchange", "proxy.server.request", "proxy.server.websocket"),
+        "proxy.protocols.body",
     ),
-    "proxy.protocols": ("proxy.errors", "proxy.settings", "proxy.protocols", "proxy.edge.routes"),
+    "proxy.protocols": (
+        *("proxy.errors", "proxy.settings", "proxy.protocols", "proxy.edge.routes"),
+        "proxy.json_scan",
+    ),
     "proxy.api": (*_BASE, "proxy.api", "proxy.edge.routes", "proxy.engine", "proxy.telemetry"),
     "proxy.presets": (
         *("proxy.errors", "proxy.settings", "proxy.presets", "proxy.engine.command"),

@@ -30,6 +30,7 @@ def everything() -> list[Metric]:
     """A page with a sample in each family."""
     metrics = Metrics()
     metrics.served_models = ("demo",)
+    metrics.keys.know(["alice"])
     record = full()
     metrics.began(record)
     metrics.ended(record)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from proxy.edge.bucket import PRECISION_SECONDS, Bucket
+from proxy.edge.bucket import PERIOD_SECONDS, PRECISION_SECONDS, Bucket
 from proxy.errors import QuotaUsedUp, RateLimited
 from proxy.settings.allowance import Allowance
 
 _DAY_SECONDS = 86_400
+_CLOCK_SECONDS = 0.001
 _TOMORROW = ((b"x-should-retry", b"false"),)
 # As OpenAI has them. Six headers cost twice as much as their lines in one piece.
 _LINES = (
@@ -29,6 +30,60 @@ class Used(NamedTuple):
     day_ends: int
     day_tokens: int
 
+    def as_of(self, wall: float) -> Used:
+        """The same where the clock of whoever wrote it was ahead: it was used today, and nobody
+        knows how much of a minute's worth is still missing."""
+        day_ends = min(self.day_ends, _end_of_day(wall))
+        if self.wall > wall + PERIOD_SECONDS:
+            return self._replace(wall=wall, day_ends=day_ends, requests=0.0, tokens=0.0)
+        return self._replace(day_ends=day_ends)
+
+
+class Charge(NamedTuple):
+    """What an account has used since it was last asked (`requests`, `tokens`, `day_tokens`; the
+    first of it at `since`), how it is by that, and what fills up a second (0 without a limit)."""
+
+    used: Used
+    since: float
+    requests: float
+    tokens: float
+    day_tokens: int
+    requests_rate: float
+    tokens_rate: float
+
+    def added_to(self, kept: Used | None) -> Used:
+        """What is kept, which others may have written, and this on top of it."""
+        used = self.used
+        if kept is None:
+            return used
+        is_over = kept.day_ends < used.day_ends
+        return used._replace(
+            requests=max(
+                self._added(kept.requests, kept.wall, self.requests, self.requests_rate),
+                used.requests,
+            ),
+            tokens=max(
+                self._added(kept.tokens, kept.wall, self.tokens, self.tokens_rate), used.tokens
+            ),
+            day_tokens=used.day_tokens if is_over else kept.day_tokens + self.day_tokens,
+        )
+
+    def and_then(self, later: Charge) -> Charge:
+        """This, which could not be written, and what came after it."""
+        is_over = self.used.day_ends < later.used.day_ends
+        return later._replace(
+            since=self.since,
+            requests=self.requests + later.requests,
+            tokens=self.tokens + later.tokens,
+            day_tokens=later.day_tokens + (0 if is_over else self.day_tokens),
+        )
+
+    def _added(self, missing: float, wall: float, amount: float, rate: float) -> float:
+        """What is missing now, where so much was missing at `wall`."""
+        added = _refilled(missing, self.since - wall, rate) + amount
+        # Two clocks are never as exact as one: who writes alone must find what it wrote.
+        return _refilled(added, self.used.wall - self.since + _CLOCK_SECONDS, rate)
+
 
 class Account:
     """Counts against an allowance. Times are given: `now` by the monotonic clock, `wall` in
@@ -42,6 +97,8 @@ class Account:
         self._requests: Bucket | None = None
         self._tokens: Bucket | None = None
         self._day_tokens, self._day_ends = 0, _end_of_day(wall)
+        # Since the last `take_charge`.
+        self._new_since, self._new_requests, self._new_tokens, self._new_day_tokens = wall, 0, 0, 0
         self.allow(allowance, now)
 
     def allow(self, allowance: Allowance, now: float) -> None:
@@ -55,8 +112,8 @@ class Account:
     def has_room(self, now: float, wall: float) -> bool:
         """May one more request come in?"""
         if self.allowance.tpd is not None:
-            if wall >= self._day_ends:
-                self._begin_day(wall)
+            if not self._day_ends - _DAY_SECONDS <= wall < self._day_ends:
+                self._change_day(wall)
             if self._day_tokens >= self.allowance.tpd:
                 return False
         for bucket in self._buckets:  # noqa: SIM110 - a generator would cost three times as much
@@ -83,17 +140,22 @@ class Account:
         limited.type = unit
         return limited
 
-    def take_request(self, now: float) -> None:
+    def take_request(self, now: float, wall: float) -> None:
         if self._requests is not None:
             self._requests.take(1, now)
+            self._note_new(wall)
+            self._new_requests += 1
 
     def charge(self, tokens: int, now: float, wall: float) -> None:
         """Tokens of a request that is over."""
-        if wall >= self._day_ends:
-            self._begin_day(wall)
+        if not self._day_ends - _DAY_SECONDS <= wall < self._day_ends:
+            self._change_day(wall)
+        self._note_new(wall)
         self._day_tokens += tokens
+        self._new_day_tokens += tokens
         if self._tokens is not None:
             self._tokens.take(tokens, now)
+            self._new_tokens += tokens
 
     def lines(self, now: float, wall: float) -> bytes:
         """`x-ratelimit-*` as they stand in a head; those of tokens are the day's where only it has
@@ -112,24 +174,52 @@ class Account:
             shown += (left if left > 0 else 0, duration(reset))
         return self._lines % tuple(shown)
 
-    def used(self, now: float, wall: float) -> Used:
+    def take_charge(self, now: float, wall: float) -> Charge:
+        """What has been used since the last time."""
         requests, tokens = (
             0.0 if bucket is None else bucket.capacity - bucket.level(now)
             for bucket in (self._requests, self._tokens)
         )
-        return Used(self.label, requests, tokens, wall, self._day_ends, self._day_tokens)
+        charge = Charge(
+            Used(self.label, requests, tokens, wall, self._day_ends, self._day_tokens),
+            min(self._new_since, wall),
+            self._new_requests,
+            self._new_tokens,
+            self._new_day_tokens,
+            0.0 if self._requests is None else self._requests.rate,
+            0.0 if self._tokens is None else self._tokens.rate,
+        )
+        self._new_requests = self._new_tokens = self._new_day_tokens = 0
+        return charge
 
-    def restore(self, used: Used, now: float, wall: float) -> None:
-        """Go on from what was used before a restart; the time since then has counted."""
-        if used.day_ends == self._day_ends:
-            self._day_tokens += used.day_tokens  # some may have come while it was read
-        since = max(0.0, wall - used.wall)
-        for bucket, missing in ((self._requests, used.requests), (self._tokens, used.tokens)):
+    def adopt(self, kept: Used, now: float, wall: float) -> None:
+        """Count what is kept too: used before a restart, or by others; the time since then has
+        counted. It holds all that was taken by `take_charge`."""
+        self._change_day(wall)
+        if kept.day_ends >= self._day_ends:
+            self._day_tokens = max(self._day_tokens, kept.day_tokens + self._new_day_tokens)
+        for bucket, missing, new in (
+            (self._requests, kept.requests, self._new_requests),
+            (self._tokens, kept.tokens, self._new_tokens),
+        ):
             if bucket is not None:
-                bucket.take(max(0.0, missing - since * bucket.rate), now)
+                missing = _refilled(missing, wall - kept.wall, bucket.rate) + new
+                bucket.full_at = max(bucket.full_at, now + missing / bucket.rate)
 
-    def _begin_day(self, wall: float) -> None:
-        self._day_tokens, self._day_ends = 0, _end_of_day(wall)
+    def _note_new(self, wall: float) -> None:
+        if not self._new_requests and not self._new_day_tokens:
+            self._new_since = wall
+
+    def _change_day(self, wall: float) -> None:
+        """Another day has begun, or the clock was ahead: then what was used was used today."""
+        if wall >= self._day_ends:
+            self._day_tokens = self._new_day_tokens = 0
+        self._day_ends = _end_of_day(wall)
+
+
+def _refilled(missing: float, seconds: float, rate: float) -> float:
+    """What is missing after so long, by a clock that may have gone back."""
+    return max(0.0, missing - max(0.0, seconds) * rate)
 
 
 def _template(allowance: Allowance) -> bytes:

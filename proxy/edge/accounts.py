@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from time import monotonic, time
 
-from proxy.edge.account import Account, Used
+from proxy.edge.account import Account, Charge, Used
 from proxy.errors import QuotaUsedUp, RateLimited
 from proxy.settings.allowance import ALL, NOTHING, Allowance, KeyLimits
 from proxy.settings.keys import ApiKey
@@ -60,7 +60,7 @@ class Accounts:
             if not account.has_room(now, wall):
                 raise _refusal(accounts, now, wall)
         for account in accounts:
-            account.take_request(now)
+            account.take_request(now, wall)
         self._changed.update(accounts)
         return _lines(accounts, now, wall)
 
@@ -77,19 +77,24 @@ class Accounts:
             account.charge(tokens, now, wall)
         self._changed.update(accounts)
 
-    def take_changed(self) -> list[Used]:
-        """The accounts that have changed since the last time, as they are now."""
+    def wall(self) -> float:
+        """The time that accounts go by, in seconds since 1970."""
+        return time()
+
+    def take_charges(self) -> list[Charge]:
+        """Of the accounts that have changed since the last time."""
         changed, self._changed = self._changed, set()
         now, wall = monotonic(), time()
-        return [account.used(now, wall) for account in changed]
+        return [account.take_charge(now, wall) for account in changed]
 
-    def restore(self, kept: Iterable[Used]) -> None:
-        """Go on from what was used before a restart."""
+    def adopt(self, kept: Iterable[Used]) -> None:
+        """Count what is kept too, from before a restart and of others; it holds all charges that
+        were taken."""
         now, wall = monotonic(), time()
         for used in kept:
             account = self._all if used.label == ALL else self._of.get(used.label)
             if account is not None:
-                account.restore(used, now, wall)
+                account.adopt(used, now, wall)
 
     def _allowance(self, key: ApiKey) -> Allowance:
         ours = self._limits.by_label.get(key.label, NOTHING).over(self._limits.each)

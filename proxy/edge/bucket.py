@@ -25,9 +25,6 @@ class Bucket:
         missing = self.full_at - now
         return self.capacity - missing * self.rate if missing > 0 else self.capacity
 
-    def has_one(self, now: float) -> bool:
-        return self.full_at - now <= self.room
-
     def take(self, amount: float, now: float) -> None:
         self.full_at = (self.full_at if self.full_at > now else now) + amount / self.rate
 

@@ -9,7 +9,8 @@ Whoever was in flight when the engine died is a suspect; nobody is punished for 
    let in one at a time, the others get 503 with `Retry-After`: an innocent one is answered and
    cleared, the guilty one is alone at the next death, and rule 2 finds it.
 
-Requests are told apart by a fingerprint of method, path and body. It is only computed while there
+Requests are told apart by a fingerprint of method, path and body (of megabytes in one piece: of its
+length and samples from all over it). It is only computed while there
 are suspects, and only for bodies of a suspect's length: otherwise a request costs one comparison.
 """
 

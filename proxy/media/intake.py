@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from proxy.errors import MediaRefused, RequestFailure
+from proxy.json_scan import in_slices
 from proxy.media.fetch import Fetcher, FetchLimits, File
 from proxy.media.memory import MediaMemory, Share
 from proxy.media.places import Place, find, may_hold_urls, rewritten
@@ -54,7 +55,7 @@ class Intake:
 
     async def settle(
         self, route: str, body: bytes | bytearray, record: Record
-    ) -> tuple[Sequence[bytes], Callable[[], None]] | None:
+    ) -> tuple[Sequence[bytes | memoryview], Callable[[], None]] | None:
         """The body that the engine is to get, in pieces, and what gives back their memory.
 
         None where it is the client's own body.
@@ -62,7 +63,7 @@ class Intake:
         Raises:
             MediaRefused, MediaUnavailable: a URL is not for fetching, or leads to nothing.
         """
-        found = find(route, body)
+        found = await in_slices(find(route, body))
         wanted = self._wanted(found.places)
         if not wanted:
             return None

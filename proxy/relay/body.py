@@ -1,48 +1,72 @@
 """What a request body says, and the usage option added to it.
 
-Bodies are read with typed structs that skip what they do not name: megabytes of base64
-are passed over, not turned into Python objects.
+A small body is read with typed structs that skip what they do not name. In any other one the
+few values that are asked for are found by `proxy.json_scan`, which makes no objects of the rest
+and lets the event loop serve others meanwhile.
 """
 
 from __future__ import annotations
 
 import json
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from proxy.edge.routes import Route
+from proxy.errors import InvalidRequest
+from proxy.json_scan import (
+    MAX_VALUES,
+    Leaf,
+    Malformed,
+    Scan,
+    Shape,
+    TooManyValues,
+    find,
+)
+
+# Reading with structs holds up every stream meanwhile: no more than this, nor than so many
+# objects, each of which takes up to 100 ns.
+_MAX_SMALL_BYTES = 512 * 1024
+_MAX_SMALL_CONTAINERS = 8_000
+_UNCOUNTED_BYTES = 16 * 1024
+# At the top level of a body whose media are too many to count.
+_MAX_FIELDS = 100_000
+_MAX_VALUE_BYTES = 4096
 
 
-class _Part(msgspec.Struct):
+class _Part(msgspec.Struct, gc=False):
     """One part of a message; `content` is what a tool result nests."""
 
     type: str = ""
     content: str | list[_Part] | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     content: str | list[_Part] | None = None
     type: str = ""
 
 
-class _Request(msgspec.Struct):
-    """What all JSON bodies of the engine's routes may hold."""
-
-    model: Any = None
-    stream: Any = None
-    stream_options: Any = None
+class _Options(msgspec.Struct, gc=False):
+    """Any object."""
 
 
-class _Chat(_Request):
+class _Request(msgspec.Struct, gc=False):
+    """What all JSON bodies of the engine's routes may hold, as nearly all clients write it."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _Options | None = None
+
+
+class _Chat(_Request, gc=False):
     messages: list[_Message] = []
 
 
-class _Responses(_Request):
+class _Responses(_Request, gc=False):
     input: str | list[_Message] = ""
 
 
@@ -54,6 +78,19 @@ _SHAPES: dict[Route, type[_Request]] = {
 _DECODERS: dict[type[_Request], msgspec.json.Decoder[_Request]] = {
     shape: msgspec.json.Decoder(shape) for shape in (_Request, _Chat, _Responses)
 }
+
+# The same for a scan.
+_VALUE = Shape(takes=bytes(range(256)))
+_FIELDS = {name.encode(): _VALUE for name in _Request.__struct_fields__}
+_PARTS = Shape()
+_PARTS.elements = Shape({b"content": _PARTS, b"type": Shape(takes=b'"')})
+_WITHOUT_MEDIA = Shape(_FIELDS)
+_WITH_MEDIA: dict[Route, Shape] = {
+    Route.CHAT: Shape({**_FIELDS, b"messages": _PARTS}),
+    Route.MESSAGES: Shape({**_FIELDS, b"messages": _PARTS}),
+    Route.RESPONSES: Shape({**_FIELDS, b"input": _PARTS}),
+}
+
 _MODALITY_OF_TYPE = {
     "image_url": "image",
     "image": "image",
@@ -71,8 +108,6 @@ _MODALITY_OF_TYPE = {
 _TRUE_WORDS = frozenset({"true", "1", "yes", "y", "on", "t"})
 _WITH_USAGE_OPTION = (Route.CHAT, Route.COMPLETIONS)
 _USAGE_OPTION = b',"stream_options":{"include_usage":true}'
-# Python's reader takes some 10 ms for a MiB, and holds up every stream meanwhile.
-_MAX_READ_AGAIN_BYTES = 256 * 1024
 
 
 @dataclass(slots=True)
@@ -85,62 +120,102 @@ class Peek:
     images: int = 0
     videos: int = 0
     audios: int = 0
+    is_counted: bool = True
+    """False where images, videos and audios are too many values to look through."""
+    tail_bytes: int = field(default=0, compare=False)
+    """From the body's last brace to its end; only where it lacks the usage option."""
 
 
-def peek(route: Route, body: bytes | bytearray) -> Peek:
-    """Read a JSON body as far as this project needs to."""
-    request = _decode(route, body)
-    if request is None:
-        return Peek()
+def peek(route: Route, body: bytes | bytearray) -> Peek | None:
+    """Read a small JSON body as far as this project needs to.
+
+    Returns None where that could hold up others, or it is not as one expects: then `scan` reads it.
+    """
+    if len(body) > _UNCOUNTED_BYTES and (
+        len(body) > _MAX_SMALL_BYTES or body.count(b"{") + body.count(b"[") > _MAX_SMALL_CONTAINERS
+    ):
+        return None
+    text = memoryview(body)[len(BOM_UTF8) :] if body.startswith(BOM_UTF8) else body
+    try:
+        request = _DECODERS[_SHAPES.get(route, _Request)].decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
     counts = {"image": 0, "video": 0, "audio": 0}
     _count_media(_messages(request), counts)
-    stream = _is_true(request.stream)
+    has_options = request.stream_options is not None
+    seen = _peek(route, request.model, request.stream is True, has_options, counts)
+    if seen.lacks_usage_option:
+        seen.tail_bytes = len(body) - body.rindex(b"}")
+    return seen
+
+
+def scan(route: Route, body: bytes | bytearray) -> Scan[Peek]:
+    """Read a JSON body of any size and kind as far as this project needs to.
+
+    Raises:
+        InvalidRequest: it has so many fields at its top level that they are not looked through.
+    """
+    start = len(BOM_UTF8) if body.startswith(BOM_UTF8) else 0
+    is_counted = True
+    try:
+        try:
+            shape = _WITH_MEDIA.get(route, _WITHOUT_MEDIA)
+            leaves, end = yield from find(body, shape, start, MAX_VALUES)
+        except TooManyValues:
+            is_counted = False
+            leaves, end = yield from find(body, _WITHOUT_MEDIA, start, _MAX_FIELDS)
+    except Malformed:
+        return Peek()
+    except TooManyValues:
+        text = f"body: has more than {_MAX_FIELDS} fields at its top level, the most that is read"
+        raise InvalidRequest(text, param="body") from None
+    fields: dict[str | int, bytes] = {}
+    counts = {"image": 0, "video": 0, "audio": 0}
+    for leaf in leaves:
+        value = _literal(body, leaf)
+        if len(leaf.path) == 1:
+            fields[leaf.path[0]] = value
+        elif modality := _MODALITY_OF_TYPE.get(_text(value) or ""):
+            counts[modality] += 1
+    has_options = fields.get("stream_options", b"null") != b"null"
+    stream = _is_true(fields.get("stream", b""))
+    seen = _peek(route, _text(fields.get("model", b"")), stream, has_options, counts)
+    seen.is_counted = is_counted
+    if seen.lacks_usage_option:
+        seen.tail_bytes = len(body) - end + 1
+    return seen
+
+
+def with_usage_option(
+    body: bytes | bytearray | memoryview, tail_bytes: int
+) -> Sequence[bytes | memoryview]:
+    """A body, or the end of one, with `include_usage` added before its last brace, which is
+    `tail_bytes` before its end; the rest is not copied.
+
+    Of two equal keys the engine takes the last, so this also stands where the client
+    wrote `"stream_options": null`.
+    """
+    view = memoryview(body)
+    end = len(view) - tail_bytes
+    return view[:end], _USAGE_OPTION, view[end:]
+
+
+def _peek(
+    route: Route, model: str | None, stream: bool, has_options: bool, counts: dict[str, int]
+) -> Peek:
     return Peek(
-        model=_text(request.model),
+        model=model,
         stream=stream,
-        lacks_usage_option=stream
-        and route in _WITH_USAGE_OPTION
-        and request.stream_options is None,
+        lacks_usage_option=stream and not has_options and route in _WITH_USAGE_OPTION,
         images=counts["image"],
         videos=counts["video"],
         audios=counts["audio"],
     )
 
 
-def with_usage_option(body: bytes | bytearray) -> Sequence[bytes | memoryview]:
-    """The body with `include_usage` added before its last brace; the rest is not copied.
-
-    Of two equal keys the engine takes the last, so this also stands where the client
-    wrote `"stream_options": null`.
-    """
-    end = body.rindex(b"}")
-    view = memoryview(body)
-    return view[:end], _USAGE_OPTION, view[end:]
-
-
-def _decode(route: Route, body: bytes | bytearray) -> _Request | None:
-    """With media where the messages have the shape we know, else without, else not at all."""
-    text = memoryview(body)[len(BOM_UTF8) :] if body.startswith(BOM_UTF8) else body
-    shapes = (_SHAPES.get(route, _Request), _Request)
-    for shape in shapes:
-        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return _DECODERS[shape].decode(text)
-    if len(text) > _MAX_READ_AGAIN_BYTES:
-        return None
-    # The engine's own reader takes NaN, and half of a character that a client has cut in two.
-    with suppress(ValueError, RecursionError):
-        said = json.loads(str(text, "utf-8"))
-        return _converted(said, shapes) if isinstance(said, dict) else None
-    return None
-
-
-def _converted(said: dict[str, Any], shapes: Iterable[type[_Request]]) -> _Request | None:
-    for shape in shapes:
-        # A key, too, may hold half a character: only those that are asked for are looked at.
-        fields = {name: said[name] for name in shape.__struct_fields__ if name in said}
-        with suppress(msgspec.MsgspecError, UnicodeEncodeError):
-            return msgspec.convert(fields, shape)
-    return None
+def _literal(body: bytes | bytearray, leaf: Leaf) -> bytes:
+    """The value as it is written, or its beginning: no name and no option is that long."""
+    return bytes(body[leaf.start : min(leaf.end, leaf.start + _MAX_VALUE_BYTES)])
 
 
 def _messages(request: _Request) -> Sequence[_Message]:
@@ -161,12 +236,29 @@ def _count_media(parts: Sequence[_Message | _Part], counts: dict[str, int]) -> N
             _count_media(part.content, counts)
 
 
-def _text(value: Any) -> str | None:
-    """What can be written to a log: half a character becomes a question mark."""
+def _text(literal: bytes) -> str | None:
+    """A string's text as it can be written to a log: half a character becomes a question mark."""
+    if not literal.startswith(b'"'):
+        return None
+    if b"\\" not in literal:
+        return literal[1:].removesuffix(b'"').decode(errors="replace")
+    value = _value(literal)
     return value.encode(errors="replace").decode() if isinstance(value, str) else None
 
 
-def _is_true(value: Any) -> bool:
+def _is_true(literal: bytes) -> bool:
+    if literal == b"true":
+        return True
+    if not literal or literal[0] not in b'"-0123456789':
+        return False
+    value = _value(literal)
     if isinstance(value, str):
         return value.lower() in _TRUE_WORDS
     return isinstance(value, int | float) and value == 1
+
+
+def _value(literal: bytes) -> Any:
+    """A string or a number; None where its end was cut off."""
+    with suppress(ValueError):
+        return json.loads(literal.decode("utf-8", "surrogatepass"))
+    return None

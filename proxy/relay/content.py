@@ -12,7 +12,8 @@ from typing import Protocol
 
 from proxy.edge.routes import ALIASES, Route
 from proxy.errors import RequestFailure
-from proxy.relay.body import peek, with_usage_option
+from proxy.json_scan import in_slices
+from proxy.relay.body import peek, scan, with_usage_option
 from proxy.relay.connection import Connection, Parts
 from proxy.relay.translation import Translation
 from proxy.server.exchange import Exchange
@@ -27,7 +28,7 @@ class Media(Protocol):
 
     async def settle(
         self, route: str, body: bytes | bytearray, record: Record
-    ) -> tuple[Sequence[bytes], Callable[[], None]] | None:
+    ) -> tuple[Sequence[bytes | memoryview], Callable[[], None]] | None:
         """The body with what they lead to, in pieces, and what gives back their memory."""
 
 
@@ -104,7 +105,7 @@ async def content_of(
 
     Raises:
         BodyTooLarge, ClientClosed, MalformedRequest: see `Exchange.whole_body`.
-        InvalidRequest, MethodNotAllowed: see `Translation.whole_body`.
+        InvalidRequest: see `scan`, and `Translation.whole_body`.
         MediaRefused, MediaUnavailable: a URL in it is not for fetching, or leads to nothing.
     """
     request = exchange.request
@@ -125,17 +126,20 @@ async def content_of(
         body = await exchange.whole_body(limit_bytes)
     record.body_read = monotonic()
     route = content.route
-    said = peek(route, body)
-    record.model, record.stream = said.model, said.stream
-    record.images, record.videos, record.audios = said.images, said.videos, said.audios
+    seen = peek(route, body)
+    if seen is None:
+        seen = await in_slices(scan(route, body))
+    record.model, record.stream = seen.model, seen.stream
+    record.images, record.videos, record.audios = seen.images, seen.videos, seen.audios
+    record.media_counted = seen.is_counted
     with_media = None
     if media.concerns(route, body):
         with_media = await _settled(exchange, media, route, body, record)
     whole, give_back = with_media or ((body,), None)
     parts: Parts = whole
-    if said.lacks_usage_option:
-        parts = (*whole[:-1], *with_usage_option(whole[-1]))
-    content.length, content.adds_usage = sum(map(len, parts)), said.lacks_usage_option
+    if seen.lacks_usage_option:
+        parts = (*whole[:-1], *with_usage_option(whole[-1], seen.tail_bytes))
+    content.length, content.adds_usage = sum(map(len, parts)), seen.lacks_usage_option
     if give_back is None:
         content.parts = content.fingerprinted = parts
     else:
@@ -155,7 +159,7 @@ async def _let_go(
 
 async def _settled(
     exchange: Exchange, media: Media, route: Route, body: bytes | bytearray, record: Record
-) -> tuple[Sequence[bytes], Callable[[], None]] | None:
+) -> tuple[Sequence[bytes | memoryview], Callable[[], None]] | None:
     """What `Media.settle` returns; a client that leaves ends the fetching."""
     left: list[RequestFailure] = []
 

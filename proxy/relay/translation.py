@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -21,6 +22,7 @@ from proxy.errors import (
     MethodNotAllowed,
     RequestFailure,
 )
+from proxy.protocols.body import decoded
 from proxy.protocols.openai import events_of_answer, events_of_stream
 from proxy.protocols.protocol import Ask, Done, Error, Event, Protocol
 from proxy.relay.answer import is_event_stream
@@ -97,7 +99,7 @@ class Translation:
         if len(body) > MAX_REQUEST_BYTES:
             most = MAX_REQUEST_BYTES // 1024 // 1024
             raise BodyTooLarge(f"The body is larger than {most} MiB, the most for {self._path}.")
-        self._ask, self.target, asked = self._asked(body)
+        self._ask, self.target, asked = self._asked(await decoded(body, self._path))
         self.route = self._ask.route
         return asked
 
@@ -127,16 +129,10 @@ class Translation:
             raise
         self._exchange.end(last)
 
-    def _asked(self, body: bytes | bytearray) -> tuple[Ask, bytes, bytes]:
+    def _asked(self, body: dict[str, Any]) -> tuple[Ask, bytes, bytes]:
         """What the protocol makes of a body; the path of the engine for that, and its body."""
         try:
-            said = msgspec.json.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidRequest(f"The body is not JSON: {error}.", param="body") from None
-        if not isinstance(said, dict):
-            raise InvalidRequest("body: must be a JSON object", param="body")
-        try:
-            ask = self._protocol.request_in(self._path, said)
+            ask = self._protocol.request_in(self._path, body)
             if ask.streams:
                 ask.body.setdefault("stream_options", {"include_usage": True})
             return ask, _TARGETS[ask.route], msgspec.json.encode(ask.body)

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from time import monotonic
 
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from proxy.telemetry.record import Outcome, Record
+
+# So that whoever scrapes sees the last of what a key has used.
+KEPT_SECONDS = 600.0
 
 
 class KeySeries(Collector):
@@ -21,18 +25,24 @@ class KeySeries(Collector):
     def __init__(self) -> None:
         self._requests: dict[str, Counter[Outcome]] = {}
         self._tokens: Counter[str] = Counter()
+        # When keys were removed (monotonic seconds).
+        self._removed: dict[str, float] = {}
 
     def know(self, labels: Iterable[str]) -> None:
-        """These are there from now on, as 0; what was counted for others stays."""
-        for label in labels:
-            if label not in self._requests:
-                self._requests[label] = Counter()
+        """These are the keys there are, from now on; series of a key that is none of them end ten
+        minutes later."""
+        now = monotonic()
+        current = dict.fromkeys(labels)
+        for label in current:
+            self._requests.setdefault(label, Counter())
+            self._removed.pop(label, None)
+        for label in self._requests:
+            if label not in current:
+                self._removed.setdefault(label, now)
 
     def add(self, record: Record) -> None:
         """Count a record that is finished."""
-        if record.key is not None and record.outcome is not None:
-            if record.key not in self._requests:
-                self.know([record.key])
+        if record.outcome is not None and record.key in self._requests:
             self._requests[record.key][record.outcome] += 1
         if record.payer is not None:
             self._tokens[record.payer] += record.charged_tokens
@@ -44,6 +54,9 @@ class KeySeries(Collector):
         tokens = CounterMetricFamily(
             "sidecar_key_tokens", "Tokens charged to an API key.", labels=("key",)
         )
+        oldest = monotonic() - KEPT_SECONDS
+        for label in [label for label, when in self._removed.items() if when < oldest]:
+            del self._removed[label], self._requests[label], self._tokens[label]
         for label, outcomes in self._requests.items():
             for outcome in Outcome:
                 requests.add_metric((label, outcome), outcomes[outcome])

@@ -115,6 +115,8 @@ class Record:
     images: int = 0
     videos: int = 0
     audios: int = 0
+    media_counted: bool = True
+    """False where they are too many values to look through; then none is counted."""
     bytes_in: int = 0
     bytes_out: int = 0
     prompt_tokens: int | None = None
@@ -189,8 +191,8 @@ class Record:
 
     @property
     def modalities(self) -> list[str]:
-        """What the request held; nothing where no body came."""
-        if not self.bytes_in:
+        """What the request held; nothing where no body came, and where that is not known."""
+        if not (self.bytes_in and self.media_counted):
             return []
         if not (self.images or self.videos or self.audios):
             return ["text"]

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from proxy.edge.routes import Route
-from proxy.relay.body import Peek, peek, with_usage_option
+from proxy.json_scan import in_one_go
+from proxy.relay.body import Peek, peek, scan, with_usage_option
 from tests.fuzz.seeds import TOKENS
 from tests.fuzz.source import Source
 
@@ -32,10 +33,13 @@ def run(data: bytes) -> None:
 
 def check(route: Route, body: bytes) -> Peek:
     """Everything that holds for any bytes; returns what was read."""
-    said = peek(route, body)
-    assert said == peek(route, bytearray(body))
+    said = in_one_go(scan(route, bytearray(body)))
+    quick = peek(route, body)
+    assert quick == peek(route, bytearray(body))
+    if quick is not None:
+        assert (quick, quick.tail_bytes) == (said, said.tail_bytes)
     if said.lacks_usage_option:
-        _check_added(body, b"".join(with_usage_option(bytearray(body))))
+        _check_added(body, b"".join(with_usage_option(bytearray(body), said.tail_bytes)))
     read, request = _as_engine(body)
     if read and _depth(request) < _MAX_DEPTH:
         _check_read(route, said, request)

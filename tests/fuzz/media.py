@@ -12,6 +12,7 @@ from typing import Any
 
 from proxy.edge.routes import Route
 from proxy.errors import MediaRefused
+from proxy.json_scan import in_one_go
 from proxy.media.places import find, may_hold_urls, rewritten
 from tests.fuzz.seeds import TOKENS
 from tests.fuzz.source import Source
@@ -26,6 +27,7 @@ ROOTS = {
     Route.MESSAGES: _MESSAGES,
     Route.RESPONSES: _INPUT,
     Route.RERANK: _SCORED,
+    Route.EMBEDDINGS: _MESSAGES - {"system"} | _INPUT,
     Route.EXTRA: _MESSAGES | _INPUT | _SCORED | {"inputs"},
 }
 LISTS = {"images", "audio", "videos"}
@@ -46,7 +48,7 @@ def check(route: Route, body: bytes) -> list[str]:
     read, said = _as_engine(body)
     meant = list(urls(route, said)) if read else []
     try:
-        found = find(route, bytearray(body))
+        found = in_one_go(find(route, bytearray(body)))
     except MediaRefused:
         assert _depth(body) > _DEEP
         return []

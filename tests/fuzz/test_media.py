@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from proxy.edge.routes import Route
 from proxy.errors import MediaRefused
-from proxy.media.places import find
+from proxy.json_scan import in_one_go
+from proxy.media.places import find, may_hold_urls
 from tests.fuzz.making import jumble, repeatable, spoilt
 from tests.fuzz.media import LISTS, NODES, ROOTS, ROUTES, URLS, check
 from tests.fuzz.seeds import MEDIA_BODIES, TOKENS
@@ -152,8 +153,36 @@ def test_a_body_of_any_depth_is_read_or_refused(depth: int) -> None:
         assert found == ["http://a/"] or depth >= 200
 
 
-@pytest.mark.parametrize("many", ['{"messages":[%s]}', '{"x":[%s],"messages":[]}'])
-def test_a_body_with_too_many_values_is_refused_at_once(many: str) -> None:
-    body = (many % ",".join(["{}"] * 200_000 * (1 if "x" not in many else 3))).encode()
-    with pytest.raises(MediaRefused, match="too many"):
-        find(Route.CHAT, body)
+@pytest.mark.parametrize("many", ['"http://a/",', "{},", "[],"])
+def test_too_many_values_to_look_through_are_refused_where_one_may_be_a_url(many: str) -> None:
+    values = f'{many * 200_000}{{"content": [{{"image_url": "http://a/"}}]}}'
+    with pytest.raises(MediaRefused, match="too many values"):
+        in_one_go(find(Route.CHAT, f'{{"messages":[{values}]}}'.encode()))
+    assert check(Route.CHAT, f'{{"x":[{values}],"messages":[]}}'.encode()) == []
+
+
+def test_too_many_values_without_a_url_are_none_of_the_guards_business() -> None:
+    body = ('{"input":[%s0]}' % ('"text",' * 200_000)).encode()
+    assert check(Route.EMBEDDINGS, body) == []
+
+
+def test_a_url_behind_megabytes_is_found_to_the_byte() -> None:
+    data = {"image_url": {"url": "data:image/png;base64," + "A" * 3_000_000}}
+    text = {"text": 'he said: "\\" ' * 100_000}
+    url = {"image_url": {"url": "http://a/"}}
+    body = json.dumps({"messages": [{"content": [data, text, url, data, url]}], "x": [text] * 3})
+    assert check(Route.CHAT, body.encode()) == ["http://a/", "http://a/"]
+    assert may_hold_urls(Route.CHAT, body.encode())
+
+
+@pytest.mark.parametrize("begin", [b"http://a/", rb"\u0068ttp://a/", b"data\\u003a"])
+def test_a_url_that_is_too_long_is_refused_by_its_name(begin: bytes) -> None:
+    body = b'{"messages":[{"image_url":"%b%b"}]}' % (begin, b"x" * 70_000)
+    with pytest.raises(MediaRefused, match=r"^messages\[0\]\.image_url is longer than 64 KiB"):
+        in_one_go(find(Route.CHAT, body))
+
+
+def test_a_long_body_in_another_encoding_is_refused() -> None:
+    body = ('{"messages":[{"image_url":"http://a/"}]}' + " " * 100_000).encode("utf-16")
+    with pytest.raises(MediaRefused, match="not in UTF-8"):
+        in_one_go(find(Route.CHAT, body))

@@ -137,6 +137,38 @@ def test_json_is_held_once(own_service: Sidecar) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "begin", "value", "status"),
+    [
+        (CHAT, b'{"messages":[', b'{"role":"user","content":""},{},', 200),
+        (CHAT, b'{"messages":[],"x":[', b'"http://a/",[],', 200),
+        ("/generate", b'{"prompt":"","stop":[', b"[],", 400),
+    ],
+)
+def test_json_of_many_values_is_held_once_and_its_model_is_read(
+    own_service: Sidecar, path: str, begin: bytes, value: bytes, status: int
+) -> None:
+    """Objects for all of them would take ten to forty times as much."""
+    service, size = own_service, 16
+    service.ask(CHAT, prompt(CHAT))
+    before = service.memory_mib()
+    service.forget_peak()
+    body = b'%b%b{}],"model":"tiny"}' % (begin, value * (size * MIB // len(value)))
+    with service.connect() as client:
+        head: Pairs = [("content-type", "application/json"), ("content-length", str(len(body)))]
+        request_id = client.ask(path, b"", headers=head)
+        client.send(body)
+        answer = client.answer()
+    assert answer.status == status, answer.body
+    assert service.memory_mib("VmHWM") - before < size * 1.5
+    if status == 200:
+        record = service.record(request_id)
+        assert (record["model"], record["bytes_in"]) == ("tiny", len(body))
+        assert ("modalities" in record) is (value != b'{"role":"user","content":""},{},')
+        (received,) = service.seen(request_id)
+        assert received.body_bytes == len(body)
+
+
+@pytest.mark.parametrize(
     "kind",
     [
         FORM,

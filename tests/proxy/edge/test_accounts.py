@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -181,6 +183,22 @@ def test_tokens_of_a_day_end_with_the_day(time: Time) -> None:
     them.admit("alice")
 
 
+@pytest.mark.parametrize("ahead", [3600 * 13, 30 * DAY])
+def test_a_clock_that_was_ahead_blocks_nobody_after_the_day_has_ended(
+    time: Time, ahead: float
+) -> None:
+    time.wall += ahead
+    them = accounts("tpd=100", alice=NOTHING)
+    them.charge("alice", 60)
+    time.wall -= ahead
+    assert shown(them.admit("alice"))["remaining-tokens"] == "40"
+    them.charge("alice", 60)
+    with pytest.raises(QuotaUsedUp, match=r"120 of 100 tokens a day.*in 12h0m0s"):
+        them.admit("alice")
+    time.passes(DAY / 2)
+    assert shown(them.admit("alice"))["remaining-tokens"] == "100"
+
+
 # Whose limits hold ----------------------------------------------------------------------------
 
 
@@ -196,7 +214,7 @@ def test_who_has_no_limit_is_not_counted(time: Time) -> None:
     them = accounts("bob: rpm=1", alice=NOTHING, bob=NOTHING)
     assert them.admit("alice") == b""
     them.charge("alice", 5)
-    assert them.take_changed() == []
+    assert them.take_charges() == []
     assert not accounts(alice=NOTHING).limited
 
 
@@ -344,3 +362,168 @@ async def test_a_file_that_is_spoiled_is_told_once_and_stops_nobody(
         them.admit("alice")
         await ledger.write()
     assert caplog.text.count("is not kept") == 1
+
+
+# Several sidecars with one file ---------------------------------------------------------------
+
+
+async def test_what_several_sidecars_use_adds_up(time: Time, tmp_path: Path) -> None:
+    path = tmp_path / "used.sqlite3"
+    both = [accounts(LIMITS, alice=NOTHING, bob=NOTHING) for _ in range(2)]
+    ledgers = [Ledger(path, them) for them in both]
+    for ledger in ledgers:
+        await ledger.load()
+    for them, tokens in zip(both, (200, 300), strict=True):
+        for _ in range(10):
+            them.admit("alice")
+        them.charge("alice", tokens)
+    both[0].charge("bob", 7)
+    for ledger in (*ledgers, *ledgers):
+        await ledger.write()
+    again = accounts(LIMITS, alice=NOTHING, bob=NOTHING)
+    await Ledger(path, again).load()
+    for them in (*both, again):
+        found = shown(them.admit("alice"))
+        assert (found["remaining-requests"], found["remaining-tokens"]) == ("39", "100")
+        assert shown(them.admit("bob"))["remaining-tokens"] == "593"
+    both[1].charge("alice", 500)
+    for ledger in (ledgers[1], ledgers[0]):
+        await ledger.write()
+    with pytest.raises(QuotaUsedUp, match="1000 of 1000"):
+        both[0].admit("alice")
+
+
+async def test_a_restart_beside_another_sidecar_gives_nothing_back(
+    time: Time, tmp_path: Path
+) -> None:
+    """Each wrote its own sum over the other's."""
+    path = tmp_path / "used.sqlite3"
+    first, second = (accounts("tpd=1000", alice=NOTHING) for _ in range(2))
+    ledgers = [Ledger(path, first), Ledger(path, second)]
+    for ledger in ledgers:
+        await ledger.load()
+    first.charge("alice", 600)
+    await ledgers[0].write()
+    second.charge("alice", 1)
+    await ledgers[1].close()
+    again = accounts("tpd=1000", alice=NOTHING)
+    await Ledger(path, again).load()
+    assert shown(again.admit("alice"))["remaining-tokens"] == "399"
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1, 7, 59])
+async def test_writing_changes_nothing_for_who_writes_alone(
+    time: Time, tmp_path: Path, seconds: float
+) -> None:
+    written, kept = (accounts("rpm=100,tpm=6000", alice=NOTHING) for _ in range(2))
+    ledger = Ledger(tmp_path / "used.sqlite3", written)
+    for number in range(20):
+        for them in (written, kept):
+            them.admit("alice")
+            them.charge("alice", 17 * number)
+        time.passes(seconds * (number % 3))
+        await ledger.write()
+        left = [shown(them.admit("alice")) for them in (written, kept)]
+        for unit in ("requests", "tokens"):
+            assert left[0][f"remaining-{unit}"] == left[1][f"remaining-{unit}"]
+
+
+async def test_what_is_used_while_the_file_is_written_counts_once(
+    time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "used.sqlite3"
+    them = accounts(LIMITS, alice=NOTHING)
+    ledger = Ledger(path, them)
+    writes = Ledger._write
+
+    def write_slowly(*arguments: Any) -> Any:
+        asyncio.run_coroutine_threadsafe(charge(), loop).result(PATIENCE)
+        return writes(*arguments)
+
+    async def charge() -> None:
+        them.charge("alice", 10)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(Ledger, "_write", write_slowly)
+    for _ in range(3):
+        them.charge("alice", 100)
+        await ledger.write()
+    monkeypatch.undo()
+    monkeypatch.setattr(accounts_module, "monotonic", lambda: time.now)
+    monkeypatch.setattr(accounts_module, "time", lambda: time.wall)
+    await ledger.write()
+    again = accounts(LIMITS, alice=NOTHING)
+    await Ledger(path, again).load()
+    assert [shown(each.admit("alice"))["remaining-tokens"] for each in (them, again)] == ["270"] * 2
+
+
+async def test_a_file_that_another_holds_is_written_later(
+    time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ledger_module, "_BUSY_SECONDS", 0.01)
+    path = tmp_path / "used.sqlite3"
+    them = accounts(LIMITS, alice=NOTHING)
+    ledger = Ledger(path, them)
+    them.charge("alice", 100)
+    await ledger.write()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        for _ in range(3):
+            them.charge("alice", 100)
+            await ledger.write()
+        assert caplog.text.count("database is locked") == 1
+    await ledger.write()
+    again = accounts(LIMITS, alice=NOTHING)
+    await Ledger(path, again).load()
+    assert [shown(each.admit("alice"))["remaining-tokens"] for each in (them, again)] == ["200"] * 2
+
+
+async def test_a_day_that_was_written_by_a_clock_ahead_ends_with_this_day(
+    time: Time, tmp_path: Path
+) -> None:
+    path = tmp_path / "used.sqlite3"
+    time.wall += 30 * DAY
+    ahead = accounts("tpd=100,tpm=60", alice=NOTHING)
+    ahead.charge("alice", 100)
+    await Ledger(path, ahead).write()
+    time.wall -= 30 * DAY
+    again = accounts("tpd=100,tpm=60", alice=NOTHING)
+    await Ledger(path, again).load()
+    with pytest.raises(QuotaUsedUp, match=r"in 12h0m0s"):
+        again.admit("alice")
+    time.passes(DAY / 2)
+    again.admit("alice")
+    tomorrow = accounts("tpd=100,tpm=60", alice=NOTHING)
+    await Ledger(path, tomorrow).load()
+    assert shown(tomorrow.admit("alice"))["remaining-tokens"] == "60"
+
+
+async def test_the_file_needs_no_shared_memory(time: Time, tmp_path: Path) -> None:
+    """A write-ahead log would, which network volumes do not have."""
+    path = tmp_path / "used.sqlite3"
+    them = accounts(LIMITS, alice=NOTHING)
+    them.charge("alice", 1)
+    await Ledger(path, them).write()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("pragma journal_mode").fetchone() == ("delete",)
+    assert os.listdir(tmp_path) == ["used.sqlite3"]  # noqa: PTH208 - of a test's own folder
+
+
+async def test_sidecars_that_write_at_the_same_time_lose_nothing(
+    time: Time, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "used.sqlite3"
+
+    async def work() -> None:
+        them = accounts("tpd=100000", alice=NOTHING)
+        ledger = Ledger(path, them)
+        await ledger.load()
+        for _ in range(10):
+            them.charge("alice", 7)
+            await ledger.write()
+
+    await asyncio.gather(*(work() for _ in range(5)))
+    again = accounts("tpd=100000", alice=NOTHING)
+    await Ledger(path, again).load()
+    assert shown(again.admit("alice"))["remaining-tokens"] == str(100_000 - 5 * 10 * 7)
+    assert caplog.text == ""

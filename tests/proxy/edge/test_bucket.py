@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.edge.account import Account
 from proxy.edge.bucket import PERIOD_SECONDS, Bucket
+from proxy.settings.allowance import Allowance
 
 CAPACITIES = st.integers(1, 10**9)
 PAUSES = st.floats(0, 200, allow_nan=False)
@@ -17,11 +19,12 @@ AMOUNTS = st.integers(0, 10**6)
 def test_in_any_time_no_more_is_let_in_than_capacity_and_rate_allow(
     capacity: int, pauses: list[float]
 ) -> None:
-    bucket, now, let_in = Bucket(capacity, 0), 0.0, []
+    account = Account("a", "a", Allowance(rpm=capacity), 0, 0)
+    now, let_in = 0.0, list[float]()
     for pause in pauses:
         now += pause
-        if bucket.has_one(now):
-            bucket.take(1, now)
+        if account.has_room(now, now):
+            account.take_request(now, now)
             let_in.append(now)
     for first, begin in enumerate(let_in):
         for last, end in enumerate(let_in[first:], start=first):
@@ -44,7 +47,7 @@ def test_who_waits_as_long_as_told_gets_what_was_asked_for(
     if wait > 0.1:
         assert bucket.level(now + wait * 0.9) < target
     assert bucket.level(now + wait) >= target - 1e-6 * max(target, capacity, 1)
-    assert bucket.has_one(now + bucket.seconds_until(1, now))
+    assert bucket.level(now + bucket.seconds_until(1, now)) >= 1 - 1e-6 * capacity
 
 
 @given(capacity=CAPACITIES, other=CAPACITIES, used=AMOUNTS, pause=PAUSES)
@@ -61,5 +64,5 @@ def test_a_clock_that_stands_still_or_goes_back_gives_nothing() -> None:
     bucket = Bucket(60, 100)
     bucket.take(60, 100)
     assert bucket.level(100) == 0
-    assert not bucket.has_one(50)
+    assert bucket.level(50) < 0
     assert bucket.level(101) == pytest.approx(1)

@@ -13,6 +13,7 @@ import pytest
 from proxy.edge.routes import Route
 from proxy.errors import MediaRefused, MediaUnavailable
 from proxy.media.intake import Intake, intake
+from proxy.media.places import ROOTS
 from proxy.settings import Settings
 from proxy.telemetry.record import Record
 from tests.proxy.media.web import PUBLIC, Asked, Names, answered, fetcher, policy, server, site
@@ -253,3 +254,30 @@ def test_fetching_takes_no_longer_than_a_request_may() -> None:
         fetcher = intake(Settings.load(environ))._fetcher
         assert fetcher is not None
         assert fetcher._limits.seconds == seconds
+
+
+async def test_every_route_says_where_its_body_points_at_media_or_that_it_does_not() -> None:
+    assert set(ROOTS) == set(Route)
+
+
+@pytest.mark.parametrize("name", ["messages", "input", "documents", "images"])
+async def test_a_route_that_says_nothing_is_judged_by_all_that_is_known(
+    web: Web, name: str
+) -> None:
+    body = json.dumps({name: [{"image_url": "http://in.example/x", "url": "http://in.example/x"}]})
+    judging = web.intake(fetches=False)
+    assert judging.concerns("a new route", body.encode())
+    with pytest.raises(MediaRefused, match="public"):
+        await judging.settle("a new route", body.encode(), record())
+
+
+async def test_a_large_body_is_judged_and_rewritten_like_a_small_one(web: Web) -> None:
+    noted = record()
+    body = chat(web.url("/x"), DATA_URL + "A" * 2_000_000, user="a: colon")
+    assert web.intake().concerns(Route.CHAT, body)
+    intake = web.intake(body_bytes=10**7, memory_bytes=2 * 10**7)
+    settled = await intake.settle(Route.CHAT, bytearray(body), noted)
+    assert settled is not None
+    assert b"".join(settled[0]) == body.replace(web.url("/x").encode(), DATA_URL.encode())
+    with pytest.raises(MediaRefused, match="public"):
+        await web.intake().settle(Route.CHAT, chat("http://in.example/", user="x" * 10**6), noted)

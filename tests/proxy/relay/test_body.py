@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.edge.routes import Route
-from proxy.relay.body import Peek, peek, with_usage_option
+from proxy.errors import InvalidRequest
+from proxy.json_scan import in_one_go
+from proxy.relay.body import Peek, peek, scan, with_usage_option
 
 CHAT, COMPLETIONS = Route.CHAT, Route.COMPLETIONS
 OPTION = b',"stream_options":{"include_usage":true}'
@@ -20,6 +22,16 @@ STREAMED = b'{"stream": true}'
 
 def body(**fields: object) -> bytes:
     return json.dumps(fields).encode()
+
+
+def read(route: Route, text: bytes) -> Peek:
+    """What is read of a body, in the way that its size and its content ask for."""
+    seen = peek(route, text)
+    return in_one_go(scan(route, text)) if seen is None else seen
+
+
+def with_option(text: bytes) -> bytes:
+    return b"".join(with_usage_option(text, read(CHAT, text).tail_bytes))
 
 
 def prompt(*parts: object) -> bytes:
@@ -59,7 +71,7 @@ def counts(said: Peek) -> tuple[int, int, int]:
     ],
 )
 def test_stream_is_read_as_the_engine_reads_it(value: str, stream: bool) -> None:
-    said = peek(CHAT, f'{{"stream": {value}, "model": "m"}}'.encode())
+    said = read(CHAT, f'{{"stream": {value}, "model": "m"}}'.encode())
     assert (said.stream, said.lacks_usage_option, said.model) == (stream, stream, "m")
 
 
@@ -80,13 +92,13 @@ def test_stream_is_read_as_the_engine_reads_it(value: str, stream: bool) -> None
 )
 def test_a_choice_of_the_client_about_usage_is_left_alone(options: str, lacks: bool) -> None:
     text = f'{{"stream": true, "stream_options": {options}}}'
-    assert peek(CHAT, text.encode()).lacks_usage_option is lacks
+    assert read(CHAT, text.encode()).lacks_usage_option is lacks
 
 
 @pytest.mark.parametrize("route", Route)
 def test_usage_is_added_only_where_it_is_an_option(route: Route) -> None:
-    assert peek(route, STREAMED).lacks_usage_option is (route in (CHAT, COMPLETIONS))
-    assert peek(route, STREAMED).stream
+    assert read(route, STREAMED).lacks_usage_option is (route in (CHAT, COMPLETIONS))
+    assert read(route, STREAMED).stream
 
 
 @pytest.mark.parametrize(
@@ -115,10 +127,11 @@ def test_usage_is_added_only_where_it_is_an_option(route: Route) -> None:
         (b'{"stream": true, "messages": null}', True, True),
         (b'{"stream": true, "messages": [1, [], "x", null]}', True, True),
         (b'{"stream": true, "messages": [{"content": 3}]}', True, True),
+        (b'{"stream": true, "x": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", True, True),
     ],
 )
 def test_json_is_read_as_the_engine_reads_it(text: bytes, stream: bool, lacks: bool) -> None:
-    said = peek(CHAT, text)
+    said = read(CHAT, text)
     assert (said.stream, said.lacks_usage_option) == (stream, lacks)
 
 
@@ -139,7 +152,6 @@ def test_json_is_read_as_the_engine_reads_it(text: bytes, stream: bool, lacks: b
         b"\xff\xff",
         '{"stream": true}'.encode("utf-16"),
         '{"stream": true}'.encode("utf-32"),
-        b'{"stream": true, "x": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
         b'{"stream": true, "x": ' + b'{"a":' * 200_000,
         b'{"messages": [{"content": ' + b'[{"content": ' * 100_000,
         b"\x1f\x8b\x08\x00 gzip",
@@ -149,15 +161,15 @@ def test_json_is_read_as_the_engine_reads_it(text: bytes, stream: bool, lacks: b
 def test_a_body_that_cannot_be_read_says_nothing_and_is_the_engines_to_refuse(
     route: Route, text: bytes
 ) -> None:
-    assert peek(route, text) == Peek()
+    assert read(route, text) == Peek()
 
 
 @pytest.mark.parametrize(
-    ("model", "read"),
+    ("model", "name"),
     [('"m"', "m"), ('"m\\u00e9"', "mé"), ('""', ""), ("1", None), ("null", None), ("{}", None)],
 )
-def test_a_model_is_a_string_or_unknown(model: str, read: str | None) -> None:
-    assert peek(CHAT, f'{{"model": {model}}}'.encode()).model == read
+def test_a_model_is_a_string_or_unknown(model: str, name: str | None) -> None:
+    assert read(CHAT, f'{{"model": {model}}}'.encode()).model == name
 
 
 # Media ----------------------------------------------------------------------------------------
@@ -183,7 +195,7 @@ INPUT_IMAGE = {"type": "input_image", "image_url": "https://x/i.png"}
     ],
 )
 def test_media_in_a_chat_are_counted(parts: list[object], seen: tuple[int, int, int]) -> None:
-    assert counts(peek(CHAT, prompt(*parts))) == seen
+    assert counts(read(CHAT, prompt(*parts))) == seen
 
 
 def test_media_in_all_messages_are_counted() -> None:
@@ -194,14 +206,14 @@ def test_media_in_all_messages_are_counted() -> None:
         {"role": "tool", "content": [IMAGE]},
         {"role": "user"},
     ]
-    assert counts(peek(CHAT, body(messages=messages))) == (2, 0, 0)
+    assert counts(read(CHAT, body(messages=messages))) == (2, 0, 0)
 
 
 def test_media_in_a_tool_result_are_counted() -> None:
     image = {"type": "image", "source": {"type": "base64", "data": "AAAA"}}
     result = {"type": "tool_result", "tool_use_id": "t", "content": [image, TEXT]}
     text = {"type": "tool_result", "content": "plain"}
-    assert counts(peek(Route.MESSAGES, prompt(image, result, text))) == (2, 0, 0)
+    assert counts(read(Route.MESSAGES, prompt(image, result, text))) == (2, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -219,21 +231,53 @@ def test_media_in_a_tool_result_are_counted() -> None:
 def test_media_in_the_input_of_a_response_are_counted(
     items: object, seen: tuple[int, int, int]
 ) -> None:
-    assert counts(peek(Route.RESPONSES, body(model="m", input=items))) == seen
+    assert counts(read(Route.RESPONSES, body(model="m", input=items))) == seen
 
 
-def test_messages_of_an_unknown_shape_hide_no_more_than_their_media() -> None:
+def test_messages_of_an_unknown_shape_hide_nothing() -> None:
     text = body(model="m", stream=True, messages=[{"content": [IMAGE, "just text"]}])
-    assert peek(CHAT, text) == Peek(model="m", stream=True, lacks_usage_option=True)
+    assert read(CHAT, text) == Peek(model="m", stream=True, lacks_usage_option=True, images=1)
 
 
 def test_half_a_character_hides_nothing_of_a_body() -> None:
     text = body(model="m", stream=True, messages=[{"content": [IMAGE, TEXT]}], user="\ud83d")
     seen = Peek(model="m", stream=True, lacks_usage_option=True, images=1)
-    assert peek(CHAT, text) == seen
-    assert peek(CHAT, b'{"stream":true,"model":"\\ud83d","\\ud83d":1}').model == "?"
-    # Python's reader is too slow for more than this.
-    assert peek(CHAT, text[:-1] + b" " * 300_000 + b"}") == Peek()
+    assert read(CHAT, text) == seen
+    assert read(CHAT, b'{"stream":true,"model":"\\ud83d","\\ud83d":1}').model == "?"
+    assert read(CHAT, text[:-1] + b" " * 600_000 + b"}") == seen
+
+
+# Large bodies ---------------------------------------------------------------------------------
+
+FEW = b'{"model": "a", "stream": false, "model": "m", "messages": [%b], "stream": true}'
+
+
+@pytest.mark.parametrize("many", [b"{}", b'{"content":[{"type":"image_url"}]}', b"[[],{}]"])
+def test_media_that_are_too_many_to_count_hide_neither_model_nor_stream(many: bytes) -> None:
+    text = FEW % b",".join([many] * 200_000)
+    assert peek(CHAT, text) is None
+    assert read(CHAT, text) == Peek(
+        model="m", stream=True, lacks_usage_option=True, is_counted=False
+    )
+    assert json.loads(with_option(text))["stream_options"] == {"include_usage": True}
+
+
+def test_media_between_megabytes_of_other_values_are_counted() -> None:
+    parts = [IMAGE, {"type": "text", "text": 'a "quoted" \\ text\n' * 50_000}, VIDEO]
+    tools = [{"parameters": {"type": "image", "enum": list(range(300_000))}}]
+    text = body(tools=tools, messages=[{"content": parts}, {"content": "x"}], model="m")
+    assert peek(CHAT, text) is None
+    assert read(CHAT, text) == Peek(model="m", stream=False, images=1, videos=1)
+
+
+def test_more_fields_than_are_looked_through_are_refused() -> None:
+    text = b'{%b"stream":true}' % (b'"a":1,' * 200_000)
+    with pytest.raises(InvalidRequest, match="more than 100000 fields"):
+        read(CHAT, text)
+
+
+def test_a_name_of_megabytes_is_cut() -> None:
+    assert read(CHAT, body(model="m" * 2_000_000)).model == "m" * 4095
 
 
 def test_megabytes_of_base64_are_passed_over_not_allocated() -> None:
@@ -241,7 +285,7 @@ def test_megabytes_of_base64_are_passed_over_not_allocated() -> None:
     text = prompt({"type": "image_url", "image_url": {"url": url}}, TEXT)
     tracemalloc.start()
     try:
-        said = peek(CHAT, text)
+        said = read(CHAT, text)
         allocated = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -253,7 +297,7 @@ def test_adding_the_option_does_not_copy_the_body() -> None:
     text = b'{"stream": true, "x": "' + b"A" * 20_000_000 + b'"}'
     tracemalloc.start()
     try:
-        parts = with_usage_option(text)
+        parts = with_usage_option(text, len(b'"}') - 1)
         allocated = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -279,7 +323,7 @@ def test_adding_the_option_does_not_copy_the_body() -> None:
     ],
 )
 def test_all_other_bytes_of_the_body_stay_as_they_are(text: bytes) -> None:
-    added = b"".join(with_usage_option(text))
+    added = with_option(text)
     head, _, tail = added.rpartition(OPTION)
     assert head + tail == text
     assert tail.strip() == b"}"
@@ -316,10 +360,10 @@ def test_any_streamed_body_keeps_its_meaning_and_gains_the_option(
 ) -> None:
     sent = {**fields, "stream": True} | ({"stream_options": None} if null_option else {})
     text = json.dumps(sent, ensure_ascii=ensure_ascii, indent=indent).encode()
-    said = peek(CHAT, text)
+    said = read(CHAT, text)
     assert said.lacks_usage_option
     assert said.model == (sent["model"] if isinstance(sent.get("model"), str) else None)
-    added = b"".join(with_usage_option(text))
+    added = with_option(text)
     assert json.loads(added) == {**sent, "stream_options": {"include_usage": True}}
-    after = peek(CHAT, added)
+    after = read(CHAT, added)
     assert (after.stream, after.lacks_usage_option) == (True, False)

@@ -189,3 +189,40 @@ def test_nothing_is_kept_of_requests_that_are_over(flights: Flights) -> None:
     flights.take_lost()
     ended(flights, record)
     assert held() == 0
+
+
+@pytest.mark.parametrize("place", [0, 4095, 3_995_904 * 31 // 63, 3_999_999])
+def test_large_bodies_are_told_apart_by_their_length_and_samples(
+    flights: Flights, guard: PoisonGuard, place: int
+) -> None:
+    body = bytearray(b"x" * 4_000_000)
+    other = bytearray(body)
+    other[place] ^= 1
+    for each in (body, other, body + b"x"):
+        entered(flights, body=[b"{", each])
+    prints = [lost.fingerprint for lost in flights.take_lost()]
+    assert len(set(prints)) == 3
+    entered(flights, body=[b"{", bytes(body)])
+    assert flights.take_lost()[0].fingerprint == prints[0]
+
+
+def test_no_more_than_a_quarter_of_a_megabyte_of_a_part_is_digested(
+    flights: Flights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digested = 0
+
+    class Digest:
+        def __init__(self, data: bytes, digest_size: int) -> None:
+            self.update(data)
+
+        def update(self, data: bytes | memoryview) -> None:
+            nonlocal digested
+            digested += len(data)
+
+        def digest(self) -> bytes:
+            return b""
+
+    monkeypatch.setattr("proxy.relay.flights.hashlib.blake2b", Digest)
+    entered(flights, body=[bytearray(30_000_000)])
+    flights.take_lost()
+    assert digested <= 256 * 1024 + 100

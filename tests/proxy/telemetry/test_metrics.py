@@ -24,6 +24,7 @@ from proxy.edge.routes import GENERATING, Route
 from proxy.engine.phase import Phase
 from proxy.engine.reading import DiskReading, EngineReading, GpuReading
 from proxy.errors import Cause
+from proxy.telemetry import key_series
 from proxy.telemetry import metrics as metrics_module
 from proxy.telemetry import series as series_module
 from proxy.telemetry.metrics import Metrics
@@ -458,6 +459,27 @@ def test_a_key_is_charged_what_the_engine_says() -> None:
     assert value(metrics, name, key="alice", outcome="engine_error") == 1
     assert value(metrics, name, key="alice", outcome="ok") == 1
     assert total(metrics, name) == 2
+
+
+def test_series_of_a_key_that_is_removed_end_once_they_have_been_scraped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(key_series, "monotonic", lambda: now[0])
+    metrics = Metrics()
+    metrics.keys.know(["alice", "bob", "carol"])
+    metrics.keys.know(["alice"])
+    late = finished(key="bob", outcome=Outcome.OK)
+    metrics.keys.add(late)
+    assert value(metrics, "sidecar_key_requests_total", key="bob", outcome="ok") == 1
+    now[0] += key_series.KEPT_SECONDS - 1
+    metrics.keys.know(["alice", "carol"])
+    now[0] += 2
+    assert label_values(metrics, "key") == {"alice", "carol"}
+    metrics.keys.add(late)
+    assert label_values(metrics, "key") == {"alice", "carol"}
+    metrics.keys.know(["alice", "bob", "carol"])
+    assert value(metrics, "sidecar_key_requests_total", key="bob", outcome="ok") == 0
 
 
 # As prometheus_client counts them ----------------------------------------------------------------

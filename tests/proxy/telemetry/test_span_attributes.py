@@ -68,7 +68,7 @@ def test_what_is_not_known_is_not_there() -> None:
 def test_spans_are_called_by_few_names(
     known: dict[str, Any], name: str, operation: str | None
 ) -> None:
-    record = finished(model="made-up-by-a-client", **known)
+    record = finished(model="made-up-by-a-client", stream=False, **known)
     assert span_name(record, "served") == name
     of_span = attributes(record)
     assert of_span.get("gen_ai.operation.name") == operation
