@@ -17,6 +17,7 @@ from proxy.api.service import Service
 from proxy.edge.admission import Admission
 from proxy.edge.cors import Cors
 from proxy.edge.door import Door
+from proxy.edge.hosts import Hosts
 from proxy.edge.poison import PoisonGuard
 from proxy.edge.routes import GENERATING, Route, RouteTable
 from proxy.engine.attached import AttachedEngine
@@ -107,6 +108,7 @@ class Sidecar:
         paths = [path for protocol in named for path in protocol.paths]
         self._routes = RouteTable(settings.extra_routes, paths)
         self._pages = Cors(settings.cors_origins)
+        self._hosts = Hosts(settings.allowed_hosts, settings.cors_origins)
         self._cors = self._pages if settings.cors_origins else None
         self.service = Service(settings, self._state, self._metrics, self._probe, self._hardware)
         self._own, self._scraped = own_pages(self.service, self._routes.described)
@@ -119,7 +121,7 @@ class Sidecar:
         if scope["type"] == "websocket":
             await self._websocket(scope, scope.pop(SESSION), route, own)
             return
-        failure = scope.get(FAILURE)
+        failure = scope.get(FAILURE) or self._check_host(scope)
         if self._cors is not None and failure is None:
             if (preflight := self._cors.preflight(scope)) is not None:
                 await _answer_empty(send, preflight)
@@ -136,6 +138,10 @@ class Sidecar:
         else:
             text = f"There is no route {scope['method']} {scope['path'][:200]} here."
             await self._relay.refuse(scope, receive, send, UnknownRoute(text))
+
+    def _check_host(self, scope: Scope) -> RequestFailure | None:
+        """Where a key is needed, a page that has none reads nothing."""
+        return None if self.settings.needs_key else self._hosts.check(scope["headers"])
 
     def _check_in(self, scope: Scope, route: Route | None, own: OwnPages) -> RequestFailure | None:
         """Why a request may not come in; else note who it is."""
@@ -154,7 +160,9 @@ class Sidecar:
     ) -> None:
         has_sessions = route in (Route.REALTIME, Route.EXTRA)
         # Where a key is needed no page comes in: it can send none with a handshake.
-        failure = None if self.settings.needs_key else self._pages.foreign(scope)
+        failure = self._check_host(scope)
+        if failure is None and not self.settings.needs_key:
+            failure = self._pages.foreign(scope)
         if failure is None and self._door.guarded:
             failure = self._check_in(scope, route if has_sessions else None, own)
         if failure is None and route is None:

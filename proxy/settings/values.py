@@ -43,6 +43,8 @@ def _check_home(value: str) -> str:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
 Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$")]
+Host = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[\w-]+(\.[\w-]+)*)$")]
+Hosts = Annotated[tuple[Host, ...], BeforeValidator(split_names)]
 Origins = Annotated[tuple[Origin, ...], BeforeValidator(split_names)]
 UrlPath = Annotated[str, Field(pattern=r"^/\S*$")]
 UrlPaths = Annotated[tuple[UrlPath, ...], BeforeValidator(split_names)]
