@@ -14,6 +14,7 @@ from proxy.api.service import Service
 from proxy.edge.admission import Admission
 from proxy.edge.cors import Cors
 from proxy.edge.door import Door
+from proxy.edge.hosts import Hosts
 from proxy.edge.keys import CREDENTIALS
 from proxy.edge.poison import PoisonGuard
 from proxy.edge.routes import GENERATING, Route, RouteTable
@@ -105,6 +106,7 @@ class Sidecar:
         own, scraped = own_pages(self.service, routes.described)
         self.dispatch = Dispatch(
             routes,
+            Hosts(settings.allowed_hosts, settings.cors_origins),
             cors,
             self._door,
             relay,

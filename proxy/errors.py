@@ -6,6 +6,7 @@
     └── RequestFailure                one request cannot be answered
         ├── Unauthorized              client    401 (no API key, or not one of ours)
         ├── ForeignPage               client    403 (a web page that may not open a WebSocket)
+        ├── HostNotAllowed            client    403 (a web page asks by a name that is anybody's)
         ├── UnknownRoute              client    404
         ├── RouteNotServed            client    404 (the engine's model does not do that)
         ├── MethodNotAllowed          client    405
@@ -154,6 +155,10 @@ class Unauthorized(RequestFailure):
 
 class ForeignPage(RequestFailure):
     status, type, code, source = 403, "invalid_request_error", "origin_not_allowed", Source.CLIENT
+
+
+class HostNotAllowed(RequestFailure):
+    status, type, code, source = 403, "invalid_request_error", "host_not_allowed", Source.CLIENT
 
 
 class UnknownRoute(RequestFailure):

@@ -28,10 +28,11 @@ _SHARED = (400, 422, 500, 503)
 REFUSALS = {
     400: "What came is not HTTP, or points at media that may not or cannot be fetched.",
     401: "No API key, or not one of this server's.",
-    403: "A web page of another origin than CORS_ORIGINS allows opens a WebSocket.",
+    403: "A web page that ALLOWED_HOSTS, or CORS_ORIGINS for a WebSocket, does not allow.",
     408: "The rest of the request did not come in time.",
     413: "The body is larger than MAX_BODY_MB.",
     422: "The engine has died of this request, twice.",
+    426: "A WebSocket handshake on a path that is asked by HTTP only.",
     429: "The key, or all together, have used what they may.",
     431: "The head is too large.",
     500: "A fault of the sidecar's.",

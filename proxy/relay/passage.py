@@ -24,6 +24,7 @@ _OUTCOMES: dict[type[RequestFailure], Outcome] = {
     errors.ClientClosed: Outcome.CLIENT_CLOSED,
     errors.Unauthorized: Outcome.REJECTED,
     errors.ForeignPage: Outcome.REJECTED,
+    errors.HostNotAllowed: Outcome.REJECTED,
     errors.RateLimited: Outcome.REJECTED,
     errors.QuotaUsedUp: Outcome.REJECTED,
     errors.UnknownRoute: Outcome.CLIENT_ERROR,

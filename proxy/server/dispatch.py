@@ -6,6 +6,7 @@ import asyncio
 
 from proxy.edge.cors import Cors
 from proxy.edge.door import Door
+from proxy.edge.hosts import Hosts
 from proxy.edge.routes import Route, RouteTable
 from proxy.errors import NoWebSocket, RequestFailure, UnknownRoute
 from proxy.own_pages import OwnPages
@@ -28,6 +29,7 @@ class Dispatch:
     def __init__(
         self,
         routes: RouteTable,
+        hosts: Hosts,
         cors: Cors,
         door: Door,
         relay: Relay,
@@ -38,6 +40,7 @@ class Dispatch:
     ) -> None:
         """`own` is answered on the port of the API, `scraped` on that of the metrics."""
         self._routes = routes
+        self._hosts = hosts
         self._cors = cors
         self._answers_pages = bool(settings.cors_origins)
         self._door = door
@@ -58,6 +61,10 @@ class Dispatch:
         own, route = self._find(request)
         path = decoded(request.path) if route is None else ""
 
+        # Where a key is needed, a page that has none reads nothing.
+        if not self._needs_key and (failure := self._hosts.check(request.named)) is not None:
+            await self._relay.refuse(exchange, failure, route or Route.UNKNOWN)
+            return
         if self._answers_pages:
             if (preflight := self._cors.preflight(request)) is not None:
                 exchange.start(204, preflight)
@@ -71,8 +78,8 @@ class Dispatch:
                 key = self._door.identify(request.named)
                 if route is not None:
                     exchange.added += self._door.admit(key)
-            except RequestFailure as failure:
-                await self._relay.refuse(exchange, failure, route or Route.UNKNOWN, key)
+            except RequestFailure as refused:
+                await self._relay.refuse(exchange, refused, route or Route.UNKNOWN, key)
                 return
 
         if route is not None:
@@ -99,8 +106,10 @@ class Dispatch:
         key = None
         try:
             # Where a key is needed no page comes in: it can send none with a handshake.
-            if not self._needs_key and (foreign := self._cors.foreign(request)) is not None:
-                raise foreign
+            if not self._needs_key:
+                foreign = self._hosts.check(request.named) or self._cors.foreign(request)
+                if foreign is not None:
+                    raise foreign
             if self._door.guarded:
                 key = self._door.identify(request.named)
                 if route in _WITH_SESSIONS:

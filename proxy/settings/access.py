@@ -8,7 +8,7 @@ from pydantic import BeforeValidator
 
 from proxy.settings.allowance import KeyLimits, parse_key_limits
 from proxy.settings.keys import ApiKey, parse_keys
-from proxy.settings.values import Group, Origins, variable
+from proxy.settings.values import Group, Hosts, Origins, variable
 
 
 def _read_limits(value: Any) -> Any:
@@ -31,6 +31,11 @@ class AccessSettings(Group):
     )
     cors_origins: Origins = variable(
         "CORS_ORIGINS", default=(), effect="Origins whose web pages may ask, comma-separated; or *."
+    )
+    allowed_hosts: Hosts = variable(
+        "ALLOWED_HOSTS",
+        default=(),
+        effect="Names by which web pages may ask over plain HTTP, comma-separated; or *.",
     )
 
     @property

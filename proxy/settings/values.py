@@ -64,6 +64,8 @@ def _check_home(value: str) -> str:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
 Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$")]
+HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[\w-]+(\.[\w-]+)*)$")]
+Hosts = Annotated[tuple[HostName, ...], BeforeValidator(split_names)]
 Origins = Annotated[tuple[Origin, ...], BeforeValidator(split_names)]
 # A brace would make it a template of paths.
 UrlPath = Annotated[str, Field(pattern=r"^/[^\s{}?#]*$")]

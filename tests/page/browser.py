@@ -32,12 +32,14 @@ _QUIET = (
 class Chromium:
     """The browser as a process: `with Chromium(program, folder) as chromium:`."""
 
-    def __init__(self, program: str, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path, *more: str) -> None:
+        """`more` are options of the browser's."""
         self._port_file = folder / "profile/DevToolsActivePort"
         # Root may not use the sandbox; what is opened here are our own pages only.
         self._command = [
             *(program, "--headless=new", "--no-sandbox", "--remote-debugging-port=0", *_QUIET),
             f"--user-data-dir={folder / 'profile'}",
+            *more,
             "about:blank",
         ]
         self._log = folder / "chromium.log"

@@ -89,6 +89,8 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("KEY_LIMITS", "all: rpm=600", "key_limits", KeyLimits(all=Allowance(rpm=600))),
     ("MAX_BODY_MB", "0.5", "max_body_mb", 0.5),
     ("CORS_ORIGINS", "*", "cors_origins", ("*",)),
+    ("ALLOWED_HOSTS", "*", "allowed_hosts", ("*",)),
+    ("ALLOWED_HOSTS", "a.b, *.c", "allowed_hosts", ("a.b", "*.c")),
     (
         "CORS_ORIGINS",
         "https://a.b, http://c:3000",
@@ -165,6 +167,9 @@ BAD: list[tuple[str, str, str]] = [
     ("MAX_BODY_MB", "inf", "finite"),
     ("CORS_ORIGINS", "https://a/", "://"),
     ("CORS_ORIGINS", "https://a.b, c.d", "://"),
+    ("ALLOWED_HOSTS", "a.b:8000", "ALLOWED_HOSTS"),
+    ("ALLOWED_HOSTS", "https://a.b", "ALLOWED_HOSTS"),
+    ("ALLOWED_HOSTS", "a.*", "ALLOWED_HOSTS"),
     ("BODY_TIMEOUT", "-1", "greater than or equal to 0"),
     ("MAX_IN_FLIGHT", "0", "greater than or equal to 1"),
     ("MAX_WAITING", "-1", "greater than or equal to 0"),

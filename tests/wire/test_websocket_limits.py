@@ -149,7 +149,6 @@ def test_a_client_that_is_still_sending_reads_why(impatient_service: Sidecar) ->
         end = closed(client).rcvd
         assert end is not None
         assert end.code == 1009
-        assert "MAX_BODY_MB" not in end.reason or len(end.reason.encode()) <= 123
 
 
 def test_pongs_that_nobody_reads_are_not_piled_up(service: Sidecar) -> None:
