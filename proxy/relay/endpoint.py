@@ -20,7 +20,7 @@ from proxy.relay.content import Content, Media, content_of
 from proxy.relay.deadline import Deadline
 from proxy.relay.keep_alive import Heartbeat, KeepAlive
 from proxy.relay.passage import Passage, record_of
-from proxy.relay.refusal import error_event, refusal
+from proxy.relay.refusal import refusal
 from proxy.relay.response import Response
 from proxy.relay.translated import TranslatedClient
 from proxy.relay.upstream import Upstream
@@ -215,7 +215,7 @@ def _break_off(client: Client, answer: Answer, failure: RequestFailure) -> None:
     if client.is_behind and isinstance(failure, EngineTimeout):
         client.drop()  # what is unsent would be kept for as long as nobody reads it
     elif isinstance(answer, StreamedAnswer):
-        client.end(answer.cut_off() + error_event(failure, client.route))
+        client.end(answer.broken_off(failure, client.route))
 
 
 async def _refuse(client: Client, record: Record, failure: RequestFailure) -> None:

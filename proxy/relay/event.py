@@ -37,7 +37,8 @@ class Usage:
 class Said:
     """What a payload carries. `usage_only` marks the event that `include_usage` causes, `last`
     the one that ends a stream where no `[DONE]` does; `timings` are the engine's, in its words.
-    `usage_of` is the choice that usage in the middle of a stream is of."""
+    `usage_of` is the choice that usage in the middle of a stream is of, `sequence_number` the one
+    that events of `/v1/responses` have."""
 
     generated: bool = False
     usage: Usage | None = None
@@ -47,6 +48,7 @@ class Said:
     finish_reason: str | None = None
     error: str | None = None
     last: bool = False
+    sequence_number: int | None = None
 
 
 _MOST_TOKENS = 2**53
@@ -146,6 +148,7 @@ class _ResponsesEvent(msgspec.Struct, gc=False):
     response: _Response | None = None
     code: str | int | None = None
     error: Any = None
+    sequence_number: Any = None
 
 
 class _MessageDelta(msgspec.Struct, gc=False):
@@ -201,10 +204,14 @@ def _read_chunk(payload: bytes) -> Said:
 def _read_responses_event(payload: bytes) -> Said:
     event = _responses_event.decode(payload)
     if event.type == "error" or event.error:
-        return Said(error=error_name(event.error) or str(event.code or "error"))
-    if event.response is not None and event.type != "response.created":
-        return _said_of_response(event.response)
-    return Said(generated=event.type.endswith(".delta") and bool(event.delta))
+        said = Said(error=error_name(event.error) or str(event.code or "error"))
+    elif event.response is not None and event.type != "response.created":
+        said = _said_of_response(event.response)
+    else:
+        said = Said(generated=event.type.endswith(".delta") and bool(event.delta))
+    if isinstance(event.sequence_number, int):
+        said.sequence_number = event.sequence_number
+    return said
 
 
 def _read_response(payload: bytes) -> Said:

@@ -10,9 +10,6 @@ from proxy.edge.routes import ANTHROPIC, Route
 from proxy.errors import RequestFailure
 from proxy.relay.headers import Headers
 
-# openai-python stops retrying when it is told to wait longer.
-MAX_RETRY_AFTER_SECONDS = 120
-
 
 def refusal(
     failure: RequestFailure, route: Route | None, request_id: bytes
@@ -27,15 +24,19 @@ def refusal(
     ]
     headers += failure.headers
     if failure.retry_after_seconds is not None:
-        seconds = max(1, min(failure.retry_after_seconds, MAX_RETRY_AFTER_SECONDS))
-        headers.append((b"retry-after", b"%d" % seconds))
+        headers.append((b"retry-after", b"%d" % max(1, failure.retry_after_seconds)))
     if failure.repeats_work:
         headers.append((b"x-should-retry", b"false"))
     return failure.status, headers, body
 
 
-def error_event(failure: RequestFailure, route: Route) -> bytes:
-    """What ends a stream whose headers are out, so that it cannot look finished."""
+def error_event(failure: RequestFailure, route: Route, sequence_number: int = 0) -> bytes:
+    """What ends a stream whose headers are out, so that it cannot look finished.
+
+    On `/v1/responses` the fields stand twice: flat, as OpenAI documents the event, and below
+    `error`, where its SDKs look before they raise. Without the second, loops over
+    `create(stream=True)` of openai-python 2 and 3 and of openai-node 6 end as if all were well.
+    """
     match route:
         case Route.MESSAGES:
             return b"event: error\ndata: %b\n\n" % msgspec.json.encode(_body(failure, route))
@@ -45,6 +46,8 @@ def error_event(failure: RequestFailure, route: Route) -> bytes:
                 "code": failure.code,
                 "message": failure.message,
                 "param": failure.param,
+                "sequence_number": sequence_number,
+                **_body(failure, route),
             }
             return b"event: error\ndata: %b\n\n" % msgspec.json.encode(event)
         case _:

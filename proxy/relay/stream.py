@@ -41,6 +41,8 @@ class EventStream:
         self._has_begun = False
         self.error: str | None = None
         self.finished = False
+        self.next_sequence_number = 0
+        """Of an event that is to follow; only `/v1/responses` numbers its events."""
 
     def feed(self, chunk: bytes, now: float) -> bytes:
         """Pass `chunk` on; `now` (monotonic seconds) is when it came."""
@@ -134,6 +136,8 @@ class EventStream:
             self.error = said.error
         if said.last:
             self.finished = True
+        if said.sequence_number is not None:
+            self.next_sequence_number = said.sequence_number + 1
 
     def _begin(self, first: Said) -> None:
         """Usage with the very first words is the operator's wish (`--enable-force-include-usage`):

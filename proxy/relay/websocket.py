@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -12,7 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from proxy.edge.routes import Route
-from proxy.errors import ClientClosed, EngineDied, EngineUnreachable, RequestFailure
+from proxy.errors import ClientClosed, CutOff, EngineDied, EngineUnreachable, RequestFailure
 from proxy.relay import headers
 from proxy.relay.answer import note_error
 from proxy.relay.event import note_realtime_event
@@ -33,10 +34,20 @@ _HANDSHAKE = (b"sec-websocket-", b"origin", b"user-agent")
 class WebSocketRelay:
     """Relays one session a call; a session counts as one request in flight."""
 
-    def __init__(self, authority: str, passage: Passage, *, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        authority: str,
+        passage: Passage,
+        *,
+        max_message_bytes: int,
+        retry_after: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """`retry_after`: as `Upstream` has it."""
         self._authority = authority
         self._passage = passage
         self._max_message_bytes = max_message_bytes
+        self._retry_after = retry_after
+        self._sessions: set[_Session] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, route: Route) -> None:
         record = record_of(scope, route)
@@ -53,6 +64,11 @@ class WebSocketRelay:
         await session.opening()
         await self._passage.refused(record, failure, partial(session.refuse, route))
 
+    def cut(self, failure: RequestFailure) -> None:
+        """End all sessions for this reason."""
+        for session in self._sessions:
+            session.cut(failure)
+
     async def _relay(self, scope: Scope, session: _Session, record: Record) -> None:
         await session.opening()
         try:
@@ -62,7 +78,11 @@ class WebSocketRelay:
             return
         async with engine:
             await session.accept(engine.subprotocol)
-            await session.run(engine)
+            self._sessions.add(session)
+            try:
+                await session.run(engine)
+            finally:
+                self._sessions.discard(session)
 
     async def _connect(self, scope: Scope, record: Record) -> ClientConnection:
         query = scope["query_string"].decode("latin-1")
@@ -83,7 +103,8 @@ class WebSocketRelay:
         except InvalidStatus:
             raise
         except (OSError, TimeoutError, InvalidHandshake) as error:
-            raise EngineUnreachable("The engine does not accept WebSocket sessions.") from error
+            text = "The engine does not accept WebSocket sessions."
+            raise EngineUnreachable(text, retry_after_seconds=self._retry_after()) from error
 
 
 class _Connect(connect):
@@ -102,6 +123,8 @@ class _Session:
         self._send = send
         self._record = record
         self._accepted = False
+        self._down: asyncio.Task[RequestFailure | None]
+        self._failure: RequestFailure | None = None
 
     async def opening(self) -> None:
         """The client's handshake, as the server hands it over."""
@@ -121,21 +144,29 @@ class _Session:
     async def run(self, engine: ClientConnection) -> None:
         """Both directions, until one side closes; the other is closed with the same code."""
         up = spawn(self._to_engine(engine), name="websocket up")
-        down = spawn(self._from_engine(engine), name="websocket down")
+        self._down = down = spawn(self._from_engine(engine), name="websocket down")
         try:
             await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             up.cancel()
             down.cancel()
+        if self._failure is not None:
+            raise self._failure
         if not up.done() and (failure := down.result()) is not None:
             raise failure
+
+    def cut(self, failure: RequestFailure) -> None:
+        """End the session for this reason."""
+        self._failure = failure
+        self._down.cancel()
 
     async def refuse(self, route: Route, failure: RequestFailure) -> None:
         """Tell what went wrong: as an HTTP answer before the session, as a close code in it."""
         if isinstance(failure, ClientClosed):
             self._record.status = failure.status
         elif self._accepted:
-            await self._close(_INTERNAL_ERROR, failure.message)
+            code = _GOING_AWAY if isinstance(failure, CutOff) else _INTERNAL_ERROR
+            await self._close(code, failure.message)
         else:
             await self._answer(*refusal(failure, route, self._record.request_id.encode()))
 
