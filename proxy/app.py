@@ -117,6 +117,7 @@ class Sidecar:
         self._metrics_port = settings.port_of_metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._without_slash(scope)
         own, route = self._own, self._routes.find(scope["raw_path"])
         if self._metrics_port is not None and scope["server"][1] == self._metrics_port:
             own, route = self._scraped, None
@@ -140,6 +141,17 @@ class Sidecar:
         else:
             text = f"There is no route {scope['method']} {scope['path'][:200]} here."
             await self._relay.refuse(scope, receive, send, UnknownRoute(text))
+
+    def _without_slash(self, scope: Scope) -> None:
+        """Pages and routes are found with a slash at their end, too."""
+        raw_path: bytes = scope["raw_path"]
+        if not raw_path.endswith(b"/"):
+            return
+        bare = scope["path"][:-1]
+        if bare in self._own.paths or bare in self._scraped.paths:
+            scope["path"], scope["raw_path"] = bare, raw_path[:-1]
+        elif (listed := self._routes.canonical(raw_path)) != raw_path:
+            scope["path"], scope["raw_path"] = bare, listed
 
     def _check_in(self, scope: Scope, route: Route | None, own: OwnPages) -> RequestFailure | None:
         """Why a request may not come in; else note who it is."""

@@ -8,6 +8,7 @@
         ├── ForeignPage               client    403 (a web page that may not open a WebSocket)
         ├── UnknownRoute              client    404
         ├── RouteNotServed            client    404 (the engine's model does not do that)
+        ├── ModelNotFound             client    404 (no model of that name is served)
         ├── MethodNotAllowed          client    405
         ├── MalformedRequest          client    400 (what came is not HTTP)
         ├── InvalidRequest            client    400 (a protocol of ours cannot take it)
@@ -167,6 +168,10 @@ class UnknownRoute(RequestFailure):
 
 class RouteNotServed(RequestFailure):
     status, type, code, source = 404, "invalid_request_error", "route_not_served", Source.CLIENT
+
+
+class ModelNotFound(RequestFailure):
+    status, type, code, source = 404, "invalid_request_error", "model_not_found", Source.CLIENT
 
 
 class MethodNotAllowed(RequestFailure):

@@ -9,7 +9,7 @@ from time import monotonic
 
 from starlette.types import Receive, Scope, Send
 
-from proxy.edge.routes import GENERATING, TRANSLATED, Route
+from proxy.edge.routes import ANTHROPIC, GENERATING, TRANSLATED, Route
 from proxy.errors import ClientClosed, EngineTimeout, RequestFailure, RouteNotServed
 from proxy.protocols.protocol import Protocol
 from proxy.relay import headers
@@ -19,8 +19,9 @@ from proxy.relay.connection import Connection
 from proxy.relay.content import Content, Media, content_of
 from proxy.relay.deadline import Deadline
 from proxy.relay.keep_alive import Heartbeat, KeepAlive
+from proxy.relay.models import ModelsClient, models_question
 from proxy.relay.passage import Passage, record_of
-from proxy.relay.refusal import refusal
+from proxy.relay.refusal import refusal, speaks_anthropic
 from proxy.relay.response import Response
 from proxy.relay.translated import TranslatedClient
 from proxy.relay.upstream import Upstream
@@ -83,6 +84,8 @@ class Relay:
         if route in TRANSLATED:
             protocol = self._protocols[scope["raw_path"]]
             return TranslatedClient(scope, receive, record, route, protocol)
+        if route is Route.MODELS and (question := models_question(scope)) is not None:
+            return ModelsClient(scope, receive, record, question)
         return Client(scope, receive, record, route)
 
     async def _relay(self, client: Client, record: Record) -> None:
@@ -101,7 +104,9 @@ class Relay:
         deadline.watch(connection, record.started)
         clocks: list[Deadline | Heartbeat | KeepAlive] = [deadline]
         if beats:
-            clocks.append(Heartbeat(beats, client.beat, record.request_id.encode()))
+            anthropic = client.route in ANTHROPIC
+            named = headers.identity(record.request_id.encode(), anthropic=anthropic)
+            clocks.append(Heartbeat(beats, client.beat, named))
         try:
             response = await connection.response_head()
             for heartbeat in clocks[1:]:
@@ -200,7 +205,8 @@ async def _pass_on(
 
 
 def _answer_headers(response: Response, answer: Answer, record: Record) -> headers.Headers:
-    pairs = headers.to_client(response.headers, record.request_id.encode())
+    anthropic = record.route in ANTHROPIC
+    pairs = headers.to_client(response.headers, record.request_id.encode(), anthropic=anthropic)
     if isinstance(answer, StreamedAnswer):
         # An event that is withheld would make a declared length untrue.
         return [pair for pair in pairs if pair[0] != b"content-length"]
@@ -223,7 +229,9 @@ async def _refuse(client: Client, record: Record, failure: RequestFailure) -> No
     if isinstance(failure, ClientClosed):
         record.status = failure.status
     elif not client.started:
-        request_id = record.request_id.encode()
-        status, answer_headers, body = refusal(failure, client.route, request_id)
+        anthropic = speaks_anthropic(client.route, record.path, client.headers)
+        status, answer_headers, body = refusal(
+            failure, record.request_id.encode(), anthropic=anthropic
+        )
         client.start(status, answer_headers)
         client.end(body)

@@ -73,14 +73,19 @@ def to_upstream(
     return [(b"host", host), *kept, *span, (b"x-request-id", request_id)]
 
 
-def to_client(headers: Iterable[Header], request_id: bytes) -> Headers:
+def identity(request_id: bytes, *, anthropic: bool) -> Headers:
+    """What names a request in its answer; the SDKs of Anthropic's API read `request-id`."""
+    named = (b"x-request-id", request_id)
+    return [named, (b"request-id", request_id)] if anthropic else [named]
+
+
+def to_client(headers: Iterable[Header], request_id: bytes, *, anthropic: bool = False) -> Headers:
     """The engine's headers as the client gets them; names are in lower case."""
     pairs = list(headers)
     dropped = _with_named_by_connection(_HOP_BY_HOP, pairs)
     kept = [pair for pair in pairs if pair[0] not in dropped]
-    if get(kept, b"x-request-id") is None:
-        kept.append((b"x-request-id", request_id))
-    return kept
+    named = identity(request_id, anthropic=anthropic)
+    return kept + [header for header in named if get(kept, header[0]) is None]
 
 
 def _with_named_by_connection(names: frozenset[bytes], headers: Headers) -> frozenset[bytes]:

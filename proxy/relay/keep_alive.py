@@ -56,10 +56,11 @@ class Heartbeat:
     """Begins a JSON answer before it is known, and adds a blank to it each time: JSON may begin
     with blanks. Its status is 200 from then on, whatever comes."""
 
-    def __init__(self, seconds: float, beat: Callable[[Headers], None], request_id: bytes) -> None:
+    def __init__(self, seconds: float, beat: Callable[[Headers], None], named: Headers) -> None:
+        """`named` are the headers that name the request."""
         self._seconds = seconds
         self._beat = beat
-        self._headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id)]
+        self._headers = [(b"content-type", b"application/json"), *named]
         self._timer = asyncio.get_running_loop().call_later(seconds, self._again)
 
     def cancel(self) -> None:

@@ -6,20 +6,37 @@ from typing import Any
 
 import msgspec
 
-from proxy.edge.routes import ANTHROPIC, Route
+from proxy.edge.routes import Route
 from proxy.errors import RequestFailure
-from proxy.relay.headers import Headers
+from proxy.relay.headers import Headers, get, identity
+
+_MESSAGES = "/v1/messages"
+# Both APIs have these paths, and one that is in neither may be asked for by a client of either.
+_SHARED = (Route.MODELS, Route.UNKNOWN)
+
+
+def speaks_anthropic(route: Route, path: str, request_headers: Headers) -> bool:
+    """Whether a request is one of Anthropic's API: its errors have that shape.
+
+    All its SDKs send `anthropic-version` with each request.
+    """
+    if path == _MESSAGES or path.startswith(f"{_MESSAGES}/"):
+        return True
+    return route in _SHARED and get(request_headers, b"anthropic-version") is not None
 
 
 def refusal(
-    failure: RequestFailure, route: Route | None, request_id: bytes
+    failure: RequestFailure, request_id: bytes, *, anthropic: bool = False
 ) -> tuple[int, Headers, bytes]:
-    """Status, headers and body of an answer that is our own."""
-    body = msgspec.json.encode(_body(failure, route))
+    """Status, headers and body of an answer that is our own, in Anthropic's shape or OpenAI's."""
+    shape = _body(failure, anthropic=anthropic)
+    if anthropic:
+        shape["request_id"] = request_id.decode()
+    body = msgspec.json.encode(shape)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
-        (b"x-request-id", request_id),
+        *identity(request_id, anthropic=anthropic),
         (b"x-proxy-error", f"{failure.source} {failure.code}".encode()),
     ]
     headers += failure.headers
@@ -39,7 +56,8 @@ def error_event(failure: RequestFailure, route: Route, sequence_number: int = 0)
     """
     match route:
         case Route.MESSAGES:
-            return b"event: error\ndata: %b\n\n" % msgspec.json.encode(_body(failure, route))
+            body = _body(failure, anthropic=True)
+            return b"event: error\ndata: %b\n\n" % msgspec.json.encode(body)
         case Route.RESPONSES:
             event = {
                 "type": "error",
@@ -47,15 +65,15 @@ def error_event(failure: RequestFailure, route: Route, sequence_number: int = 0)
                 "message": failure.message,
                 "param": failure.param,
                 "sequence_number": sequence_number,
-                **_body(failure, route),
+                **_body(failure),
             }
             return b"event: error\ndata: %b\n\n" % msgspec.json.encode(event)
         case _:
-            return b"data: %b\n\ndata: [DONE]\n\n" % msgspec.json.encode(_body(failure, route))
+            return b"data: %b\n\ndata: [DONE]\n\n" % msgspec.json.encode(_body(failure))
 
 
-def _body(failure: RequestFailure, route: Route | None) -> dict[str, Any]:
-    if route in ANTHROPIC:
+def _body(failure: RequestFailure, *, anthropic: bool = False) -> dict[str, Any]:
+    if anthropic:
         error = {"type": failure.anthropic_type, "message": failure.message}
         return {"type": "error", "error": error}
     return {

@@ -168,7 +168,7 @@ class _Session:
             code = _GOING_AWAY if isinstance(failure, CutOff) else _INTERNAL_ERROR
             await self._close(code, failure.message)
         else:
-            await self._answer(*refusal(failure, route, self._record.request_id.encode()))
+            await self._answer(*refusal(failure, self._record.request_id.encode()))
 
     async def pass_refusal(self, refused: InvalidStatus) -> None:
         """The engine's own refusal of the handshake."""

@@ -22,6 +22,18 @@ _FLIGHT_FIELDS = (
 )
 MAX_FLIGHTS = 50
 
+# What browsers, tools and platforms ask for by themselves, whoever serves: Claude Code sends
+# `HEAD /` at each start. It is nobody's mistake, and a line at level debug only.
+_PROBED = (
+    "/",
+    "/v1",
+    "/v1/",
+    "/favicon.ico",
+    "/robots.txt",
+    "/apple-touch-icon.png",
+    "/apple-touch-icon-precomposed.png",
+)
+
 _encode = msgspec.json.Encoder().encode
 _access = logging.getLogger("proxy.access")
 _flights = logging.getLogger("proxy.flights")
@@ -158,7 +170,9 @@ def log_request(record: Record) -> None:
     fields = record.fields()
     asked = f"{record.method} {fields['path']}" if record.method else "unreadable request"
     message = f"{asked} {record.status} {record.outcome}"
-    _access.info(message, extra={"fields": fields})
+    is_probe = record.route == "unknown" and record.path in _PROBED
+    level = logging.DEBUG if is_probe else logging.INFO
+    _access.log(level, message, extra={"fields": fields})
 
 
 def log_flights(records: Sequence[Record]) -> None:

@@ -52,7 +52,7 @@ def error(answer: httpx.Response) -> dict[str, Any]:
     "path",
     [
         *("/", "/v1", "/v1/unknown", "/pause", "/sleep", "/v1/load_lora_adapter", "/docs"),
-        *("/health/", "/Health", "/metrics/other", "/v1/chat/completions/", "//health"),
+        *("/health//", "/Health", "/metrics/other", "/v1/chat/completions//", "//health"),
         "/v1%2Fchat%2Fcompletions",
     ],
 )

@@ -207,7 +207,8 @@ def assert_is_refusal(answer: Answer, path: str, code: str, source: str = "upstr
     assert "Traceback" not in answer.body.decode()
     if path == MESSAGES:
         assert body["type"] == "error"
-        assert set(body) == {"type", "error"}
+        assert set(body) == {"type", "error", "request_id"}
+        assert body["request_id"] == answer.header("request-id") == answer.request_id
         assert set(body["error"]) == {"type", "message"}
     else:
         assert set(body) == {"error"}
