@@ -103,7 +103,8 @@ system-tools:
 
 # Below .cache, each by itself, but for PostgreSQL: a second run installs nothing.
 peers:
-	@bench/install-peers.sh vllm-router litellm prisma postgresql langchain-openai
+	@bench/install-peers.sh vllm-router litellm prisma postgresql langchain-openai pydantic-ai \
+	  node-clients
 
 $(TOOLS): requirements-dev.txt $(ENGINE) | $(MADE)
 	@echo "make: installing the tools for tests and checks"

@@ -5,8 +5,7 @@
 #
 #   bench/install-peers.sh [haproxy|nginx|vllm-router|sglang-router|litellm|py-spy ...]
 #
-# Tests take some of them too, and langchain-openai, postgresql and prisma, which are no proxies:
-# `make peers`.
+# Tests take some of them too, and clients, postgresql and prisma, which are no proxies: `make peers`.
 set -uo pipefail
 
 cd "$(dirname "$0")/.." || exit
@@ -49,6 +48,31 @@ venv() {
   if "$PYTHON" -m venv "$place" >"$CACHE/$name.log" 2>&1 &&
     timeout "$STEP_SECONDS" "$place/bin/pip" install --disable-pip-version-check --quiet "$@" \
       >>"$CACHE/$name.log" 2>&1; then
+    echo "$*" >"$place/requirements"
+    say "$name: installed"
+  else
+    say "$name: failed, see $CACHE/$name.log"
+  fi
+}
+
+# node NAME PACKAGE...: the same for npm packages. Their scripts are not run.
+node() {
+  local name=$1
+  shift
+  local place=$CACHE/$name
+  if [[ $(cat "$place/requirements" 2>/dev/null) == "$*" ]]; then
+    say "$name: present"
+    return
+  fi
+  if ! command -v npm >/dev/null; then
+    say "$name: needs Node.js with npm"
+    return
+  fi
+  say "$name: npm install $*"
+  mkdir -p "$place"
+  echo '{"private": true}' >"$place/package.json"
+  if timeout "$STEP_SECONDS" npm install --prefix "$place" --ignore-scripts --no-audit --no-fund \
+    "$@" >"$CACHE/$name.log" 2>&1; then
     echo "$*" >"$place/requirements"
     say "$name: installed"
   else
@@ -128,6 +152,11 @@ install() {
   litellm) venv litellm litellm "litellm[proxy]==1.106.2" prisma==0.15.0 ;;
   prisma | postgresql) "$1" ;;
   langchain-openai) venv langchain-openai python langchain-openai==1.7.3 ;;
+  pydantic-ai) venv pydantic-ai python "pydantic-ai-slim[openai]==1.107.10" openai==2.54.0 ;;
+  node-clients)
+    node node-clients openai@6.49.0 @langchain/openai@1.5.0 @langchain/core@1.4.0 \
+      @anthropic-ai/sdk@1.14.0
+    ;;
   py-spy) venv py-spy py-spy py-spy==0.4.2 ;;
   *) say "$1: no such peer" ;;
   esac

@@ -30,6 +30,7 @@ from proxy.engine.phase import Phase
 from proxy.engine.probe import Probe
 from proxy.engine.progress_bar import ProgressBar, can_be_drawn
 from proxy.engine.state import EngineState, Snapshot
+from proxy.errors import CutOff
 from proxy.media.intake import intake
 from proxy.own_pages import own_pages
 from proxy.presets.choice import warnings_about_presets
@@ -88,7 +89,8 @@ class Sidecar:
         self._disk_meter = DiskMeter(model_cache(settings))
         self._metrics.gauges.disk = self._disk_meter.reading
         self._metrics.gauges.price_per_hour = settings.gpu_price_per_hour
-        self._upstream = Upstream(host, port, authority)
+        retry_after = self._state.retry_after
+        self._upstream = Upstream(host, port, authority, retry_after=retry_after)
         limits = limits_of(settings)
         passage = Passage(self._admission, self, self._flights)
         self._media = intake(settings)
@@ -97,7 +99,11 @@ class Sidecar:
         withheld = CREDENTIALS if settings.needs_key else frozenset[bytes]()
         relay = Relay(self._upstream, passage, limits, self._media, protocols, withheld)
         self._websockets = WebSocketRelay(
-            authority, passage, max_message_bytes=settings.max_body_bytes, withheld=withheld
+            authority,
+            passage,
+            max_message_bytes=settings.max_body_bytes,
+            withheld=withheld,
+            retry_after=retry_after,
         )
         paths = [path for protocol in named for path in protocol.paths]
         routes = RouteTable(settings.extra_routes, paths)
@@ -191,13 +197,16 @@ class Sidecar:
 
     def _make_engine(self) -> Engine | AttachedEngine:
         kind = AttachedEngine if self.settings.upstream_url else Engine
-        return kind(self.settings, self._state, self._probe, self._drained, self._flights)
+        return kind(self.settings, self._state, self._probe, self._emptied, self._flights)
 
-    async def _drained(self, seconds: float) -> bool:
-        """See `Admission.emptied`; sessions that outlive it are told, and ended."""
-        is_empty = await self._admission.emptied(seconds)
-        self._websockets.cut()
-        return is_empty
+    async def _emptied(self, seconds: float) -> bool:
+        """Wait for running requests; those that still run then are cut off, in our own name."""
+        emptied = await self._admission.emptied(seconds)
+        if not emptied:
+            failure = CutOff("This server was shut down before the answer was whole.")
+            self._upstream.cut(failure)
+            self._websockets.cut(failure)
+        return emptied
 
     def _hardware(self) -> Hardware:
         return self._engine.hardware if isinstance(self._engine, Engine) else Hardware()

@@ -9,6 +9,7 @@
         ├── HostNotAllowed            client    403 (a web page asks by a name that is anybody's)
         ├── UnknownRoute              client    404
         ├── RouteNotServed            client    404 (the engine's model does not do that)
+        ├── ModelNotFound             client    404 (no model of that name is served)
         ├── MethodNotAllowed          client    405
         ├── NoWebSocket               client    426 (a route that is asked by HTTP only)
         ├── MalformedRequest          client    400 (what came is not HTTP)
@@ -23,11 +24,12 @@
         ├── QuotaUsedUp               client    429 (a day's worth is)
         ├── ClientClosed              client    499 (never sent, only logged)
         ├── Draining                  proxy     503
+        ├── CutOff                    proxy     503 (it ran when DRAIN_SECONDS were over)
         ├── Overloaded                proxy     503 (MAX_IN_FLIGHT, and MAX_WAITING wait)
         ├── InternalFailure           proxy     500
         ├── EngineUnavailable         upstream  503 (loading or restarting)
         │   └── EngineGivenUp         upstream  503 (it cannot be started: waiting is of no use)
-        ├── EngineUnreachable         upstream  502 (no connection: it never saw the request)
+        ├── EngineUnreachable         upstream  503 (no connection: it never saw the request)
         ├── EngineDied                upstream  502 (the connection broke after sending)
         ├── EngineGarbled             upstream  502 (what came back is not HTTP)
         └── EngineTimeout             upstream  504
@@ -119,10 +121,15 @@ _ANTHROPIC_TYPES = {
 }
 
 
+# Clients of 2026 (openai-python 2, anthropic-python 0, openai-node 6, AI SDK 6) ignore more than
+# 60 s in `Retry-After`: they try again within seconds, and give up. The newest heed 120 s.
+MAX_HEEDED_SECONDS = 59
+
+
 class RequestFailure(Failure):
     """One request cannot be answered; subclasses fix everything but the words.
 
-    `retry_after_seconds` becomes `Retry-After` (clients stop retrying above 120 s).
+    `retry_after_seconds` becomes `Retry-After`; above `MAX_HEEDED_SECONDS` few clients heed it.
     `repeats_work` marks failures after which a retry would make the engine do paid
     work again: they carry `x-should-retry: false`. `headers` are added to the answer.
     """
@@ -167,6 +174,10 @@ class UnknownRoute(RequestFailure):
 
 class RouteNotServed(RequestFailure):
     status, type, code, source = 404, "invalid_request_error", "route_not_served", Source.CLIENT
+
+
+class ModelNotFound(RequestFailure):
+    status, type, code, source = 404, "invalid_request_error", "model_not_found", Source.CLIENT
 
 
 class NoWebSocket(RequestFailure):
@@ -231,6 +242,11 @@ class Draining(RequestFailure):
     status, type, code, source = 503, "server_error", "draining", Source.PROXY
 
 
+class CutOff(RequestFailure):
+    status, type, code, source = 503, "server_error", "cut_off", Source.PROXY
+    repeats_work = True
+
+
 class Overloaded(RequestFailure):
     status, type, code, source = 503, "server_error", "overloaded", Source.PROXY
 
@@ -248,7 +264,7 @@ class EngineGivenUp(EngineUnavailable):
 
 
 class EngineUnreachable(RequestFailure):
-    status, type, code, source = 502, "server_error", "engine_unreachable", Source.UPSTREAM
+    status, type, code, source = 503, "server_error", "engine_unreachable", Source.UPSTREAM
 
 
 class EngineDied(RequestFailure):

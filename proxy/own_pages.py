@@ -59,7 +59,7 @@ def own_pages(service: Service, routes: Mapping[str, Route]) -> tuple[OwnPages, 
 
 async def _refused(request: Request, failure: Exception) -> Response:
     assert isinstance(failure, RequestFailure)
-    status, headers, body = refusal(failure, None, request_id(dict(request.scope["headers"])))
+    status, headers, body = refusal(failure, request_id(dict(request.scope["headers"])))
     return Response(body, status, {key.decode(): value.decode() for key, value in headers})
 
 

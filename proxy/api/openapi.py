@@ -21,6 +21,7 @@ PATH = "/openapi.json"
 _FILE = Path(__file__).with_name("openapi.json")
 _METRICS = ("/metrics", "/metrics/engine")
 _GET = (Route.MODELS, Route.VERSION, Route.REALTIME)
+_ONE_MODEL = "/v1/models/{model}"
 _WITHOUT_BODY = ("/v1/responses/{response_id}/cancel",)
 # Statuses that the engine itself answers with, too, in shapes of its own.
 _SHARED = (400, 422, 500, 503)
@@ -36,8 +37,8 @@ REFUSALS = {
     429: "The key, or all together, have used what they may.",
     431: "The head is too large.",
     500: "A fault of the sidecar's.",
-    502: "The engine died, could not be reached, or sent what is not HTTP.",
-    503: "The engine is not ready, or there is no place at it.",
+    502: "The engine died, or sent what is not HTTP.",
+    503: "The engine is not ready or cannot be reached, or there is no place at it.",
     504: "The engine took too long.",
 }
 
@@ -106,10 +107,10 @@ def _parameter(name: str) -> dict[str, Any]:
 
 def _operation(path: str, route: Route, method: str) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "summary": f"{_way(route)} to the engine ({route}).",
+        "summary": f"{_way(path, route)} ({route}).",
         "tags": ["engine"],
         "responses": {
-            "default": {"description": f"The engine's answer, {_way_back(route)}."},
+            "default": {"description": f"The engine's answer, {_way_back(path, route)}."},
             **{str(status): _refusal(status, route) for status in _refused_with(route)},
         },
     }
@@ -127,11 +128,15 @@ def _refused_with(route: Route) -> Iterator[int]:
     return (status for status in REFUSALS if status != 403 or takes_sessions)
 
 
-def _way(route: Route) -> str:
-    return "Translated" if route in TRANSLATED else "Passed on"
+def _way(path: str, route: Route) -> str:
+    if path == _ONE_MODEL:
+        return "One entry of the engine's list"
+    return "Translated to the engine" if route in TRANSLATED else "Passed on to the engine"
 
 
-def _way_back(route: Route) -> str:
+def _way_back(path: str, route: Route) -> str:
+    if path == _ONE_MODEL:
+        return "the entry of this name"
     return "translated" if route in TRANSLATED else "byte for byte"
 
 

@@ -24,7 +24,12 @@ _MAX_AGE_SECONDS = b"600"
 # What an answer has beside the headers that a page may always read.
 _EXPOSED = b", ".join(
     (
-        *(b"x-request-id", b"x-proxy-error", b"x-should-retry", b"retry-after", b"server-timing"),
+        b"x-request-id",
+        b"request-id",
+        b"x-proxy-error",
+        b"x-should-retry",
+        b"retry-after",
+        b"server-timing",
         *(
             b"x-ratelimit-%b-%b" % (what, unit)
             for unit in (b"requests", b"tokens")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -13,15 +14,24 @@ from typing import Any
 from proxy.engine.history import START_PHASES
 from proxy.engine.phase import Phase
 from proxy.engine.transitions import TRANSITIONS
-from proxy.errors import Cause, EngineGivenUp, EngineUnavailable
+from proxy.errors import MAX_HEEDED_SECONDS, Cause, EngineGivenUp, EngineUnavailable
 
 _log = logging.getLogger("proxy.engine")
 
 # How long a client is told to wait where nothing better is known, seconds.
-_RETRY_AFTER = {Phase.DOWNLOADING: 30, Phase.LOADING: 15, Phase.FAILED: 120, Phase.WARMING: 5}
+_RETRY_AFTER = {
+    Phase.DOWNLOADING: 30,
+    Phase.LOADING: 15,
+    Phase.WARMING: 5,
+    Phase.READY: 20,
+    Phase.DEGRADED: 20,
+}
 _DEFAULT_RETRY_AFTER = 10
-# openai-python stops retrying when it is told to wait longer.
-_MAX_RETRY_AFTER = 120
+# A start is never as long as the one before: who comes a little late finds it ready.
+_MARGIN = 1.1
+_MARGIN_SECONDS = 1.0
+# In these an engine that worked is gone, or will probably be: a whole start lies ahead.
+_LOST = (Phase.READY, Phase.DEGRADED)
 
 _LEVELS = {
     Phase.FAILED: logging.ERROR,
@@ -146,10 +156,24 @@ class EngineState:
         now = self.snapshot
         if now.ready:
             return None
-        wait = now.seconds_left or _RETRY_AFTER.get(now.phase, _DEFAULT_RETRY_AFTER)
-        wait = min(max(1, round(wait)), _MAX_RETRY_AFTER)
         kind = EngineGivenUp if now.phase is Phase.FAILED else EngineUnavailable
-        return kind(_unavailable_text(now), retry_after_seconds=wait)
+        return kind(_unavailable_text(now), retry_after_seconds=self.retry_after())
+
+    def retry_after(self) -> int | None:
+        """In how many seconds a request may be sent again that the engine cannot take now; None
+        where waiting is of no use.
+
+        Where a start is known to be that short, it is over by then.
+        """
+        now = self.snapshot
+        if now.phase is Phase.FAILED:
+            return None
+        left = now.seconds_left
+        if left is None and now.phase in _LOST:
+            left = sum(now.expected_seconds.values())
+        if not left:
+            return _RETRY_AFTER.get(now.phase, _DEFAULT_RETRY_AFTER)
+        return min(math.ceil(left * _MARGIN + _MARGIN_SECONDS), MAX_HEEDED_SECONDS)
 
     def _replace(
         self, changes: dict[str, Any], phase: Phase, since: float, spent: Mapping[Phase, float]

@@ -9,10 +9,11 @@ from time import monotonic
 import msgspec
 
 from proxy.edge.routes import Route
-from proxy.errors import Source
+from proxy.errors import RequestFailure, Source
 from proxy.relay.background import BackgroundResponses, is_of_stored
 from proxy.relay.event import Reader, Said, answer_reader, event_reader
 from proxy.relay.headers import Headers, get
+from proxy.relay.refusal import error_event
 from proxy.relay.shortcut import Shortcut
 from proxy.relay.skim import Skim
 from proxy.relay.stream import EventStream
@@ -96,8 +97,10 @@ class StreamedAnswer:
         self._events.on_token = shortcut.learn
         return shortcut
 
-    def cut_off(self) -> bytes:
-        return self._events.cut_off()
+    def broken_off(self, failure: RequestFailure, route: Route) -> bytes:
+        """What ends it where the engine has not, so that it cannot look finished."""
+        events = self._events
+        return events.cut_off() + error_event(failure, route, events.next_sequence_number)
 
 
 Answer = PlainAnswer | StreamedAnswer

@@ -15,6 +15,7 @@ from proxy.errors import RequestFailure
 from proxy.json_scan import in_slices
 from proxy.relay.body import peek, scan, with_usage_option
 from proxy.relay.connection import Connection, Parts
+from proxy.relay.models import ModelsResponse
 from proxy.relay.translation import Translation
 from proxy.server.exchange import Exchange
 from proxy.server.request import Headers, Request
@@ -95,13 +96,14 @@ class Content:
 
 async def content_of(
     exchange: Exchange,
-    translation: Translation | None,
+    out: Exchange | Translation | ModelsResponse,
     route: Route,
     limit_bytes: int,
     media: Media,
     record: Record,
 ) -> Content:
-    """Take in a JSON body whole, to read what it says; let any other flow.
+    """Take in a JSON body whole, to read what it says; let any other flow. `out` is what takes the
+    response: it may ask the engine for something else than the client has.
 
     Raises:
         BodyTooLarge, ClientClosed, MalformedRequest: see `Exchange.whole_body`.
@@ -109,11 +111,12 @@ async def content_of(
         MediaRefused, MediaUnavailable: a URL in it is not for fetching, or leads to nothing.
     """
     request = exchange.request
-    if translation is not None:
-        body: bytes | bytearray = await translation.whole_body(limit_bytes)
-        content = Content(translation.route, translation.target, translation.headers)
+    if isinstance(out, Translation):
+        body: bytes | bytearray = await out.whole_body(limit_bytes)
+        content = Content(out.route, out.target, out.headers)
     else:
-        content = Content(route, _target(request), request.headers)
+        target = out.target if isinstance(out, ModelsResponse) else _target(request)
+        content = Content(route, target, request.headers)
         if not request.has_body:
             record.body_read, record.stream = record.started, False
             content.length = request.declared_length

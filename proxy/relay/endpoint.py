@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
-from proxy.edge.routes import GENERATING, TRANSLATED, Route
+from proxy.edge.routes import ANTHROPIC, GENERATING, TRANSLATED, Route
 from proxy.errors import ClientClosed, EngineTimeout, RequestFailure, RouteNotServed
 from proxy.protocols.protocol import Protocol
 from proxy.relay import headers
@@ -17,14 +17,17 @@ from proxy.relay.connection import Connection
 from proxy.relay.content import Content, Media, content_of
 from proxy.relay.deadline import Deadline
 from proxy.relay.keep_alive import Heartbeat, KeepAlive
+from proxy.relay.models import ModelsResponse, models_question
 from proxy.relay.passage import Passage, record_of
-from proxy.relay.refusal import error_event, refusal
+from proxy.relay.refusal import refusal, speaks_anthropic
 from proxy.relay.response import Response
 from proxy.relay.translation import Translation
 from proxy.relay.upstream import Upstream
 from proxy.server.exchange import Exchange
 from proxy.tasks import spawn
 from proxy.telemetry.record import Record
+
+Out = Exchange | Translation | ModelsResponse
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,9 @@ class Relay:
     async def __call__(self, exchange: Exchange, route: Route, key: str | None = None) -> None:
         """Relay a request of the API key with the label `key`."""
         record = record_of(exchange.request, route, key)
-        translation = self._translation(exchange, route, record)
-        work = partial(self._relay, exchange, translation, record, route)
-        refuse = partial(_refuse, exchange, translation, record, route)
+        out = self._out(exchange, route, record)
+        work = partial(self._relay, exchange, out, record, route)
+        refuse = partial(_refuse, exchange, out, record, route)
         await self._passage.through(record, work, refuse, exchange.when_it_leaves)
 
     async def refuse(
@@ -78,29 +81,30 @@ class Relay:
     ) -> None:
         """Answer a request that is not for the engine; it is logged and counted like any other."""
         record = record_of(exchange.request, route, key)
-        translation = self._translation(exchange, route, record)
-        refuse = partial(_refuse, exchange, translation, record, route)
+        refuse = partial(_refuse, exchange, self._out(exchange, route, record), record, route)
         await self._passage.refused(record, failure, refuse)
 
-    def _translation(self, exchange: Exchange, route: Route, record: Record) -> Translation | None:
-        if route not in TRANSLATED:
-            return None
-        protocol = self._protocols[exchange.request.path]
-        return Translation(exchange, route, protocol, record.request_id)
+    def _out(self, exchange: Exchange, route: Route, record: Record) -> Out:
+        """What takes the response: the exchange itself, unless it has to be made anew."""
+        request = exchange.request
+        if route in TRANSLATED:
+            protocol = self._protocols[request.path]
+            return Translation(exchange, route, protocol, record.request_id)
+        if route is Route.MODELS and (question := models_question(request)) is not None:
+            return ModelsResponse(exchange, question)
+        return exchange
 
-    async def _relay(
-        self, exchange: Exchange, translation: Translation | None, record: Record, route: Route
-    ) -> None:
+    async def _relay(self, exchange: Exchange, out: Out, record: Record, route: Route) -> None:
         try:
             with await content_of(
-                exchange, translation, route, self._limits.max_body_bytes, self._media, record
+                exchange, out, route, self._limits.max_body_bytes, self._media, record
             ) as content:
-                await self._exchange(exchange, translation or exchange, content, record)
+                await self._exchange(exchange, out, content, record)
         finally:
             _note_bytes(exchange, record)
 
     async def _exchange(
-        self, exchange: Exchange, out: Exchange | Translation, content: Content, record: Record
+        self, exchange: Exchange, out: Out, content: Content, record: Record
     ) -> None:
         limits = self._limits
         self._passage.carries(record, content.fingerprinted)
@@ -114,7 +118,9 @@ class Relay:
         deadline.watch(connection, record.started)
         timers: list[Deadline | Heartbeat | KeepAlive] = [deadline]
         if padding:
-            timers.append(Heartbeat(padding, out.pad, record.request_id.encode()))
+            anthropic = content.route in ANTHROPIC
+            named = headers.identity(record.request_id.encode(), anthropic=anthropic)
+            timers.append(Heartbeat(padding, out.pad, named))
         try:
             response = await connection.response_head()
             for heartbeat in timers[1:]:
@@ -188,7 +194,7 @@ def _not_served(record: Record) -> RequestFailure:
 
 async def _pass_on(
     exchange: Exchange,
-    out: Exchange | Translation,
+    out: Out,
     route: Route,
     connection: Connection,
     answer: Answer,
@@ -222,7 +228,8 @@ async def _pass_on(
 
 
 def _answer_headers(response: Response, answer: Answer, record: Record) -> headers.Headers:
-    pairs = headers.to_client(response.headers, record.request_id.encode())
+    anthropic = record.route in ANTHROPIC
+    pairs = headers.to_client(response.headers, record.request_id.encode(), anthropic=anthropic)
     if isinstance(answer, StreamedAnswer):
         # An event that is withheld would make a declared length untrue.
         return [pair for pair in pairs if pair[0] != b"content-length"]
@@ -232,7 +239,7 @@ def _answer_headers(response: Response, answer: Answer, record: Record) -> heade
 
 def _break_off(
     exchange: Exchange,
-    out: Exchange | Translation,
+    out: Out,
     route: Route,
     answer: Answer,
     failure: RequestFailure,
@@ -243,12 +250,12 @@ def _break_off(
     if exchange.is_behind and isinstance(failure, EngineTimeout):
         exchange.abort()  # what is unsent would be kept for as long as nobody reads it
     elif isinstance(answer, StreamedAnswer):
-        out.end(answer.cut_off() + error_event(failure, route))
+        out.end(answer.broken_off(failure, route))
 
 
 async def _refuse(
     exchange: Exchange,
-    translation: Translation | None,
+    out: Out,
     record: Record,
     route: Route,
     failure: RequestFailure,
@@ -257,8 +264,11 @@ async def _refuse(
     if isinstance(failure, ClientClosed):
         record.status = failure.status
     elif not exchange.started:
-        out, shape = (exchange, route) if translation is None else (translation, translation.route)
-        status, answer_headers, body = refusal(failure, shape, record.request_id.encode())
+        route = out.route if isinstance(out, Translation) else route
+        anthropic = speaks_anthropic(route, exchange.request)
+        status, answer_headers, body = refusal(
+            failure, record.request_id.encode(), anthropic=anthropic
+        )
         record.status = status
         out.start(status, answer_headers)
         out.end(body)

@@ -84,11 +84,18 @@ def to_upstream(
     return [(b"host", host), *kept, *span, _UNCOMPRESSED, (b"x-request-id", request_id)]
 
 
-def to_client(headers: Headers, request_id: bytes) -> Headers:
+def identity(request_id: bytes, *, anthropic: bool) -> Headers:
+    """What names a request in its answer; the SDKs of Anthropic's API read `request-id`."""
+    named = (b"x-request-id", request_id)
+    return [named, (b"request-id", request_id)] if anthropic else [named]
+
+
+def to_client(headers: Headers, request_id: bytes, *, anthropic: bool = False) -> Headers:
     """The engine's headers as the client gets them; names are in lower case."""
     kept = _without(_HOP_BY_HOP, headers)
-    if get(kept, b"x-request-id") is None:
-        kept.append((b"x-request-id", request_id))
+    for header in identity(request_id, anthropic=anthropic):
+        if get(kept, header[0]) is None:
+            kept.append(header)
     return kept
 
 

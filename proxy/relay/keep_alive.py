@@ -10,6 +10,7 @@ from time import monotonic
 from proxy.edge.routes import Route
 from proxy.relay.answer import StreamedAnswer
 from proxy.relay.connection import Connection
+from proxy.relay.models import ModelsResponse
 from proxy.relay.translation import Translation
 from proxy.server.exchange import Exchange
 from proxy.server.request import Headers
@@ -26,7 +27,7 @@ class KeepAlive:
         self,
         seconds: float,
         exchange: Exchange,
-        out: Exchange | Translation,
+        out: Exchange | Translation | ModelsResponse,
         connection: Connection,
         answer: StreamedAnswer,
         route: Route,
@@ -65,10 +66,11 @@ class Heartbeat:
     """Begins a JSON answer before it is known, and adds a blank to it each time: JSON may begin
     with blanks. Its status is 200 from then on, whatever comes."""
 
-    def __init__(self, seconds: float, pad: Callable[[Headers], None], request_id: bytes) -> None:
+    def __init__(self, seconds: float, pad: Callable[[Headers], None], named: Headers) -> None:
+        """`named` are the headers that name the request."""
         self._seconds = seconds
         self._pad = pad
-        self._headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id)]
+        self._headers = [(b"content-type", b"application/json"), *named]
         self._timer = asyncio.get_running_loop().call_later(seconds, self._again)
 
     def cancel(self) -> None:

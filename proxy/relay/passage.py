@@ -29,6 +29,7 @@ _OUTCOMES: dict[type[RequestFailure], Outcome] = {
     errors.QuotaUsedUp: Outcome.REJECTED,
     errors.UnknownRoute: Outcome.CLIENT_ERROR,
     errors.RouteNotServed: Outcome.CLIENT_ERROR,
+    errors.ModelNotFound: Outcome.CLIENT_ERROR,
     errors.MethodNotAllowed: Outcome.CLIENT_ERROR,
     errors.NoWebSocket: Outcome.CLIENT_ERROR,
     errors.MalformedRequest: Outcome.CLIENT_ERROR,

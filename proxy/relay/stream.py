@@ -26,6 +26,7 @@ MAX_HELD_BYTES = 1024 * 1024
 # may be half of a CRLF: it waits for the next byte.
 _EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?![\n]|\Z))(?:\r\n|\n|\r(?![\n]|\Z))")
 _LONGEST_END = 4
+_SEQUENCE_NUMBER = re.compile(rb'"sequence_number": ?(\d{1,15})\b')
 
 
 class EventStream:
@@ -49,6 +50,7 @@ class EventStream:
         self.error: str | None = None
         self.is_clients_error = False
         self.finished = False
+        self._latest = b""
 
     def feed(self, chunk: bytes, now: float) -> bytes:
         """Pass `chunk` on; `now` (monotonic seconds) is when it came."""
@@ -73,6 +75,12 @@ class EventStream:
         """What must precede an error event after the engine broke the stream off."""
         self._held = b""
         return b"\n\n" if self.inside_event else b""
+
+    @property
+    def next_sequence_number(self) -> int:
+        """Of an event that is to follow; only `/v1/responses` numbers its events."""
+        numbered = _SEQUENCE_NUMBER.search(self._latest)
+        return int(numbered[1]) + 1 if numbered is not None else 0
 
     def is_between_events(self) -> bool:
         """Nothing is held, and nothing was passed on of an event that is not over."""
@@ -129,6 +137,7 @@ class EventStream:
         if payload is None or payload == b"[DONE]":
             self.finished = self.finished or payload is not None
             return False
+        self._latest = payload
         try:
             said = self._read(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

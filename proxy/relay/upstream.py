@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from proxy.errors import EngineUnreachable
+from proxy.errors import EngineUnreachable, RequestFailure
 from proxy.relay.connection import Connection
 
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -13,8 +14,19 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 class Upstream:
     """Connections to one engine, by TCP or by a Unix socket."""
 
-    def __init__(self, host: str, port: int, authority: str, *, uds: str | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        authority: str,
+        *,
+        uds: str | None = None,
+        retry_after: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """`retry_after` says in how many seconds an engine that is gone may be back."""
         self._host, self._port, self._uds = host, port, uds
+        self._retry_after = retry_after
+        self._ended: RequestFailure | None = None
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self.authority = authority.encode()
@@ -24,7 +36,10 @@ class Upstream:
 
         Raises:
             EngineUnreachable: nothing accepts connections; the engine has seen nothing.
+            RequestFailure: the one that `cut` was called with.
         """
+        if self._ended is not None:
+            raise self._ended
         while self._idle:
             connection = self._idle.pop()
             if connection.usable and not connection.has_unread():
@@ -34,11 +49,14 @@ class Upstream:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 connection = await self._connect()
         except (OSError, TimeoutError) as error:
-            raise EngineUnreachable("The engine does not accept connections.") from error
+            raise self._unreachable("The engine does not accept connections.") from error
         if connection.closed:  # before we could ask
-            raise EngineUnreachable("The engine ended the connection before it was asked anything.")
+            raise self._unreachable("The engine ended the connection before it was asked anything.")
         self._open.add(connection)
         return connection
+
+    def _unreachable(self, text: str) -> EngineUnreachable:
+        return EngineUnreachable(text, retry_after_seconds=self._retry_after())
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
@@ -53,6 +71,12 @@ class Upstream:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+
+    def cut(self, failure: RequestFailure) -> None:
+        """End all exchanges for this reason, and begin no other."""
+        self._ended = failure
+        for connection in tuple(self._open):
+            connection.abort(failure)
 
     def close(self) -> None:
         for connection in tuple(self._open):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -15,7 +16,7 @@ from proxy.edge.routes import Route
 from proxy.errors import (
     BodyTooLarge,
     ClientClosed,
-    Draining,
+    CutOff,
     EngineDied,
     EngineGarbled,
     EngineUnreachable,
@@ -45,7 +46,7 @@ _NEVER_SENT = (1004, CloseCode.ABNORMAL_CLOSURE, CloseCode.TLS_HANDSHAKE)
 # What we close the engine's side with where it does not keep to the protocol.
 _FAULTS = (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG)
 _CLOSE_CODES: dict[type[RequestFailure], CloseCode] = {
-    Draining: CloseCode.SERVICE_RESTART,
+    CutOff: CloseCode.SERVICE_RESTART,
     MalformedRequest: CloseCode.PROTOCOL_ERROR,
     BodyTooLarge: CloseCode.MESSAGE_TOO_BIG,
 }
@@ -64,12 +65,15 @@ class WebSocketRelay:
         *,
         max_message_bytes: int,
         withheld: frozenset[bytes] = frozenset(),
+        retry_after: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """`withheld` are names of headers that the engine does not get."""
+        """`withheld` are names of headers that the engine does not get; `retry_after` is as
+        `Upstream` has it."""
         self._authority = authority
         self._withheld = withheld
         self._passage = passage
         self._max_message_bytes = max_message_bytes
+        self._retry_after = retry_after
         self._running: set[_Session] = set()
 
     async def __call__(
@@ -94,10 +98,10 @@ class WebSocketRelay:
         session = _Session(client, record)
         await self._passage.refused(record, failure, partial(session.refuse, route))
 
-    def cut(self) -> None:
-        """End the sessions that still run, and tell their clients."""
+    def cut(self, failure: RequestFailure) -> None:
+        """End the sessions that still run for this reason, and tell their clients."""
         for session in self._running:
-            session.cut()
+            session.cut(failure)
 
     async def _relay(self, request: Request, session: _Session, record: Record) -> None:
         try:
@@ -148,7 +152,8 @@ class WebSocketRelay:
         except (OSError, TimeoutError, InvalidHandshake) as error:
             if left:
                 raise left[0] from None
-            raise EngineUnreachable("The engine does not accept WebSocket sessions.") from error
+            text = "The engine does not accept WebSocket sessions."
+            raise EngineUnreachable(text, retry_after_seconds=self._retry_after()) from error
         finally:
             client.when_it_leaves(None)
 
@@ -167,7 +172,7 @@ class _Session:
         self.client = client
         self._record = record
         self._accepted = False
-        self._cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._cut: asyncio.Future[RequestFailure] = asyncio.get_running_loop().create_future()
 
     def accept(self, subprotocol: str | None) -> None:
         request_id = (b"x-request-id", self._record.request_id.encode())
@@ -175,9 +180,9 @@ class _Session:
         self._accepted = True
         self._record.status = 101
 
-    def cut(self) -> None:
+    def cut(self, failure: RequestFailure) -> None:
         if not self._cut.done():
-            self._cut.set_result(None)
+            self._cut.set_result(failure)
 
     async def run(self, engine: ClientConnection) -> None:
         """Both directions, until one side closes; the other is closed with the same code.
@@ -213,7 +218,7 @@ class _Session:
             return up.result()
         if down.done():
             return down.result()
-        return Draining("This server is shutting down. Open the session again.")
+        return self._cut.result()
 
     async def refuse(self, route: Route, failure: RequestFailure) -> None:
         """Tell what went wrong: as an HTTP answer before the session, as a close code in it."""
@@ -222,7 +227,7 @@ class _Session:
         elif isinstance(failure, ClientClosed):
             self._record.status = failure.status
         else:
-            self._answer(*refusal(failure, route, self._record.request_id.encode()))
+            self._answer(*refusal(failure, self._record.request_id.encode()))
 
     def pass_refusal(self, refused: InvalidStatus) -> None:
         """The engine's own refusal of the handshake."""

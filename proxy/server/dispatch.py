@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from proxy.edge.cors import Cors
 from proxy.edge.door import Door
 from proxy.edge.hosts import Hosts
@@ -59,6 +61,9 @@ class Dispatch:
             await self._relay.refuse(exchange, exchange.unreadable)
             return
         own, route = self._find(request)
+        if route is None and request.path.endswith(b"/"):
+            exchange.request = request = self._without_slash(request, own)
+            own, route = self._find(request)
         path = decoded(request.path) if route is None else ""
 
         # Where a key is needed, a page that has none reads nothing.
@@ -102,7 +107,10 @@ class Dispatch:
         return spawn(self._session(request, client), name="websocket session")
 
     async def _session(self, request: Request, client: ClientWebSocket) -> None:
-        _, route = self._find(request)
+        own, route = self._find(request)
+        if route is None and request.path.endswith(b"/"):
+            request = self._without_slash(request, own)
+            _, route = self._find(request)
         key = None
         try:
             # Where a key is needed no page comes in: it can send none with a handshake.
@@ -129,3 +137,9 @@ class Dispatch:
         if self._metrics_port is not None and request.port == self._metrics_port:
             return self._scraped, None
         return self._own, self._routes.find(request.path)
+
+    def _without_slash(self, request: Request, own: OwnPages) -> Request:
+        """What is listed, ours or the engine's, is found with a slash at its end, too."""
+        bare = request.path[:-1]
+        path = bare if decoded(bare) in own.paths else self._routes.canonical(request.path)
+        return msgspec.structs.replace(request, path=path)

@@ -31,6 +31,17 @@ MAX_FLIGHTS = 50
 FLUSH_SECONDS = 2.0
 _STDOUT = 1
 
+# What browsers, tools and platforms ask for by themselves, whoever serves: Claude Code sends
+# `HEAD /` at each start. It is nobody's mistake, and a line at level debug only.
+_PROBED = (
+    "/",
+    "/v1",
+    "/v1/",
+    "/favicon.ico",
+    "/robots.txt",
+    "/apple-touch-icon.png",
+    "/apple-touch-icon-precomposed.png",
+)
 _OF_ALL_RECORDS = frozenset(
     {*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime", "taskName"}
 )
@@ -186,6 +197,9 @@ def log_request(record: Record) -> None:
     fields = record.log_fields()
     asked = f"{record.method} {fields.path}" if record.method else "unreadable request"
     message = f"{asked} {record.status} {record.outcome}"
+    if record.route == "unknown" and record.path in _PROBED:
+        _access.debug(message, extra={"fields": record.fields()})
+        return
     if _handler is None or not _handler.writes_alone():
         _access.info(message, extra={"fields": record.fields()})
         return

@@ -113,7 +113,7 @@ DISGUISES: dict[str, str] = {
     "x:80{path}": OWN,
 }
 
-# Listed paths in a form that is not the listed one: none is relayed.
+# Listed paths in a form that is not the listed one: none is relayed. One slash at the end is none.
 TARGETS: dict[str, str] = {
     "": OWN,
     "/": OWN,
@@ -124,7 +124,6 @@ TARGETS: dict[str, str] = {
     "/V1/chat/completions": RFC + ", 6.2.2.1",
     "/v1/Chat/completions": RFC + ", 6.2.2.1",
     "/v1/chat/COMPLETIONS": RFC + ", 6.2.2.1",
-    "/v1/chat/completions/": BYPASS,
     "/v1/chat/completions//": BYPASS,
     "//v1/chat/completions": BYPASS,
     "/v1//chat/completions": BYPASS,
@@ -144,7 +143,6 @@ TARGETS: dict[str, str] = {
     "/v1/chat/completions%23": OWN,
     "/v1/chat/completions%3fx": OWN,
     "/v1/chat/ｃompletions": OWN,
-    "/v1/models/": OWN,
     "/v1/models//x": BYPASS,
     "/v1/models/..": RFC + ", 5.2.4",
     "/v1/models/.": RFC + ", 5.2.4",
@@ -152,7 +150,6 @@ TARGETS: dict[str, str] = {
     "/v1/models/%2e%2e": PAYLOADS,
     "/v1/models/%2f": PAYLOADS,
     "/v1/models/./x": RFC + ", 5.2.4",
-    "/v1/models/x/": BYPASS,
     "/v1/models/x%2f": PAYLOADS,
     "/v1/models/x%2f%2fy": PAYLOADS,
     "/v1/models/x\n": OWN,
@@ -164,22 +161,18 @@ TARGETS: dict[str, str] = {
     "/v1/models/x%2": OWN,
     "/v1/models/x%zz": OWN,
     "/v1/models/x%25": PAYLOADS,
-    "/v1/responses/": OWN,
     "/v1/responses/..": RFC + ", 5.2.4",
     "/v1/responses/render": "vLLM 0.32, beside the ids of responses",
     "/v1/responses/resp_a/b": OWN,
     "/v1/responses/resp_a/cancel/c": OWN,
     "/v1/responses/resp_a%2F..%2F..": PAYLOADS,
     "/v1/responses/resp_a/../../pause": RFC + ", 5.2.4",
-    "/chat/completions/": BYPASS,
     "//chat/completions": BYPASS,
     "/completions%20": BYPASS,
     "/v1/../completions": RFC + ", 5.2.4",
-    "/generate/": BYPASS,
     "/generate%00": BYPASS,
     "/v1/generate": OWN,
     "/generate_stream;x": ORANGE,
-    "/v1/realtime/": BYPASS,
     "/v1/audio/": OWN,
     "/v1/audio/other": OWN,
 }

@@ -147,7 +147,7 @@ class _Passing:
             pass
         except RequestFailure as known:
             if not self._client.started:
-                status, headers, self._seen.answered = refusal(known, None, b"id")
+                status, headers, self._seen.answered = refusal(known, b"id")
                 self._client.start(status, headers)
                 self._client.end(self._seen.answered)
                 self._seen.ended = True

@@ -47,9 +47,12 @@ def run(data: bytes) -> None:
 def check(target: bytes) -> bytes | None:
     """Everything that holds for any target; returns what the engine is sent, if anything."""
     parsed = _parsed(target)
-    if parsed is None or TABLE.find(parsed[0]) is None:
+    if parsed is None:
         return None
-    raw_path, query = ALIASES.get(parsed[0], parsed[0]), parsed[1]
+    listed, query = TABLE.canonical(parsed[0]), parsed[1]
+    if TABLE.find(listed) is None:
+        return None
+    raw_path = ALIASES.get(listed, listed)
     sent = raw_path + (b"?" + query if query else b"")
     assert _TARGET.fullmatch(sent)
     seen = _parsed(sent)

@@ -23,7 +23,7 @@ def refusals_have_their_shape(
     (marked,) = response.headers["x-proxy-error"]
     body: dict[str, Any] = response.json()
     if case.path.startswith(_ANTHROPIC):
-        assert body.keys() == {"type", "error"}
+        assert body.keys() == {"type", "error", "request_id"}
         assert body["error"].keys() == {"type", "message"}
     elif case.path.startswith("/generate"):
         assert body.keys() == {"error", "code", "field"}

@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 
+from proxy.errors import MAX_HEEDED_SECONDS
+
 TOKENS = 40
 INTERVAL_MS = 10
 _TIMEOUT_SECONDS = 30.0
@@ -87,7 +89,7 @@ class Load:
 
 def _judged(path: str, answer: httpx.Response, text: str, *, stream: bool) -> str:
     if answer.status_code == 503:
-        assert 1 <= int(answer.headers["retry-after"]) <= 120
+        assert 1 <= int(answer.headers["retry-after"]) <= MAX_HEEDED_SECONDS
         assert "error" in json.loads(text)
         return "refused"
     if answer.status_code in (500, 502):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from proxy.errors import MAX_HEEDED_SECONDS
 from tests.fake_engine import FakeEngine
 from tests.wire.client import (
     CHAT,
@@ -55,6 +56,10 @@ def assert_ends_as_broken(answer: Answer, path: str, code: str) -> None:
     else:
         assert (error["code"], error["param"]) == (code, None)
         assert error["message"]
+        # Its SDKs raise where there is this, and only there.
+        assert error["error"]["message"] == error["message"]
+        # No client of them takes an event that comes twice for a new one.
+        assert error["sequence_number"] == len(events) - 1
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -202,7 +207,8 @@ def assert_is_refusal(answer: Answer, path: str, code: str, source: str = "upstr
     assert "Traceback" not in answer.body.decode()
     if path == MESSAGES:
         assert body["type"] == "error"
-        assert set(body) == {"type", "error"}
+        assert set(body) == {"type", "error", "request_id"}
+        assert body["request_id"] == answer.header("request-id") == answer.request_id
         assert set(body["error"]) == {"type", "message"}
     else:
         assert set(body) == {"error"}
@@ -304,15 +310,18 @@ def test_an_engine_that_is_gone_is_an_answer(own_engine: FakeEngine, tmp_path: P
             assert b"engine_died" in client.until(b"data: [DONE]\n\n")
         assert ending(service.record(request_id)) == (200, "engine_died", *DIED)
         answer = service.ask(CHAT, prompt(CHAT))
-        if answer.status == 502:  # not yet noticed: the request had to find out
+        code = answer.json()["error"]["code"]
+        if code == "engine_unreachable":  # not yet noticed: the request had to find out
+            assert answer.status == 503
             assert_is_refusal(answer, CHAT, "engine_unreachable")
+            assert 1 <= int(answer.header("retry-after")) <= MAX_HEEDED_SECONDS
             assert answer.all("x-should-retry") == []
-        until(lambda: service.ask(CHAT, prompt(CHAT)).status == 503, "a 503")
+        until(lambda: service.health()["phase"] == "degraded", "a state that has followed")
         for path in ROUTES:
             answer = service.ask(path, prompt(path, STREAM))
             assert answer.status == 503
             assert_is_refusal(answer, path, "engine_unavailable")
-            assert 1 <= int(answer.header("retry-after")) <= 120
+            assert 1 <= int(answer.header("retry-after")) <= MAX_HEEDED_SECONDS
             # Nothing was generated: a client may well ask again.
             assert answer.all("x-should-retry") == []
             expected = (503, "engine_unavailable", "upstream", "engine_unavailable")

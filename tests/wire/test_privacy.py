@@ -150,7 +150,7 @@ def test_an_error_of_ours_holds_no_file_of_the_server_and_no_traceback(
     assert answer.all("x-proxy-error")
     assert answer.status >= 400
     assert not LEAKS.search(answer.body), answer.body
-    assert set(answer.json()) <= {"error", "type"}
+    assert set(answer.json()) <= {"error", "type", "request_id"}
 
 
 def test_an_error_names_no_address_of_the_engine(service: Sidecar) -> None:

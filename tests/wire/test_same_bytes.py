@@ -317,7 +317,6 @@ def test_a_gzipped_request_body_reaches_the_engine_as_it_was_sent(service: Sidec
     "target",
     [
         "/v1/models?a=1&b=%20%2F&c",
-        "/v1/models/a%2Fb",
         "/v1/models?x=/../y",
         "/v1/responses/resp_1?include[]=a&stream=true",
     ],

@@ -35,7 +35,7 @@ def test_start_is_told_phase_by_phase_until_a_token_was_generated(start: Start) 
     health = service.client.get("/health")
     assert health.status_code == 503
     assert health.json()["status"] == "starting"
-    assert 1 <= int(health.headers["retry-after"]) <= 120
+    assert 1 <= int(health.headers["retry-after"]) <= 59
     assert service.client.get("/health/live").status_code == 200
     refused = chat(service)
     assert refused.status_code == 503

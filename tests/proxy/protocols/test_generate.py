@@ -126,7 +126,7 @@ async def test_a_request_leaves_no_circle_for_the_garbage_collector() -> None:
         gc.disable()
         try:
             answer = await there.http.post("/generate", json={"prompt": "a"})
-            assert (answer.status_code, answer.json()["code"]) == (502, "engine_unreachable")
+            assert (answer.status_code, answer.json()["code"]) == (503, "engine_unreachable")
             left = [one for one in gc.get_objects() if isinstance(one, Translation)]
             assert left == []
         finally:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from proxy.edge.routes import Route
-from proxy.errors import Source
+from proxy.errors import EngineDied, Source
 from proxy.relay import answer as answer_module
 from proxy.relay.answer import (
     Answer,
@@ -189,7 +189,7 @@ def test_a_stream_gives_up_its_usage_event_only_where_the_sidecar_asked_for_it()
 def test_a_stream_that_breaks_off_in_a_long_event_is_ended_first() -> None:
     answer = StreamedAnswer(event_reader(Route.CHAT), started(), withhold_usage=False)
     answer.feed(b"data: " + b"x" * (MAX_HELD_BYTES + 1), 0)
-    assert answer.cut_off() == b"\n\n"
+    assert answer.broken_off(EngineDied("It died."), Route.CHAT).startswith(b"\n\ndata: ")
 
 
 @pytest.mark.parametrize(

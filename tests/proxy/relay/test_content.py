@@ -41,7 +41,7 @@ async def content_with(media: _Media) -> Content:
     exchange = exchange_on(FakeConnection(), request=request_of(headers=headers))
     exchange.feed(BODY)
     exchange.complete()
-    return await content_of(exchange, None, Route.CHAT, 1000, media, record)
+    return await content_of(exchange, exchange, Route.CHAT, 1000, media, record)
 
 
 async def test_media_are_held_until_the_engine_has_read_them() -> None:

@@ -123,7 +123,7 @@ async def passed(
         out.append(answer.feed(last, 0.0) + answer.close())
         failed = False
     except EngineDied:
-        out.append(answer.cut_off())
+        out.append(answer.broken_off(EngineDied("It died."), route))
         failed = True
     assert wire.protocol is connection
     names = ("generated_events", "prompt_tokens", "completion_tokens", "finish_reason", "error")

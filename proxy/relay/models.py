@@ -1,0 +1,135 @@
+"""`/v1/models/{model}`, which vLLM lacks, and `/v1/models` for clients of Anthropic's API.
+
+Both are made of the engine's own list, which is what the engine is asked for.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from proxy.edge.routes import Route
+from proxy.errors import EngineGarbled, ModelNotFound
+from proxy.relay.refusal import speaks_anthropic
+from proxy.server.exchange import Exchange
+from proxy.server.request import Headers, Request
+
+_LIST = b"/v1/models"
+_MAX_LIST_BYTES = 16 * 1024 * 1024
+_MAX_NAME_CHARS = 200
+_OF_THE_BODY = (b"content-type", b"content-encoding", b"content-length")
+
+
+class Question(NamedTuple):
+    """What of the list is asked for: one model, or, where `name` is None, all of them."""
+
+    name: str | None
+    anthropic: bool
+
+
+class _Card(msgspec.Struct):
+    """A model as vLLM lists it, as far as it is read here."""
+
+    id: str
+    created: int = 0
+    max_model_len: int | None = None
+
+
+class _List(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+def models_question(request: Request) -> Question | None:
+    """None where the engine's own list is what is asked for: that is passed on as it is."""
+    anthropic = speaks_anthropic(Route.MODELS, request)
+    name = unquote_to_bytes(request.path[len(_LIST) + 1 :]).decode() or None
+    return Question(name, anthropic) if name is not None or anthropic else None
+
+
+def models_answer(engine_list: bytes, question: Question) -> bytes:
+    """What is asked for, as JSON. A model in OpenAI's shape is the engine's entry, byte for byte.
+
+    Raises:
+        ModelNotFound: the list has no model of that name.
+        msgspec.MsgspecError: it is no list of models.
+    """
+    entries = msgspec.json.decode(engine_list, type=_List).data
+    cards = [msgspec.json.decode(entry, type=_Card) for entry in entries]
+    if question.name is None:
+        return msgspec.json.encode(_page(cards))
+    for card, entry in zip(cards, entries, strict=True):
+        if card.id == question.name:
+            return msgspec.json.encode(_info(card)) if question.anthropic else bytes(entry)
+    names = ", ".join(card.id for card in cards)
+    text = f"There is no model {question.name[:_MAX_NAME_CHARS]} here. There is: {names}."
+    raise ModelNotFound(text, param="model")
+
+
+def _page(cards: list[_Card]) -> dict[str, Any]:
+    """All models on one page, whatever `limit` asks for: there are a few."""
+    ids = [card.id for card in cards]
+    return {
+        "data": [_info(card) for card in cards],
+        "has_more": False,
+        "first_id": ids[0] if ids else None,
+        "last_id": ids[-1] if ids else None,
+    }
+
+
+def _info(card: _Card) -> dict[str, Any]:
+    created = datetime.fromtimestamp(card.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "type": "model",
+        "id": card.id,
+        "display_name": card.id,
+        "created_at": created,
+        "lifecycle": "active",
+        "max_input_tokens": card.max_model_len,
+    }
+
+
+class ModelsResponse:
+    """The response to such a request. Whatever is no list, such as an error of the engine's, passes
+    as it is."""
+
+    # An exchange's way to hand chunks over as they are: there is none.
+    write_chunk = None
+    target = _LIST
+
+    def __init__(self, exchange: Exchange, question: Question) -> None:
+        self._exchange = exchange
+        self._question = question
+        self._status = 0
+        self._head: Headers = []
+        self._list = bytearray()
+
+    def pad(self, headers: Headers) -> None:
+        """It is never waited for so long."""
+
+    def start(self, status: int, headers: Headers) -> None:
+        self._status, self._head = status, headers
+        self._list.clear()
+
+    def end(self, data: bytes) -> None:
+        self.write(data)
+        body = bytes(self._list)
+        if self._status == 200:
+            try:
+                body = models_answer(body, self._question)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                raise EngineGarbled("The engine's list of models cannot be read.") from None
+            self._head = [pair for pair in self._head if pair[0] not in _OF_THE_BODY]
+            self._head += [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+            ]
+        self._exchange.start(self._status, self._head)
+        self._exchange.end(body)
+
+    def write(self, data: bytes) -> None:
+        self._list += data
+        if len(self._list) > _MAX_LIST_BYTES:
+            raise EngineGarbled("The engine's list of models is too long to be read.")
