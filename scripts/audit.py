@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Known vulnerabilities in what the sidecar needs at run time, at the versions installed here.
 
-    python scripts/audit.py
+    .venv/bin/python scripts/audit.py
 
 Asks PyPI by pip-audit. Where PyPI cannot be asked, it says that the audit was skipped and exits
 with 0; with a known vulnerability it exits with 1. What vLLM brings along is vLLM's to update.

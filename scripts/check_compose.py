@@ -1,6 +1,6 @@
 """Checks Compose files against the Compose specification's JSON schema.
 
-    python scripts/check_compose.py [FILE ...]        docker-compose*.yml if none is named
+    .venv/bin/python scripts/check_compose.py [FILE ...]        docker-compose*.yml if none is named
 
 The schema is the one that the `check-jsonschema` package carries (Apache-2.0, from
 compose-spec/compose-spec), so nothing is fetched and no Docker is needed. It knows shapes, not

@@ -1,6 +1,6 @@
 """Checks the manifests below deploy/k8s against Kubernetes' own JSON schemas.
 
-    python scripts/check_kubernetes.py [FOLDER]
+    .venv/bin/python scripts/check_kubernetes.py [FOLDER]
 
 The schemas are those that the `kubernetes-validate` package carries (made from the OpenAPI
 definitions of Kubernetes), in their strict form: a field that Kubernetes does not know is an error.

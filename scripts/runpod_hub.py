@@ -1,6 +1,6 @@
 """Writes .runpod/hub.json and .runpod/tests.json from the sidecar's own settings.
 
-    python scripts/runpod_hub.py [--check]
+    .venv/bin/python scripts/runpod_hub.py [--check]
 
 Each variable has one entry with its default and its effect; the presets are README's table
 "Swapping models". `--check` writes nothing and exits with 1 where a file is stale. Fields are those

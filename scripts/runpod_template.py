@@ -1,7 +1,7 @@
 """Creates a RunPod template from deploy/runpod, or updates the one of that name.
 
-    python scripts/runpod_template.py pod        --image YOU/vllm-sidecar:0.1
-    python scripts/runpod_template.py serverless --image YOU/vllm-sidecar:0.1 --apply
+    python3 scripts/runpod_template.py pod        --image YOU/vllm-sidecar:0.1
+    python3 scripts/runpod_template.py serverless --image YOU/vllm-sidecar:0.1 --apply
 
 Without `--apply` it only prints the template. With it, the key is read from RUNPOD_API_KEY, which
 must be allowed to read and write templates. An update starts a rolling release of the endpoints

@@ -1,7 +1,7 @@
 """Asks a running instance what a person would ask it, and says what came back.
 
-    python scripts/smoke.py http://127.0.0.1:8000
-    python scripts/smoke.py https://POD-8000.proxy.runpod.net --wait 1800 --api-key KEY
+    .venv/bin/python scripts/smoke.py http://127.0.0.1:8000
+    .venv/bin/python scripts/smoke.py https://POD-8000.proxy.runpod.net --wait 1800 --api-key KEY
 
 One line for each question: ✓ answered, ✗ wrong, – not applicable. Exit code 1 if any is ✗.
 Needs httpx and nothing else: the pictures are drawn here.

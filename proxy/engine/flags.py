@@ -17,13 +17,15 @@ _FALSE = frozenset({"false", "0", "no", "off"})
 
 
 class Flag(msgspec.Struct, frozen=True):
-    """One flag: `kind` is boolean, value or list; `negatable` booleans have a `--no-` form."""
+    """One flag: `kind` is boolean, value or list; `negatable` booleans have a `--no-` form. `json`
+    is `only` where a value must be JSON, and `or text` where it may be."""
 
     kind: str
     negatable: bool = False
     choices: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     repeated: bool = False
+    json: str | None = None
 
 
 class _Table(msgspec.Struct):
@@ -51,6 +53,11 @@ def flag_name(variable: str) -> str:
     return variable.lower().replace("_", "-")
 
 
+def is_true(value: str) -> bool:
+    """Whether a boolean variable switches its flag on."""
+    return value.strip().lower() in _TRUE
+
+
 def arguments(variable: str, value: str) -> list[str]:
     """The arguments that a variable named like a flag stands for.
 
@@ -66,12 +73,34 @@ def arguments(variable: str, value: str) -> list[str]:
     if flag.choices and value not in flag.choices and flag.kind == "value":
         allowed = ", ".join(flag.choices)
         raise SettingsError(f"{variable}={shown(value)}: allowed are {allowed} (vLLM's --{name})")
+    check_json(variable, name, value)
     if flag.kind != "list":
         return [f"--{name}", value]
     items = _items(variable, value)
     if flag.repeated:
         return [word for item in items for word in (f"--{name}", item)]
     return [f"--{name}", *items]
+
+
+def check_json(variable: str, name: str, value: str) -> None:
+    """Judge the value of a flag that takes JSON, in words; vLLM names a function in its place.
+
+    Raises:
+        SettingsError: it is no JSON, or JSON in quotes, which is a text.
+    """
+    flag = known_flags().get(name)
+    if flag is None or flag.json is None or value == "None":
+        return
+    if flag.json == "or text" and value[:1] not in ("{", "[", '"', "'"):
+        return
+    try:
+        problem = "is JSON in quotes" if isinstance(json.loads(value), str) else None
+    except ValueError as error:
+        is_quoted = value[:1] == value[-1:] == "'" and len(value) > 1
+        problem = "is JSON in quotes" if is_quoted else f"is no JSON ({error})"
+    if problem is not None:
+        allowed = 'allowed is JSON without quotes around it, such as {"name": 1}'
+        raise SettingsError(f"{variable}={value!r} {problem}; {allowed} (vLLM's --{name})")
 
 
 def _items(variable: str, value: str) -> list[str]:
@@ -88,10 +117,9 @@ def _items(variable: str, value: str) -> list[str]:
 
 def _boolean(variable: str, name: str, flag: Flag, value: str) -> list[str]:
     # vLLM's booleans take no value: `--flag false` is refused.
-    word = value.lower()
-    if word in _TRUE:
+    if is_true(value):
         return [f"--{name}"]
-    if word not in _FALSE:
+    if value.lower() not in _FALSE:
         allowed = "true, 1, yes, on and false, 0, no, off"
         raise SettingsError(f"{variable}={shown(value)}: allowed are {allowed} (vLLM's --{name})")
     return [f"--no-{name}"] if flag.negatable else []

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import shutil
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from proxy.engine.command import Command, engine_command, masked
@@ -18,7 +21,7 @@ from proxy.engine.hardware import Hardware
 from proxy.engine.model.fetch import Model
 from proxy.engine.output import Output
 from proxy.engine.phase import Phase
-from proxy.engine.preflight import check_port
+from proxy.engine.preflight import check_executable, check_port
 from proxy.engine.preparation import Preparation
 from proxy.engine.probe import Probe, WarmUpFailed, WarmUpSilence
 from proxy.engine.process import Process
@@ -111,7 +114,7 @@ class Engine:
 
     def _command(self, model: Model) -> Command:
         try:
-            return engine_command(
+            command = engine_command(
                 self._settings,
                 model_path=model.path,
                 served_names=model.served_names,
@@ -121,6 +124,12 @@ class Engine:
             )
         except SettingsError as error:
             raise EngineFailure(Cause.BAD_FLAG, str(error), permanent=True) from None
+        if shutil.which(command.argv[0]) is not None:
+            return command
+        # Not on the PATH but beside this Python, as are the tools that it calls itself.
+        executable = check_executable(command.argv[0])
+        path = f"{Path(executable).parent}:{command.environ.get('PATH', os.defpath)}"
+        return Command((executable, *command.argv[1:]), {**command.environ, "PATH": path})
 
     async def _follow(self, process: Process) -> EngineFailure:
         """Read the engine's output to its end, and say why it ended."""
@@ -128,11 +137,10 @@ class Engine:
         async for raw in process.lines():
             for line in self._output.take(raw):
                 progress = self._advance(progress, line)
+        self._output.tell_dropped()
         was_ready = self._state.snapshot.model_loaded
         code = await process.wait()
-        return diagnose(
-            tuple(self._output.lines), code, was_ready=was_ready, known_flags=known_flags()
-        )
+        return diagnose(self._output.lines, code, was_ready=was_ready, known_flags=known_flags())
 
     def _advance(self, progress: Progress, line: str) -> Progress:
         after = progress.after(line)
@@ -165,7 +173,7 @@ class Engine:
 
     def _wedged(self, symptom: str) -> EngineFailure:
         """Not ready from this moment on: it takes seconds to end the engine."""
-        said = diagnose(tuple(self._output.lines), None, was_ready=True, known_flags=known_flags())
+        said = diagnose(self._output.lines, None, was_ready=True, known_flags=known_flags())
         text = f"{said.message.rstrip('.')} ({symptom})."
         eta_seconds = self._state.snapshot.start_seconds
         self._state.enter(
@@ -202,7 +210,7 @@ class Engine:
 
     def _useless(self, problem: WarmUpFailed) -> EngineFailure:
         """An engine that dies of its first request takes seconds to go: what it said counts."""
-        said = diagnose(tuple(self._output.lines), None, was_ready=True, known_flags=known_flags())
+        said = diagnose(self._output.lines, None, was_ready=True, known_flags=known_flags())
         if said.cause is not Cause.WEDGED:
             return said
         text = f"The engine started but failed to generate a token: {problem}."

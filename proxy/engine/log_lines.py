@@ -79,10 +79,10 @@ def tells_of_lost_spans(message: str) -> bool:
     return _LOST_SPANS.match(message) is not None
 
 
-def shorten(message: str, limit: int = MAX_LOG_MESSAGE_CHARS) -> str:
-    """Cut a long message for the log, and say how much is missing."""
+def shorten(message: str, limit: int = MAX_LOG_MESSAGE_CHARS, *, lost: int = 0) -> str:
+    """Cut a long message for the log, and say how much is missing; `lost` of it already was."""
     cut = len(message) - limit
-    return message if cut <= 0 else f"{message[:limit]}… [{cut} characters cut]"
+    return message if cut <= 0 else f"{message[:limit]}… [{cut + lost} characters cut]"
 
 
 def _split_process(line: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import socket
+import sys
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +26,31 @@ _REPOSITORY = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _MIN_FREE_BYTES = 64 * 1024 * 1024
 
 
+# The page of a model on the hub; what follows its name leads to a file or a revision.
+_PAGE = re.compile(
+    r"(?:hf://|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/)"
+    r"(?P<name>(?!datasets/|spaces/)[\w][\w.-]*/[\w][\w.-]*)(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+))?"
+    r"[^?#]*(?:[?#].*)?"
+)
+
+
+def repository_of(model_name: str, revision: str | None) -> str:
+    """The repository whose page on the hub `model_name` is; any other name as it is.
+
+    Raises EngineFailure where the page is of another revision than the one that is asked for.
+    """
+    if (page := _PAGE.fullmatch(model_name)) is None:
+        return model_name
+    if page["revision"] not in (None, "main", revision):
+        raise EngineFailure(
+            Cause.MODEL_NOT_FOUND,
+            f"MODEL_NAME={model_name!r} is the page of a revision.",
+            remedy=f"Set MODEL_NAME={page['name']} and MODEL_REVISION={page['revision']}.",
+            permanent=True,
+        )
+    return page["name"]
+
+
 class ModelKind(StrEnum):
     """Where a model's files come from."""
 
@@ -41,6 +67,13 @@ def kind_of(model_name: str) -> ModelKind:
         return ModelKind.DEMO
     if model_name.startswith(("/", "./", "../", "~")) or is_folder(model_name):
         return ModelKind.LOCAL
+    if model_name.startswith(("http://", "https://", "hf://")):
+        raise EngineFailure(
+            Cause.MODEL_NOT_FOUND,
+            f"MODEL_NAME={model_name!r} is an address, and no page of a model on huggingface.co.",
+            remedy="Set MODEL_NAME to organisation/name, and HF_ENDPOINT to a hub of your own.",
+            permanent=True,
+        )
     if "://" in model_name or ":" in model_name:
         return ModelKind.OTHER
     if _REPOSITORY.fullmatch(model_name):
@@ -102,12 +135,13 @@ def _hidden_model(path: Path, error: OSError) -> EngineFailure:
 
 
 def check_executable(name: str) -> str:
-    """Where the engine's command is."""
-    found = shutil.which(name)
+    """Where the engine's command is: on the PATH, or beside the Python that runs the sidecar."""
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if found is None:
         raise EngineFailure(
             Cause.NOT_INSTALLED,
-            f"The command `{name}` is not on the PATH: vLLM is not installed here.",
+            f"The command `{name}` is neither on the PATH nor beside this Python: vLLM is "
+            "not installed here.",
             remedy="Install it (scripts/install-engine.sh), or set UPSTREAM_URL.",
             permanent=True,
         )

@@ -24,7 +24,13 @@ from proxy.engine.model.fetch import (
 )
 from proxy.engine.output import hide
 from proxy.engine.phase import Phase
-from proxy.engine.preflight import check_disk, check_executable, check_port, inspect
+from proxy.engine.preflight import (
+    check_disk,
+    check_executable,
+    check_port,
+    inspect,
+    repository_of,
+)
 from proxy.engine.state import EngineState, Snapshot
 from proxy.errors import Cause, EngineFailure, SettingsError
 from proxy.settings import Settings
@@ -34,9 +40,10 @@ _log = logging.getLogger("proxy.engine")
 
 
 def model_name(settings: Settings, hardware: Hardware) -> str:
-    """What is served where MODEL_NAME does not say."""
-    default = DEFAULT_GPU_MODEL if hardware.has_gpu else DEMO_MODEL_NAME
-    return settings.model_name or default
+    """The model that MODEL_NAME means, or what is served without one. Raises EngineFailure."""
+    if settings.model_name:
+        return repository_of(settings.model_name, settings.model_revision)
+    return DEFAULT_GPU_MODEL if hardware.has_gpu else DEMO_MODEL_NAME
 
 
 def check_arguments(settings: Settings, name: str, hardware: Hardware) -> None:

@@ -7,11 +7,23 @@ import asyncio
 import httpx
 
 from proxy.engine.warm_up import WarmUpFailed, WarmUpSilence, warm_up
+from proxy.errors import Failure
 
-__all__ = ["Probe", "WarmUpFailed", "WarmUpSilence"]
+__all__ = ["ModelsUnknown", "Probe", "WarmUpFailed", "WarmUpSilence"]
+
+_MODELS = "/v1/models"
 
 _HEALTH_TIMEOUT_SECONDS = 5.0
 _HEALTH_POLL_SECONDS = 0.25
+
+
+class ModelsUnknown(Failure):
+    """The engine does not tell its models; `str()` says what it says instead, `status` is its own
+    (None where it did not answer)."""
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Probe:
@@ -38,14 +50,23 @@ class Probe:
             await asyncio.sleep(_HEALTH_POLL_SECONDS)
 
     async def served_models(self) -> tuple[str, ...]:
-        """Names the engine answers to; empty where it does not say."""
+        """Names the engine answers to, one at least. Raises ModelsUnknown."""
         try:
-            page = (await self._client.get("/v1/models")).raise_for_status().json()
+            page = await self._client.get(_MODELS)
+        except httpx.HTTPError as error:
+            raise ModelsUnknown(f"{_MODELS} is not answered ({type(error).__name__})") from error
+        if page.status_code != 200:
+            raise ModelsUnknown(f"{_MODELS} answered {page.status_code}", page.status_code)
+        try:
             # A lone surrogate cannot be passed on: it is in no UTF-8.
-            names = (str(model["id"]).encode("utf-8", "replace") for model in page["data"])
-            return tuple(name.decode() for name in names)
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
-            return ()
+            ids = (str(model["id"]).encode("utf-8", "replace") for model in page.json()["data"])
+            names = tuple(name.decode() for name in ids)
+        except (ValueError, KeyError, TypeError):
+            kind = page.headers.get("content-type", "no content type")
+            raise ModelsUnknown(f"{_MODELS} answered no list of models ({kind})", 200) from None
+        if not names:
+            raise ModelsUnknown(f"{_MODELS} answered an empty list", 200)
+        return names
 
     async def metrics_page(self) -> httpx.Response:
         """The engine's own metrics. Raises httpx.HTTPError."""

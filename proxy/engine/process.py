@@ -14,6 +14,10 @@ from proxy.tasks import spawn
 
 _GUARD = Path(__file__).with_name("guard.py")
 _READ_BYTES = 64 * 1024
+# What prints more than the loop reads at once is read no faster than this: 6.4 MB a second.
+_PAUSE_SECONDS = 0.01
+# Work of a millisecond or so for whoever takes them; then it is others' turn.
+_LINES_A_TURN = 32
 # A line without an end (a progress bar) is passed on at this length.
 _MAX_LINE_BYTES = 256 * 1024
 
@@ -53,14 +57,23 @@ class Process:
         return 128 - code if code is not None and code > 128 else code
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Output lines without their ends; carriage returns of progress bars end one too."""
+        """Output lines without their ends; carriage returns of progress bars end one too.
+
+        Output without an end does not hold the event loop: every few lines it is others' turn.
+        """
         assert self._child.stdout is not None
         rest = b""
+        count = 0
         while piece := await self._child.stdout.read(_READ_BYTES):
             *whole, rest = (rest + piece).replace(b"\r", b"\n").split(b"\n")
             for line in whole:
                 if line:
                     yield line
+                    count += 1
+                    if count % _LINES_A_TURN == 0:
+                        await asyncio.sleep(0)
+            if len(piece) == _READ_BYTES:
+                await asyncio.sleep(_PAUSE_SECONDS)
             if len(rest) > _MAX_LINE_BYTES:
                 yield rest
                 rest = b""

@@ -34,7 +34,12 @@ _SOUND_SECONDS = 1
 
 
 class WarmUpFailed(Failure):
-    """The engine did not do its work; `str()` says what it did instead."""
+    """The engine did not do its work; `str()` says what it did instead, `status` is its own (None
+    where it did not answer)."""
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class WarmUpSilence(WarmUpFailed):
@@ -102,9 +107,9 @@ async def warm_up(client: httpx.AsyncClient, model: str) -> str | None:
         answered = f"{question.path} answered {response.status_code}"
         refused = refused or (f"{answered}: {said}" if said else answered)
         if response.status_code != _BAD_REQUEST:
-            raise WarmUpFailed(refused)
+            raise WarmUpFailed(refused, response.status_code)
     if refused:
-        raise WarmUpFailed(refused)
+        raise WarmUpFailed(refused, _BAD_REQUEST)
     return None
 
 

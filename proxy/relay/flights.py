@@ -9,6 +9,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple, Protocol
 
+from proxy.edge.routes import Route
 from proxy.relay.connection import Parts
 from proxy.telemetry.record import Outcome, Record
 
@@ -21,6 +22,22 @@ _PIECES, _PIECE_BYTES = 64, 4096
 Fingerprint = tuple[int, bytes]
 """The length of a body in bytes, and a digest of method, path and body."""
 
+# Their answers are the core's; those of the others may be, where tokens are counted in them.
+_WORK = frozenset(
+    {
+        Route.CHAT,
+        Route.COMPLETIONS,
+        Route.MESSAGES,
+        Route.GENERATE,
+        Route.PROTOCOL,
+        Route.EMBEDDINGS,
+        Route.AUDIO,
+        Route.RERANK,
+        Route.SCORE,
+        Route.POOLING,
+        Route.CLASSIFY,
+    }
+)
 _LOST = (Outcome.ENGINE_DIED, Outcome.ENGINE_ERROR)
 
 
@@ -54,6 +71,7 @@ class Flights:
         self._known: dict[int, Fingerprint] = {}
         self._lost: deque[tuple[float, Lost]] = deque(maxlen=_MAX_LOST)
         self._told: set[int] = set()
+        self._last_progress = 0.0
 
     def begin(self, record: Record) -> None:
         self._inside[id(record)] = record
@@ -77,6 +95,7 @@ class Flights:
         key = id(record)
         if self._inside.pop(key, None) is None:
             return
+        self._last_progress = max(self._last_progress, _last_progress(record))
         if record.outcome in _LOST and key not in self._told and _was_sent(record):
             self._lost.append((monotonic(), self._loss(record)))
             self.trouble.set()
@@ -107,9 +126,18 @@ class Flights:
         return sum(map(_is_owed, self._inside.values()))
 
     @property
-    def last_token(self) -> float:
-        """When a stream that still runs last got a token (monotonic seconds); 0 for never."""
-        return max((record.last_token or 0.0 for record in self._inside.values()), default=0.0)
+    def last_progress(self) -> float:
+        """When the engine last sent what only a core that works can have made: an event of a
+        stream, or the end of an answer (monotonic seconds; 0 for never)."""
+        return max((self._last_progress, *map(_last_progress, self._inside.values())))
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest request or session came to the engine that it may still work on
+        (monotonic seconds)."""
+        held = (record for record in self._inside.values() if record.last_byte is None)
+        began = (record.sent or record.started for record in held if _was_sent(record))
+        return min(began, default=None)
 
     def _loss(self, record: Record) -> Lost:
         body = self._bodies.get(id(record))
@@ -121,6 +149,19 @@ def _is_owed(record: Record) -> bool:
     if record.outcome is not None or record.last_byte is not None:
         return False
     return record.sent is not None and record.body_read is not None
+
+
+def _last_progress(record: Record) -> float:
+    """When the engine last sent for it what only a core that works can have made; 0 for never."""
+    moments = (record.last_token, record.last_event, _whole_answer(record))
+    return max(moment or 0.0 for moment in moments)
+
+
+def _whole_answer(record: Record) -> float | None:
+    """When it was answered by work; vLLM lists models and counts words without its core."""
+    if record.outcome is not Outcome.OK or record.method != "POST":
+        return None
+    return record.last_byte if record.route in _WORK or record.completion_tokens else None
 
 
 def _was_sent(record: Record) -> bool:

@@ -13,6 +13,7 @@ from time import monotonic
 
 import msgspec
 
+from proxy.edge.routes import Route
 from proxy.relay.event import TOKEN, Reader, Said, Usage
 from proxy.relay.skim import Skim
 from proxy.relay.timings import note_timings
@@ -27,6 +28,8 @@ MAX_HELD_BYTES = 1024 * 1024
 _EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?![\n]|\Z))(?:\r\n|\n|\r(?![\n]|\Z))")
 _LONGEST_END = 4
 _SEQUENCE_NUMBER = re.compile(rb'"sequence_number": ?(\d{1,15})\b')
+# Streams that may begin with events before the engine has done anything for them.
+_OPENS_IDLE = (Route.RESPONSES, Route.EXTRA)
 
 
 class EventStream:
@@ -156,6 +159,8 @@ class EventStream:
             self._begin(said)
         if said.generated:
             record.token_event(now)
+        elif said.error is None and (record.generated_events or record.route not in _OPENS_IDLE):
+            record.last_event = now
         if said.usage is not None:
             self._note_usage(said.usage, said.usage_of)
         if said.timings is not None:

@@ -146,6 +146,8 @@ class Record:
     first_byte: float | None = None
     first_token: float | None = None
     last_token: float | None = None
+    last_event: float | None = None
+    """Of a stream, with or without tokens in it, that shows that the engine works on it."""
     generated_events: int = 0
     longest_gap_seconds: float = 0.0
     engine_queue_seconds: float | None = None

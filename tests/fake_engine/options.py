@@ -32,6 +32,8 @@ class Options:
     request_id_headers: bool = False
     shutdown_timeout: float = 0.0
     access_log: bool = True
+    log_stats: bool = True
+    """vLLM counts nothing with --disable-log-stats."""
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS
     tick_ms: float = 0.0
 
@@ -50,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--enable-request-id-headers", action="store_true")
     parser.add_argument("--shutdown-timeout", type=float, default=0.0)
     parser.add_argument("--disable-uvicorn-access-log", action="store_true")
+    parser.add_argument("--disable-log-stats", action="store_true")
     fake = parser.add_argument_group("of the fake only")
     fake.add_argument("--keep-alive-seconds", type=float)
     fake.add_argument("--tick-ms", type=float, default=0.0)
@@ -94,6 +97,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         request_id_headers=known.enable_request_id_headers,
         shutdown_timeout=known.shutdown_timeout,
         access_log=not known.disable_uvicorn_access_log and not known.tick_ms,
+        log_stats=not known.disable_log_stats,
         keep_alive_seconds=keep_alive,
         tick_ms=known.tick_ms,
     )

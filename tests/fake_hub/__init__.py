@@ -1,6 +1,6 @@
 """A small server that speaks the Hugging Face hub's protocol for real `huggingface_hub`.
 
-    python -m tests.fake_hub --root DIR [--port 0] [--fault KIND,match=PATTERN,times=N,...]
+    .venv/bin/python -m tests.fake_hub --root DIR [--port 0] [--fault KIND,match=TEXT,times=N,...]
 
 DIR/ORG/NAME/... are the files of the model ORG/NAME at revision `main`, and its commit is
 derived from them. As at the real hub, large files (here: weights) are answered with a

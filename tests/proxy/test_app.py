@@ -353,6 +353,61 @@ async def test_an_attached_engine_is_ready_once_it_has_generated_and_follows_its
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("answer", "reason", "remedy"),
+    [
+        (httpx.Response(401), "answered 401", "without --api-key and VLLM_API_KEY"),
+        (httpx.Response(500), "answered 500", "UPSTREAM_URL"),
+        (httpx.Response(200, html="<html>"), "no list of models (text/html", "UPSTREAM_URL"),
+        (httpx.Response(200, json={"data": []}), "an empty list", "SERVED_MODEL_NAME"),
+    ],
+)
+async def test_an_attached_engine_that_does_not_tell_its_models_is_not_ready(
+    answer: httpx.Response, reason: str, remedy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with house(UPSTREAM_URL=URL) as there:
+        with respx.mock(base_url=URL, assert_all_called=False) as engine:
+            engine.get("/health").respond(200)
+            models = engine.get("/v1/models").mock(return_value=answer)
+            engine.post("/v1/completions").respond(200, json=TOKEN)
+            there.sidecar.start()
+            await until(there, Phase.WARMING)
+            while models.call_count < 5:  # noqa: ASYNC110 (another task's count)
+                await asyncio.sleep(0.01)
+            health = await there.get("/health")
+            assert health.status_code == 503
+            assert reason in health.json()["reason"]
+            assert remedy in health.json()["remedy"]
+            told = [line for line in caplog.messages if reason in line]
+            assert len(told) == 1, "once, not at every look"
+
+            models.respond(json=MODELS)
+            await until(there, Phase.READY)
+            await there.sidecar.stop()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_an_attached_engine_is_asked_for_the_name_that_it_does_not_tell_itself() -> None:
+    async with house(UPSTREAM_URL=URL, SERVED_MODEL_NAME="mine") as there:
+        with respx.mock(base_url=URL, assert_all_called=False) as engine:
+            engine.get("/health").respond(200)
+            engine.get("/v1/models").respond(401)
+            warm_up = engine.post("/v1/completions").respond(401)
+            there.sidecar.start()
+            await until(there, Phase.WARMING)
+            while warm_up.call_count < 3:  # noqa: ASYNC110 (another task's count)
+                await asyncio.sleep(0.01)
+            health = (await there.get("/health")).json()
+            assert "/v1/completions answered 401" in health["reason"]
+            assert "without --api-key" in health["remedy"]
+
+            warm_up.respond(200, json=TOKEN)
+            await until(there, Phase.READY)
+            assert json.loads(warm_up.calls.last.request.content)["model"] == "mine"
+            await there.sidecar.stop()
+
+
+@pytest.mark.usefixtures("quick")
 async def test_an_attached_engine_need_not_generate_where_warm_up_is_off() -> None:
     environ = {"UPSTREAM_URL": URL, "WARMUP": "false", "SERVED_MODEL_NAME": "mine"}
     async with house(**environ) as there:
@@ -376,7 +431,7 @@ async def test_a_stop_waits_for_the_requests_inside_but_not_for_ever(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(Upstream, "connection", stuck)
-    async with house(UPSTREAM_URL=URL, DRAIN_SECONDS="0.1") as there:
+    async with house(UPSTREAM_URL=URL, WARMUP="false", DRAIN_SECONDS="0.1") as there:
         with respx.mock(base_url=URL) as engine:
             engine.get("/health").respond(200)
             engine.get("/v1/models").respond(json={"data": []})

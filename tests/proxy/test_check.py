@@ -199,9 +199,11 @@ def test_a_misspelt_name_is_a_warning(tmp_path: Path) -> None:
     assert "TENSOR_PARALLEL_SIZE" in run.rows["environment"][1]
 
 
-def test_an_engine_that_is_not_installed_fails(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path(sys.executable).with_name("vllm").exists(), reason="no vLLM here")
+def test_an_engine_beside_the_python_that_runs_need_not_be_on_the_path(tmp_path: Path) -> None:
     run = Run(tmp_path, PATH="/usr/bin:/bin")
-    assert (run.code, run.rows["engine"][0]) == (1, "fail")
+    assert run.code == 0
+    assert str(Path(sys.executable).with_name("vllm")) in run.rows["engine"][1]
 
 
 def test_an_engine_of_someone_else_must_answer(tmp_path: Path) -> None:
@@ -209,6 +211,10 @@ def test_an_engine_of_someone_else_must_answer(tmp_path: Path) -> None:
         there = Run(tmp_path, UPSTREAM_URL=engine.url)
     assert there.code == 0
     assert there.rows["engine"] == ["ok", f"{engine.url} is healthy and serves theirs."]
+    with FakeEngine("--api-key", "theirs") as engine:
+        wants_key = Run(tmp_path, UPSTREAM_URL=engine.url, SERVED_MODEL_NAME="mine")
+    assert (wants_key.code, wants_key.rows["engine"][0]) == (1, "fail")
+    assert "/v1/models answered 401" in wants_key.rows["engine"][1]
     gone = Run(tmp_path, UPSTREAM_URL=engine.url)
     assert (gone.code, gone.rows["engine"][0]) == (1, "fail")
 
@@ -219,6 +225,10 @@ def test_an_engine_of_someone_else_must_answer(tmp_path: Path) -> None:
         ({"PORT": "eighty"}, "PORT='eighty': "),
         ({"ENFORCE_EAGER": "perhaps"}, "ENFORCE_EAGER='perhaps': "),
         ({"API_KEYS_FILE": "/nowhere"}, "API_KEYS_FILE='/nowhere': "),
+        (
+            {"LIMIT_MM_PER_PROMPT": "image=1,video=0"},
+            "LIMIT_MM_PER_PROMPT='image=1,video=0' is no JSON",
+        ),
         ({"VLLM_EXTRA_ARGS": "--port 1"}, "VLLM_EXTRA_ARGS: --port is not allowed"),
         ({"PROTOCOLS": "mine.ollama:Ollama"}, "PROTOCOLS=mine.ollama:Ollama: the module"),
         ({"LOG_FILE": "/proc/nowhere/log"}, "LOG_FILE='/proc/nowhere/log': "),

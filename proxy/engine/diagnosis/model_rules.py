@@ -296,3 +296,31 @@ MODEL_RULES: tuple[Rule, ...] = (
         "Fetch the tokenizer's files too, or set TOKENIZER to a model that has them.",
     ),
 )
+
+IMPORT_RULES: tuple[Rule, ...] = (
+    Rule(
+        Cause.MISSING_PACKAGE,
+        said(r"No module named '(?P<packages>[\w.]+)'"),
+        "The engine or the model needs a Python package that is not installed: {packages}.",
+        "Install the one that fits the installed torch, use vLLM's image, or set MODEL_NAME to a "
+        "model that does without.",
+    ),
+    Rule(
+        Cause.MISSING_PACKAGE,
+        said(r"cannot import name '(?P<name>\w+)' from '(?P<packages>[\w.]+)'"),
+        "A Python package does not fit this vLLM: {packages} has no {name}.",
+        "Use vLLM's image, or make the environment anew (scripts/install-engine.sh).",
+    ),
+    Rule(
+        Cause.MISSING_PACKAGE,
+        # Not the driver's own: without those there is no GPU, which is told so.
+        said(
+            r"(?P<library>lib(?!cuda|nvidia)[\w.+-]+\.so[\w.]*): "
+            r"cannot open shared object file: No such file"
+        ),
+        "The engine needs a library of the system that is not installed: {library}.",
+        "Install it in the image, or use vLLM's image.",
+    ),
+)
+"""Of code that cannot be imported. Looked at last: vLLM logs such an error of a plugin, too, and
+goes on without it."""

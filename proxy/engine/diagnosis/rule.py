@@ -38,7 +38,7 @@ class Rule:
 
     `sentence` and `remedy` are templates over the named groups of `pattern` and of `also` (a
     second line that says more and may be missing; its groups are then empty), and over what
-    `diagnosis_facts` derives from them.
+    `diagnosis.facts` derives from them.
     """
 
     cause: Cause

@@ -1,6 +1,6 @@
 """docs/causes.md: every cause, with what a user reads and whether it was seen.
 
-    python -m tests.proxy.engine.cause_table      writes the page anew
+    .venv/bin/python -m tests.proxy.engine.cause_table      writes the page anew
 
 Nothing in it is typed by hand: each row is what the code says of a recorded output, of an
 error from a source, or of a check that was made to fail here.
@@ -39,7 +39,7 @@ HEAD = """\
 
 Every failure ends in one cause of a closed set: in the log, in `/health` and `/info`, in each
 503, in `sidecar_engine_restarts_total{{cause}}`. This page is made from the code by
-`python -m tests.proxy.engine.cause_table`, and a test holds it true.
+`.venv/bin/python -m tests.proxy.engine.cause_table`, and a test holds it true.
 
 *Again* says whether a start is tried again (with back-off, within `MAX_RESTARTS`): where the same
 start would fail the same way, it is not, unless an earlier one has worked. *Seen* says where the
@@ -61,7 +61,7 @@ SECTION = """
 
 ASKED = Asked("org/model", "main", "https://huggingface.co", Path("/models/hub"), has_token=False)
 WITH_TOKEN = Asked("org/model", "main", ASKED.endpoint, ASKED.cache, has_token=True)
-TWO = Registry(frozenset(), {"MptForCausalLM": "0.28.0"}, {})
+TWO = Registry({}, {"MptForCausalLM": "0.28.0"}, {})
 
 
 class Row(NamedTuple):

@@ -108,6 +108,12 @@ FROM_SOURCE = {
     "ImportError: Please install timm==0.9.10": Case(
         Cause.MISSING_PACKAGE, True, "not installed: timm==0.9.10.", "Build an image"
     ),
+    "ImportError: cannot import name 'apply_rope' from 'flash_attn.layers' (/x/layers.py)": Case(
+        Cause.MISSING_PACKAGE, True, "flash_attn.layers has no apply_rope", "vLLM's image"
+    ),
+    "ImportError: libGL.so.1: cannot open shared object file: No such file or directory": Case(
+        Cause.MISSING_PACKAGE, True, "not installed: libGL.so.1.", "Install it in the image"
+    ),
     "PermissionError: [Errno 13] Permission denied: '/root/.cache/vllm/torch_compile_cache'": Case(
         Cause.CACHE_NOT_WRITABLE, True, "/root/.cache/vllm/torch_compile_cache", "VLLM_CACHE_ROOT"
     ),

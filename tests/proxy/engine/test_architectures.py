@@ -35,6 +35,8 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     known = parse_registry(SOURCE)
     monkeypatch.setattr(architectures, "installed_registry", lambda: known)
     monkeypatch.setattr(architectures, "entry_points", lambda group: [])
+    lacking = {"vllm.model_executor.models.llava": "torchvision"}
+    monkeypatch.setattr(architectures, "missing_package", lacking.get)
 
 
 def model(*names: str, ships_code: bool = False) -> Description:
@@ -50,7 +52,6 @@ def settings(**environ: str) -> Settings:
     "name",
     [
         "LlamaForCausalLM",
-        "LlavaForConditionalGeneration",
         "BertModel",
         # Made by vLLM from LlamaForCausalLM.
         "LlamaForSequenceClassification",
@@ -124,6 +125,19 @@ def test_a_plugin_that_is_not_vllms_own_may_add_models(
             check_architecture(model("FooBarForCausalLM"), settings())
 
 
+@pytest.mark.usefixtures("registry")
+def test_a_package_that_vllms_code_of_the_model_lacks_is_named_before_a_byte_is_fetched() -> None:
+    with pytest.raises(EngineFailure, match="needs the Python package torchvision") as failed:
+        check_architecture(model("LlavaForConditionalGeneration"), settings())
+    assert failed.value.cause is Cause.MISSING_PACKAGE
+    assert failed.value.permanent
+    assert "install-engine.sh" in failed.value.remedy
+    overridden = settings(MODEL_IMPL="transformers")
+    found = check_architecture(model("LlavaForConditionalGeneration"), overridden)
+    assert found is not None
+    assert found.result is Result.WARN
+
+
 @pytest.mark.parametrize("unknown", [Description("m"), model()])
 def test_what_names_no_architecture_is_not_judged(unknown: Description) -> None:
     assert check_architecture(unknown, settings()) is None
@@ -158,7 +172,7 @@ def test_the_names_that_are_read_are_those_that_vllm_itself_tells() -> None:
     )
     read = installed_registry()
     assert read is not None
-    assert read.supported == set(told.stdout.splitlines()[-1].split())
+    assert read.supported.keys() == set(told.stdout.splitlines()[-1].split())
     assert read.removed
     assert read.plugins
 
@@ -166,7 +180,7 @@ def test_the_names_that_are_read_are_those_that_vllm_itself_tells() -> None:
 def test_vllm_and_torch_are_not_imported_for_it() -> None:
     code = (
         "import sys; from proxy.engine.architectures import installed_registry as r;"
-        "assert r().knows('LlamaForCausalLM');"
+        "assert r().module_of('LlamaForCausalLM') == 'llama';"
         "sys.exit(bool({'vllm', 'torch', 'transformers'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

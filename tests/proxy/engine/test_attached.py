@@ -23,7 +23,8 @@ class Faulty:
     """A probe with a fault of its own on every third look; a place with no work."""
 
     waiting = 0
-    last_token = 0.0
+    last_progress = 0.0
+    oldest = None
 
     def __init__(self) -> None:
         self._looks = 0

@@ -346,6 +346,62 @@ def test_a_name_of_another_image_gets_one_warning_and_has_no_effect(name: str) -
 
 
 @pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"MM_PROCESSOR_KWARGS": "image=1"}, "MM_PROCESSOR_KWARGS='image=1' is no JSON ("),
+        ({"MM_PROCESSOR_KWARGS": '"{\\"a\\":1}"'}, "is JSON in quotes; allowed is JSON without"),
+        ({"MM_PROCESSOR_KWARGS": "'{}'"}, "is JSON in quotes"),
+        ({"SPECULATIVE_CONFIG": "{'method': 'ngram'}"}, "SPECULATIVE_CONFIG=\"{'method'"),
+        ({"HF_OVERRIDES": '"{}"'}, "HF_OVERRIDES='\"{}\"' is JSON in quotes"),
+        ({"ALLOWED_ORIGINS": "*"}, "ALLOWED_ORIGINS='*' is no JSON"),
+        (
+            {"VLLM_EXTRA_ARGS": "--limit-mm-per-prompt image=1"},
+            "EXTRA_ARGS: --limit-mm-per-prompt=",
+        ),
+        (
+            {"VLLM_EXTRA_ARGS": "--limit-mm-per-prompt=image=1"},
+            "EXTRA_ARGS: --limit-mm-per-prompt=",
+        ),
+    ],
+)
+def test_what_should_be_json_is_judged_before_the_start(environ: dict[str, str], says: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        command(environ)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"MM_PROCESSOR_KWARGS": '{"max_pixels": 1}'},
+        {"ALLOWED_ORIGINS": '["*"]'},
+        {"HF_OVERRIDES": "my_module.override"},
+        {"VLLM_EXTRA_ARGS": "--limit-mm-per-prompt '{\"image\": 1}' --enforce-eager"},
+        {"VLLM_EXTRA_ARGS": "--limit-mm-per-prompt.image 1"},
+    ],
+)
+def test_json_that_is_json_goes_to_the_engine(environ: dict[str, str]) -> None:
+    assert command(environ).argv
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_warned"),
+    [
+        ({"DISABLE_LOG_STATS": "true"}, True),
+        ({"VLLM_EXTRA_ARGS": "--disable-log-stats"}, True),
+        ({"DISABLE_LOG_STATS": "false"}, False),
+        ({"VLLM_LOG_STATS_INTERVAL": "3600"}, False),
+    ],
+)
+def test_an_engine_that_is_to_keep_no_counters_is_warned_about(
+    environ: dict[str, str], is_warned: bool
+) -> None:
+    made = warnings(environ)
+    assert len(made) == is_warned
+    assert all("VLLM_LOG_STATS_INTERVAL=3600" in warning for warning in made)
+
+
+@pytest.mark.parametrize(
     ("typo", "meant"),
     [
         ("MAX_MODEL_LENGTH", "MAX_MODEL_LEN"),

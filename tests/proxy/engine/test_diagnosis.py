@@ -46,6 +46,9 @@ RECORDED = {
     "B_maxlen_too_big": Case(
         Cause.CONTEXT_TOO_LONG, True, "MAX_MODEL_LEN=4096", "Set MAX_MODEL_LEN=2048 or less"
     ),
+    "B_missing_package": Case(
+        Cause.MISSING_PACKAGE, True, "not installed: torchvision.", "fits the installed torch"
+    ),
     "B_model_abs_missing": Case(
         Cause.MODEL_NOT_FOUND, True, "/models/llama is neither", "Correct MODEL_NAME"
     ),

@@ -6,8 +6,9 @@ import logging
 
 import pytest
 
+from proxy.engine import output as output_module
 from proxy.engine.log_lines import MAX_LOG_MESSAGE_CHARS
-from proxy.engine.output import KEPT_LINES, Output
+from proxy.engine.output import BURST_LINES, KEPT_LINES, MAX_KEPT_BYTES, Output
 
 PREFIX = "(EngineCore pid=7) WARNING 11-20 10:46:45 [core.py:133]"
 
@@ -81,6 +82,61 @@ def test_a_long_line_is_cut_in_the_log_and_whole_for_the_diagnosis(
     assert len(record.getMessage()) < MAX_LOG_MESSAGE_CHARS + 50
     assert record.getMessage().endswith("characters cut]")
     assert output.lines[0] == "x" * 5000
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(output_module, "monotonic", lambda: now[0])
+    return now
+
+
+def test_output_without_an_end_is_dropped_and_counted_and_its_newest_lines_are_kept(
+    caplog: pytest.LogCaptureFixture, now: list[float]
+) -> None:
+    caplog.set_level(logging.INFO, "vllm")
+    output = Output()
+    for number in range(3 * BURST_LINES):
+        output.take(b"line %d" % number)
+    assert 0 < len(caplog.records) <= BURST_LINES
+    assert output.lines[-1] == f"line {3 * BURST_LINES - 1}"
+    passed = len(caplog.records)
+    now[0] += 1.0
+    assert output.take(b"one more") == ["one more"]
+    warning, line = caplog.records[passed:]
+    assert warning.levelname == "WARNING"
+    assert warning.getMessage().startswith(
+        f"{3 * BURST_LINES - passed} lines of the engine's output"
+    )
+    assert line.getMessage() == "one more"
+    for _ in range(BURST_LINES):  # one second's worth later: no more than that passes
+        output.take(b"again")
+    passed = len(caplog.records)
+    output.tell_dropped()
+    output.tell_dropped()
+    (warning,) = caplog.records[passed:]
+    assert "dropped" in warning.getMessage()
+
+
+def test_a_few_thousand_lines_at_once_are_all_passed_on(
+    caplog: pytest.LogCaptureFixture, now: list[float]
+) -> None:
+    caplog.set_level(logging.INFO, "vllm")
+    output = Output()
+    for _ in range(3000):  # tracebacks of eight workers
+        output.take(b"  File")
+    assert len(caplog.records) == 3000
+
+
+def test_a_line_of_megabytes_is_kept_up_to_a_bound_and_says_what_was_cut(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "vllm")
+    output = Output()
+    output.take(b"x" * 3_000_000)
+    assert len(output.lines[0]) == MAX_KEPT_BYTES
+    cut = 3_000_000 - MAX_LOG_MESSAGE_CHARS
+    assert caplog.records[0].getMessage().endswith(f"[{cut} characters cut]")
 
 
 def test_memory_for_old_lines_is_bounded(caplog: pytest.LogCaptureFixture) -> None:

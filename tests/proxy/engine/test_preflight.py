@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,6 +20,7 @@ from proxy.engine.preflight import (
     check_local_model,
     check_port,
     kind_of,
+    repository_of,
 )
 from proxy.errors import Cause, EngineFailure
 from proxy.settings import Settings
@@ -45,6 +47,50 @@ DiskUsage = namedtuple("DiskUsage", "total used free")
 )
 def test_a_models_name_tells_where_its_files_come_from(name: str, kind: ModelKind) -> None:
     assert kind_of(name) is kind
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "repository"),
+    [
+        ("Qwen/Qwen3-0.6B", None, "Qwen/Qwen3-0.6B"),
+        ("https://huggingface.co/Qwen/Qwen3-0.6B", None, "Qwen/Qwen3-0.6B"),
+        ("http://www.huggingface.co/Qwen/Qwen3-0.6B/", None, "Qwen/Qwen3-0.6B"),
+        ("huggingface.co/Qwen/Qwen3-0.6B", None, "Qwen/Qwen3-0.6B"),
+        ("https://hf.co/Qwen/Qwen3-0.6B?library=vllm", None, "Qwen/Qwen3-0.6B"),
+        ("hf://Qwen/Qwen3-0.6B", None, "Qwen/Qwen3-0.6B"),
+        ("https://huggingface.co/Qwen/Qwen3-0.6B/tree/main", None, "Qwen/Qwen3-0.6B"),
+        ("https://huggingface.co/Qwen/Qwen3-0.6B/tree/v1", "v1", "Qwen/Qwen3-0.6B"),
+        ("https://huggingface.co/Qwen/Qwen3-0.6B/blob/main/config.json", None, "Qwen/Qwen3-0.6B"),
+        ("s3://bucket/model", None, "s3://bucket/model"),
+        ("/models/mine", None, "/models/mine"),
+    ],
+)
+def test_the_address_of_a_models_page_means_its_repository(
+    name: str, revision: str | None, repository: str
+) -> None:
+    assert repository_of(name, revision) == repository
+
+
+def test_the_page_of_a_revision_is_refused_with_the_two_variables_that_say_the_same() -> None:
+    with pytest.raises(EngineFailure) as failed:
+        repository_of("https://huggingface.co/Qwen/Qwen3-0.6B/tree/v1", None)
+    assert failed.value.permanent
+    assert failed.value.remedy == "Set MODEL_NAME=Qwen/Qwen3-0.6B and MODEL_REVISION=v1."
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "https://example.com/m",
+        "https://huggingface.co/datasets/a/b",
+        "https://huggingface.co/Qwen",
+        "hf://Qwen",
+    ],
+)
+def test_any_other_address_of_the_web_is_no_model(name: str) -> None:
+    with pytest.raises(EngineFailure, match="is an address") as failed:
+        kind_of(repository_of(name, None))
+    assert failed.value.permanent
 
 
 def test_a_folder_beats_a_repository_of_the_same_name(
@@ -139,11 +185,21 @@ def test_a_home_folder_that_nobody_has_is_a_folder_that_does_not_exist() -> None
         check_local_model("~nobody-of-that-name/m", NO_SETTINGS)
 
 
+def test_the_engines_command_is_found_beside_the_python_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
+    (tmp_path / "vllm").touch(mode=0o755)
+    assert check_executable("vllm") == str(tmp_path / "vllm")
+
+
 def test_the_engines_command_is_found_on_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EngineFailure, match="not on the PATH") as failed:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python3")
+    with pytest.raises(EngineFailure, match="neither on the PATH nor beside") as failed:
         check_executable("vllm")
     assert failed.value.permanent
     (tmp_path / "vllm").touch(mode=0o755)

@@ -10,7 +10,7 @@ import pytest
 import respx
 
 from proxy.engine import probe as probe_module
-from proxy.engine.probe import Probe
+from proxy.engine.probe import ModelsUnknown, Probe
 
 ENGINE = "http://127.0.0.1:8001"
 FAILURES: list[httpx.Response | Exception] = [
@@ -60,26 +60,39 @@ async def test_waiting_for_health_outlasts_refused_connections(
     assert health.call_count == len(FAILURES) + 2
 
 
+async def test_served_names_are_the_engines(probe: Probe, engine: respx.MockRouter) -> None:
+    with engine:
+        engine.get("/v1/models").respond(content=b'{"data": [{"id": "a"}, {"id": "b\\ud800"}]}')
+        assert await probe.served_models() == ("a", "b?")
+
+
 @pytest.mark.parametrize(
-    ("answer", "names"),
+    ("answer", "status", "says"),
     [
-        (httpx.Response(200, json={"data": [{"id": "a"}, {"id": "b"}]}), ("a", "b")),
-        (httpx.Response(200, content=b'{"data": [{"id": "a\\ud800b"}]}'), ("a?b",)),
-        (httpx.Response(200, json={"data": []}), ()),
-        (httpx.Response(200, json={"object": "list"}), ()),
-        (httpx.Response(200, json=["a"]), ()),
-        (httpx.Response(200, json={"data": None}), ()),
-        (httpx.Response(200, text="<html>"), ()),
-        (httpx.Response(401, json={"error": "Unauthorized"}), ()),
-        *((failure, ()) for failure in FAILURES),
+        (httpx.Response(200, json={"data": []}), 200, "an empty list"),
+        (httpx.Response(200, json={"object": "list"}), 200, "no list of models (application/json)"),
+        (httpx.Response(200, json=["a"]), 200, "no list of models"),
+        (httpx.Response(200, json={"data": None}), 200, "no list of models"),
+        (httpx.Response(200, html="<html>"), 200, "no list of models (text/html"),
+        (httpx.Response(401, json={"error": "Unauthorized"}), 401, "answered 401"),
+        (httpx.Response(500), 500, "answered 500"),
+        *((failure, None, type(failure).__name__) for failure in FAILURES),
     ],
 )
-async def test_served_names_are_the_engines_and_never_made_up(
-    probe: Probe, engine: respx.MockRouter, answer: httpx.Response | Exception, names: object
+async def test_served_names_are_never_made_up_and_what_is_wrong_with_them_is_said(
+    probe: Probe,
+    engine: respx.MockRouter,
+    answer: httpx.Response | Exception,
+    status: int | None,
+    says: str,
 ) -> None:
     with engine:
         engine.get("/v1/models").mock(side_effect=[answer])
-        assert await probe.served_models() == names
+        with pytest.raises(ModelsUnknown) as unknown:
+            await probe.served_models()
+    assert unknown.value.status == status
+    assert says in str(unknown.value)
+    assert "/v1/models" in str(unknown.value)
 
 
 async def test_the_engines_metrics_come_as_they_are(probe: Probe, engine: respx.MockRouter) -> None:

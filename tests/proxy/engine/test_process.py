@@ -75,6 +75,30 @@ def test_line_without_an_end_comes_in_pieces() -> None:
     assert len(lines) > 5
 
 
+def test_output_without_an_end_leaves_the_event_loop_to_others() -> None:
+    """Between two turns of the loop a few lines are taken, not all that the pipe holds."""
+
+    async def scene() -> int:
+        process = await python("while True: print('x\\n' * 30_000)")
+        loop, most, total, count = asyncio.get_running_loop(), 0, 0, 0
+
+        def turn() -> None:
+            nonlocal most, count
+            most, count = max(most, count), 0
+            if total < 100_000:
+                loop.call_soon(turn)
+
+        turn()
+        async for _ in process.lines():
+            total, count = total + 1, count + 1
+            if total == 100_000:
+                break
+        await process.discard()
+        return most
+
+    assert 0 < run(scene()) <= 100
+
+
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 2", 2), ("kill -9 $$", -9)])
 def test_exit_code_is_as_subprocess_has_it(script: str, code: int) -> None:
     async def scene() -> int:

@@ -31,13 +31,16 @@ class Engine:
     """An engine, the work it was sent, and the clock, all moved by hand."""
 
     waiting: int = 1
-    last_token: float = 0.0
+    last_progress: float = 0.0
+    oldest: float | None = 1000.0
+    """When the oldest of its requests was sent."""
     now: float = 1000.0
     prompt_tokens: int = 14
     generated: int = 3
     kv_usage: float = 0.25
     metrics_read: int = 0
     metrics_answer: bool = True
+    keeps_counters: bool = True
     generates: bool | Exception | None = None
     """What comes of asking it for a token; None for nothing at all."""
     asked: int = 0
@@ -47,6 +50,8 @@ class Engine:
         self.metrics_read += 1
         if not self.metrics_answer:
             raise httpx.ReadTimeout("hangs")
+        if not self.keeps_counters:
+            return httpx.Response(200, text=PAGE.splitlines()[-1] % self.metrics_read)
         values = (self.prompt_tokens, self.generated, self.kv_usage, self.metrics_read)
         return httpx.Response(200, text=PAGE % values)
 
@@ -129,7 +134,7 @@ async def test_the_first_request_after_an_idle_hour_gets_its_whole_time(watched:
 
 async def test_a_stream_that_gets_tokens_costs_the_engine_no_question(watched: Watched) -> None:
     for _ in range(100):
-        watched.engine.last_token = watched.engine.now
+        watched.engine.last_progress = watched.engine.now
         assert await watched.after(5) is None
     assert (watched.engine.metrics_read, watched.engine.asked) == (0, 0)
 
@@ -163,9 +168,68 @@ async def test_a_refusal_is_no_token(watched: Watched, generates: bool | Excepti
     assert await watched.after(200) is not None
 
 
-async def test_an_engine_whose_metrics_do_not_answer_is_stuck_too(watched: Watched) -> None:
-    watched.engine.metrics_answer = False
+@pytest.fixture(params=["no counters", "no page"])
+def blind(request: pytest.FixtureRequest, watched: Watched) -> Watched:
+    """An engine of whose counters nothing is known."""
+    watched.engine.keeps_counters = request.param != "no counters"
+    watched.engine.metrics_answer = request.param != "no page"
+    return watched
+
+
+async def test_without_counters_a_token_that_waits_behind_others_proves_nothing(
+    blind: Watched,
+) -> None:
+    assert await blind.after(6000) is None
+    assert blind.engine.asked == 1
+
+
+async def test_without_counters_a_token_that_no_older_request_keeps_waiting_is_missed(
+    blind: Watched,
+) -> None:
+    assert await blind.after(600) is None
+    blind.engine.oldest = blind.engine.now  # all clients have left, and new ones have come
+    symptom = await blind.after(200)
+    assert symptom is not None
+    text, seconds = symptom
+    assert text.startswith("a token that was asked for to see has not come for 6")
+    assert LIMIT_SECONDS <= seconds <= LIMIT_SECONDS * 1.2
+
+
+async def test_without_counters_a_token_that_is_still_missing_when_all_have_left_is_told(
+    blind: Watched,
+) -> None:
+    assert await blind.after(LIMIT_SECONDS) is None
+    blind.engine.waiting, blind.engine.oldest = 0, None
+    assert await blind.after(200) is not None
+
+
+@pytest.mark.parametrize("generates", [False, WarmUpFailed("/v1/completions answered 404")])
+async def test_without_counters_a_refusal_proves_nothing(
+    blind: Watched, generates: bool | Exception
+) -> None:
+    blind.engine.generates = generates
+    blind.engine.oldest = None
+    assert await blind.after(600) is None
+    assert blind.engine.asked >= 5
+
+
+async def test_counters_that_cannot_be_read_at_times_are_compared_with_those_before(
+    watched: Watched,
+) -> None:
+    for number in range(100):
+        watched.engine.metrics_answer = bool(number % 2)
+        watched.engine.generated = number
+        assert await watched.after(20) is None
+    watched.engine.metrics_answer = True
     assert await watched.after(200) is not None
+
+
+async def test_that_the_counters_cannot_be_read_is_logged_once(
+    blind: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    await blind.after(600)
+    (line,) = (line for line in caplog.messages if "counters" in line)
+    assert "--disable-log-stats" in line
 
 
 async def test_clients_that_give_up_early_do_not_hide_it(watched: Watched) -> None:

@@ -6,16 +6,19 @@ import json
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.engine.service import Service, alive, wait_until
 from tests.fake_engine import FakeEngine
 from tests.patience import PATIENCE
-from tests.proxy.engine.living import CHILDREN, Start, chat, starts, streamed
+from tests.proxy.engine.living import CHAT, CHILDREN, Start, chat, starts, streamed
 
 WEDGE_SECONDS = 2.0
+BLIND = {"DISABLE_LOG_STATS": "true"}
 IMPATIENT = {"WEDGE_SECONDS": str(WEDGE_SECONDS)}
 
 
@@ -131,6 +134,35 @@ def test_answers_that_take_their_time_are_not_a_stuck_engine(start: Start) -> No
     assert "degraded" not in service.phases()
 
 
+def test_full_batch_of_an_engine_without_counters_is_not_a_stuck_engine(start: Start) -> None:
+    """Whole answers that take longer than the limit, and a question that waits behind them."""
+    service = start(**IMPATIENT, **BLIND, MAX_NUM_SEQS="2")
+    service.wait_for("ready", PATIENCE)
+    with ThreadPoolExecutor(8) as clients:
+        answers = [
+            clients.submit(chat, service, tokens=2, interval_ms=1000 * WEDGE_SECONDS)
+            for _ in range(8)
+        ]
+    assert [answer.result().status_code for answer in answers] == [200] * 8
+    assert "degraded" not in service.phases()
+    assert any(
+        "counters cannot be read" in line["message"] for line in service.lines("proxy.engine")
+    )
+
+
+def test_stopped_core_without_counters_is_found_when_older_requests_are_over(start: Start) -> None:
+    service = start(**IMPATIENT, **BLIND, **CHILDREN)
+    service.wait_for("ready", PATIENCE)
+    os.kill(service.find("VLLM::EngineCore"), signal.SIGSTOP)
+    with httpx.Client(trust_env=False, timeout=3 * WEDGE_SECONDS) as impatient:
+        with pytest.raises(httpx.ReadTimeout):
+            impatient.post(f"{service.url}/v1/chat/completions", json=CHAT)
+        assert "degraded" not in service.phases()
+    service.wait_for("degraded", PATIENCE)
+    assert "no older request is in its way" in str(degraded_line(service)["message"])
+    service.wait_for("ready", PATIENCE)
+
+
 def test_client_that_does_not_read_is_not_a_stuck_engine(start: Start) -> None:
     service = start(**IMPATIENT)
     service.wait_for("ready", PATIENCE)
@@ -144,8 +176,9 @@ def test_client_that_does_not_read_is_not_a_stuck_engine(start: Start) -> None:
 
 def test_stuck_engine_of_someone_else_gets_no_requests_until_it_generates(start: Start) -> None:
     with FakeEngine("--served-model-name", "tiny") as engine:
-        service = start(UPSTREAM_URL=engine.url, **IMPATIENT)
+        service = start(UPSTREAM_URL=engine.url, SERVED_MODEL_NAME="", **IMPATIENT)
         service.wait_for("ready", PATIENCE)
+        engine.script("/v1/models", status=500)
         for path in ("/v1/completions", "/v1/chat/completions"):
             engine.script(path, hang=True)
         with httpx.Client(trust_env=False, timeout=0.1) as impatient:
@@ -157,6 +190,15 @@ def test_stuck_engine_of_someone_else_gets_no_requests_until_it_generates(start:
                 assert answer.status_code == 503
                 break
         service.wait_for("degraded", PATIENCE)
-        assert "the engine is stuck" in service.health()["reason"]
         assert service.client.get("/ping").status_code == 503
+        # What it does not tell is no reason to believe that it works again.
+        for path in ("/v1/completions", "/v1/chat/completions"):
+            engine.script(path)
+        wait_until(
+            lambda: "/v1/models answered 500" in service.health()["reason"], PATIENCE, "a reason"
+        )
+        assert "the engine is stuck" in service.health()["reason"]
+        assert service.phases()[-1] == "degraded"
+        engine.script("/v1/models")
+        service.wait_for("ready", PATIENCE)
         assert engine.process.poll() is None  # it was left alone

@@ -76,13 +76,65 @@ def test_an_upload_that_is_piped_is_owed_nothing_until_it_is_over(flights: Fligh
     assert flights.waiting == 0
 
 
-def test_the_last_token_is_the_newest_of_the_streams_that_run(flights: Flights) -> None:
-    assert flights.last_token == 0
+def test_progress_is_the_newest_token_or_event_of_a_stream_also_of_one_that_is_over(
+    flights: Flights,
+) -> None:
+    assert flights.last_progress == 0
     first, second = entered(flights), entered(flights)
-    assert flights.last_token == 0
+    assert flights.last_progress == 0
     first.token_event(5.0)
     second.token_event(4.0)
-    assert flights.last_token == 5
+    assert flights.last_progress == 5
+    second.last_event = 6.0
+    ended(flights, second, Outcome.CLIENT_CLOSED)
+    assert flights.last_progress == 6
+
+
+@pytest.mark.parametrize(
+    ("route", "method", "outcome", "tokens", "counts"),
+    [
+        (Route.CHAT, "POST", Outcome.OK, None, True),
+        (Route.EMBEDDINGS, "POST", Outcome.OK, None, True),
+        (Route.AUDIO, "POST", Outcome.OK, None, True),
+        (Route.CHAT, "POST", Outcome.ENGINE_ERROR, None, False),
+        (Route.CHAT, "POST", Outcome.CLIENT_ERROR, None, False),
+        # What vLLM's server answers without its core.
+        (Route.TOKENIZE, "POST", Outcome.OK, None, False),
+        (Route.MODELS, "GET", Outcome.OK, None, False),
+        (Route.RESPONSES, "GET", Outcome.OK, 7, False),
+        (Route.RESPONSES, "POST", Outcome.OK, None, False),
+        (Route.RESPONSES, "POST", Outcome.OK, 7, True),
+        (Route.EXTRA, "POST", Outcome.OK, 7, True),
+    ],
+)
+def test_progress_is_the_end_of_an_answer_that_the_core_must_have_made(
+    flights: Flights,
+    route: Route,
+    method: str,
+    outcome: Outcome,
+    tokens: int | None,
+    counts: bool,
+) -> None:
+    record = Record(method, PATH, route, body_read=1.0, sent=1.0)
+    flights.begin(record)
+    record.completion_tokens = tokens
+    record.last_byte = 7.0
+    ended(flights, record, outcome)
+    assert flights.last_progress == (7 if counts else 0)
+
+
+def test_the_oldest_is_the_first_sent_that_is_not_answered(flights: Flights) -> None:
+    assert (flights.oldest or 0) == 0
+    flights.begin(Record("POST", PATH, Route.CHAT))
+    assert (flights.oldest or 0) == 0, "it was never sent"
+    first, second = entered(flights), entered(flights)
+    second.sent = 2.0
+    assert flights.oldest == 1
+    first.last_byte = 3.0
+    assert flights.oldest == 2
+    ended(flights, second)
+    flights.begin(Record("GET", "/v1/realtime", Route.REALTIME, status=101, started=4.0))
+    assert flights.oldest == 4
 
 
 def test_a_request_that_never_came_in_may_end(flights: Flights) -> None:

@@ -65,6 +65,28 @@ def cut(body: bytes, places: Sequence[int]) -> list[bytes]:
     return [body[start:end] for start, end in pairwise([0, *sorted(places), len(body)])]
 
 
+@pytest.mark.parametrize(
+    ("route", "payloads", "last_event"),
+    [
+        # vLLM writes them when its core has done the prefill, and for tokens without text.
+        (Route.CHAT, [chunk(role="assistant"), chunk(content="")], 1.0),
+        (Route.CHAT, [chunk(content="a"), chunk(finish="stop")], 1.0),
+        (Route.CHAT, [{"error": {"type": "InternalServerError"}}], None),
+        # These come before its core has anything to do with it.
+        (Route.RESPONSES, [{"type": "response.created"}, {"type": "response.in_progress"}], None),
+        (Route.EXTRA, [{"progress": 0}], None),
+    ],
+)
+def test_an_event_without_a_token_shows_work_where_only_a_working_engine_writes_it(
+    route: Route, payloads: list[dict[str, Any]], last_event: float | None
+) -> None:
+    assert passed(map(event, payloads), route=route).record.last_event == last_event
+
+
+def test_a_keep_alive_comment_shows_no_work() -> None:
+    assert passed([b": keep-alive\n\n"] * 3).record.last_event is None
+
+
 # Recorded streams -----------------------------------------------------------------------------
 
 

@@ -1,0 +1,75 @@
+"""What a module imports as it is loaded, read from its source: nothing is imported.
+
+To import a model of vLLM takes torch and fifteen seconds. Of its files, and those of Transformers
+that it names, only imports that stand alone at the top are looked at: what a condition or a `try`
+surrounds may be done without, and Transformers finds its lazy names by itself.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+
+# Whose modules are followed. All other code of vLLM's is imported with any model.
+_FOLLOWED = ("vllm.model_executor.models.", "vllm.transformers_utils.", "transformers.models.")
+# One of vLLM's models leads to some dozens of files.
+_MOST_MODULES = 300
+
+
+def missing_package(module: str) -> str | None:
+    """The first package without which `module` cannot be imported; None where none is seen."""
+    met, waiting = {module}, [module]
+    while waiting and len(met) < _MOST_MODULES:
+        for name in _imports(waiting.pop()):
+            package = name.partition(".")[0]
+            if not _is_installed(package):
+                return package
+            if name.startswith(_FOLLOWED) and name not in met:
+                met.add(name)
+                waiting.append(name)
+    return None
+
+
+def _imports(module: str) -> Iterator[str]:
+    """Names of modules, and of what may be modules, that are imported without a condition."""
+    file = _file(module)
+    try:
+        tree = ast.parse(file.read_bytes() if file else b"")
+    except (OSError, ValueError, SyntaxError):
+        return
+    package = module if file and file.name == "__init__.py" else module.rpartition(".")[0]
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = resolve_name("." * node.level + (node.module or ""), package)
+            yield source
+            # Of another's package such a name may be anything but a module.
+            if source.startswith("vllm."):
+                yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def _file(module: str) -> Path | None:
+    root = _package(module.partition(".")[0])
+    if root is None:
+        return None
+    path = root.joinpath(*module.split(".")[1:])
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in candidates if file.is_file()), None)
+
+
+@cache
+def _package(name: str) -> Path | None:
+    spec = find_spec(name)
+    return Path(spec.origin).parent if spec and spec.origin else None
+
+
+@cache
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # a name that stands for no file, such as __main__
+        return True

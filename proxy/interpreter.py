@@ -1,0 +1,34 @@
+"""Which Python runs `python3 -m proxy`: the project's own where the one that was called lacks its
+packages. Standard library only, as it comes before any of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+_PROJECT = Path(__file__).resolve().parent.parent
+# One package that only an installed sidecar has.
+_PACKAGE = "uvloop"
+_COMMAND = ("-m", "proxy")
+
+
+def is_command(words: list[str]) -> bool:
+    """Whether a Python that is called with these words runs `-m proxy`."""
+    return _COMMAND in pairwise(words)
+
+
+def use_the_projects() -> None:
+    """Go on in `.venv`, which `make run` makes, or end with 2 and a line that says what to do."""
+    if find_spec(_PACKAGE) is not None:
+        return
+    python = _PROJECT / ".venv/bin/python"
+    if python.is_file() and Path(sys.prefix) != _PROJECT / ".venv":
+        arguments = sys.orig_argv[sys.orig_argv.index(_COMMAND[0]) :]
+        os.execv(python, [str(python), *arguments])  # nosec B606
+    text = f"{sys.executable} lacks {_PACKAGE}; `make run` makes a .venv that has all packages"
+    print(text, file=sys.stderr)
+    raise SystemExit(2)
