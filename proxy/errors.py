@@ -115,6 +115,7 @@ _ANTHROPIC_TYPES = {
     413: "request_too_large",
     422: "invalid_request_error",
     429: "rate_limit_error",
+    426: "invalid_request_error",
     431: "invalid_request_error",
     503: "overloaded_error",
     504: "timeout_error",

@@ -22,16 +22,17 @@ from proxy.telemetry.record import Outcome, Record
 
 # A longer JSON answer is not kept: it is skimmed as it passes.
 MAX_HELD_BYTES = 64 * 1024
+_EVENT_STREAM = b"text/event-stream"
+_NOTHING = Said()
 
 
 class PlainAnswer:
     """An answer that is not a stream of events."""
 
-    def __init__(self, read: Reader, headers: Headers, record: Record) -> None:
+    def __init__(self, read: Reader | None, record: Record) -> None:
+        """`read` reads the whole of it, where it is JSON."""
         self._read = read
         self._record = record
-        is_json = _content_type(headers).startswith(b"application/json")
-        self._is_json = is_json and not _is_encoded(headers)
         self._pieces: list[bytes] = []
         self._size = 0
         self._skim: Skim | None = None
@@ -39,7 +40,7 @@ class PlainAnswer:
     def feed(self, chunk: bytes, now: float) -> bytes:
         if self._skim is not None:
             self._skim.feed(chunk)
-        elif self._is_json:
+        elif self._read is not None:
             self._pieces.append(chunk)
             self._size += len(chunk)
             if self._size > MAX_HELD_BYTES:
@@ -50,17 +51,17 @@ class PlainAnswer:
 
     def close(self) -> bytes:
         """Read the answer, now that it is whole; no byte is left to pass on."""
-        said = Said()
-        if self._is_json and self._size:
+        summary, record = _NOTHING, self._record
+        if self._read is not None and self._size:
             text = b"".join(self._pieces) if self._skim is None else self._skim.summary()
             with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                said = self._read(text)
-        if said.usage is not None:
-            said.usage.fill(self._record)
-        if said.timings is not None:
-            note_timings(self._record, said.timings)
-        self._record.finish_reason = said.finish_reason
-        note_error(self._record, said.error, is_clients=said.is_clients_error)
+                summary = self._read(text)
+        if summary.usage is not None:
+            summary.usage.fill(record)
+        if summary.timings is not None:
+            note_timings(record, summary.timings)
+        record.finish_reason = summary.finish_reason
+        note_error(record, summary.error, is_clients=summary.is_clients_error)
         return b""
 
 
@@ -114,14 +115,19 @@ def answer_for(
     *,
     withhold_usage: bool,
 ) -> Answer:
-    if is_event_stream(headers) and not _is_encoded(headers):
+    kind = _content_type(headers)
+    # A compressed one says nothing to us, and passes as it is.
+    if get(headers, b"content-encoding") not in (None, b"identity"):
+        return PlainAnswer(None, record)
+    if kind.startswith(_EVENT_STREAM):
         read = background.reader(event_reader(route), record)
         return StreamedAnswer(read, record, withhold_usage=withhold_usage)
-    return PlainAnswer(background.reader(answer_reader(route), record), headers, record)
+    is_json = kind.startswith(b"application/json")
+    return PlainAnswer(background.reader(answer_reader(route), record) if is_json else None, record)
 
 
 def is_event_stream(headers: Headers) -> bool:
-    return _content_type(headers).startswith(b"text/event-stream")
+    return _content_type(headers).startswith(_EVENT_STREAM)
 
 
 def note_error(record: Record, error: str | None, *, is_clients: bool = False) -> None:
@@ -145,11 +151,6 @@ def server_timing(record: Record) -> bytes:
     if record.connect_seconds is None:
         return phases
     return phases + b", connect;dur=%.1f" % (record.connect_seconds * 1000)
-
-
-def _is_encoded(headers: Headers) -> bool:
-    """Compressed: its bytes say nothing to us, and pass as they are."""
-    return get(headers, b"content-encoding") not in (None, b"identity")
 
 
 def _content_type(headers: Headers) -> bytes:

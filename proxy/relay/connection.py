@@ -73,10 +73,9 @@ class Connection(asyncio.Protocol):
         """Begin a request; `body` is what of it is there already."""
         self._begin(method)
         self._request_sent = False
-        lines = [b"%b %b HTTP/1.1\r\n" % (method.encode(), target)]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        lines.append(b"\r\n")
-        self._write((b"".join(lines), *body))
+        first = b"%b %b HTTP/1.1" % (method.encode(), target)
+        head = b"\r\n".join([first, *map(b": ".join, headers), b"", b""])
+        self._write((head, *body))
 
     async def send_body(self, parts: Parts) -> None:
         """Write more of the body; waits while the engine does not read."""

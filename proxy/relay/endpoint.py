@@ -95,17 +95,14 @@ class Relay:
         return exchange
 
     async def _relay(self, exchange: Exchange, out: Out, record: Record, route: Route) -> None:
+        most = self._limits.max_body_bytes
         try:
-            with await content_of(
-                exchange, out, route, self._limits.max_body_bytes, self._media, record
-            ) as content:
-                await self._exchange(exchange, out, content, record)
+            with await content_of(exchange, out, route, most, self._media, record) as content:
+                await self._ask(exchange, out, content, record)
         finally:
             _note_bytes(exchange, record)
 
-    async def _exchange(
-        self, exchange: Exchange, out: Out, content: Content, record: Record
-    ) -> None:
+    async def _ask(self, exchange: Exchange, out: Out, content: Content, record: Record) -> None:
         limits = self._limits
         self._passage.carries(record, content.fingerprinted)
         padding = self._padding_seconds(exchange, content, record)
@@ -126,9 +123,9 @@ class Relay:
             for heartbeat in timers[1:]:
                 heartbeat.cancel()
             record.first_byte = connection.first_byte
-            if content.route is not Route.EXTRA and headers.is_of_no_route(
-                response.status, response.headers
-            ):
+            status = response.status
+            is_listed = content.route is not Route.EXTRA
+            if status == 404 and is_listed and headers.is_of_no_route(response.headers):
                 raise _not_served(record)
             answer = answer_for(
                 content.route,
@@ -137,8 +134,8 @@ class Relay:
                 self._background,
                 withhold_usage=content.adds_usage,
             )
-            record.status = response.status
-            out.start(response.status, _answer_headers(response, answer, record))
+            record.status = status
+            out.start(status, _answer_headers(response, answer, record))
             seconds = limits.stream_keep_alive
             is_kept = content.route in limits.kept_alive
             if seconds and not is_kept and isinstance(answer, StreamedAnswer):

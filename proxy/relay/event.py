@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -94,13 +94,44 @@ class _Choice(msgspec.Struct, gc=False):
         return bool(delta.reasoning or delta.reasoning_content or delta.tool_calls)
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOKENS)]
+
+
+class _Cached(msgspec.Struct, gc=False):
+    cached_tokens: _Tokens | None = None
+
+
+class _Reasoned(msgspec.Struct, gc=False):
+    reasoning_tokens: _Tokens | None = None
+
+
+class _PlainUsage(msgspec.Struct, gc=False):
+    """Usage as chat and completions have it. The fields that others have must be absent."""
+
+    prompt_tokens: _Tokens | None = None
+    completion_tokens: _Tokens | None = None
+    prompt_tokens_details: _Cached | None = None
+    completion_tokens_details: _Reasoned | None = None
+    input_tokens: None = None
+    output_tokens: None = None
+    input_tokens_details: None = None
+    output_tokens_details: None = None
+    cache_read_input_tokens: None = None
+
+
 class _Chunk(msgspec.Struct, gc=False):
     """A chunk or a whole answer of chat and completions; also of all that only has usage."""
 
     choices: list[_Choice] | None = None
-    usage: Any = None
+    usage: _PlainUsage | None = None
     metrics: Any = None
     error: Any = None
+
+
+class _LooseChunk(_Chunk, gc=False):
+    """The same where usage is of another shape."""
+
+    usage: Any = None
 
 
 class _Incomplete(msgspec.Struct, gc=False):
@@ -153,6 +184,7 @@ class _RealtimeEvent(msgspec.Struct, gc=False):
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_decode_loose_chunk = msgspec.json.Decoder(_LooseChunk).decode
 _response = msgspec.json.Decoder(_Response)
 _responses_event = msgspec.json.Decoder(_ResponsesEvent)
 _messages_event = msgspec.json.Decoder(_MessagesEvent)
@@ -160,16 +192,20 @@ _realtime_event = msgspec.json.Decoder(_RealtimeEvent)
 
 
 def _read_chunk(payload: bytes) -> Said:
-    chunk = _decode_chunk(payload)
+    try:
+        chunk = _decode_chunk(payload)
+    except msgspec.ValidationError:
+        chunk = _decode_loose_chunk(payload)
     choices = chunk.choices
     if choices and len(choices) == 1 and chunk.usage is None and chunk.error is None:
         choice = choices[0]
         if choice.finish_reason is None and choice.generated():
             return TOKEN
     said = Said(timings=chunk.metrics)
-    said.error, said.is_clients_error = error_of(chunk.error)
-    said.usage = _usage(chunk.usage)
-    if said.usage is not None:
+    if chunk.error:
+        said.error, said.is_clients_error = error_of(chunk.error)
+    if chunk.usage is not None and (usage := _usage(chunk.usage)) is not None:
+        said.usage = usage
         said.usage_only = choices is not None and not choices
         said.usage_of = choices[0].index if choices else None
     for choice in choices or ():
@@ -279,18 +315,28 @@ def _first(one: int | None, other: int | None) -> int | None:
 
 def _usage(given: Any) -> Usage | None:
     """`usage` of all routes: chat and completions first, then responses and messages."""
+    if isinstance(given, _PlainUsage):
+        inputs, outputs = given.prompt_tokens_details, given.completion_tokens_details
+        return Usage(
+            prompt_tokens=given.prompt_tokens,
+            completion_tokens=given.completion_tokens,
+            cached_tokens=None if inputs is None else inputs.cached_tokens,
+            reasoning_tokens=None if outputs is None else outputs.reasoning_tokens,
+        )
     if not isinstance(given, dict):
         return None
-    inputs = _details(given, "prompt_tokens_details", "input_tokens_details")
-    outputs = _details(given, "completion_tokens_details", "output_tokens_details")
-    cached = inputs.get("cached_tokens") if inputs else given.get("cache_read_input_tokens")
+    input_details = _details(given, "prompt_tokens_details", "input_tokens_details")
+    output_details = _details(given, "completion_tokens_details", "output_tokens_details")
+    cached = input_details.get("cached_tokens")
+    if not input_details:
+        cached = given.get("cache_read_input_tokens")
     return Usage(
         prompt_tokens=_first(_count(given.get("prompt_tokens")), _input_tokens(given)),
         completion_tokens=_first(
             _count(given.get("completion_tokens")), _count(given.get("output_tokens"))
         ),
         cached_tokens=_count(cached),
-        reasoning_tokens=_count(outputs.get("reasoning_tokens")),
+        reasoning_tokens=_count(output_details.get("reasoning_tokens")),
     )
 
 

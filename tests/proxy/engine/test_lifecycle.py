@@ -150,12 +150,6 @@ def test_folder_without_a_model_is_said_at_once(start: Start, tmp_path: Path) ->
     assert not (tmp_path / "starts").exists()
 
 
-def test_engine_that_is_not_installed_is_said(start: Start) -> None:
-    service = start(PATH="/usr/bin:/bin")
-    service.wait_for("failed", PATIENCE)
-    assert "vLLM is not installed" in service.health()["reason"]
-
-
 def test_flag_with_a_wrong_value_is_said_before_anything_is_started(
     start: Start, tmp_path: Path
 ) -> None:

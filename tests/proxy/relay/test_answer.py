@@ -70,7 +70,7 @@ def test_a_stream_is_known_by_what_the_engine_calls_it(
 def test_a_json_answer_is_passed_on_piece_by_piece_and_read_at_its_end() -> None:
     body = recording("chat.json")
     record = started()
-    answer = PlainAnswer(answer_reader(Route.CHAT), JSON, record)
+    answer = PlainAnswer(answer_reader(Route.CHAT), record)
     assert [answer.feed(body[i : i + 99], 0) for i in range(0, len(body), 99)] == [
         body[i : i + 99] for i in range(0, len(body), 99)
     ]
@@ -97,7 +97,8 @@ def test_an_answer_that_cannot_be_read_is_passed_on_and_nothing_is_made_up(
     headers: Headers, body: bytes
 ) -> None:
     record = started()
-    assert passed(PlainAnswer(answer_reader(Route.CHAT), headers, record), [body]) == body
+    answer = answer_for(Route.CHAT, headers, record, BackgroundResponses(), withhold_usage=False)
+    assert passed(answer, [body]) == body
     assert record.prompt_tokens is None
     assert settled(record).outcome is Outcome.OK
 
@@ -116,10 +117,10 @@ def test_a_long_answer_is_skimmed_and_tells_the_same(
 ) -> None:
     body = recording(name)
     read, skimmed = started(), started()
-    passed(PlainAnswer(answer_reader(route), JSON, read), [body])
+    passed(PlainAnswer(answer_reader(route), read), [body])
     monkeypatch.setattr(answer_module, "MAX_HELD_BYTES", 10)
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
-    assert passed(PlainAnswer(answer_reader(route), JSON, skimmed), pieces) == body
+    assert passed(PlainAnswer(answer_reader(route), skimmed), pieces) == body
     names = ("prompt_tokens", "completion_tokens", "cached_tokens", "finish_reason")
     told = [
         {name: settled(record).fields().get(name) for name in names} for record in (read, skimmed)
