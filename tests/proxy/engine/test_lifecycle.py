@@ -296,7 +296,7 @@ def test_stream_that_outlives_the_drain_is_told(start: Start) -> None:
     assert next(lines)
     service.terminate()
     *_, error, done = lines
-    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine_died"
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "cut_off"
     assert done == "data: [DONE]"
     assert service.exit_code(5) == 0
     service.assert_nothing_is_left(0)
@@ -327,7 +327,7 @@ def test_second_sigterm_cuts_what_runs_and_leaves_nothing(start: Start) -> None:
     wait_until(lambda: "draining" in service.phases(), PATIENCE, "the drain")
     service.process.terminate()
     *_, error, done = lines
-    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine_died"
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "cut_off"
     assert done == "data: [DONE]"
     assert service.exit_code(2) == 0
     service.assert_nothing_is_left(0)
