@@ -35,7 +35,13 @@ class OwnPages:
         self._app.add_exception_handler(RequestFailure, _refused)
         self._app.add_exception_handler(405, _wrong_method)
         self.open_paths = open_paths
-        self.paths = {route.path for route in self._app.routes if isinstance(route, OwnRoute)}
+        # Of the routers: newer versions of FastAPI no longer copy their routes into the app's.
+        self.paths = {
+            route.path
+            for router in routers
+            for route in router.routes
+            if isinstance(route, OwnRoute)
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)

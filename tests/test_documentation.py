@@ -205,6 +205,17 @@ def test_the_proxy_process_never_imports_the_engine(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
+def test_no_other_server_reads_the_clients_requests(name: str) -> None:
+    """vLLM brings uvicorn along; an import of it here would work, unnoticed."""
+    assert "uvicorn" not in {found.partition(".")[0] for found in imports(name)}
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "scripts/check_base.py", "Dockerfile"])
+def test_no_other_server_is_needed(name: str) -> None:
+    assert "uvicorn" not in (ROOT / name).read_text()
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_files_and_functions_stay_short(name: str) -> None:
     lines = MODULES[name].read_text().count("\n")
     assert lines <= MAX_FILE_LINES

@@ -54,7 +54,7 @@ def test_lines_as_they_are_written_pass(lines: Lines) -> None:
     log_request(full())
     log_request(finished(request_id="id-2", method="", path=""))
     log_flights([full(), finished(request_id="id-3")])
-    for name in ("uvicorn.error", "vllm", "proxy.engine", "asyncio", "huggingface_hub"):
+    for name in ("proxy.server", "vllm", "proxy.engine", "asyncio", "huggingface_hub"):
         logging.getLogger(name).warning("a word")
     try:
         raise ValueError("oops")

@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection to the engine, with one exchange at a time.
 
 This is the hot path. It speaks through `asyncio.Protocol` and httptools (the parser that
-uvicorn itself uses), because a general client costs several times as much; the tokens of a
+vLLM's own server uses), because a general client costs several times as much; the tokens of a
 stream take a shortcut (docs/performance.md has the figures).
 """
 

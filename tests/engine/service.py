@@ -201,10 +201,9 @@ class Service:
         with closing(socket.socket()) as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def wait_until_listening(self, seconds: float = 15) -> float:
-        """Seconds from the start until it accepted a connection."""
+    def wait_until_listening(self, seconds: float = PATIENCE) -> None:
+        """Wait until it accepts a connection."""
         wait_until(self.listens, seconds, f"a listener\n{self.text()}")
-        return time.monotonic() - self.started
 
     def wait_for(self, phase: str, seconds: float) -> None:
         """Wait until the health page names a phase."""

@@ -52,7 +52,7 @@ def test_a_client_that_leaves_is_counted_as_an_abort(engine: FakeEngine) -> None
         pass
     assert engine.stats()["running"] == 1
     connection.close()
-    end = time.monotonic() + 2
+    end = time.monotonic() + PATIENCE
     while not (record := engine.requests()[0]).aborted and time.monotonic() < end:
         time.sleep(0.01)
     assert record.aborted
@@ -171,7 +171,7 @@ def test_serve_prints_a_start_and_stops_at_sigterm() -> None:
             assert text in engine.log
         assert "INFO:     Application startup complete.\n" in engine.log
         engine.process.send_signal(signal.SIGTERM)
-        assert engine.process.wait(5) == 0
+        assert engine.process.wait(PATIENCE) == 0
         assert "[shutdown] API server: shutdown triggered" in engine.log
 
 
@@ -181,7 +181,7 @@ def test_it_fails_to_start_as_a_recorded_log_says(tmp_path: Path) -> None:
     script = {"FAKE_ENGINE_FAIL_LOG": str(log), "FAKE_ENGINE_EXIT_CODE": "2"}
     script |= {"FAKE_ENGINE_STATE": str(tmp_path / "n"), "FAKE_ENGINE_BAD_STARTS": "1"}
     with FakeEngine("serve", "m", environment=script, wait=False) as engine:
-        assert engine.process.wait(5) == 2
+        assert engine.process.wait(PATIENCE) == 2
         assert engine.log.endswith("\nvllm: error: unrecognized arguments\n")
     with FakeEngine("serve", "m", environment=script) as engine:
         assert status(say(engine, "/health", method="GET")) == 200
@@ -198,7 +198,7 @@ def test_a_request_that_kills_the_engine_ends_the_process_with_code_0() -> None:
         assert status(say(engine, "/health", method="GET")) == 503
         assert status(say(engine, CHAT, HI)) == 500
         assert read_all(other).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-        assert engine.process.wait(5) == 0
+        assert engine.process.wait(PATIENCE) == 0
 
 
 def test_children_outlive_a_kill_and_their_death_is_the_engines(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_children_outlive_a_kill_and_their_death_is_the_engines(tmp_path: Path) 
     with FakeEngine("serve", "m", environment={"FAKE_ENGINE_CHILDREN": "1"}) as engine:
         children = Path(f"/proc/{engine.process.pid}/task/{engine.process.pid}/children")
         os.kill(int(children.read_text()), signal.SIGKILL)
-        assert engine.process.wait(5) == 0
+        assert engine.process.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_stop_with_a_stream_running(term: str, tail: bytes) -> None:
             answer = read_all(stream)
             assert answer.endswith(tail)
             assert (b'"finish_reason":"abort"' in answer) == (term == "abort")
-        assert engine.process.wait(5) == 0
+        assert engine.process.wait(PATIENCE) == 0
 
 
 def test_a_drain_lets_streams_end_and_refuses_new_work() -> None:
@@ -251,7 +251,7 @@ def test_a_drain_lets_streams_end_and_refuses_new_work() -> None:
         assert b"cannot schedule new futures after shutdown" in say(engine, CHAT, HI)
         assert status(say(engine, "/health", method="GET")) == 200
         assert read_all(stream).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-        assert engine.process.wait(5) == 0
+        assert engine.process.wait(PATIENCE) == 0
 
 
 def test_scripted_health_and_generation() -> None:

@@ -19,6 +19,7 @@ from proxy.relay.connection import Connection
 from proxy.relay.headers import Headers
 from tests.fuzz.seeds import TOKENS
 from tests.fuzz.source import Source, cut
+from tests.patience import PATIENCE
 
 METHODS = ("GET", "POST", "HEAD")
 _TURNS = 6
@@ -146,7 +147,7 @@ class Exchange:
             await self._feed(piece)
         await self._finish()
         self._may_take.set()
-        await asyncio.wait_for(user, 5)
+        await asyncio.wait_for(user, PATIENCE)
         await turns()
         return self.result
 

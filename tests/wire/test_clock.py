@@ -1,8 +1,13 @@
-"""Promise 5: the clock is honest. Bounds are wide: the machine may be busy."""
+"""Promise 5: the clock is honest.
+
+Lower bounds are what the engine is told to wait. Upper ones are the client's own clock: it begins
+before the sidecar's and sees all that comes after, so they hold where a machine stands still, too.
+"""
 
 from __future__ import annotations
 
 import time
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -23,6 +28,23 @@ from tests.wire.streams import CHUNKED, DONE, ROLE, WORD, chunk, raw
 
 ROUTES = [CHAT, COMPLETIONS, MESSAGES, RESPONSES]
 WAIT_MS = 300
+MARK = b"MARKED"
+_TOOL = b'"tool_calls":[{'
+# Times are logged to the hundredth of a millisecond.
+_ROUNDED_MS = 0.05
+
+
+def timed(service: Sidecar, path: str, fake: Any, mark: bytes = MARK) -> tuple[Any, float, float]:
+    """A stream's record; milliseconds until its client had the head, and then the first `mark`."""
+    with service.connect() as client:
+        began = monotonic()
+        request_id = client.ask(path, prompt(path, STREAM), fake=fake | {"text": MARK.decode()})
+        client.head()
+        head_ms = (monotonic() - began) * 1000
+        client.until(mark)
+        mark_ms = (monotonic() - began) * 1000
+        client.until(b"\r\n0\r\n\r\n")
+        return service.record(request_id), head_ms, mark_ms
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -31,23 +53,22 @@ def test_the_first_token_is_the_first_with_something_generated(
     service: Sidecar, path: str, fake: Any
 ) -> None:
     fake |= {"first_ms": WAIT_MS, "tokens": 8, "interval_ms": 20}
-    answer = service.ask(path, prompt(path, STREAM), fake=fake)
-    record = service.record(answer)
-    assert WAIT_MS <= record["ttft_ms"] < WAIT_MS + 100
-    assert record["upstream_first_byte_ms"] < 200  # the headers come at once
+    record, head_ms, mark_ms = timed(service, path, fake)
+    assert WAIT_MS <= record["ttft_ms"] <= mark_ms
+    assert record["upstream_first_byte_ms"] <= head_ms  # the headers come at once
 
 
 @pytest.mark.parametrize("fake", [{}, {"reasoning": 4}, {"tool": True}], ids=str)
 def test_the_event_with_only_a_role_is_no_token(service: Sidecar, fake: Any) -> None:
     fake |= {"role_ms": WAIT_MS, "tokens": 4}
-    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
-    assert WAIT_MS <= service.record(answer)["ttft_ms"] < WAIT_MS + 100
+    record, _, mark_ms = timed(service, CHAT, fake, _TOOL if "tool" in fake else MARK)
+    assert WAIT_MS <= record["ttft_ms"] <= mark_ms
 
 
 def test_a_tool_call_is_something_generated(service: Sidecar) -> None:
     fake = {"tool": True, "tokens": 20, "interval_ms": 30}
-    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
-    assert service.record(answer)["ttft_ms"] < 200
+    record, _, mark_ms = timed(service, CHAT, fake, _TOOL)
+    assert record["ttft_ms"] <= mark_ms
 
 
 @pytest.mark.parametrize("fake", [{"tokens": 0}, {"comment": True, "tokens": 0}], ids=str)
@@ -89,7 +110,8 @@ def test_a_slow_body_counts_as_waiting(service: Sidecar) -> None:
     record = service.record(request_id)
     assert record["ttft_ms"] >= WAIT_MS
     assert record["body_read_ms"] >= WAIT_MS
-    assert record["overhead_ms"] < 100  # the client's slowness is not our work
+    # The client's slowness is not our work.
+    assert record["overhead_ms"] <= record["duration_ms"] - record["body_read_ms"] + _ROUNDED_MS
 
 
 def test_the_clock_starts_anew_on_a_kept_connection(service: Sidecar) -> None:
@@ -97,19 +119,22 @@ def test_the_clock_starts_anew_on_a_kept_connection(service: Sidecar) -> None:
         client.ask(CHAT, prompt(CHAT, STREAM))
         client.answer()
         time.sleep(WAIT_MS / 1000)
+        began = monotonic()
         request_id = client.ask(CHAT, prompt(CHAT, STREAM))
         client.answer()
-    record = service.record(request_id)
-    assert record["duration_ms"] < WAIT_MS
-    assert record["ttft_ms"] < WAIT_MS
+        record = service.record(request_id)
+        most_ms = (monotonic() - began) * 1000
+    assert record["ttft_ms"] <= record["duration_ms"] <= most_ms
 
 
 def test_the_rate_does_not_count_the_prefill(service: Sidecar) -> None:
     fake = {"first_ms": 600, "tokens": 21, "interval_ms": 20}
     answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
     record = service.record(answer)
-    assert 30 < record["tokens_per_second"] <= 50.5  # with the prefill it would be 20
-    assert 19 <= record["itl_mean_ms"] < 30
+    assert record["ttft_ms"] >= 600
+    assert record["tokens_per_second"] == pytest.approx(1000 / record["itl_mean_ms"], rel=0.01)
+    generating_ms = record["duration_ms"] - record["ttft_ms"]
+    assert 20 * record["itl_mean_ms"] <= generating_ms + 20 * _ROUNDED_MS
     assert record["itl_max_ms"] >= record["itl_mean_ms"]
 
 
@@ -119,14 +144,15 @@ def test_the_longest_gap_is_known(service: Sidecar) -> None:
     at = len(CHUNKED) + sum(map(len, pieces[:3]))
     fake = raw(wire, cut=f"at:{at}", cut_ms=200)
     record = service.record(service.ask(CHAT, prompt(CHAT, NO_USAGE), fake=fake))
-    assert 190 <= record["itl_max_ms"] < 400
+    assert 190 <= record["itl_max_ms"] <= record["duration_ms"]
 
 
 def test_our_own_share_is_not_the_engines(service: Sidecar) -> None:
     fake = {"head_ms": WAIT_MS, "first_ms": WAIT_MS, "tokens": 3}
-    record = service.record(service.ask(CHAT, prompt(CHAT, STREAM), fake=fake))
-    assert record["overhead_ms"] < 100
-    assert WAIT_MS <= record["upstream_first_byte_ms"] < WAIT_MS + 100
+    record, head_ms, _ = timed(service, CHAT, fake)
+    engines_ms = record["upstream_first_byte_ms"]
+    assert WAIT_MS <= engines_ms <= head_ms
+    assert record["overhead_ms"] <= record["duration_ms"] - engines_ms + _ROUNDED_MS
 
 
 @pytest.mark.parametrize("where", ["after_headers", "between_events:3"])
@@ -137,7 +163,7 @@ def test_the_silence_before_an_answer_breaks_off_is_not_our_share(
     fake = {"stall_at": 0 if where == "after_headers" else 3}
     record = impatient_service.record(impatient_service.ask(CHAT, prompt(CHAT, STREAM), fake=fake))
     assert (record["outcome"], record["duration_ms"] > 400) == ("timeout", True)
-    assert record["overhead_ms"] < 200
+    assert record["overhead_ms"] <= record["duration_ms"] - 400
 
 
 def test_the_silence_before_a_client_leaves_is_not_our_share(service: Sidecar) -> None:
@@ -147,7 +173,7 @@ def test_the_silence_before_a_client_leaves_is_not_our_share(service: Sidecar) -
         time.sleep(WAIT_MS / 1000)
     record = service.record(request_id)
     assert (record["outcome"], record["duration_ms"] > WAIT_MS) == ("client_closed", True)
-    assert record["overhead_ms"] < WAIT_MS / 2
+    assert record["overhead_ms"] <= record["duration_ms"] - WAIT_MS
 
 
 def test_a_request_is_in_flight_until_its_last_byte(service: Sidecar) -> None:
@@ -181,8 +207,10 @@ def test_the_metrics_say_what_the_log_says(service: Sidecar) -> None:
 
 
 def test_server_timing_tells_a_whole_answers_phases(service: Sidecar) -> None:
+    began = monotonic()
     answer = service.ask(CHAT, prompt(CHAT), fake={"head_ms": 50})
+    most_ms = (monotonic() - began) * 1000
     phases = dict(part.strip().split(";dur=") for part in answer.header("server-timing").split(","))
     assert {"body", "engine"} <= set(phases) <= {"body", "engine", "connect"}
-    assert 50 <= float(phases["engine"]) < 250
+    assert 50 <= float(phases["engine"]) <= most_ms
     assert service.ask(CHAT, prompt(CHAT, STREAM)).all("server-timing") == []

@@ -49,7 +49,7 @@ def test_running_streams_finish(stopping: Sidecar) -> None:
     for client in clients:
         assert client.until(b"data: [DONE]\n\n").count(b'"content":') >= 38
         client.close()
-    assert stopping.process.wait(5) == 0
+    assert stopping.process.wait(PATIENCE) == 0
     assert [fields(stopping.record(each), "outcome") for each in ids] == [("ok",)] * 5
     assert ending(stopping.record(late)) == (503, "rejected", "proxy", "draining")
 
@@ -61,7 +61,7 @@ def test_a_stream_that_outlives_the_drain_is_told(stopping: Sidecar) -> None:
         stopping.process.terminate()
         rest = client.until(b"data: [DONE]\n\n")
     assert b"This server was shut down" in rest
-    assert stopping.process.wait(5) == 0
+    assert stopping.process.wait(PATIENCE) == 0
     assert ending(stopping.record(request_id)) == (200, *CUT_OFF)
 
 
@@ -74,7 +74,7 @@ def test_a_whole_answer_that_outlives_the_drain_is_a_503_of_ours(stopping: Sidec
     assert (answer.status, answer.header("x-proxy-error")) == (503, "proxy cut_off")
     # The engine has worked on it.
     assert (answer.header("x-should-retry"), answer.all("retry-after")) == ("false", [])
-    assert stopping.process.wait(5) == 0
+    assert stopping.process.wait(PATIENCE) == 0
     assert ending(stopping.record(request_id)) == (503, *CUT_OFF)
 
 
@@ -84,7 +84,7 @@ def test_a_session_that_outlives_the_drain_is_told(stopping: Sidecar) -> None:
         end = closed(client)
     assert end.rcvd is not None
     assert (end.rcvd.code, "was shut down" in end.rcvd.reason) == (1012, True)
-    assert stopping.process.wait(5) == 0
+    assert stopping.process.wait(PATIENCE) == 0
     assert ending(stopping.record(request_id)) == (101, *CUT_OFF)
 
 
@@ -123,7 +123,7 @@ def test_an_upload_that_runs_may_finish(stopping: Sidecar) -> None:
         until(lambda: "draining" in stopping.text(), "the beginning of the end")
         client.send(body[500:])
         assert client.answer().status == 400  # the engine's own: no multipart
-    assert stopping.process.wait(5) == 0
+    assert stopping.process.wait(PATIENCE) == 0
 
 
 def test_idle_clients_do_not_hold_it_up(stopping: Sidecar) -> None:
@@ -132,7 +132,7 @@ def test_idle_clients_do_not_hold_it_up(stopping: Sidecar) -> None:
         client.ask("/v1/models")
         assert client.answer(method="GET").status == 200
     stopping.process.terminate()
-    assert stopping.process.wait(2) == 0
+    assert stopping.process.wait(PATIENCE) == 0
     for client in clients:
         assert client.rest() == b""
         client.close()
@@ -146,7 +146,7 @@ def test_a_second_signal_cuts_what_runs_and_tells_it(stopping: Sidecar) -> None:
         until(lambda: "draining" in stopping.text(), "the beginning of the end")
         stopping.process.terminate()
         assert b'data: {"error":' in client.until(b"data: [DONE]\n\n")
-        assert stopping.process.wait(1) == 0
+        assert stopping.process.wait(PATIENCE) == 0
     assert ending(stopping.record(request_id)) == (200, *CUT_OFF)
     assert fields(last_line(stopping), "finished", "cut") == (0, 1)
 
@@ -160,7 +160,7 @@ def test_a_third_signal_waits_for_nothing(stopping: Sidecar) -> None:
             stopping.process.terminate()
             until(lambda said=said: said in stopping.text(), said)  # type: ignore[misc]
         stopping.process.terminate()
-        assert stopping.process.wait(1) == 128 + 15
+        assert stopping.process.wait(PATIENCE) == 128 + 15
 
 
 def test_the_last_line_counts_who_finished_and_who_was_cut(stopping: Sidecar) -> None:
@@ -171,7 +171,7 @@ def test_the_last_line_counts_who_finished_and_who_was_cut(stopping: Sidecar) ->
         client.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
         client.until(b"\n\n")
     stopping.process.terminate()
-    assert stopping.process.wait(6) == 0
+    assert stopping.process.wait(PATIENCE) == 0
     line = last_line(stopping)
     assert fields(line, "finished", "cut") == (3, 2)
     assert line["message"] == "stopped: 3 requests finished, 2 were cut"
@@ -189,7 +189,7 @@ def test_a_session_that_outlives_the_drain_is_told_and_logged_as_cut(stopping: S
         end = closed(client, PATIENCE).rcvd
         assert end is not None
         assert (end.code, "was shut down" in end.reason) == (1012, True)
-    assert stopping.process.wait(5) == 0
+    assert stopping.process.wait(PATIENCE) == 0
     assert ending(stopping.record(request_id)) == (101, *CUT_OFF)
     assert fields(last_line(stopping), "finished", "cut") == (0, 1)
 
@@ -199,7 +199,7 @@ def test_a_session_that_ends_in_the_drain_has_finished(stopping: Sidecar) -> Non
         stopping.process.terminate()
         until(lambda: "draining" in stopping.text(), "the beginning of the end")
         client.close()
-    assert stopping.process.wait(5) == 0
+    assert stopping.process.wait(PATIENCE) == 0
     assert ending(stopping.record(request_id)) == (101, "ok", None, None)
     assert fields(last_line(stopping), "finished", "cut") == (1, 0)
 
@@ -223,5 +223,5 @@ def test_nobody_waits_for_a_client_that_has_left(stopping: Sidecar) -> None:
     client.until(b"\n\n")
     stopping.process.terminate()
     threading.Timer(0.2, client.close).start()
-    assert stopping.process.wait(2) == 0
+    assert stopping.process.wait(PATIENCE) == 0
     assert fields(stopping.record(request_id), "outcome") == ("client_closed",)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import FakeEngine
-from tests.wire.client import CHAT, MESSAGES, PROMPT, STREAM, Client, Ended, new_id, prompt, request
+from tests.wire.client import CHAT, MESSAGES, PROMPT, STREAM, Ended, new_id, prompt, request
 from tests.wire.service import Sidecar, ending, fields, until
 from tests.wire.streams import DONE, ROLE, WORD, chunk, chunked, raw, sized
 
@@ -704,32 +703,6 @@ def test_two_requests_with_the_same_id_are_two(service: Sidecar) -> None:
         service.ask(CHAT, prompt(CHAT), request_id="twice")
     until(lambda: len(service.records("twice")) == 2, "two lines")
     assert len(service.seen("twice")) == 2
-
-
-def test_small_writes_of_a_client_are_not_delayed(service: Sidecar) -> None:
-    """Headers and first event leave in one packet or at once: no 40 ms of Nagle."""
-    durations = []
-    with Client(service.port) as client:
-        for _ in range(5):
-            request_id = client.ask(
-                MESSAGES, prompt(MESSAGES, STREAM), fake={"tokens": 20, "interval_ms": 2}
-            )
-            assert client.answer().whole
-            durations.append(service.record(request_id)["duration_ms"])
-    # Nagle's delays are there each time, those of a busy machine are not.
-    assert min(durations) < 400
-
-
-def test_our_sockets_do_not_wait_for_more(service: Sidecar) -> None:
-    """Of a ping-pong of 30 small requests hardly one takes as long as a delayed ACK (40 ms)."""
-    seconds = []
-    with service.connect() as client:
-        for _ in range(30):
-            started = time.monotonic()
-            client.ask(MODELS)
-            assert client.answer(method="GET").status == 200
-            seconds.append(time.monotonic() - started)
-    assert sorted(seconds)[10] < 0.03
 
 
 def test_the_log_line_of_a_good_request_is_complete(service: Sidecar) -> None:

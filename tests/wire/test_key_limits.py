@@ -66,7 +66,7 @@ def test_what_was_used_survives_a_restart_and_a_day_has_an_end(
         service.wait_until_ready()
         assert ask(service).status == 200
         service.process.terminate()
-        assert service.process.wait(10) == 0
+        assert service.process.wait(PATIENCE) == 0
         service.start()
         service._read_bytes = 0
         service.wait_until_ready()

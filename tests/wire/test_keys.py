@@ -138,7 +138,12 @@ def test_keys_of_the_file_come_and_go_without_a_restart(private: Sidecar, keys_f
 def test_the_command_makes_a_key_that_works(tmp_path: Path, shared_engine: FakeEngine) -> None:
     command = [sys.executable, "-m", "proxy", "keys"]
     made = subprocess.run(
-        [*command, "dora"], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=15
+        [*command, "dora"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
     ).stdout.strip()
     with Sidecar(tmp_path, shared_engine, API_KEYS=made) as service:
         service.wait_until_ready()
@@ -146,7 +151,7 @@ def test_the_command_makes_a_key_that_works(tmp_path: Path, shared_engine: FakeE
         assert service.record(service.ask("/v1/models", headers=headers))["key"] == "dora"
     for wrong in (["a b"], ["a", "b"]):
         refused = subprocess.run(
-            [*command, *wrong], cwd=PROJECT, capture_output=True, text=True, timeout=15
+            [*command, *wrong], cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE
         )
         assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
 
@@ -162,7 +167,7 @@ def test_wrong_keys_end_the_start_with_2(
     tmp_path: Path, shared_engine: FakeEngine, environ: dict[str, str], says: str
 ) -> None:
     with Sidecar(tmp_path, shared_engine, **environ) as service:
-        assert service.process.wait(15) == 2
+        assert service.process.wait(PATIENCE) == 2
         (line,) = service.log.read_text().splitlines()
     assert line.startswith(says)
     assert "hush" not in line

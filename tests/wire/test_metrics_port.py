@@ -9,6 +9,7 @@ import pytest
 
 from tests.engine.service import free_ports
 from tests.fake_engine import FakeEngine
+from tests.patience import PATIENCE
 from tests.wire.client import CHAT, STREAM, Answer, Client, prompt, request
 from tests.wire.service import Sidecar, ending, until
 
@@ -66,12 +67,12 @@ def test_metrics_are_there_until_the_end(apart: Sidecar, ports: tuple[int, int])
         page = get(ports[1], "/metrics")
         assert b'sidecar_requests_in_flight{route="chat"} 1.0' in page.body
         client.until(b"data: [DONE]\n\n")
-    assert apart.process.wait(5) == 0
+    assert apart.process.wait(PATIENCE) == 0
 
 
 def test_a_port_that_is_taken_is_named(shared_engine: FakeEngine, tmp_path: Path) -> None:
     taken = shared_engine.port
     service = Sidecar(tmp_path, shared_engine, METRICS_PORT=str(taken))
     with service:
-        assert service.process.wait(15) == 1
+        assert service.process.wait(PATIENCE) == 1
     assert f"port {taken}: Address already in use" in service.text()

@@ -90,7 +90,7 @@ def test_one_byte_a_second_slows_nobody_else(service: Sidecar) -> None:
             service.ask(CHAT, prompt(CHAT, STREAM), fake={"tokens": 20, "interval_ms": 10})
             for _ in range(3)
         ]
-        records = [service.record(answer) for answer in answers]
+        still_behind = sum(each.unsent_bytes > 0 for each in service.relayed())
     finally:
         stop.set()
         for thread in threads:
@@ -98,7 +98,7 @@ def test_one_byte_a_second_slows_nobody_else(service: Sidecar) -> None:
         for client in slow:
             client.close()
     assert all(answer.data()[-1] == "[DONE]" for answer in answers)
-    assert all(record.get("client_stall_ms", 0) < 50 for record in records)
+    assert still_behind == len(slow), "the others did not wait for them"
 
 
 def test_a_slow_reader_is_not_taken_for_a_silent_engine(impatient_service: Sidecar) -> None:
