@@ -102,7 +102,7 @@ def test_the_table_has_both_their_spread_and_the_ratio() -> None:
     assert by_name["ours / direct"][:2] == ["0.980 (0.950-1.100)", "1.100 (1.000-1.200)"]
 
 
-@pytest.mark.parametrize(("ours", "verdict"), [(96, "missed"), (97, "reached"), (99, "reached")])
+@pytest.mark.parametrize(("ours", "verdict"), [(97, "missed"), (98, "reached"), (99, "reached")])
 def test_the_target_is_the_least_that_is_good(ours: float, verdict: str) -> None:
     found = result(
         measured("direct", 1, tokens_per_second=100), measured("ours", 1, tokens_per_second=ours)
@@ -111,7 +111,7 @@ def test_the_target_is_the_least_that_is_good(ours: float, verdict: str) -> None
     ratio = target.value(found)
     assert ratio is not None
     assert target.reached(ratio) is (verdict == "reached")
-    assert f"| {ours / 100:.3g} | at least 0.97 | {verdict} |" in report.real_tables(found)
+    assert f"| {ours / 100:.3g} | at least 0.98 | {verdict} |" in report.real_tables(found)
 
 
 @pytest.mark.parametrize("place", [report.SIDE_BY_SIDE, report.WITH_VLLM])

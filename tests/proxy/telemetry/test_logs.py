@@ -152,4 +152,4 @@ def test_all_lines_go_to_stdout_once_however_often_logging_is_set_up(lines: Line
 def test_no_line_holds_what_a_record_has_no_place_for() -> None:
     # Prompts, answers and keys are never logged because a record cannot hold them.
     words = {"prompt", "messages", "content", "answer", "text", "authorization", "api_key", "body"}
-    assert not words & set(Record.__dataclass_fields__)
+    assert not words & set(Record.__struct_fields__)
