@@ -29,7 +29,7 @@ MAX_HEAD_BYTES = 256 * 1024
 # hold thousands, each of which costs a hundred times its bytes: beyond the second they are refused.
 PIPELINE_PAUSE_AT, PIPELINE_LIMIT = 8, 100
 # How long a client may go on sending what nobody reads, before it has read its response.
-_LINGER_SECONDS = 10.0
+_LINGER_SECONDS, _LINGER_BYTES = 10.0, 1024 * 1024
 
 _log = logging.getLogger("proxy.server")
 
@@ -99,9 +99,13 @@ class ClientConnection(asyncio.Protocol):
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._lingers_since is not None:
-            return
         self._bytes_since_progress += len(data)
+        if self._lingers_since is not None:
+            # A body has an end; what cannot be read may have none.
+            is_endless = self._latest is not None and self._latest.unreadable is not None
+            if is_endless and self._bytes_since_progress > _LINGER_BYTES:
+                self.transport.close()
+            return
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
@@ -237,6 +241,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._pipeline.clear()
         self._lingers_since = monotonic()
+        self._bytes_since_progress = 0
         self.transport.write_eof()
         self.resume_reading()
 
