@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from errno import EMFILE, ENFILE
 
-from proxy.errors import EngineUnreachable, RequestFailure
+from proxy.errors import EngineUnreachable, Overloaded, RequestFailure
 from proxy.relay.connection import Connection
 
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -36,6 +37,7 @@ class Upstream:
 
         Raises:
             EngineUnreachable: nothing accepts connections; the engine has seen nothing.
+            Overloaded: there is no file descriptor for one.
             RequestFailure: the one that `cut` was called with.
         """
         if self._ended is not None:
@@ -49,6 +51,9 @@ class Upstream:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 connection = await self._connect()
         except (OSError, TimeoutError) as error:
+            if error.errno in (EMFILE, ENFILE):
+                text = "This server has no file descriptor left: raise its limit (ulimit -n)."
+                raise Overloaded(text, retry_after_seconds=self._retry_after()) from error
             raise self._unreachable("The engine does not accept connections.") from error
         if connection.closed:  # before we could ask
             raise self._unreachable("The engine ended the connection before it was asked anything.")

@@ -104,23 +104,25 @@ class WebSocketRelay:
             session.cut(failure)
 
     async def _relay(self, request: Request, session: _Session, record: Record) -> None:
+        self._running.add(session)
         try:
-            engine = await self._connect(request, session.client, record)
+            engine = await self._connect(request, session, record)
+            try:
+                session.accept(engine.subprotocol)
+                await session.run(engine)
+            finally:
+                await _close(engine, CloseCode.GOING_AWAY)
         except InvalidStatus as refused:
             session.pass_refusal(refused)
-            return
-        try:
-            session.accept(engine.subprotocol)
-            self._running.add(session)
-            await session.run(engine)
         finally:
             self._running.discard(session)
-            await _close(engine, CloseCode.GOING_AWAY)
 
     async def _connect(
-        self, request: Request, client: ClientWebSocket, record: Record
+        self, request: Request, session: _Session, record: Record
     ) -> ClientConnection:
-        """Raises InvalidStatus, EngineUnreachable, or ClientClosed where nobody waits any more."""
+        """Raises InvalidStatus, EngineUnreachable, ClientClosed where nobody waits any more, or
+        what the session was cut for."""
+        client = session.client
         query = request.query.decode("latin-1")
         path = request.path.decode("latin-1") + (f"?{query}" if query else "")
         left: list[RequestFailure] = []
@@ -133,6 +135,7 @@ class WebSocketRelay:
         try:
             async with asyncio.timeout(_OPEN_TIMEOUT_SECONDS) as patience:
                 client.when_it_leaves(leave)
+                session.on_cut = leave
                 return await _Connect(
                     f"ws://{self._authority}{path}",
                     additional_headers=_to_engine(request.headers, record, self._withheld),
@@ -156,6 +159,7 @@ class WebSocketRelay:
             raise EngineUnreachable(text, retry_after_seconds=self._retry_after()) from error
         finally:
             client.when_it_leaves(None)
+            session.on_cut = None
 
 
 class _Connect(connect):
@@ -170,6 +174,7 @@ class _Session:
 
     def __init__(self, client: ClientWebSocket, record: Record) -> None:
         self.client = client
+        self.on_cut: Callable[[RequestFailure], None] | None = None
         self._record = record
         self._accepted = False
         self._cut: asyncio.Future[RequestFailure] = asyncio.get_running_loop().create_future()
@@ -183,6 +188,8 @@ class _Session:
     def cut(self, failure: RequestFailure) -> None:
         if not self._cut.done():
             self._cut.set_result(failure)
+            if self.on_cut is not None:
+                self.on_cut(failure)
 
     async def run(self, engine: ClientConnection) -> None:
         """Both directions, until one side closes; the other is closed with the same code.

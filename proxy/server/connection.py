@@ -11,7 +11,7 @@ from typing import cast
 
 import httptools
 
-from proxy.errors import HeadTooLarge, MalformedRequest, RequestFailure, SlowClient
+from proxy.errors import Draining, HeadTooLarge, MalformedRequest, RequestFailure, SlowClient
 from proxy.server.exchange import Exchange
 from proxy.server.hang_up import has_hung_up
 from proxy.server.request import (
@@ -23,12 +23,13 @@ from proxy.server.request import (
     parts_of_target,
 )
 
-# Of a head that does not come in one piece; of trailers likewise.
+# Of a head; of trailers likewise.
 MAX_HEAD_BYTES = 256 * 1024
 # Requests that wait for the response before them: reading pauses at the first number. One read may
 # hold thousands, each of which costs a hundred times its bytes: beyond the second they are refused.
 PIPELINE_PAUSE_AT, PIPELINE_LIMIT = 8, 100
-_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n"
+# How long a client may go on sending what nobody reads, before it has read its response.
+_LINGER_SECONDS, _LINGER_BYTES = 10.0, 1024 * 1024
 
 _log = logging.getLogger("proxy.server")
 
@@ -81,6 +82,8 @@ class ClientConnection(asyncio.Protocol):
         self._writable: asyncio.Event | None = None
         self._departure: asyncio.Event | None = None
         self._is_closing = False  # once what runs is answered
+        self._lingers_since: float | None = None
+        self._unsent_bytes = 0
         self.is_write_paused = False
         self.is_lost = False
 
@@ -97,14 +100,21 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._bytes_since_progress += len(data)
+        if self._lingers_since is not None:
+            # A body has an end; what cannot be read may have none.
+            is_endless = self._latest is not None and self._latest.unreadable is not None
+            if is_endless and self._bytes_since_progress > _LINGER_BYTES:
+                self.transport.close()
+            return
         try:
             self._parse(data)
-        except httptools.HttpParserError:
-            self._refuse(MalformedRequest(_what_came(data)))
+        except httptools.HttpParserError as error:
+            cause = error.__context__  # what a method below has raised
+            is_ours = isinstance(cause, RequestFailure)
+            self._refuse(cause if is_ours else MalformedRequest(_what_came(self._parser)))
         else:
             if self._bytes_since_progress > MAX_HEAD_BYTES:
-                text = f"The request's head is larger than {MAX_HEAD_BYTES // 1024} KiB."
-                self._refuse(HeadTooLarge(text))
+                self._refuse(_head_too_large())
                 self.pause_reading()
         self._last_read = monotonic()
 
@@ -149,6 +159,9 @@ class ClientConnection(asyncio.Protocol):
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        # One that came in one piece is smaller than that: so much is not read at once.
+        if self._bytes_since_progress and len(self._head(self._headers)) > MAX_HEAD_BYTES:
+            raise _head_too_large()
         self._in_head = False
         self._bytes_since_progress = 0
         parser = self._parser
@@ -182,6 +195,8 @@ class ClientConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._in_body and self._latest is not None:
             self._in_body = False
+            if not self._parser.should_keep_alive():  # trailers may say so, too
+                self._latest.keep_alive = False
             self._latest.complete()
 
     # One exchange after the other.
@@ -205,8 +220,10 @@ class ClientConnection(asyncio.Protocol):
             self._depart()
             return
         self._last_read = monotonic()
-        if not (exchange.is_over and exchange.keep_alive):
+        if not exchange.is_over:
             self.transport.close()
+        elif not exchange.keep_alive:
+            self._end(exchange)
         elif self._pipeline:
             self._begin(self._pipeline.popleft())
             self.resume_reading()
@@ -214,6 +231,19 @@ class ClientConnection(asyncio.Protocol):
             self.transport.close()
         else:
             self.resume_reading()
+
+    def _end(self, exchange: Exchange) -> None:
+        """Close the connection after its last response. A socket that is closed with bytes unread
+        is reset, which undoes the response: what the client still sends is read, for a while."""
+        is_readable = exchange.is_complete and exchange.unreadable is None
+        if is_readable or self.transport.is_closing():
+            self.transport.close()
+            return
+        self._pipeline.clear()
+        self._lingers_since = monotonic()
+        self._bytes_since_progress = 0
+        self.transport.write_eof()
+        self.resume_reading()
 
     # What an exchange asks for.
 
@@ -245,6 +275,13 @@ class ClientConnection(asyncio.Protocol):
         left meanwhile."""
         if self.is_lost:
             return
+        if self.transport.is_closing():
+            self._end_if_unread(now, idle_seconds)
+            return
+        if self._lingers_since is not None:
+            if now - self._lingers_since >= _LINGER_SECONDS:
+                self.transport.close()
+            return
         if self._in_body and self._is_reading_paused and has_hung_up(self.transport):
             self.transport.abort()
             return
@@ -260,12 +297,24 @@ class ClientConnection(asyncio.Protocol):
             part = "head" if self._in_head else "body"
             self._refuse(SlowClient(f"The rest of the request's {part} did not come ({limit})."))
 
+    def _end_if_unread(self, now: float, idle_seconds: float) -> None:
+        """A closed connection waits until the client has read what was written, or for ever."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self._unsent_bytes:
+            self._unsent_bytes, self._last_read = unsent, now
+        elif now - self._last_read >= idle_seconds:
+            self.transport.abort()
+
     def close_when_done(self) -> None:
-        """Take no more requests; what runs is answered first."""
+        """Take no more requests; what runs is answered first, and waits for no more of its body."""
         self._is_closing = True
         self._pipeline.clear()
         if self._current is not None:
             self._current.keep_alive = False
+            if not self.is_lost:
+                self._current.fail(
+                    Draining("This server is shutting down. Send the request again.")
+                )
         elif not self.is_lost:
             self.transport.close()
 
@@ -344,6 +393,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(failure)
             return
         self.is_lost = True  # to HTTP
+        del self._parser
         self._task.add_done_callback(lambda _: self._depart())
 
     def _head(self, headers: Iterable[Header]) -> bytes:
@@ -398,7 +448,11 @@ def _new_parser(connection: ClientConnection) -> httptools.HttpRequestParser:
     return parser
 
 
-def _what_came(data: bytes) -> str:
-    if data.startswith(_HTTP2_PREFACE):
-        return "This server speaks HTTP/1.1, and not HTTP/2 without an offer of HTTP/1.1 before."
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"The request's head is larger than {MAX_HEAD_BYTES // 1024} KiB.")
+
+
+def _what_came(parser: httptools.HttpRequestParser) -> str:
+    if parser.get_method() == b"PRI":  # how HTTP/2 begins (RFC 9113, 3.4)
+        return "What came is HTTP/2. This server speaks HTTP/1.1: set the client to that."
     return "What came is not a request of HTTP/1.1."

@@ -243,7 +243,9 @@ class Exchange:
 
     def _begin(self, status: int, headers: Headers) -> None:
         request = self.request
-        self._expects_continue = False
+        if self._expects_continue:  # whether its body still comes nobody here can tell
+            self._expects_continue = False
+            self.keep_alive = self.keep_alive and self.is_complete
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
         lines += map(b": ".join, headers)
         self._has_body = status not in _WITHOUT_BODY and request.method != "HEAD"

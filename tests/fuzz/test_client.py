@@ -107,11 +107,13 @@ def test_well_formed_requests_are_answered_as_they_are_meant(
 ) -> None:
     pieces = cut(b"".join(request.wire for request in sent), places)
     result = check(Script(pieces, pace, ways))
+    if result.closed:  # whether the body of the last one would still come nobody could tell
+        sent = sent[: len(result.requests)]
+        assert b"expect" in sent[-1].wire
     seen = [(each.method, each.target) for each in result.requests]
     assert seen == [(request.method, request.target) for request in sent]
     assert all(answer.whole for answer in result.answers)
     assert len(result.answers) == len(sent)
-    assert not result.closed
     for each, request in zip(result.requests, sent, strict=True):
         assert each.body == request.body if each.whole else request.body.startswith(each.body)
 
