@@ -25,6 +25,7 @@ _OF_A_CHOICE = b"finish_reason"  # {"choices": [{"finish_reason": …
 _CHOICE_DEPTH = 3
 _KEYS = _OF_THE_ANSWER | {_NESTED, _OF_A_CHOICE}
 _LONGEST_KEY = max(map(len, _KEYS))
+_PIECE_BYTES = 128 * 1024
 # No answer has more of these keys in so few bytes, or so much in one of these values.
 _MOST_KEYS_A_PIECE, _MOST_VALUES_A_PIECE = 8000, 200
 _MOST_VALUE_BYTES, _MOST_VALUE_PARTS = 4096, 256
@@ -48,6 +49,10 @@ class Skim:
         self._is_nested = False
 
     def feed(self, data: bytes) -> None:
+        for start in range(0, len(data), _PIECE_BYTES):
+            self._feed(data[start : start + _PIECE_BYTES])
+
+    def _feed(self, data: bytes) -> None:
         parts = (self._rest + self._without_escapes(data)).split(b'"')
         first = 0 if self._in_string else 1  # every second part is what stands in a string
         self._rest, start = b"", 1 - first

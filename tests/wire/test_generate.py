@@ -302,12 +302,13 @@ def test_an_event_too_long_to_be_translated_ends_the_stream(service: Sidecar) ->
     service.wait_until_idle()
 
 
-def test_no_other_form_of_the_path_is_it(service: Sidecar) -> None:
-    """See `test_paths_of_protocols_are_those_that_nobody_else_has`; here they are not."""
-    assert service.ask(GENERATE, {"prompt": "a", "max_tokens": 1}).status == 200
+@pytest.mark.parametrize(
+    ("path", "status"), [(GENERATE, 200), (f"{GENERATE}/", 200), (f"{GENERATE}//", 404)]
+)
+def test_the_path_may_end_in_one_slash(service: Sidecar, path: str, status: int) -> None:
     with service.connect() as client:
-        client.ask(f"{GENERATE}/", {"prompt": "a"}, request_id=new_id())
-        assert client.answer().status == 404
+        client.ask(path, {"prompt": "a", "max_tokens": 1}, request_id=new_id())
+        assert client.answer().status == status
 
 
 def test_a_pipelined_connection_goes_on_after_it(service: Sidecar) -> None:

@@ -74,7 +74,8 @@ def test_what_was_used_survives_a_restart_and_a_day_has_an_end(
     assert refused.status == 429
     assert refused.json()["error"]["code"] == "insufficient_quota"
     assert refused.header("x-should-retry") == "false"
-    assert int(refused.header("retry-after")) <= 120
+    # The true wait: until midnight UTC.
+    assert 0 < int(refused.header("retry-after")) <= 24 * 60 * 60
 
 
 def test_what_is_cut_at_the_end_is_paid_for_after_it(
