@@ -167,8 +167,9 @@ async def _settled(
     left: list[RequestFailure] = []
 
     def leave(failure: RequestFailure) -> None:
+        if not left:
+            until.reschedule(asyncio.get_running_loop().time())
         left.append(failure)
-        until.reschedule(asyncio.get_running_loop().time())
 
     try:
         async with asyncio.timeout(None) as until:

@@ -260,12 +260,14 @@ class ClientConnection(asyncio.Protocol):
             part = "head" if self._in_head else "body"
             self._refuse(SlowClient(f"The rest of the request's {part} did not come ({limit})."))
 
-    def close_when_done(self) -> None:
-        """Take no more requests; what runs is answered first."""
+    def close_when_done(self, failure: RequestFailure) -> None:
+        """Take no more requests. The one that runs is answered first: with `failure` where that
+        would take a body, or work, that is not there yet."""
         self._is_closing = True
         self._pipeline.clear()
         if self._current is not None:
             self._current.keep_alive = False
+            self._current.cut(failure)
         elif not self.is_lost:
             self.transport.close()
 
