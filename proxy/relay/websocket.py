@@ -104,24 +104,23 @@ class WebSocketRelay:
             session.cut(failure)
 
     async def _relay(self, request: Request, session: _Session, record: Record) -> None:
-        self._running.add(session)
         try:
-            engine = await self._connect(request, session, record)
-            try:
-                session.accept(engine.subprotocol)
-                await session.run(engine)
-            finally:
-                await _close(engine, CloseCode.GOING_AWAY)
+            engine = await self._connect(request, session.client, record)
         except InvalidStatus as refused:
             session.pass_refusal(refused)
+            return
+        try:
+            session.accept(engine.subprotocol)
+            self._running.add(session)
+            await session.run(engine)
         finally:
             self._running.discard(session)
+            await _close(engine, CloseCode.GOING_AWAY)
 
     async def _connect(
-        self, request: Request, session: _Session, record: Record
+        self, request: Request, client: ClientWebSocket, record: Record
     ) -> ClientConnection:
-        """Raises InvalidStatus, EngineUnreachable, what the session is cut with, or ClientClosed
-        where nobody waits any more."""
+        """Raises InvalidStatus, EngineUnreachable, or ClientClosed where nobody waits any more."""
         query = request.query.decode("latin-1")
         path = request.path.decode("latin-1") + (f"?{query}" if query else "")
         left: list[RequestFailure] = []
@@ -133,11 +132,11 @@ class WebSocketRelay:
 
         try:
             async with asyncio.timeout(_OPEN_TIMEOUT_SECONDS) as patience:
-                session.when_it_ends(leave)
+                client.when_it_leaves(leave)
                 return await _Connect(
                     f"ws://{self._authority}{path}",
                     additional_headers=_to_engine(request.headers, record, self._withheld),
-                    subprotocols=[*map(Subprotocol, session.client.subprotocols)] or None,
+                    subprotocols=[Subprotocol(name) for name in client.subprotocols] or None,
                     compression=None,  # the two are on one machine
                     user_agent_header=record.user_agent,
                     proxy=None,
@@ -156,7 +155,7 @@ class WebSocketRelay:
             text = "The engine does not accept WebSocket sessions."
             raise EngineUnreachable(text, retry_after_seconds=self._retry_after()) from error
         finally:
-            session.when_it_ends(None)
+            client.when_it_leaves(None)
 
 
 class _Connect(connect):
@@ -173,7 +172,6 @@ class _Session:
         self.client = client
         self._record = record
         self._accepted = False
-        self._on_cut: Callable[[RequestFailure], None] | None = None
         self._cut: asyncio.Future[RequestFailure] = asyncio.get_running_loop().create_future()
 
     def accept(self, subprotocol: str | None) -> None:
@@ -182,16 +180,9 @@ class _Session:
         self._accepted = True
         self._record.status = 101
 
-    def when_it_ends(self, tell: Callable[[RequestFailure], None] | None) -> None:
-        """Call `tell` when the client leaves, or the session is cut; None ends the watch."""
-        self.client.when_it_leaves(tell)
-        self._on_cut = tell
-
     def cut(self, failure: RequestFailure) -> None:
         if not self._cut.done():
             self._cut.set_result(failure)
-            if self._on_cut is not None:
-                self._on_cut(failure)
 
     async def run(self, engine: ClientConnection) -> None:
         """Both directions, until one side closes; the other is closed with the same code.

@@ -17,7 +17,7 @@ from tests.measure import measured
 from tests.patience import PATIENCE
 from tests.wire.client import CHAT, STREAM, Answer, Client, prompt
 from tests.wire.service import Sidecar, ending, fields, until
-from tests.wire.test_websocket import HANDSHAKE, closed, session
+from tests.wire.test_websocket import closed, session
 
 CUT_OFF = ("proxy_error", "proxy", "cut_off")
 
@@ -160,18 +160,6 @@ def test_media_that_outlive_the_drain_are_not_waited_for(
                 assert client.answer().header("x-proxy-error") == "proxy draining"
         assert service.process.wait(PATIENCE) == 0
         assert ending(service.record(request_id)) == (503, "rejected", "proxy", "draining")
-
-
-def test_a_session_that_the_engine_has_not_opened_is_told(stopping: Sidecar) -> None:
-    with stopping.connect() as client:
-        request_id = client.ask("/v1/realtime", headers=HANDSHAKE, fake={"ws_status": 0})
-        stopping.wait_until_seen(request_id)
-        stopping.process.terminate()
-        answer = client.answer(method="GET")
-    assert (answer.status, answer.header("x-proxy-error")) == (503, "proxy cut_off")
-    assert stopping.process.wait(PATIENCE) == 0
-    assert ending(stopping.record(request_id)) == (503, *CUT_OFF)
-    assert last_line(stopping)["message"].startswith("stopped: ")
 
 
 def test_idle_clients_do_not_hold_it_up(stopping: Sidecar) -> None:
