@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
-from proxy.edge.routes import ANTHROPIC, GENERATING, TRANSLATED, Route
+from proxy.edge.routes import GENERATING, TRANSLATED, Route
 from proxy.errors import ClientClosed, EngineTimeout, RequestFailure, RouteNotServed
 from proxy.protocols.protocol import Protocol
 from proxy.relay import headers
@@ -109,6 +109,7 @@ class Relay:
         limits = self._limits
         self._passage.carries(record, content.fingerprinted)
         padding = self._padding_seconds(exchange, content, record)
+        anthropic = speaks_anthropic(content.route, exchange.request)
         connection = await self._send(exchange, content, record)
         exchange.when_it_leaves(connection.abort)
         uplink = None
@@ -118,7 +119,6 @@ class Relay:
         deadline.watch(connection, record.started)
         timers: list[Deadline | Heartbeat | KeepAlive] = [deadline]
         if padding:
-            anthropic = content.route in ANTHROPIC
             named = headers.identity(record.request_id.encode(), anthropic=anthropic)
             timers.append(Heartbeat(padding, out.pad, named))
         try:
@@ -138,7 +138,9 @@ class Relay:
                 withhold_usage=content.adds_usage,
             )
             record.status = response.status
-            out.start(response.status, _answer_headers(response, answer, record))
+            out.start(
+                response.status, _answer_headers(response, answer, record, anthropic=anthropic)
+            )
             seconds = limits.stream_keep_alive
             is_kept = content.route in limits.kept_alive
             if seconds and not is_kept and isinstance(answer, StreamedAnswer):
@@ -227,8 +229,9 @@ async def _pass_on(
     out.end(last)
 
 
-def _answer_headers(response: Response, answer: Answer, record: Record) -> headers.Headers:
-    anthropic = record.route in ANTHROPIC
+def _answer_headers(
+    response: Response, answer: Answer, record: Record, *, anthropic: bool
+) -> headers.Headers:
     pairs = headers.to_client(response.headers, record.request_id.encode(), anthropic=anthropic)
     if isinstance(answer, StreamedAnswer):
         # An event that is withheld would make a declared length untrue.
