@@ -192,7 +192,10 @@ class ClientConnection(asyncio.Protocol):
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
-            await self._dispatch(exchange)
+            if self.is_write_paused:  # who reads no response gets no further one
+                await self.drain()
+            if not self.is_lost:
+                await self._dispatch(exchange)
         except Exception:
             _log.exception("a request failed outside of its record")
         finally:
