@@ -145,7 +145,7 @@ class Relay:
             is_kept = content.route in limits.kept_alive
             if seconds and not is_kept and isinstance(answer, StreamedAnswer):
                 timers.append(KeepAlive(seconds, exchange, out, connection, answer, content.route))
-            await _pass_on(exchange, out, content.route, connection, answer, deadline)
+            await pass_on(exchange, out, content.route, connection, answer, deadline)
         finally:
             for timer in timers:
                 timer.cancel()
@@ -194,7 +194,7 @@ def _not_served(record: Record) -> RequestFailure:
     )
 
 
-async def _pass_on(
+async def pass_on(
     exchange: Exchange,
     out: Out,
     route: Route,
@@ -206,7 +206,7 @@ async def _pass_on(
 
     feed, write = answer.feed, out.write
 
-    def pass_on(chunk: bytes, now: float) -> None:
+    def take(chunk: bytes, now: float) -> None:
         write(feed(chunk, now))
 
     shortcut = None
@@ -214,13 +214,14 @@ async def _pass_on(
         shortcut = answer.shortcut(out.write_chunk)
     exchange.on_backpressure(connection.pause, connection.resume)
     try:
-        last = await connection.pass_on(pass_on, shortcut)
+        last = await connection.pass_on(take, shortcut)
         last = answer.feed(last, connection.last_byte or monotonic()) + answer.close()
         if exchange.is_behind:
             await deadline.within(exchange.drain())
     except RequestFailure as failure:
         # After `[DONE]` the answer is whole: many clients close their connection there.
-        if not (isinstance(answer, StreamedAnswer) and answer.finished):
+        is_finished = isinstance(answer, StreamedAnswer) and answer.finished
+        if not is_finished or (exchange.is_behind and isinstance(failure, EngineTimeout)):
             _break_off(exchange, out, route, answer, failure)
             raise
         last = answer.close()
