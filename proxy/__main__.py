@@ -24,7 +24,6 @@ import uvloop
 
 from proxy import check, models
 from proxy.app import Sidecar
-from proxy.edge.admission import draining
 from proxy.edge.keys import Keys
 from proxy.errors import SettingsError
 from proxy.init import serve_as_child
@@ -134,7 +133,7 @@ async def _serve(settings: Settings, sockets: list[socket.socket], spans: Spans 
         await asyncio.wait({hurry}, timeout=delay)
     hurry.add_done_callback(lambda _: sidecar.hurry())
     await sidecar.stop()
-    await server.stop(draining())
+    await server.stop()
     await sidecar.settle()
     if spans is not None:
         await spans.stop()

@@ -8,7 +8,7 @@ from contextlib import suppress
 from time import monotonic
 
 from proxy.edge.waiting_room import WaitingRoom, Watch
-from proxy.errors import Draining, EngineGivenUp, EngineUnavailable, RequestFailure
+from proxy.errors import EngineGivenUp, EngineUnavailable, RequestFailure, draining
 
 # None where the engine takes work; else why not, and when to ask again.
 Refusal = Callable[[], EngineUnavailable | None]
@@ -141,9 +141,3 @@ class Admission:
 def _end(hold: asyncio.Timeout) -> None:
     if not hold.expired():
         hold.reschedule(asyncio.get_running_loop().time())
-
-
-def draining() -> Draining:
-    """For a request that the engine has not got."""
-    text = "This server is shutting down. Send the request again."
-    return Draining(text, retry_after_seconds=1)

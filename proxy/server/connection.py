@@ -11,7 +11,7 @@ from typing import cast
 
 import httptools
 
-from proxy.errors import HeadTooLarge, MalformedRequest, RequestFailure, SlowClient
+from proxy.errors import HeadTooLarge, MalformedRequest, RequestFailure, SlowClient, draining
 from proxy.server.exchange import Exchange
 from proxy.server.hang_up import has_hung_up
 from proxy.server.request import (
@@ -263,14 +263,14 @@ class ClientConnection(asyncio.Protocol):
             part = "head" if self._in_head else "body"
             self._refuse(SlowClient(f"The rest of the request's {part} did not come ({limit})."))
 
-    def close_when_done(self, failure: RequestFailure) -> None:
-        """Take no more requests. The one that runs is answered first: with `failure` where that
-        would take a body, or work, that is not there yet."""
+    def close_when_done(self) -> None:
+        """Take no more requests. The one that runs is answered first: by a refusal where the rest
+        of its body, or its media, would have to be waited for."""
         self._is_closing = True
         self._pipeline.clear()
         if self._current is not None:
             self._current.keep_alive = False
-            self._current.cut(failure)
+            self._current.cut(draining())
         elif not self.is_lost:
             self.transport.close()
 

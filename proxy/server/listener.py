@@ -9,7 +9,6 @@ from contextlib import suppress
 from functools import partial
 from time import monotonic
 
-from proxy.errors import RequestFailure
 from proxy.server.connection import ClientConnection, Dispatch, OpenSession
 from proxy.tasks import spawn
 
@@ -49,13 +48,13 @@ class Server:
             self._listeners.append(await loop.create_server(self._new, sock=one, backlog=_BACKLOG))
         self._looks = spawn(self._look(), name="slow clients")
 
-    async def stop(self, failure: RequestFailure) -> None:
+    async def stop(self) -> None:
         """Take no more connections and no more requests; wait a moment until those that run have
-        been answered, and cut the rest. `failure` tells those who wait for anything else."""
+        been answered, and cut the rest."""
         for listener in self._listeners:
             listener.close()
         for connection in tuple(self._connections):
-            connection.close_when_done(failure)
+            connection.close_when_done()
         await self._departures()
         for connection in tuple(self._connections):
             connection.cut()
