@@ -243,6 +243,12 @@ class Draining(RequestFailure):
     status, type, code, source = 503, "server_error", "draining", Source.PROXY
 
 
+def draining() -> Draining:
+    """For a request that the engine has not got, when this server ends."""
+    text = "This server is shutting down. Send the request again."
+    return Draining(text, retry_after_seconds=1)
+
+
 class CutOff(RequestFailure):
     status, type, code, source = 503, "server_error", "cut_off", Source.PROXY
     repeats_work = True

@@ -385,11 +385,6 @@ _match_spaces: Callable[[Text, int, int], re.Match[bytes]] = _SPACE.match  # typ
 _match_digits: Callable[[Text, int, int], re.Match[bytes]] = _MORE_OF_A_NUMBER.match  # type: ignore[assignment]
 
 
-def _lowest(brackets: bytes) -> int:
-    """How deep the nesting is at least, where it is 0 before the first of them."""
-    return min(accumulate(array("b", brackets.translate(_DEPTHS))))
-
-
 def _closing(window: bytes, depth: int) -> int:
     """Behind the bracket that closes the outermost of `depth` containers."""
     for match in _TOKEN.finditer(window):

@@ -8,7 +8,7 @@ from contextlib import suppress
 from time import monotonic
 
 from proxy.edge.waiting_room import WaitingRoom, Watch
-from proxy.errors import Draining, EngineGivenUp, EngineUnavailable, RequestFailure
+from proxy.errors import EngineGivenUp, EngineUnavailable, RequestFailure, draining
 
 # None where the engine takes work; else why not, and when to ask again.
 Refusal = Callable[[], EngineUnavailable | None]
@@ -71,7 +71,7 @@ class Admission:
         if (refusal := self._refusal()) is not None and not self._draining:
             await self._hold(refusal, watch)
         if self._draining:
-            raise _draining()
+            raise draining()
 
     def leave(self, key: str | None = None) -> None:
         self._room.leave(key)
@@ -85,7 +85,7 @@ class Admission:
         self._draining = True
         for hold in self._holds:
             _end(hold)
-        self._room.close(_draining())
+        self._room.close(draining())
 
     async def emptied(self, seconds: float) -> bool:
         """Wait until every request that was let in is over; False where some are to be cut.
@@ -141,8 +141,3 @@ class Admission:
 def _end(hold: asyncio.Timeout) -> None:
     if not hold.expired():
         hold.reschedule(asyncio.get_running_loop().time())
-
-
-def _draining() -> Draining:
-    text = "This server is shutting down. Send the request again."
-    return Draining(text, retry_after_seconds=1)

@@ -127,7 +127,7 @@ async def content_of(
             content.pieces = exchange.body(limit_bytes)
             return content
         body = await exchange.whole_body(limit_bytes)
-    record.body_read = monotonic()
+    record.body_read, record.bytes_in = monotonic(), exchange.received_bytes
     route = content.route
     seen = peek(route, body)
     if seen is None:
@@ -167,8 +167,9 @@ async def _settled(
     left: list[RequestFailure] = []
 
     def leave(failure: RequestFailure) -> None:
+        if not left:
+            until.reschedule(asyncio.get_running_loop().time())
         left.append(failure)
-        until.reschedule(asyncio.get_running_loop().time())
 
     try:
         async with asyncio.timeout(None) as until:

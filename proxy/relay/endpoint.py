@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
-from proxy.edge.routes import ANTHROPIC, GENERATING, TRANSLATED, Route
+from proxy.edge.routes import GENERATING, TRANSLATED, Route
 from proxy.errors import ClientClosed, EngineTimeout, RequestFailure, RouteNotServed
 from proxy.protocols.protocol import Protocol
 from proxy.relay import headers
@@ -106,6 +106,7 @@ class Relay:
         limits = self._limits
         self._passage.carries(record, content.fingerprinted)
         padding = self._padding_seconds(exchange, content, record)
+        anthropic = speaks_anthropic(content.route, exchange.request)
         connection = await self._send(exchange, content, record)
         exchange.when_it_leaves(connection.abort)
         uplink = None
@@ -115,7 +116,6 @@ class Relay:
         deadline.watch(connection, record.started)
         timers: list[Deadline | Heartbeat | KeepAlive] = [deadline]
         if padding:
-            anthropic = content.route in ANTHROPIC
             named = headers.identity(record.request_id.encode(), anthropic=anthropic)
             timers.append(Heartbeat(padding, out.pad, named))
         try:
@@ -135,12 +135,12 @@ class Relay:
                 withhold_usage=content.adds_usage,
             )
             record.status = status
-            out.start(status, _answer_headers(response, answer, record))
+            out.start(status, _answer_headers(response, answer, record, anthropic=anthropic))
             seconds = limits.stream_keep_alive
             is_kept = content.route in limits.kept_alive
             if seconds and not is_kept and isinstance(answer, StreamedAnswer):
                 timers.append(KeepAlive(seconds, exchange, out, connection, answer, content.route))
-            await _pass_on(exchange, out, content.route, connection, answer, deadline)
+            await pass_on(exchange, out, content.route, connection, answer, deadline)
         finally:
             for timer in timers:
                 timer.cancel()
@@ -189,7 +189,7 @@ def _not_served(record: Record) -> RequestFailure:
     )
 
 
-async def _pass_on(
+async def pass_on(
     exchange: Exchange,
     out: Out,
     route: Route,
@@ -201,7 +201,7 @@ async def _pass_on(
 
     feed, write = answer.feed, out.write
 
-    def pass_on(chunk: bytes, now: float) -> None:
+    def take(chunk: bytes, now: float) -> None:
         write(feed(chunk, now))
 
     shortcut = None
@@ -209,13 +209,14 @@ async def _pass_on(
         shortcut = answer.shortcut(out.write_chunk)
     exchange.on_backpressure(connection.pause, connection.resume)
     try:
-        last = await connection.pass_on(pass_on, shortcut)
+        last = await connection.pass_on(take, shortcut)
         last = answer.feed(last, connection.last_byte or monotonic()) + answer.close()
         if exchange.is_behind:
             await deadline.within(exchange.drain())
     except RequestFailure as failure:
         # After `[DONE]` the answer is whole: many clients close their connection there.
-        if not (isinstance(answer, StreamedAnswer) and answer.finished):
+        is_finished = isinstance(answer, StreamedAnswer) and answer.finished
+        if not is_finished or (exchange.is_behind and isinstance(failure, EngineTimeout)):
             _break_off(exchange, out, route, answer, failure)
             raise
         last = answer.close()
@@ -224,8 +225,9 @@ async def _pass_on(
     out.end(last)
 
 
-def _answer_headers(response: Response, answer: Answer, record: Record) -> headers.Headers:
-    anthropic = record.route in ANTHROPIC
+def _answer_headers(
+    response: Response, answer: Answer, record: Record, *, anthropic: bool
+) -> headers.Headers:
     pairs = headers.to_client(response.headers, record.request_id.encode(), anthropic=anthropic)
     if isinstance(answer, StreamedAnswer):
         # An event that is withheld would make a declared length untrue.

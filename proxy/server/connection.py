@@ -11,7 +11,7 @@ from typing import cast
 
 import httptools
 
-from proxy.errors import Draining, HeadTooLarge, MalformedRequest, RequestFailure, SlowClient
+from proxy.errors import HeadTooLarge, MalformedRequest, RequestFailure, SlowClient, draining
 from proxy.server.exchange import Exchange
 from proxy.server.hang_up import has_hung_up
 from proxy.server.request import (
@@ -207,7 +207,10 @@ class ClientConnection(asyncio.Protocol):
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
-            await self._dispatch(exchange)
+            if self.is_write_paused:  # who reads no response gets no further one
+                await self.drain()
+            if not self.is_lost:
+                await self._dispatch(exchange)
         except Exception:
             _log.exception("a request failed outside of its record")
         finally:
@@ -306,15 +309,14 @@ class ClientConnection(asyncio.Protocol):
             self.transport.abort()
 
     def close_when_done(self) -> None:
-        """Take no more requests; what runs is answered first, and waits for no more of its body."""
+        """Take no more requests. The one that runs is answered first: by a refusal where the rest
+        of its body, or its media, would have to be waited for."""
         self._is_closing = True
         self._pipeline.clear()
         if self._current is not None:
             self._current.keep_alive = False
             if not self.is_lost:
-                self._current.fail(
-                    Draining("This server is shutting down. Send the request again.")
-                )
+                self._current.cut(draining())
         elif not self.is_lost:
             self.transport.close()
 

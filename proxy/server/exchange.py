@@ -209,6 +209,12 @@ class Exchange:
         if self._on_leave is not None:
             self._on_leave(ClientClosed(_CLIENT_LEFT))
 
+    def cut(self, failure: RequestFailure) -> None:
+        """Nobody waits any longer for the rest of the request, nor for what is done about it."""
+        self.fail(failure)
+        if self._on_leave is not None:
+            self._on_leave(failure)
+
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
@@ -217,8 +223,8 @@ class Exchange:
     # The response.
 
     def when_it_leaves(self, tell: Callable[[RequestFailure], None] | None) -> None:
-        """Call `tell` once, when the client leaves, also where it has left already; None ends the
-        watch."""
+        """Call `tell` when the client leaves, also where it has left already, or when this server
+        ends; None ends the watch."""
         self._on_leave = tell
         if tell is None:
             return

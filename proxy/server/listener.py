@@ -49,20 +49,25 @@ class Server:
         self._looks = spawn(self._look(), name="slow clients")
 
     async def stop(self) -> None:
-        """Take no more connections and no more requests; wait a moment for those that run, and cut
-        the rest."""
+        """Take no more connections and no more requests; wait a moment until those that run have
+        been answered, and cut the rest."""
         for listener in self._listeners:
             listener.close()
         for connection in tuple(self._connections):
             connection.close_when_done()
+        await self._departures()
+        for connection in tuple(self._connections):
+            connection.cut()
+        await self._departures()  # what they have used is known then
+        if self._looks is not None:
+            self._looks.cancel()
+
+    async def _departures(self) -> None:
+        """Wait a moment until nobody is connected."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_CUT_OFF_SECONDS):
                 for connection in tuple(self._connections):
                     await connection.departed()
-        for connection in tuple(self._connections):
-            connection.cut()
-        if self._looks is not None:
-            self._looks.cancel()
 
     async def _look(self) -> None:
         """One look at all connections costs less than timers for each of them."""

@@ -34,7 +34,12 @@ class Outcome(StrEnum):
 
 
 # An answer that ended so had no last byte: before its end there was silence, and no work of ours.
-_BROKEN_OFF = (Outcome.CLIENT_CLOSED, Outcome.TIMEOUT, Outcome.ENGINE_DIED)
+_BROKEN_OFF = (
+    Outcome.CLIENT_CLOSED,
+    Outcome.TIMEOUT,
+    Outcome.ENGINE_DIED,
+    Outcome.PROXY_ERROR,
+)
 
 
 class LogFields(msgspec.Struct, omit_defaults=True, gc=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -124,6 +125,41 @@ def test_an_upload_that_runs_may_finish(stopping: Sidecar) -> None:
         client.send(body[500:])
         assert client.answer().status == 400  # the engine's own: no multipart
     assert stopping.process.wait(PATIENCE) == 0
+
+
+def test_an_upload_that_outlives_the_drain_is_told_to_come_again(stopping: Sidecar) -> None:
+    with stopping.connect() as client:
+        request_id = client.ask(CHAT, b'{"model"', headers=[("content-length", "1000")])
+        until(lambda: stopping.value("sidecar_requests_in_flight") == 1, "a request inside")
+        stopping.process.terminate()
+        answer = client.answer()
+    assert (answer.status, answer.header("x-proxy-error")) == (503, "proxy draining")
+    assert answer.all("x-should-retry") == []  # the engine knows nothing of it
+    assert stopping.process.wait(PATIENCE) == 0
+    assert ending(stopping.record(request_id)) == (503, "rejected", "proxy", "draining")
+    assert last_line(stopping)["message"].startswith("stopped: ")
+
+
+def test_media_that_outlive_the_drain_are_not_waited_for(
+    shared_engine: FakeEngine, tmp_path: Path
+) -> None:
+    environ = {"DRAIN_SECONDS": "1", "MEDIA_FETCH": "proxy", "ALLOW_PRIVATE_MEDIA": "true"}
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        Sidecar(tmp_path, shared_engine, **environ) as service,
+    ):
+        service.wait_until_ready()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/picture.png"
+        content = [{"type": "image_url", "image_url": {"url": url}}]
+        body = {"messages": [{"role": "user", "content": content}]}
+        with service.connect() as client:
+            request_id = client.ask(CHAT, body)
+            silent.settimeout(PATIENCE)
+            with silent.accept()[0]:
+                service.process.terminate()
+                assert client.answer().header("x-proxy-error") == "proxy draining"
+        assert service.process.wait(PATIENCE) == 0
+        assert ending(service.record(request_id)) == (503, "rejected", "proxy", "draining")
 
 
 def test_idle_clients_do_not_hold_it_up(stopping: Sidecar) -> None:

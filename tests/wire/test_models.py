@@ -57,6 +57,14 @@ def test_anthropics_sdk_retrieves_a_model(anthropic_client: anthropic.Anthropic,
     assert model.max_input_tokens == 1024
 
 
+def test_anthropics_sdk_is_told_the_requests_id(both: Sidecar) -> None:
+    for path in ("/v1/models", "/v1/models/tiny"):
+        answer = both.ask(path, headers=ANTHROPIC)
+        assert answer.status == 200
+        assert answer.header("request-id") == answer.header("x-request-id")
+        assert both.ask(path).all("request-id") == []
+
+
 def test_anthropics_sdk_lists_the_models(anthropic_client: anthropic.Anthropic) -> None:
     models = list(anthropic_client.models.list(limit=1))
     assert [model.id for model in models] == NAMES

@@ -14,7 +14,7 @@ from tests.engine.service import PROJECT
 from tests.fake_engine import FakeEngine
 from tests.patience import PATIENCE
 from tests.wire.client import Answer
-from tests.wire.service import Sidecar, ending, fields
+from tests.wire.service import Sidecar, ending, fields, until
 
 PATH = "/api/generate"
 BROKEN = """
@@ -147,8 +147,12 @@ def test_errors_come_in_the_examples_own_shape(sidecar: Sidecar) -> None:
 def test_what_it_cannot_take_at_all_is_a_500_and_a_traceback(sidecar: Sidecar) -> None:
     answer = ask(sidecar, {"no prompt": "a"}, "/odd")
     assert (answer.status, lines(answer)) == (500, [{"error": "The protocol Odd failed."}])
-    told = [line for line in sidecar.other_lines() if "KeyError: 'prompt'" in line]
-    assert json.loads(told[-1])["request_id"] == answer.request_id
+
+    def is_logged() -> bool:
+        lines = [line for line in sidecar.other_lines() if "KeyError: 'prompt'" in line]
+        return any(json.loads(line)["request_id"] == answer.request_id for line in lines)
+
+    until(is_logged, "the traceback")
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -161,7 +165,7 @@ def test_a_protocol_that_cannot_even_tell_an_error_has_it_told(
     assert answer.whole
     line = sidecar.record(answer)
     assert fields(line, "outcome", "error") == ("proxy_error", "internal_error")
-    assert any("a fault of theirs" in line for line in sidecar.other_lines())
+    until(lambda: "a fault of theirs" in "".join(sidecar.other_lines()), "the traceback")
     assert ask(sidecar, {"prompt": "a"}).status == 200, "the others go on"
 
 
@@ -186,7 +190,7 @@ def test_what_is_no_bytes_is_told_as_a_fault_and_the_log_says_what_it_was(
     assert answer.status == (200 if stream else 500)
     assert "The protocol Odd failed." in answer.body.decode()
     assert sidecar.record(answer)["outcome"] == "proxy_error"
-    assert any("events_out has returned" in line for line in sidecar.other_lines())
+    until(lambda: "events_out has returned" in "".join(sidecar.other_lines()), "the traceback")
 
 
 def test_a_protocol_that_leaves_ends_its_own_request_alone(sidecar: Sidecar) -> None:

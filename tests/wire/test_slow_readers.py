@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -181,3 +182,16 @@ def test_a_large_body_holds_up_nobody(service: Sidecar) -> None:
         while other.chunk():
             pass
     assert service.record(request_id)["itl_max_ms"] < 250
+
+
+def test_pages_that_nobody_reads_are_not_piled_up(own_service: Sidecar) -> None:
+    """Each of them is 60 kB, and all is asked for on one connection."""
+    before = own_service.memory_mib()
+    with own_service.connect(receive_bytes=4096) as client:
+        for _ in range(200):
+            client.send(request("/openapi.json") * 6)
+            time.sleep(0.02)  # not all at once: a hundred that wait are the most
+        time.sleep(0.5)
+        assert own_service.memory_mib() - before < 20
+        for _ in range(50):
+            assert client.answer(method="GET").status == 200

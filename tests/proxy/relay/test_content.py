@@ -32,8 +32,8 @@ class _Media:
         self.given_back += 1
 
 
-async def content_with(media: _Media) -> Content:
-    record = Record("POST", "/v1/chat/completions", Route.CHAT)
+async def content_with(media: _Media, record: Record | None = None) -> Content:
+    record = record or Record("POST", "/v1/chat/completions", Route.CHAT)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(BODY)),
@@ -42,6 +42,13 @@ async def content_with(media: _Media) -> Content:
     exchange.feed(BODY)
     exchange.complete()
     return await content_of(exchange, exchange, Route.CHAT, 1000, media, record)
+
+
+async def test_a_request_that_runs_tells_what_it_holds() -> None:
+    """The engine may die meanwhile, and its log line is of that moment."""
+    record = Record("POST", "/v1/chat/completions", Route.CHAT)
+    await content_with(_Media(fetches=False), record)
+    assert (record.bytes_in, record.modalities) == (len(BODY), ["text"])
 
 
 async def test_media_are_held_until_the_engine_has_read_them() -> None:

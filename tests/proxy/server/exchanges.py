@@ -26,6 +26,10 @@ class FakeTransport:
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
+        self.is_aborted = False
+
+    def abort(self) -> None:
+        self.is_aborted = True
 
     def write(self, data: bytes) -> None:
         self.writes.append(data)

@@ -12,6 +12,8 @@ from proxy.errors import Source
 from proxy.telemetry.record import MAX_FIELD_CHARS, LogFields, Outcome, Record
 from tests.proxy.telemetry.records import finished, full
 
+CUT = {"outcome": Outcome.PROXY_ERROR}
+
 
 def test_each_field_is_what_was_measured() -> None:
     assert full().fields() == {
@@ -160,11 +162,13 @@ def test_tokens_mark_their_times() -> None:
         ({"body_read": 2.0, "sent": 1.5}, 0.0),
         ({"body_read": 2.0, "sent": 1.5, "last_byte": 4.5, "finished": 4.25}, 0.0),
         ({"body_read": 1.0, "sent": 1.1, "connect_seconds": 5.0}, 0.0),
+        # A stream that was cut: the engine had been silent before.
+        ({"body_read": 1.0, "sent": 1.5, "last_byte": 2.0, "finished": 60.0, **CUT}, 0.5),
         ({"body_read": 1.0, "sent": 1.1, "connect_seconds": 0.01, "media_seconds": 0.06}, 0.03),
     ],
 )
 def test_overhead_is_the_sidecars_own_time_and_never_negative(
-    known: dict[str, float], expected: float
+    known: dict[str, Any], expected: float
 ) -> None:
     record = Record("POST", "/", Route.CHAT, started=0.5)
     for name, value in known.items():
