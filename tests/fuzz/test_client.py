@@ -173,12 +173,17 @@ def test_rubbish_in_a_body_whose_request_is_answered_ends_the_connection() -> No
     assert result.closed
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_a_client_that_leaves_leaves_all_its_requests(late: bool) -> None:
-    way = Way(Reading.PIECES, Answering.STREAMED, pieces=3, late=late)
+def test_a_client_that_leaves_leaves_all_its_requests() -> None:
+    way = Way(Reading.PIECES, Answering.STREAMED, pieces=3, late=True)
     moves = [Move.FALLS_BEHIND, Move.RESETS]
-    result = check(Script([GET[:4], GET[4:] + GET], moves, [way]))
+    result = check(Script([GET + GET, b"\r\n"], moves, [way]))
     assert (len(result.requests), result.left) == (1, True)
+
+
+def test_a_client_that_reads_nothing_is_asked_no_further() -> None:
+    moves = [Move.FALLS_BEHIND, Move.RESETS]
+    result = check(Script([GET[:4], GET[4:] + GET], moves, [Way()]))
+    assert (len(result.requests), result.left) == (0, True)
 
 
 async def test_a_client_with_a_request_in_waiting_is_seen_to_leave() -> None:
