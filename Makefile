@@ -30,7 +30,7 @@ ENGINE := $(VENV)/.engine-stamp
 TOOLS := $(VENV)/.tools-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check floors bench image clean system-tools peers
+.PHONY: help run test check bench image clean system-tools peers
 # Targets that run something need the whole environment, in this order.
 .NOTPARALLEL:
 
@@ -64,9 +64,6 @@ check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## lint, types, shell, Do
 	  echo "check: $$command"; $$command || failed+=" '$$command'"; \
 	done; \
 	[[ -z $$failed ]] || { echo "check: failed:$$failed"; exit 1; }
-
-floors: $(REQUIREMENTS) $(ENGINE) ## tests on the oldest and the newest versions of the libraries
-	$(BIN)/python scripts/floors.py
 
 bench: $(REQUIREMENTS) $(ENGINE) $(TOOLS) ## the side-by-side benchmark
 	$(BIN)/python -m bench

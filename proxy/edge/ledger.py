@@ -31,7 +31,12 @@ create table if not exists used (
   day_ends integer, day_tokens integer
 ) without rowid
 """
-_COLUMNS = ", ".join(Used._fields)
+# The columns are the fields of `Used`, in their order.
+_SELECT = "select label, requests, tokens, wall, day_ends, day_tokens from used"
+_INSERT = """
+insert or replace into used (label, requests, tokens, wall, day_ends, day_tokens)
+values (?, ?, ?, ?, ?, ?)
+"""
 
 _log = logging.getLogger("proxy.ledger")
 
@@ -123,8 +128,7 @@ class Ledger:
                 label = charge.used.label
                 kept[label] = charge.added_to(kept.get(label))
             changed = [used for label, used in kept.items() if used != before.get(label)]
-            insert = f"insert or replace into used ({_COLUMNS}) values (?,?,?,?,?,?)"
-            database.executemany(insert, changed)
+            database.executemany(_INSERT, changed)
             database.execute("commit")
             self._read_version = self._version()
         ours = {charge.used for charge in charges}
@@ -143,4 +147,4 @@ class Ledger:
 
 
 def _rows(database: sqlite3.Connection) -> list[Used]:
-    return [Used(*row) for row in database.execute(f"select {_COLUMNS} from used")]
+    return [Used(*row) for row in database.execute(_SELECT)]
