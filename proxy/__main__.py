@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from proxy import check, models
+from proxy.access.keys import Keys
 from proxy.app import Sidecar
-from proxy.edge.keys import Keys
+from proxy.commands import check, models
 from proxy.errors import SettingsError
 from proxy.init import serve_as_child
-from proxy.presets.choice import load_settings
+from proxy.models.preset_choice import load_settings
 from proxy.protocols.named import named_protocols
 from proxy.server.listener import Server, allow_many_connections, listen
 from proxy.settings import OnEngineFailure, Settings

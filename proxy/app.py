@@ -10,30 +10,27 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from proxy.access.admission import Admission
+from proxy.access.cors import Cors
+from proxy.access.door import Door
+from proxy.access.hosts import Hosts
+from proxy.access.keys import CREDENTIALS
+from proxy.access.poison import PoisonGuard
+from proxy.access.routes import GENERATING, Route, RouteTable
 from proxy.api.service import Service
-from proxy.edge.admission import Admission
-from proxy.edge.cors import Cors
-from proxy.edge.door import Door
-from proxy.edge.hosts import Hosts
-from proxy.edge.keys import CREDENTIALS
-from proxy.edge.poison import PoisonGuard
-from proxy.edge.routes import GENERATING, Route, RouteTable
 from proxy.engine.attached import AttachedEngine
-from proxy.engine.command import warnings_about
-from proxy.engine.disk_meter import DiskMeter
-from proxy.engine.engine_meter import EngineMeter
-from proxy.engine.gpu_meter import GpuMeter
-from proxy.engine.hardware import Hardware
 from proxy.engine.lifecycle import Engine
-from proxy.engine.model.fetch import data_directory, model_cache
 from proxy.engine.phase import Phase
-from proxy.engine.probe import Probe
 from proxy.engine.progress_bar import ProgressBar, can_be_drawn
 from proxy.engine.state import EngineState, Snapshot
 from proxy.errors import CutOff
+from proxy.machine.disk_meter import DiskMeter
+from proxy.machine.gpu_meter import GpuMeter
+from proxy.machine.hardware import Hardware
 from proxy.media.intake import intake
+from proxy.models.fetch import data_directory, model_cache
+from proxy.models.preset_choice import warnings_about_presets
 from proxy.own_pages import own_pages
-from proxy.presets.choice import warnings_about_presets
 from proxy.protocols.generate import Generate
 from proxy.protocols.named import named_protocols
 from proxy.relay.endpoint import Limits, Relay
@@ -47,6 +44,9 @@ from proxy.tasks import spawn
 from proxy.telemetry.logs import log_flights, log_request
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Record
+from proxy.vllm.command import warnings_about
+from proxy.vllm.engine_meter import EngineMeter
+from proxy.vllm.probe import Probe
 
 if TYPE_CHECKING:  # it imports what most do without
     from proxy.telemetry.spans import Spans

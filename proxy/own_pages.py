@@ -10,13 +10,13 @@ from starlette.routing import Route as OwnRoute
 from starlette.types import Receive, Scope, Send
 
 from proxy import __version__
+from proxy.access.routes import Route
 from proxy.api.dashboard import page_router, requests_router
 from proxy.api.health import health_router
 from proxy.api.info import info_router
 from proxy.api.metrics import metrics_router
 from proxy.api.openapi import openapi_router
 from proxy.api.service import Service
-from proxy.edge.routes import Route
 from proxy.errors import MethodNotAllowed, RequestFailure
 from proxy.relay.headers import request_id
 from proxy.relay.refusal import refusal

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The table of every `vllm serve` flag of the installed vLLM: proxy/engine/flags.json.
+"""The table of every `vllm serve` flag of the installed vLLM: proxy/vllm/flags.json.
 
     .venv/bin/python scripts/engine_flags.py            writes the table anew
     .venv/bin/python scripts/engine_flags.py --check    exits 1 with a diff if it is out of date
@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-TABLE = Path(__file__).resolve().parent.parent / "proxy" / "engine" / "flags.json"
+TABLE = Path(__file__).resolve().parent.parent / "proxy" / "vllm" / "flags.json"
 
 Flag = dict[str, Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from proxy.engine.model.hub_cache import RepoCache
+from proxy.models.hub_cache import RepoCache
 
 # Package -> module -> names in it; `Class.name` is an attribute, `Class(name)` a parameter, and
 # `Class.name(other)` one of a method.

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import pytest
 
 from proxy import __main__ as main
-from proxy.edge.routes import Route
-from proxy.engine.command import engine_command, warnings_about
+from proxy.access.routes import Route
 from proxy.settings import Settings, variables
+from proxy.vllm.command import engine_command, warnings_about
 from tests import test_kubernetes as kubernetes
 from tests.proxy.house import house
 from tests.test_deployment import compose, seconds

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.engine.command import engine_command, warnings_about
-from proxy.presets.choice import load_settings, presets_of
+from proxy.models.preset_choice import load_settings, presets_of
 from proxy.settings import Settings, variables
+from proxy.vllm.command import engine_command, warnings_about
 from scripts import check_base, check_compose
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,7 +12,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
 SCRIPT = PROJECT / "scripts/engine_flags.py"
-TABLE = PROJECT / "proxy/engine/flags.json"
+TABLE = PROJECT / "proxy/vllm/flags.json"
 
 
 @pytest.fixture(scope="module")

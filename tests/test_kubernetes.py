@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import yaml
 
-from proxy.engine.command import (
+from proxy.models.fetch import data_directory
+from proxy.models.preset_choice import load_settings
+from proxy.settings import OnEngineFailure, Settings
+from proxy.vllm.command import (
     ENGINE_KEEP_ALIVE_SECONDS,
     ENGINE_READY_SECONDS,
     engine_command,
     warnings_about,
 )
-from proxy.engine.flags import flag_name, known_flags
-from proxy.engine.model.fetch import data_directory
-from proxy.presets.choice import load_settings
-from proxy.settings import OnEngineFailure, Settings
+from proxy.vllm.flags import flag_name, known_flags
 from scripts import prometheus_rule as script
 from tests.fleet.router import compose_options, shared
 from tests.proxy.house import house

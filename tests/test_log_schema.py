@@ -12,7 +12,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.engine.phase import Phase
 from proxy.errors import Source
 from proxy.settings import LogFormat

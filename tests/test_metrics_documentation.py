@@ -7,9 +7,9 @@ from pathlib import Path
 
 from prometheus_client import Metric
 
-from proxy.edge.routes import GENERATING, Route
+from proxy.access.routes import GENERATING, Route
 from proxy.engine.phase import Phase
-from proxy.engine.reading import DiskReading, GpuReading
+from proxy.machine.reading import DiskReading, GpuReading
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Outcome
 from tests.proxy.telemetry.records import full

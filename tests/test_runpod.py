@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from proxy.engine.command import warnings_about
 from proxy.settings import Settings, variables
+from proxy.vllm.command import warnings_about
 from tests.test_deployment import as_variable
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from proxy.edge.routes import _EXACT, _GENERATE, ALIASES, Route, RouteTable
+from proxy.access.routes import _EXACT, _GENERATE, ALIASES, Route, RouteTable
 from proxy.errors import RequestFailure
 from tests.proxy.house import house
 
@@ -179,8 +179,8 @@ def test_every_error_has_its_row_with_status_and_source() -> None:
 
 
 def test_variables_that_troubleshooting_names_are_known() -> None:
-    from proxy.engine.flags import flag_name, known_flags
     from proxy.settings import variables
+    from proxy.vllm.flags import flag_name, known_flags
 
     ours = {name for names in variables().values() for name in names}
     vllms_own = {"VLLM_CACHE_ROOT", "VLLM_ENGINE_READY_TIMEOUT_S"}

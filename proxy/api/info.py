@@ -10,8 +10,8 @@ from fastapi import APIRouter
 
 from proxy import __version__
 from proxy.api.service import Service
-from proxy.engine.hardware import engine_version
 from proxy.engine.phase import Phase
+from proxy.machine.hardware import engine_version
 from proxy.settings import Settings
 
 

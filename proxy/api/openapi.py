@@ -14,7 +14,7 @@ import msgspec
 from fastapi import APIRouter, Response
 
 from proxy import __version__
-from proxy.edge.routes import ANTHROPIC, TRANSLATED, Route
+from proxy.access.routes import ANTHROPIC, TRANSLATED, Route
 from proxy.settings import Settings
 
 PATH = "/openapi.json"

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
-from proxy.engine.hardware import Hardware
 from proxy.engine.phase import Phase
-from proxy.engine.probe import Probe
 from proxy.engine.state import EngineState, Snapshot
+from proxy.machine.hardware import Hardware
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.recent import Recent
+from proxy.vllm.probe import Probe
 
 _OVER = (Phase.FAILED, Phase.STOPPED)
 

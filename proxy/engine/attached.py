@@ -7,10 +7,10 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from proxy.engine.phase import Phase
-from proxy.engine.probe import ModelsUnknown, Probe, WarmUpFailed
 from proxy.engine.state import EngineState
 from proxy.engine.wedge import WedgeWatch, Work
 from proxy.settings import Settings
+from proxy.vllm.probe import ModelsUnknown, Probe, WarmUpFailed
 
 _log = logging.getLogger("proxy.engine")
 

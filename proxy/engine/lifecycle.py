@@ -14,24 +14,24 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from proxy.engine.command import Command, engine_command, masked
-from proxy.engine.diagnosis import diagnose
-from proxy.engine.flags import known_flags
-from proxy.engine.hardware import Hardware
-from proxy.engine.model.fetch import Model
-from proxy.engine.output import Output
 from proxy.engine.phase import Phase
-from proxy.engine.preflight import check_executable, check_port
-from proxy.engine.preparation import Preparation
-from proxy.engine.probe import Probe, WarmUpFailed, WarmUpSilence
 from proxy.engine.process import Process
-from proxy.engine.progress import Progress
 from proxy.engine.restarts import Restarts
 from proxy.engine.state import EngineState
 from proxy.engine.wedge import WedgeWatch, Work
 from proxy.errors import Cause, EngineFailure, SettingsError
+from proxy.machine.checks import check_executable, check_port
+from proxy.machine.hardware import Hardware
+from proxy.models.fetch import Model
+from proxy.preflight.preparation import Preparation
 from proxy.settings import Settings
 from proxy.tasks import spawn
+from proxy.vllm.command import Command, engine_command, masked
+from proxy.vllm.diagnosis import diagnose
+from proxy.vllm.flags import known_flags
+from proxy.vllm.output import Output
+from proxy.vllm.probe import Probe, WarmUpFailed, WarmUpSilence
+from proxy.vllm.progress import Progress
 
 _log = logging.getLogger("proxy.engine")
 

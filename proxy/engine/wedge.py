@@ -26,8 +26,8 @@ from typing import Protocol
 
 import httpx
 
-from proxy.engine.probe import Probe, WarmUpFailed
 from proxy.tasks import spawn
+from proxy.vllm.probe import Probe, WarmUpFailed
 
 _log = logging.getLogger("proxy.engine")
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import MediaRefused
 from proxy.json_scan import Leaf, Path, Scan, Shape, TooManyValues, contains
 from proxy.json_scan import find as find_values

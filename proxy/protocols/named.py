@@ -9,7 +9,7 @@ import re
 from importlib import import_module
 from inspect import iscoroutinefunction
 
-from proxy.edge.routes import RouteTable
+from proxy.access.routes import RouteTable
 from proxy.errors import SettingsError
 from proxy.protocols.protocol import Protocol
 from proxy.settings import Settings

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 
 EngineRoute = Literal[Route.CHAT, Route.COMPLETIONS]
 

@@ -8,7 +8,7 @@ from time import monotonic
 
 import msgspec
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import RequestFailure, Source
 from proxy.relay.background import BackgroundResponses, is_of_stored
 from proxy.relay.event import Reader, Said, answer_reader, event_reader

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.relay.event import TOKEN, Reader, Said
 from proxy.telemetry.record import Record
 

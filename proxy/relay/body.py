@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import InvalidRequest
 from proxy.json_scan import (
     MAX_VALUES,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
-from proxy.edge.routes import ALIASES, Route
+from proxy.access.routes import ALIASES, Route
 from proxy.errors import RequestFailure
 from proxy.json_scan import in_slices
 from proxy.relay.body import peek, scan, with_usage_option

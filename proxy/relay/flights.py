@@ -9,7 +9,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple, Protocol
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.relay.connection import Parts
 from proxy.telemetry.record import Outcome, Record
 

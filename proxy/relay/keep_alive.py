@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.relay.answer import StreamedAnswer
 from proxy.relay.connection import Connection
 from proxy.relay.models import ModelsResponse

@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import EngineGarbled, ModelNotFound
 from proxy.relay.refusal import speaks_anthropic
 from proxy.server.exchange import Exchange

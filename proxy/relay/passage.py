@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from proxy import errors
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import InternalFailure, RequestFailure
 from proxy.relay import headers
 from proxy.relay.connection import Parts

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import RequestFailure
 from proxy.relay.headers import identity
 from proxy.server.request import Headers, Request

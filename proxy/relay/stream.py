@@ -13,7 +13,7 @@ from time import monotonic
 
 import msgspec
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.relay.event import TOKEN, Reader, Said, Usage
 from proxy.relay.skim import Skim
 from proxy.relay.timings import note_timings

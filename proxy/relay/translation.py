@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import (
     BodyTooLarge,
     EngineGarbled,

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.frames import CloseCode
 from websockets.typing import Subprotocol
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import (
     BodyTooLarge,
     ClientClosed,

@@ -6,10 +6,10 @@ import asyncio
 
 import msgspec
 
-from proxy.edge.cors import Cors
-from proxy.edge.door import Door
-from proxy.edge.hosts import Hosts
-from proxy.edge.routes import Route, RouteTable
+from proxy.access.cors import Cors
+from proxy.access.door import Door
+from proxy.access.hosts import Hosts
+from proxy.access.routes import Route, RouteTable
 from proxy.errors import NoWebSocket, RequestFailure, UnknownRoute
 from proxy.own_pages import OwnPages
 from proxy.relay.endpoint import Relay

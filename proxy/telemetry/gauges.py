@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from proxy.engine.reading import DiskReading, EngineReading, GpuReading
+from proxy.machine.reading import DiskReading, GpuReading
 from proxy.telemetry.loop_lag import LoopLag
+from proxy.vllm.reading import EngineReading
 
 _ENGINE = {
     "requests_running": ("Requests in the engine's batch.", "running"),

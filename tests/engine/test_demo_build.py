@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.engine.model import demo
+from proxy.models import demo
 
 pytestmark = pytest.mark.engine
 
@@ -126,7 +126,7 @@ def test_folder_of_someone_else_is_left_alone(
 
 def test_importing_it_costs_nothing() -> None:
     code = (
-        "import sys, proxy.engine.model.demo;"
+        "import sys, proxy.models.demo;"
         "print([m for m in ('torch', 'transformers', 'numpy', 'tokenizers') if m in sys.modules])"
     )
     assert python(code).strip() == "[]"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.engine.model.demo import CHAT_TEMPLATE, build_tokenizer, tokenizer_config
+from proxy.models.demo import CHAT_TEMPLATE, build_tokenizer, tokenizer_config
 from tests.engine.conftest import READY_SECONDS
 from tests.engine.service import Service
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.json_scan import in_one_go
 from proxy.relay.body import Peek, peek, scan, with_usage_option
 from tests.fuzz.seeds import TOKENS

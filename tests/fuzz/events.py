@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Any, NamedTuple
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.relay import stream
 from proxy.relay.event import event_reader
 from proxy.relay.stream import EventStream

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import MediaRefused
 from proxy.json_scan import in_one_go
 from proxy.media.places import find, may_hold_urls, rewritten

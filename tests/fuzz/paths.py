@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import httptools
 from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 
-from proxy.edge.routes import ALIASES, RouteTable
+from proxy.access.routes import ALIASES, RouteTable
 from tests.fuzz.seeds import TOKENS
 from tests.fuzz.source import Source
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from tests.fuzz.body import ROUTES, check
 from tests.fuzz.making import jumble, repeatable, spoilt
 from tests.fuzz.seeds import BODIES, TOKENS

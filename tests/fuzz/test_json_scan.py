@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy import json_scan
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import MediaRefused
 from proxy.media.places import find
 from tests.fuzz import body as bodies

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import MediaRefused
 from proxy.json_scan import in_one_go
 from proxy.media.places import find, may_hold_urls

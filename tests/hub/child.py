@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from proxy.engine.model.events import Done, Event, Failed, Plan, Progress, decode_event
+from proxy.models.events import Done, Event, Failed, Plan, Progress, decode_event
 from tests.measure import measured
 
 _SOURCE_TREE = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ class Child:
         }
         settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home)}
         self.process = subprocess.Popen(
-            [*wrapper, sys.executable, "-m", "proxy.engine.model.download", *arguments],
+            [*wrapper, sys.executable, "-m", "proxy.models.download", *arguments],
             cwd=_SOURCE_TREE,
             env=inherited | settings | measured() | (env or {}),
             stdin=subprocess.DEVNULL,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.engine.model.hub_cache import RepoCache, SnapshotSize
+from proxy.models.hub_cache import RepoCache, SnapshotSize
 
 CONTENT = b"half a shard"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.engine.model.events import Done, Failed, Plan
 from proxy.errors import Cause
+from proxy.models.events import Done, Failed, Plan
 from tests.fake_hub import FakeHub, Fault, Kind
 from tests.hub.child import download
 from tests.hub.conftest import SMALL

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.engine.model.events import Done, Failed, Plan, decode_event
 from proxy.errors import Cause
+from proxy.models.events import Done, Failed, Plan, decode_event
 from tests.fake_hub import FakeHub, Fault, Kind
 from tests.hub.child import Child, download, wait_until
 from tests.hub.conftest import LARGE, SMALL

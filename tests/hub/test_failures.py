@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.engine.model.events import Failed
-from proxy.engine.model.hub_failure import Asked, explain
 from proxy.errors import Cause
+from proxy.models.events import Failed
+from proxy.models.hub_failure import Asked, explain
 from tests.fake_hub import FakeHub, Fault, Kind
 from tests.hub.child import download
 from tests.hub.conftest import SMALL

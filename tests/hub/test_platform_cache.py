@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.engine.model.events import Done
-from proxy.engine.model.platform_cache import RUNPOD_CACHE
+from proxy.models.events import Done
+from proxy.models.platform_cache import RUNPOD_CACHE
 from tests.fake_hub import FakeHub
 from tests.hub.child import download
 from tests.hub.conftest import SMALL

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prometheus_client import Metric
 
-from proxy.edge.routes import GENERATING
+from proxy.access.routes import GENERATING
 from proxy.telemetry.metrics import Metrics
 from tests.proxy.telemetry.records import full
 

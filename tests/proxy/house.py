@@ -20,7 +20,7 @@ from prometheus_client.samples import Sample
 from proxy.app import Sidecar
 from proxy.engine.phase import Phase
 from proxy.engine.state import EngineState
-from proxy.presets.choice import load_settings
+from proxy.models.preset_choice import load_settings
 from proxy.server.connection import ClientConnection
 
 

@@ -13,8 +13,8 @@ import httpx
 import pytest
 import respx
 
+from proxy.access.routes import Route
 from proxy.app import limits_of
-from proxy.edge.routes import Route
 from proxy.engine import attached as attached_module
 from proxy.engine.phase import Phase
 from proxy.engine.state import Snapshot

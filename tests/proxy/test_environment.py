@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy import check
-from proxy.engine.command import engine_command, warnings_about
+from proxy.commands import check
 from proxy.errors import SettingsError
 from proxy.settings import Settings, variables
 from proxy.settings.environment import without_quotes
+from proxy.vllm.command import engine_command, warnings_about
 
 # Quotes ---------------------------------------------------------------------------------------
 

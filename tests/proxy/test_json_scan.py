@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import InvalidRequest
 from proxy.json_scan import (
     MAX_VALUES,

@@ -7,7 +7,7 @@ from typing import Any
 import anthropic
 import pytest
 
-from proxy.edge.routes import RouteTable
+from proxy.access.routes import RouteTable
 from tests.wire.client import CHAT, MESSAGES, STREAM, Pairs, new_id, prompt
 from tests.wire.service import Sidecar, ending, until
 

@@ -9,10 +9,10 @@ import pytest
 from proxy import __version__
 from proxy.api import info as info_module
 from proxy.api.info import describe
-from proxy.engine.command import masked
-from proxy.engine.hardware import Gpu, Hardware
 from proxy.engine.phase import Phase
 from proxy.errors import Cause
+from proxy.machine.hardware import Gpu, Hardware
+from proxy.vllm.command import masked
 from tests.proxy.house import House, house
 
 GIB = 1024**3

@@ -9,8 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from proxy import __version__, errors
+from proxy.access.routes import RouteTable
 from proxy.api.openapi import REFUSALS
-from proxy.edge.routes import RouteTable
 from proxy.engine.phase import Phase
 from proxy.errors import Cause, RequestFailure
 from tests.proxy.house import House, house

@@ -10,10 +10,10 @@ import pytest
 from proxy.engine import attached as attached_module
 from proxy.engine.attached import AttachedEngine
 from proxy.engine.phase import Phase
-from proxy.engine.probe import Probe
 from proxy.engine.state import EngineState, Snapshot
 from proxy.engine.wedge import Work
 from proxy.settings import Settings
+from proxy.vllm.probe import Probe
 from tests.patience import PATIENCE
 
 URL = "http://127.0.0.1:9"

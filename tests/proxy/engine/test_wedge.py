@@ -12,8 +12,8 @@ import pytest
 import respx
 
 from proxy.engine import wedge as wedge_module
-from proxy.engine.probe import Probe, WarmUpFailed
 from proxy.engine.wedge import WedgeWatch
+from proxy.vllm.probe import Probe, WarmUpFailed
 
 ENGINE = "http://127.0.0.1:8001"
 LIMIT_SECONDS = 60.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import MediaRefused, MediaUnavailable
 from proxy.media.intake import Intake, intake
 from proxy.media.places import ROOTS

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.engine.phase import Phase
 from proxy.errors import InvalidRequest
 from proxy.protocols import generate as generate_module

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 
 _FOLDER = Path(__file__).resolve().parents[2] / "fake_engine/recorded"
 

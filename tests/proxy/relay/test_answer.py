@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import EngineDied, Source
 from proxy.relay import answer as answer_module
 from proxy.relay.answer import (

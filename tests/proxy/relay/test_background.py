@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.relay import background
 from proxy.relay.background import BackgroundResponses
 from proxy.relay.event import Said, Usage, answer_reader

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import InvalidRequest
 from proxy.json_scan import in_one_go
 from proxy.relay.body import Peek, peek, scan, with_usage_option

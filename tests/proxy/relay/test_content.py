@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import EngineUnreachable
 from proxy.relay.content import Content, content_of
 from proxy.telemetry.record import Record

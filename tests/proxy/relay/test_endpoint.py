@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import EngineTimeout
 from proxy.relay.answer import StreamedAnswer
 from proxy.relay.connection import Connection

@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.relay.event import Said, Usage, answer_reader, error_of, event_reader
 from proxy.telemetry.record import Record
 from tests.proxy.relay.recordings import recording

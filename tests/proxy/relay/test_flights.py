@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.edge.poison import PoisonGuard
-from proxy.edge.routes import Route
+from proxy.access.poison import PoisonGuard
+from proxy.access.routes import Route
 from proxy.errors import PoisonedRequest, Source
 from proxy.relay import flights as flights_module
 from proxy.relay.flights import Flights

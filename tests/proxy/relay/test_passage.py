@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from proxy.edge.poison import PoisonGuard
-from proxy.edge.routes import Route
+from proxy.access.poison import PoisonGuard
+from proxy.access.routes import Route
 from proxy.errors import EngineDied, RequestFailure
 from proxy.relay.flights import Flights
 from proxy.relay.passage import Passage, Watch

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from proxy import errors
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import RequestFailure
 from proxy.relay.headers import Headers, get
 from proxy.relay.refusal import error_event, refusal, speaks_anthropic

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import EngineDied
 from proxy.relay.answer import StreamedAnswer
 from proxy.relay.connection import Connection, Sink

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.relay.event import event_reader
 from proxy.relay.stream import MAX_HELD_BYTES, EventStream
 from proxy.telemetry.record import Record

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.relay.answer import answer_for
 from proxy.relay.background import BackgroundResponses
 from proxy.relay.timings import note_timings

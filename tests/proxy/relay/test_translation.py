@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import BodyTooLarge, EngineGarbled
 from proxy.protocols.generate import Generate
 from proxy.relay import translation as translating

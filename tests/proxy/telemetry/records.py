@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import Source
 from proxy.telemetry.record import Outcome, Record
 

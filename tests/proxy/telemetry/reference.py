@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from proxy.edge.routes import GENERATING
+from proxy.access.routes import GENERATING
 from proxy.telemetry import series
 from proxy.telemetry.record import Outcome, Record
 

@@ -20,16 +20,17 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from proxy import __version__
-from proxy.edge.routes import GENERATING, Route
+from proxy.access.routes import GENERATING, Route
 from proxy.engine.phase import Phase
-from proxy.engine.reading import DiskReading, EngineReading, GpuReading
 from proxy.errors import Cause
+from proxy.machine.reading import DiskReading, GpuReading
 from proxy.telemetry import key_series
 from proxy.telemetry import metrics as metrics_module
 from proxy.telemetry import series as series_module
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Outcome, Record
 from proxy.telemetry.series import DURATION_BUCKETS, ITL_BUCKETS, TTFT_BUCKETS
+from proxy.vllm.reading import EngineReading
 from tests.proxy.telemetry.records import finished, full
 from tests.proxy.telemetry.reference import Reference
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.errors import Source
 from proxy.telemetry.record import MAX_FIELD_CHARS, LogFields, Outcome, Record
 from tests.proxy.telemetry.records import finished, full

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.edge.routes import Route
+from proxy.access.routes import Route
 from proxy.telemetry.record import Outcome
 from proxy.telemetry.span_attributes import attributes, events, has_failed, span_name
 from tests.proxy.telemetry.records import finished, full

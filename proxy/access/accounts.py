@@ -1,0 +1,123 @@
+"""The accounts of all keys, and the one of all together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from time import monotonic, time
+
+from proxy.access.account import Account, Charge, Used
+from proxy.errors import QuotaUsedUp, RateLimited
+from proxy.settings.allowance import ALL, NOTHING, Allowance, KeyLimits
+from proxy.settings.keys import ApiKey
+
+
+class Accounts:
+    """Knows who may use how much; `limited` is false where nobody has a limit."""
+
+    def __init__(self, limits: KeyLimits) -> None:
+        self._limits = limits
+        self._of: dict[str, Account] = {}
+        self._all: Account | None = None
+        self._changed: set[Account] = set()
+        if limits.all != NOTHING:
+            self._all = Account(ALL, "All keys together have used", limits.all, monotonic(), time())
+        # What a request counts against: of a key with an account its own first, of all others.
+        self._of_all = () if self._all is None else (self._all,)
+        self._of_one: dict[str | None, tuple[Account, ...]] = {}
+
+    @property
+    def limited(self) -> bool:
+        return bool(self._of) or self._all is not None
+
+    @property
+    def all_in_flight(self) -> int | None:
+        """Requests of all keys together."""
+        return self._limits.all.in_flight
+
+    def know(self, keys: Iterable[ApiKey]) -> None:
+        """These keys are good now; who has an account already keeps what has been used."""
+        now, wall = monotonic(), time()
+        for key in keys:
+            allowance = self._allowance(key)
+            if (account := self._of.get(key.label)) is not None:
+                account.allow(allowance, now)
+            elif allowance != NOTHING:
+                whose = f"{key.label} has used"
+                self._of[key.label] = Account(key.label, whose, allowance, now, wall)
+        self._of_one = {label: (own, *self._of_all) for label, own in self._of.items()}
+
+    def admit(self, label: str | None) -> bytes:
+        """Let one request of a key in; `x-ratelimit-*` for its answer, as lines of a head.
+
+        Raises:
+            RateLimited, QuotaUsedUp: with these headers too.
+        """
+        accounts = self._of_one.get(label, self._of_all)
+        if not accounts:
+            return b""
+        now, wall = monotonic(), time()
+        for account in accounts:
+            if not account.has_room(now, wall):
+                raise _refusal(accounts, now, wall)
+        for account in accounts:
+            account.take_request(now, wall)
+        self._changed.update(accounts)
+        return _lines(accounts, now, wall)
+
+    def in_flight(self, label: str | None) -> int | None:
+        """Requests that a key may have at once; None is no limit."""
+        own = self._of.get(label) if label is not None else None
+        return None if own is None else own.allowance.in_flight
+
+    def charge(self, label: str | None, tokens: int) -> None:
+        """Tokens of a request that is over."""
+        accounts = self._of_one.get(label, self._of_all)
+        now, wall = monotonic(), time()
+        for account in accounts:
+            account.charge(tokens, now, wall)
+        self._changed.update(accounts)
+
+    def wall(self) -> float:
+        """The time that accounts go by, in seconds since 1970."""
+        return time()
+
+    def take_charges(self) -> list[Charge]:
+        """Of the accounts that have changed since the last time."""
+        changed, self._changed = self._changed, set()
+        now, wall = monotonic(), time()
+        return [account.take_charge(now, wall) for account in changed]
+
+    def adopt(self, kept: Iterable[Used]) -> None:
+        """Count what is kept too, from before a restart and of others; it holds all charges that
+        were taken."""
+        now, wall = monotonic(), time()
+        for used in kept:
+            account = self._all if used.label == ALL else self._of.get(used.label)
+            if account is not None:
+                account.adopt(used, now, wall)
+
+    def _allowance(self, key: ApiKey) -> Allowance:
+        ours = self._limits.by_label.get(key.label, NOTHING).over(self._limits.each)
+        return key.allowance.over(ours)
+
+
+def _refusal(accounts: tuple[Account, ...], now: float, wall: float) -> RateLimited | QuotaUsedUp:
+    """That of the account which takes longest until it has room."""
+    refusals = [each.refusal(now, wall) for each in accounts if not each.has_room(now, wall)]
+    failure = max(refusals, key=lambda each: each.retry_after_seconds or 0)
+    lines = _lines(accounts, now, wall).splitlines()
+    failure.headers += tuple(_header(line) for line in lines)
+    return failure
+
+
+def _lines(accounts: tuple[Account, ...], now: float, wall: float) -> bytes:
+    """Those of the key itself, where it has a limit."""
+    for account in accounts:
+        if found := account.lines(now, wall):
+            return found
+    return b""
+
+
+def _header(line: bytes) -> tuple[bytes, bytes]:
+    name, _, value = line.partition(b": ")
+    return name, value

@@ -1,0 +1,143 @@
+"""May a request be sent to the engine now? And are there any left that were?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from time import monotonic
+
+from proxy.access.waiting_room import WaitingRoom, Watch
+from proxy.errors import EngineGivenUp, EngineUnavailable, RequestFailure, draining
+
+# None where the engine takes work; else why not, and when to ask again.
+Refusal = Callable[[], EngineUnavailable | None]
+WaitUntilReady = Callable[[], Awaitable[None]]
+
+
+class Admission:
+    """Counts the requests that are inside, and keeps others out where they cannot be served."""
+
+    def __init__(
+        self,
+        refusal: Refusal,
+        wait_until_ready: WaitUntilReady,
+        hold_seconds: float = 0,
+        room: WaitingRoom | None = None,
+    ) -> None:
+        self._refusal = refusal
+        self._wait_until_ready = wait_until_ready
+        self._hold_seconds = hold_seconds
+        self._room = room or WaitingRoom()
+        self._draining = False
+        self._holds: set[asyncio.Timeout] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.in_flight = 0
+        self._left = 0
+        self._cut = 0
+
+    async def enter(self, key: str | None = None, watch: Watch | None = None) -> float:
+        """Let a request in; returns the seconds it had to wait. `watch` tells of its client.
+
+        Raises:
+            Draining: the sidecar is about to stop.
+            EngineUnavailable: the engine is not ready, also not after `HOLD_SECONDS`.
+            Overloaded, RateLimited: there is no place for it, see `WaitingRoom`.
+            ClientClosed: the client has left before its turn.
+        """
+        waited = 0.0
+        if self._refusal() is not None or self._draining or not self._room.admit(key):
+            began = monotonic()
+            await self._wait(key, watch)
+            waited = monotonic() - began
+        self.in_flight += 1
+        self._empty.clear()
+        return waited
+
+    async def _wait(self, key: str | None, watch: Watch | None) -> None:
+        """For the engine, and then for a place at it."""
+        await self._until_ready(watch)
+        if self._room.admit(key):
+            return
+        await self._room.wait(key, watch)
+        try:
+            await self._until_ready(watch)
+        except BaseException:
+            self._room.leave(key)
+            raise
+
+    async def _until_ready(self, watch: Watch | None) -> None:
+        if (refusal := self._refusal()) is not None and not self._draining:
+            await self._hold(refusal, watch)
+        if self._draining:
+            raise draining()
+
+    def leave(self, key: str | None = None) -> None:
+        self._room.leave(key)
+        self.in_flight -= 1
+        self._left += 1
+        if self.in_flight == 0:
+            self._empty.set()
+
+    def close(self) -> None:
+        """Let nobody in from now on, also none of those that are held."""
+        self._draining = True
+        for hold in self._holds:
+            _end(hold)
+        self._room.close(draining())
+
+    async def emptied(self, seconds: float) -> bool:
+        """Wait until every request that was let in is over; False where some are to be cut.
+
+        They are after so many seconds, or when somebody is in a hurry.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        self._cut = self.in_flight
+        return not self.in_flight
+
+    def hurry(self) -> None:
+        """Wait for nobody any longer."""
+        self._empty.set()
+
+    def count_anew(self) -> None:
+        """From now on `drained` counts."""
+        self._left = 0
+
+    @property
+    def drained(self) -> tuple[int, int]:
+        """How many requests have finished, and how many were cut."""
+        return max(0, self._left - self._cut), self._cut
+
+    async def _hold(self, refusal: EngineUnavailable, watch: Watch | None) -> None:
+        if not self._hold_seconds or isinstance(refusal, EngineGivenUp):
+            raise refusal
+        hold = asyncio.timeout(self._hold_seconds)
+        left: list[RequestFailure] = []
+
+        def leave(failure: RequestFailure) -> None:
+            left.append(failure)
+            _end(hold)
+
+        try:
+            async with hold:
+                self._holds.add(hold)
+                if watch is not None:
+                    watch(leave)
+                await self._wait_until_ready()
+        except TimeoutError:
+            if not left and not self._draining and (still := self._refusal()) is not None:
+                raise still from None
+        finally:
+            self._holds.discard(hold)
+            if watch is not None:
+                watch(None)
+        if left:
+            raise left[0]
+
+
+def _end(hold: asyncio.Timeout) -> None:
+    if not hold.expired():
+        hold.reschedule(asyncio.get_running_loop().time())

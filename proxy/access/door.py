@@ -1,0 +1,94 @@
+"""The door: who comes in, and who has used enough. All of it is known from a request's head."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from proxy.access.accounts import Accounts
+from proxy.access.keys import Keys, warnings_about_keys
+from proxy.access.ledger import Ledger
+from proxy.access.waiting_room import WaitingRoom
+from proxy.settings import Settings
+from proxy.settings.allowance import KeyLimits
+from proxy.tasks import spawn
+
+
+class Door:
+    """Where `guarded` is false, everybody may come in, and nobody need be asked."""
+
+    def __init__(
+        self, settings: Settings, ledger: Path, know: Callable[[tuple[str, ...]], None]
+    ) -> None:
+        """`know` is told the labels of the keys that are good.
+
+        Raises:
+            SettingsError: the file of keys cannot be read.
+        """
+        self._settings = settings
+        self._needs_key = settings.needs_key
+        self._know = know
+        self._keys = Keys(settings)
+        self._accounts = Accounts(settings.key_limits or KeyLimits())
+        self._ledger = Ledger(ledger, self._accounts)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._keys.when_changed = self._keys_changed
+        self._keys_changed()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return warnings_about_keys(self._settings, self._keys.all)
+
+    def start(self) -> None:
+        """Go on from what was used before a restart, and follow the file of keys."""
+        if self._settings.needs_key or self._accounts.limited:
+            self._tasks = [
+                spawn(self._keys.reread(), name="keys file"),
+                spawn(self._ledger.keep(), name="ledger"),
+            ]
+
+    async def stop(self) -> None:
+        if self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await self._ledger.close()
+
+    def identify(self, named: Mapping[bytes, bytes]) -> str | None:
+        """The label of the key in a request's headers; None where none is needed.
+
+        Raises:
+            Unauthorized: it has no good key.
+        """
+        return self._keys.owner(named) if self._needs_key else None
+
+    def admit(self, key: str | None) -> bytes:
+        """One request of a key, for the engine: lines for the head of its answer.
+
+        Raises:
+            RateLimited, QuotaUsedUp: the key, or all together, have used what they may.
+        """
+        return self._accounts.admit(key)
+
+    def waiting_room(self) -> WaitingRoom:
+        """The places that there are at the engine."""
+        limits = (self._settings.max_in_flight, self._accounts.all_in_flight)
+        places = min(filter(None, limits), default=None)
+        # A request that waits longer than it may take in all has nothing left to do.
+        limits_of_time = (self._settings.waiting_timeout, self._settings.request_timeout)
+        return WaitingRoom(
+            places,
+            self._settings.max_waiting,
+            self._accounts.in_flight,
+            min(filter(None, limits_of_time), default=None),
+        )
+
+    def charge(self, key: str | None, tokens: int) -> None:
+        """Tokens of a request that is over."""
+        if tokens and self._accounts.limited:
+            self._accounts.charge(key, tokens)
+
+    def _keys_changed(self) -> None:
+        self._know(self._keys.labels)
+        self._accounts.know(self._keys.all)
+        self.guarded = self._settings.needs_key or self._accounts.limited

@@ -1,0 +1,69 @@
+"""Checks of the machine that take no time: the engine's executable, its port, the disk."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from proxy.errors import Cause, EngineFailure
+
+# Below this nothing can be fetched or cached at all; a download checks what it needs.
+_MIN_FREE_BYTES = 64 * 1024 * 1024
+
+
+def check_executable(name: str) -> str:
+    """Where the engine's command is: on the PATH, or beside the Python that runs the sidecar."""
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if found is None:
+        raise EngineFailure(
+            Cause.NOT_INSTALLED,
+            f"The command `{name}` is neither on the PATH nor beside this Python: vLLM is "
+            "not installed here.",
+            remedy="Install it (scripts/install-engine.sh), or set UPSTREAM_URL.",
+            permanent=True,
+        )
+    return found
+
+
+def check_port(port: int) -> None:
+    """The engine's port must be free: a foreign server there would pass for the engine."""
+    with closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise EngineFailure(
+                Cause.PORT_IN_USE,
+                f"Port {port} on 127.0.0.1 cannot be used for the engine: {error.strerror}.",
+                remedy="Set UPSTREAM_PORT to a free port.",
+                permanent=False,
+            ) from None
+
+
+def check_disk(cache: Path) -> int:
+    """Bytes that are free where models are kept; there must be some."""
+    try:
+        existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        raise _hidden_cache(cache, error) from None
+    if free < _MIN_FREE_BYTES:
+        raise EngineFailure(
+            Cause.DISK_FULL,
+            f"The disk under {existing} is full: {free / 1024**2:.0f} MiB are free.",
+            remedy="Free some space, or set HF_HOME to a folder on a larger volume.",
+            permanent=False,
+        )
+    return free
+
+
+def _hidden_cache(cache: Path, error: OSError) -> EngineFailure:
+    return EngineFailure(
+        Cause.CACHE_NOT_WRITABLE,
+        f"The model cache {cache} cannot be looked at: {error.strerror}.",
+        remedy="Set HF_HOME to a folder that this user can write to.",
+        permanent=True,
+    )

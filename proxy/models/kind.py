@@ -1,0 +1,123 @@
+"""What MODEL_NAME means: the demo model, a folder, a repository, or what vLLM fetches itself."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+
+from proxy.errors import Cause, EngineFailure
+from proxy.models.demo import DEMO_MODEL_NAME
+from proxy.models.folder import at_home, is_folder
+from proxy.models.hub_cache import missing_beside_others
+from proxy.settings import Settings
+
+_REPOSITORY = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+
+
+# The page of a model on the hub; what follows its name leads to a file or a revision.
+_PAGE = re.compile(
+    r"(?:hf://|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/)"
+    r"(?P<name>(?!datasets/|spaces/)[\w][\w.-]*/[\w][\w.-]*)(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+))?"
+    r"[^?#]*(?:[?#].*)?"
+)
+
+
+def repository_of(model_name: str, revision: str | None) -> str:
+    """The repository whose page on the hub `model_name` is; any other name as it is.
+
+    Raises EngineFailure where the page is of another revision than the one that is asked for.
+    """
+    if (page := _PAGE.fullmatch(model_name)) is None:
+        return model_name
+    if page["revision"] not in (None, "main", revision):
+        raise EngineFailure(
+            Cause.MODEL_NOT_FOUND,
+            f"MODEL_NAME={model_name!r} is the page of a revision.",
+            remedy=f"Set MODEL_NAME={page['name']} and MODEL_REVISION={page['revision']}.",
+            permanent=True,
+        )
+    return page["name"]
+
+
+class ModelKind(StrEnum):
+    """Where a model's files come from."""
+
+    DEMO = "demo"
+    LOCAL = "local"
+    HUB = "hub"
+    OTHER = "other"
+    """An object store or a single quantized file of a repository: vLLM fetches it itself."""
+
+
+def kind_of(model_name: str) -> ModelKind:
+    """Raises EngineFailure where the name cannot be any of the kinds."""
+    if model_name == DEMO_MODEL_NAME:
+        return ModelKind.DEMO
+    if model_name.startswith(("/", "./", "../", "~")) or is_folder(model_name):
+        return ModelKind.LOCAL
+    if model_name.startswith(("http://", "https://", "hf://")):
+        raise EngineFailure(
+            Cause.MODEL_NOT_FOUND,
+            f"MODEL_NAME={model_name!r} is an address, and no page of a model on huggingface.co.",
+            remedy="Set MODEL_NAME to organisation/name, and HF_ENDPOINT to a hub of your own.",
+            permanent=True,
+        )
+    if "://" in model_name or ":" in model_name:
+        return ModelKind.OTHER
+    if _REPOSITORY.fullmatch(model_name):
+        return ModelKind.HUB
+    raise EngineFailure(
+        Cause.MODEL_NOT_FOUND,
+        f"MODEL_NAME={model_name!r} is neither a repository (organisation/name) nor a folder.",
+        remedy="Set MODEL_NAME to a Hugging Face repository or to an existing path.",
+        permanent=True,
+    )
+
+
+def check_local_model(model_name: str, settings: Settings) -> Path:
+    """A folder that is served as it is must be there, look like a model and be whole."""
+    path = at_home(model_name)
+    try:
+        if path.is_file() and path.suffix == ".gguf":
+            return path
+        if not path.is_dir():
+            raise _no_model(
+                f"The model folder {path} does not exist.",
+                "Check MODEL_NAME and that the volume is mounted.",
+            )
+        if not any((path / name).is_file() for name in ("config.json", "params.json")):
+            raise _no_model(
+                f"The folder {path} holds no model: it has no config.json.",
+                "Set MODEL_NAME to the folder that holds config.json and the weights.",
+            )
+        if not _loads_otherwise(settings) and (missing := missing_beside_others(path)):
+            raise _half_a_model(path, missing)
+    except OSError as error:
+        raise _hidden_model(path, error) from None
+    return path
+
+
+def _loads_otherwise(settings: Settings) -> bool:
+    return "LOAD_FORMAT" in settings.environ or "--load-format" in settings.extra_args
+
+
+def _half_a_model(path: Path, missing: list[str]) -> EngineFailure:
+    more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
+    return EngineFailure(
+        Cause.CORRUPT_FILE,
+        f"The model in {path} is not complete: {missing[0]}{more} missing.",
+        remedy="Copy or fetch all of it.",
+        permanent=True,
+    )
+
+
+def _no_model(message: str, remedy: str) -> EngineFailure:
+    return EngineFailure(Cause.MODEL_NOT_FOUND, message, remedy=remedy, permanent=True)
+
+
+def _hidden_model(path: Path, error: OSError) -> EngineFailure:
+    return _no_model(
+        f"The model folder {path} cannot be looked at: {error.strerror}.",
+        "Set MODEL_NAME to a folder that this user may read, or run as a user who may.",
+    )

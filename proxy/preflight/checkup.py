@@ -1,0 +1,171 @@
+"""Every check of the preflight, one after the other, without starting anything.
+
+The same functions that a start calls; what would end a start is a row that fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.engine.attached import remedy_for
+from proxy.errors import EngineFailure
+from proxy.machine.checks import check_disk, check_executable, check_port
+from proxy.machine.hardware import Hardware, detect, engine_version
+from proxy.models.events import Done, Plan
+from proxy.models.fetch import describe, look_up, model_cache
+from proxy.models.kind import ModelKind, check_local_model, kind_of
+from proxy.preflight.finding import Finding, Result
+from proxy.preflight.preparation import check_arguments, inspect, model_name
+from proxy.settings import Settings
+from proxy.vllm.command import warnings_about
+from proxy.vllm.description import Description, describe_folder
+from proxy.vllm.probe import ModelsUnknown, Probe
+
+_GB = 1e9
+_WARNING = "warning: "
+
+
+async def check_up(settings: Settings) -> list[Finding]:
+    """All rows, in the order in which a start would come upon them.
+
+    Raises:
+        SettingsError: a variable holds what its flag cannot take.
+    """
+    if settings.upstream_url is not None:
+        return [*_environment(settings), await _attached(settings, settings.upstream_url)]
+    hardware = await asyncio.to_thread(detect)
+    try:
+        name = model_name(settings, hardware)
+    except EngineFailure as failure:
+        return [*_environment(settings), Finding.of("model", failure)]
+    check_arguments(settings, name, hardware)
+    rows = [
+        *_environment(settings),
+        _engine(),
+        hardware_finding(settings, hardware),
+        _port(settings),
+        _disk(settings),
+    ]
+    return [*rows, *await _model(settings, name, hardware)]
+
+
+def _environment(settings: Settings) -> list[Finding]:
+    warnings = [Finding("environment", Result.WARN, text) for text in warnings_about(settings)]
+    return warnings or [Finding("environment", Result.OK, "No variable looks misspelt.")]
+
+
+def _engine() -> Finding:
+    try:
+        path = check_executable("vllm")
+    except EngineFailure as failure:
+        return Finding.of("engine", failure)
+    version = engine_version()
+    return Finding("engine", Result.OK, f"vLLM {version} at {path}." if version else f"{path}.")
+
+
+def hardware_finding(settings: Settings, hardware: Hardware) -> Finding:
+    """Are there as many GPUs as are asked for."""
+    if hardware.trouble:
+        remedy = "See what nvidia-smi says, here and on the host: the container or the machine"
+        text = f"{hardware.sentence()}."
+        return Finding("hardware", Result.WARN, text, f"{remedy} may have to be started anew.")
+    count, asked = len(hardware.gpus), settings.tensor_parallel_size
+    if 0 < count < asked and not _has_more_machines(settings):
+        text = f"{hardware.sentence()}, and TENSOR_PARALLEL_SIZE={asked} asks for more."
+        remedy = f"Set TENSOR_PARALLEL_SIZE={count} or less, or NNODES if other machines have more."
+        return Finding("hardware", Result.WARN, text, remedy)
+    return Finding("hardware", Result.OK, f"{hardware.sentence()}.")
+
+
+def _has_more_machines(settings: Settings) -> bool:
+    """An engine over several machines has GPUs that are not seen from here."""
+    ray = settings.environ.get("DISTRIBUTED_EXECUTOR_BACKEND") == "ray"
+    return ray or "NNODES" in settings.environ or "--nnodes" in settings.extra_args
+
+
+def _port(settings: Settings) -> Finding:
+    try:
+        check_port(settings.upstream_port)
+    except EngineFailure as failure:
+        return Finding.of("engine port", failure)
+    return Finding("engine port", Result.OK, f"{settings.upstream_port} on 127.0.0.1 is free.")
+
+
+def _disk(settings: Settings) -> Finding:
+    cache = model_cache(settings)
+    try:
+        free = check_disk(cache)
+    except EngineFailure as failure:
+        return Finding.of("disk", failure)
+    return Finding("disk", Result.OK, f"{free / _GB:.1f} GB are free for the cache at {cache}.")
+
+
+async def _model(settings: Settings, name: str, hardware: Hardware) -> list[Finding]:
+    """Where it comes from, and what can be said of it; the last row may be one that fails."""
+    rows = []
+    try:
+        source, model = await _look_at(settings, name)
+        rows.append(source)
+        rows += inspect(model, settings, hardware)
+    except EngineFailure as failure:
+        rows.append(Finding.of("architecture" if rows else "model", failure))
+    return rows
+
+
+async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description]:
+    """Raises EngineFailure where the model cannot be had."""
+    match kind_of(name):
+        case ModelKind.DEMO:
+            text = "demo: made on the spot, with random weights."
+            return Finding("model", Result.OK, text), Description(name)
+        case ModelKind.LOCAL:
+            path = check_local_model(name, settings)
+            text = f"The folder {path} is served as it is."
+            return Finding("model", Result.OK, text), describe_folder(name, path)
+        case ModelKind.OTHER:
+            text = f"{name} is fetched by vLLM itself; nothing is known of it here."
+            return Finding("model", Result.WARN, text), Description(name)
+        case ModelKind.HUB:
+            said: list[str] = []
+            found = await look_up(settings, name, said.append)
+            return _source(name, found, said), describe(name, found)
+
+
+def _source(name: str, found: Plan | Done, said: list[str]) -> Finding:
+    """What the hub, or in its place the cache, has of a model."""
+    if isinstance(found, Plan):
+        need, total = found.bytes_to_fetch / _GB, found.bytes_total / _GB
+        what = (
+            f"{need:.1f} of {total:.1f} GB are to be fetched"
+            if found.bytes_to_fetch
+            else (f"all {total:.1f} GB are in the cache")
+        )
+        text = f"{name} at {found.revision[:12]} may be read; {what}."
+        return Finding("model", Result.OK, text)
+    where = f"{name} at {found.revision[:12]} is complete in the cache."
+    problem = next((line for line in said if line.startswith(_WARNING)), None)
+    if problem is None:
+        return Finding("model", Result.OK, where)
+    reason = problem.removeprefix(_WARNING).partition("; serving ")[0]
+    return Finding("model", Result.WARN, f"{where} But {reason}.")
+
+
+async def _attached(settings: Settings, url: str) -> Finding:
+    """An engine that someone else runs."""
+    probe = Probe(url.rstrip("/"))
+    try:
+        if not await probe.healthy():
+            text = f"{url} does not answer its health check."
+            return Finding("engine", Result.FAIL, text, "Start it, or correct UPSTREAM_URL.")
+        models = await probe.served_models()
+    except ModelsUnknown as failure:
+        # With a name a start may work all the same, but not without the key that is asked for.
+        is_fatal = failure.status in (401, 403) or not settings.served_model_names
+        text = f"{url} is healthy, but does not tell its models: {failure}."
+        return Finding(
+            "engine", Result.FAIL if is_fatal else Result.WARN, text, remedy_for(failure)
+        )
+    finally:
+        await probe.close()
+    names = ", ".join(settings.served_model_names or models)
+    return Finding("engine", Result.OK, f"{url} is healthy and serves {names}.")

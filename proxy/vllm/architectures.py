@@ -1,0 +1,199 @@
+"""Which architectures the installed vLLM knows, read from its source: nothing is imported.
+
+vLLM's registry is a few dict literals in one file (`model_executor/models/registry.py`).
+To import it takes torch and ten seconds; to parse it takes 15 ms, and what is parsed is
+what is installed, so that no table can be out of date.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from proxy.errors import Cause, EngineFailure
+from proxy.preflight.finding import Finding, Result
+from proxy.settings import Settings
+from proxy.vllm.description import Description, ModelConfig
+from proxy.vllm.module_imports import missing_package
+
+CHECK = "architecture"
+_MODELS = "vllm.model_executor.models."
+_REGISTRY = Path("model_executor/models/registry.py")
+_SUPPORTED = "_VLLM_MODELS"
+_REMOVED = "_PREVIOUSLY_SUPPORTED_MODELS"
+_PLUGINS = "_OOT_SUPPORTED_MODELS"
+# vLLM takes `XForSequenceClassification`, `XModel`... from the `XForCausalLM` it knows
+# (`_SUFFIX_TO_DEFAULTS` in vllm/config/model.py).
+_SUFFIXES = (
+    *("ForCausalLM", "ForConditionalGeneration", "ChatModel", "LMHeadModel", "ForTextEncoding"),
+    *("EmbeddingModel", "ForSequenceClassification", "ForTokenClassification"),
+    *("ForAudioClassification", "ForImageClassification", "ForVideoClassification"),
+    *("ClassificationModel", "ForRewardModeling", "RewardModel", "Model"),
+)
+# Flags that let vLLM see another architecture than config.json names.
+_OVERRIDES = ("hf-overrides", "model-impl", "hf-config-path", "config-format")
+_OTHER_MODEL = "Set MODEL_NAME to a model that vLLM supports, or use a newer image."
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Names of architectures; `supported` has the module with each, `removed` the last vLLM, and
+    `plugins` an address."""
+
+    supported: Mapping[str, str]
+    removed: Mapping[str, str]
+    plugins: Mapping[str, str]
+
+    def module_of(self, architecture: str) -> str | None:
+        """Where vLLM has it, by its own name or by that of the model it is made from."""
+        names = (architecture, *_bases(architecture))
+        return next((self.supported[name] for name in names if name in self.supported), None)
+
+
+@cache
+def installed_registry() -> Registry | None:
+    """Of the vLLM beside this Python; None where there is none, or none that can be read."""
+    package = _package("vllm")
+    try:
+        return parse_registry((package / _REGISTRY).read_bytes()) if package else None
+    except (OSError, ValueError, SyntaxError):
+        return None
+
+
+def parse_registry(source: bytes) -> Registry:
+    """Raises ValueError or SyntaxError where the source is not what it used to be."""
+    tables = dict(_dicts(ast.parse(source)))
+    merged = tables.get(_SUPPORTED)
+    parts = [part.id for part in merged.values if isinstance(part, ast.Name)] if merged else []
+    # A part that is not read would have its models refused.
+    if merged is None or len(parts) < len(merged.values) or not tables.keys() >= set(parts):
+        raise ValueError("vLLM's registry has another form")
+    supported = {name: module for part in parts for name, module in _items(tables[part])}
+    if not supported:
+        raise ValueError("vLLM's registry names no architecture")
+    return Registry(
+        supported=supported,
+        removed=dict(_items(tables[_REMOVED])) if _REMOVED in tables else {},
+        plugins=dict(_items(tables[_PLUGINS])) if _PLUGINS in tables else {},
+    )
+
+
+def check_architecture(model: Description, settings: Settings) -> Finding | None:
+    """None where nothing can be said.
+
+    Raises:
+        EngineFailure: this vLLM certainly cannot run the model.
+    """
+    registry = installed_registry()
+    config = model.config
+    if registry is None or config is None or not config.architectures:
+        return None
+    names = ", ".join(config.architectures)
+    modules = [module for name in config.architectures if (module := registry.module_of(name))]
+    if modules:
+        return _importable(names, modules[0], settings)
+    if (doubt := _doubt(config, settings)) is not None:
+        return Finding(CHECK, Result.WARN, f"This vLLM has no {names} of its own; {doubt}.")
+    raise _unsupported(config.architectures, registry)
+
+
+def _importable(names: str, module: str, settings: Settings) -> Finding:
+    """Raises EngineFailure where a package is missing that vLLM's own code of the model needs."""
+    package = missing_package(module if "." in module else _MODELS + module)
+    if package is None:
+        return Finding(CHECK, Result.OK, f"{names}, which this vLLM implements.")
+    text = f"vLLM's code of {names} needs the Python package {package}, which is not installed."
+    if any(_is_given(flag, settings) for flag in _OVERRIDES):
+        return Finding(CHECK, Result.WARN, f"{text} A flag may have it run by other code.")
+    raise EngineFailure(
+        Cause.MISSING_PACKAGE, text, remedy=missing_package_remedy(package), permanent=True
+    )
+
+
+def missing_package_remedy(package: str) -> str:
+    return (
+        f"Install the {package} that fits the installed torch (scripts/install-engine.sh does where"
+        " there is one), use vLLM's image, or set MODEL_NAME to a model that does without."
+    )
+
+
+def _doubt(config: ModelConfig, settings: Settings) -> str | None:
+    """Why vLLM may run what its registry does not know; None where it cannot."""
+    if any(_is_given(flag, settings) for flag in _OVERRIDES):
+        return "a flag changes what config.json says"
+    if config.ships_code:
+        return "the repository ships code, which needs TRUST_REMOTE_CODE=true and may fit or not"
+    if any(map(_is_in_transformers, config.architectures)):
+        return "it will try that of Transformers, which may be slower or not fit"
+    if any(not plugin.value.startswith("vllm.") for plugin in entry_points(group=_PLUGIN_GROUP)):
+        return "an installed plugin may add it"
+    return None
+
+
+_PLUGIN_GROUP = "vllm.general_plugins"
+
+
+def _is_given(flag: str, settings: Settings) -> bool:
+    return flag.upper().replace("-", "_") in settings.environ or f"--{flag}" in settings.extra_args
+
+
+def _is_in_transformers(architecture: str) -> bool:
+    """Whether a file of Transformers defines it: 500 files, 50 ms; only asked when in doubt."""
+    package = _package("transformers")
+    if package is None:
+        return True  # nothing is known, so nothing is ruled out
+    line = f"class {architecture}(".encode()
+    return any(line in file.read_bytes() for file in package.glob("models/*/modeling_*.py"))
+
+
+def _unsupported(architectures: Iterable[str], registry: Registry) -> EngineFailure:
+    for name in architectures:
+        if name in registry.removed:
+            last = registry.removed[name]
+            text = f"vLLM ran {name} up to version {last}, and does not any more."
+            return _failure(text, f"Use an image with vLLM {last}, or another MODEL_NAME.")
+        if name in registry.plugins:
+            text = f"vLLM runs {name} only with the plugin at {registry.plugins[name]}."
+            return _failure(text, "Install it into the image, or set another MODEL_NAME.")
+    text = f"This vLLM has no implementation of {', '.join(architectures)}."
+    return _failure(text, _OTHER_MODEL)
+
+
+def _failure(text: str, remedy: str) -> EngineFailure:
+    return EngineFailure(Cause.UNSUPPORTED_MODEL, text, remedy=remedy, permanent=True)
+
+
+def _bases(architecture: str) -> Iterator[str]:
+    """Names of models that vLLM would make this one from."""
+    suffix = next((end for end in _SUFFIXES if architecture.endswith(end)), None)
+    if suffix is not None:
+        yield from (architecture.removesuffix(suffix) + other for other in _SUFFIXES)
+
+
+def _dicts(tree: ast.Module) -> Iterator[tuple[str, ast.Dict]]:
+    """Dict literals at the top of a module, by name."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (
+                (target.id, node.value) for target in targets if isinstance(target, ast.Name)
+            )
+
+
+def _items(literal: ast.Dict) -> Iterator[tuple[str, str]]:
+    """Its keys, and its values where they are text, or begin with one as a tuple."""
+    for key, value in zip(literal.keys, literal.values, strict=True):
+        if isinstance(key, ast.Constant) and isinstance(key.value, str):
+            first = value.elts[0] if isinstance(value, ast.Tuple) and value.elts else value
+            yield key.value, str(first.value) if isinstance(first, ast.Constant) else ""
+
+
+def _package(name: str) -> Path | None:
+    """The folder of an installed package, without importing it."""
+    spec = find_spec(name)
+    return Path(spec.origin).parent if spec and spec.origin else None

@@ -1,0 +1,299 @@
+"""Settings -> the arguments and the environment of `vllm serve`. Pure: no I/O."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from itertools import pairwise
+from math import ceil
+
+from proxy.errors import SettingsError
+from proxy.settings import Settings, variables
+from proxy.settings.environment import is_service_link, service_link_warning
+from proxy.settings.tracing import TRACES_ENDPOINT, TRACES_PROTOCOL
+from proxy.vllm.flags import arguments, check_json, flag_name, is_true, known_flags
+
+DEFAULT_GPU_MODEL = "Qwen/Qwen2-VL-7B-Instruct"
+DEFAULT_GPU_MEMORY_UTILIZATION = 0.95
+# The engine's idle connections outlive ours by far, so that none is closed under a request.
+ENGINE_KEEP_ALIVE_SECONDS = 75
+# vLLM gives itself up after ten minutes of loading; large weights on a network volume take longer.
+ENGINE_READY_SECONDS = 7200
+
+# Flags that are the sidecar's to set: with another value the two would not find each
+# other, or a secret would stand in the process list. With each, what to do instead.
+_OURS_ALONE = "the engine is reached by the sidecar only"
+_NO_TLS = "TLS is left to what stands in front"
+_RESERVED = {
+    **dict.fromkeys(("host", "uds", "root-path", "headless", "grpc"), _OURS_ALONE),
+    **dict.fromkeys(("ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "ssl-cert-reqs"), _NO_TLS),
+    **dict.fromkeys(("model", "model-tag"), "use MODEL_NAME"),
+    "api-key": "use API_KEYS",
+    "config": "use variables or VLLM_EXTRA_ARGS",
+    "help": "see docs.vllm.ai",
+    "hf-token": "use HF_TOKEN",
+    "port": "use PORT for the API, UPSTREAM_PORT for the engine",
+    "revision": "use MODEL_REVISION",
+    "served-model-name": "use SERVED_MODEL_NAME",
+    "version": "see /info",
+}
+# Names from worker-vllm's templates that mean nothing here; each is met with one warning.
+_TOLERATED = {
+    "MAX_CONCURRENCY": "use MAX_NUM_SEQS for the engine",
+    "VLLM_STARTUP_TIMEOUT": "use VLLM_ENGINE_READY_TIMEOUT_S",
+    "BASE_PATH": "use HF_HOME",
+    "DEFAULT_BATCH_SIZE": "answers are streamed as the engine sends them",
+    "RAW_OPENAI_OUTPUT": "answers are always the engine's own",
+    "OPENAI_RESPONSE_ROLE": "use RESPONSE_ROLE",
+    "DISABLE_LOG_REQUESTS": "the engine does not log requests unless asked",
+    "VLLM_CONFIG_FILE": "use variables or VLLM_EXTRA_ARGS",
+    "VLLM_API_KEY": "use API_KEYS",
+}
+# The one host that may be fetched from by an engine that is not to fetch: nobody has it (RFC 6761).
+_NO_MEDIA_DOMAIN = "fetched-by-the-sidecar.invalid"
+_NO_TRACES = "none"
+_NO_COUNTERS = (
+    "DISABLE_LOG_STATS takes vLLM's counters away: from /metrics/engine, and from the watch that"
+    " finds a stuck engine. To quiet the log set VLLM_LOG_STATS_INTERVAL=3600 (seconds) instead"
+)
+_NO_ACCESS_LOG = "--disable-uvicorn-access-log"
+_RENAMED = {"TOKENIZER_NAME": "TOKENIZER"}
+# Never handed to the engine: ours, other services' keys, and what vLLM would misread
+# (VLLM_PORT is its internal port; Kubernetes sets it to a URL beside a service `vllm`).
+_NOT_FOR_THE_ENGINE = frozenset(
+    {
+        *("API_KEYS", "API_KEYS_FILE", "RUNPOD_API_KEY", "PUBLIC_KEY", "JUPYTER_PASSWORD"),
+        *("VLLM_MODEL_NAME", "VLLM_EXTRA_ARGS", "VLLM_API_KEY", "VLLM_PORT"),
+        *("VLLM_STARTUP_TIMEOUT", "VLLM_CONFIG_FILE", "UPSTREAM_URL", "UPSTREAM_PORT"),
+        *("HOST", "PORT", "PORT_HEALTH", "METRICS_PORT", "LOG_FILE"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to execute. No secret is in `argv`."""
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+
+
+def engine_command(
+    settings: Settings,
+    *,
+    model_path: str,
+    served_names: Iterable[str],
+    has_gpu: bool,
+    revision: str | None = None,
+    executable: str = "vllm",
+    demo: bool = False,
+) -> Command:
+    """The command that serves `model_path` on 127.0.0.1.
+
+    Raises:
+        SettingsError: a variable holds what its flag cannot take.
+    """
+    argv = [executable, "serve", model_path, "--host", "127.0.0.1"]
+    argv += ["--port", str(settings.upstream_port), "--served-model-name", *served_names]
+    argv += ["--revision", revision] if revision else []
+    argv += _documented_arguments(settings, has_gpu)
+    argv += _tracing_arguments(settings)
+    argv += _demo_arguments(settings, has_gpu) if demo else []
+    argv += _named_like_flags(settings)
+    argv += _extra_arguments(settings)
+    return Command(tuple(argv), _environment(settings, has_gpu, demo))
+
+
+def masked(argv: Iterable[str]) -> list[str]:
+    """Arguments as they may be shown: what follows a word like key or token is hidden."""
+    shown: list[str] = []
+    hide_next = False
+    for word in argv:
+        is_flag = word.startswith("--")
+        name, equals, _ = word.partition("=")
+        secret = is_flag and any(part in name for part in ("key", "token", "secret", "password"))
+        secret = secret and "tokens" not in name and "tokenizer" not in name
+        shown.append(
+            f"{name}=***" if secret and equals else "***" if hide_next and not is_flag else word
+        )
+        hide_next = (secret and not equals) or (hide_next and not is_flag)
+    return shown
+
+
+def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
+    utilization = settings.gpu_memory_utilization
+    if utilization is None and has_gpu:
+        utilization = DEFAULT_GPU_MEMORY_UTILIZATION
+    parallel = settings.tensor_parallel_size
+    values: dict[str, object] = {
+        "max-model-len": settings.max_model_len,
+        "gpu-memory-utilization": utilization,
+        "tensor-parallel-size": parallel if parallel > 1 else None,
+        "max-num-seqs": settings.max_num_seqs,
+        "max-num-batched-tokens": settings.max_num_batched_tokens or None,
+        "tool-call-parser": settings.tool_call_parser,
+        "reasoning-parser": settings.reasoning_parser,
+        "chat-template": settings.chat_template,
+        # For the two routes that have it; on the others the sidecar does it.
+        "sse-keep-alive-interval": _keep_alive_interval(settings),
+        # One vision encoder a GPU, each on its share of the images, instead of every
+        # encoder layer split over all GPUs.
+        "mm-encoder-tp-mode": "data" if parallel > 1 else None,
+        "limit-mm-per-prompt": json.dumps(
+            {
+                "image": settings.image_limit,
+                "video": settings.video_limit,
+                "audio": settings.audio_limit,
+            }
+        ),
+    }
+    # A list takes all words up to the next flag: none of VLLM_EXTRA_ARGS.
+    argv = _media_arguments(settings)
+    argv += [word for name, value in values.items() if value for word in (f"--{name}", str(value))]
+    choices = {"DTYPE": settings.dtype, "KV_CACHE_DTYPE": settings.kv_cache_dtype}
+    choices["QUANTIZATION"] = settings.quantization
+    argv += [word for name, value in choices.items() if value for word in arguments(name, value)]
+    # The sidecar writes one line a request; the engine's own would tell less, twice.
+    argv += [] if "DISABLE_UVICORN_ACCESS_LOG" in settings.environ else [_NO_ACCESS_LOG]
+    argv += ["--trust-remote-code"] if settings.trust_remote_code else []
+    argv += ["--enable-auto-tool-choice"] if settings.enable_auto_tool_choice else []
+    if has_gpu and "ENABLE_CHUNKED_PREFILL" not in settings.environ:
+        argv.append("--enable-chunked-prefill")
+    return argv
+
+
+def _keep_alive_interval(settings: Settings) -> int | None:
+    """vLLM's own takes whole seconds, and 0 for never."""
+    if "SSE_KEEP_ALIVE_INTERVAL" in settings.environ:
+        return None
+    return ceil(settings.sse_keep_alive_seconds) or None
+
+
+def _media_arguments(settings: Settings) -> list[str]:
+    """A URL that the sidecar has overlooked is not fetched either."""
+    if settings.sidecar_fetches_media:
+        return ["--allowed-media-domains", _NO_MEDIA_DOMAIN]
+    domains = settings.allowed_media_domains
+    return ["--allowed-media-domains", *map(str.lower, domains)] if domains else []
+
+
+def _tracing_arguments(settings: Settings) -> list[str]:
+    """Where the sidecar's spans go, the engine's go too, unless somebody says otherwise."""
+    endpoint, target = settings.engine_traces_endpoint, settings.trace_target
+    if endpoint is None and target is not None:
+        endpoint = target.url
+    if endpoint is None or endpoint == _NO_TRACES:
+        return []
+    return ["--otlp-traces-endpoint", endpoint]
+
+
+def _demo_arguments(settings: Settings, has_gpu: bool) -> list[str]:
+    """The demo model is there to start fast: nothing is compiled for its few layers."""
+    argv = [] if "ENFORCE_EAGER" in settings.environ else ["--enforce-eager"]
+    return argv if has_gpu or settings.dtype else [*argv, "--dtype", "bfloat16"]
+
+
+def flag_variable(variable: str) -> str | None:
+    """The variable that stands for a flag which is not the sidecar's to set; None: it is none."""
+    name = _RENAMED.get(variable, variable)
+    is_flag = name == name.upper() and flag_name(name) in known_flags()
+    ours = name in _our_variables() or flag_name(name) in _RESERVED
+    return name if is_flag and not ours else None
+
+
+def _named_like_flags(settings: Settings) -> list[str]:
+    argv: list[str] = []
+    for variable, value in settings.environ.items():
+        if is_service_link(variable, value):
+            continue
+        if (name := flag_variable(variable)) is not None:
+            argv += arguments(name, value)
+    return argv
+
+
+def _extra_arguments(settings: Settings) -> list[str]:
+    try:
+        words = shlex.split(settings.extra_args)
+    except ValueError as error:
+        raise SettingsError(f"VLLM_EXTRA_ARGS: {error}; allowed are shell words") from None
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and (flag := _reserved(flag_name(name[2:]))) is not None:
+            raise SettingsError(f"VLLM_EXTRA_ARGS: {name} is not allowed; {_RESERVED[flag]}")
+    for word, following in pairwise([*words, "--"]):
+        name, equals, value = word.partition("=")
+        value = value if equals else following
+        if name.startswith("--") and (equals or not value.startswith("--")):
+            check_json(f"VLLM_EXTRA_ARGS: {name}", flag_name(name[2:]), value)
+    return words
+
+
+def _reserved(name: str) -> str | None:
+    """The reserved flag that vLLM's parser, which takes abbreviations, could read `name` as."""
+    if name in _RESERVED:
+        return name
+    if not name or name in known_flags():
+        return None
+    return next((flag for flag in _RESERVED if flag.startswith(name)), None)
+
+
+def _environment(settings: Settings, has_gpu: bool, demo: bool) -> dict[str, str]:
+    given = settings.environ
+    environ = {name: value for name, value in given.items() if name not in _NOT_FOR_THE_ENGINE}
+    environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", str(ENGINE_KEEP_ALIVE_SECONDS))
+    environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", str(ENGINE_READY_SECONDS))
+    environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # Nobody has looked at where a redirect leads.
+    environ.setdefault("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0")
+    # A crash in native code then says so before it ends the process.
+    environ.setdefault("PYTHONFAULTHANDLER", "1")
+    # Without a terminal to draw on, colour codes would only clutter the log.
+    environ.setdefault("VLLM_LOGGING_COLOR", "0")
+    sleeps = "ENABLE_SLEEP_MODE" in given or "--enable-sleep-mode" in settings.extra_args
+    if has_gpu and not sleeps and "PYTORCH_CUDA_ALLOC_CONF" not in given:
+        # Less fragmentation; vLLM's sleep mode has an allocator that refuses it.
+        environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    if settings.engine_traces_endpoint == _NO_TRACES:
+        environ.pop(TRACES_ENDPOINT, None)  # its worker processes look at nothing else
+    elif settings.engine_traces_endpoint is None and (target := settings.trace_target):
+        environ.setdefault(TRACES_PROTOCOL, target.protocol)  # vLLM's default is the other one
+        if "service.name=" not in given.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+            environ.setdefault("OTEL_SERVICE_NAME", "vllm")
+    if demo and not has_gpu:
+        environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    return environ
+
+
+def warnings_about(settings: Settings) -> tuple[str, ...]:
+    """Names that look like ours or like a flag but are neither, with the nearest known name."""
+    ours = _our_variables()
+    flags = {name.upper().replace("-", "_") for name in known_flags()}
+    ours_or_theirs = sorted(ours | {name for name in flags if flag_name(name) not in _RESERVED})
+    warnings = list(settings.warnings)
+    if _keeps_no_counters(settings):
+        warnings.append(_NO_COUNTERS)
+    for name, text in settings.environ.items():
+        if is_service_link(name, text) and flag_variable(name) is not None:
+            warnings.append(service_link_warning(name, text))
+        elif name in _TOLERATED:
+            warnings.append(f"{name} has no effect here: {_TOLERATED[name]}")
+        elif name not in ours and name in flags and flag_name(name) in _RESERVED:
+            warnings.append(f"{name} has no effect here: {_RESERVED[flag_name(name)]}")
+        elif name not in ours | flags and name not in _RENAMED and "_" in name:
+            near = get_close_matches(name, ours_or_theirs, n=1, cutoff=0.88)
+            warnings += [f"{name} is not known. Did you mean {near[0]}?"] if near else []
+    return tuple(warnings)
+
+
+def _keeps_no_counters(settings: Settings) -> bool:
+    flag = settings.environ.get("DISABLE_LOG_STATS", "")
+    return is_true(flag) or "--disable-log-stats" in settings.extra_args
+
+
+@cache
+def _our_variables() -> frozenset[str]:
+    return frozenset(name for names in variables().values() for name in names)

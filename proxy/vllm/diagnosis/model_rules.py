@@ -1,0 +1,326 @@
+"""Starts that fail because of the model: not there, not allowed, broken, not supported."""
+
+from __future__ import annotations
+
+import re
+
+from proxy.errors import Cause
+from proxy.vllm.diagnosis.rule import Rule, line, said
+
+# huggingface_hub warns before it writes; the error itself names no size.
+_SPACE = re.compile(
+    r"UserWarning: Not enough free disk space to download the file\. The expected file size is: "
+    r"(?P<size>[\d.]+ \w+)\. The target location \S+ only has (?P<left>[\d.]+ \w+) free"
+)
+
+_MODEL_CACHE = (
+    "The model cache cannot be written.",
+    "Set HF_HOME to a directory that is writable, or mount this one writable.",
+)
+
+MODEL_RULES: tuple[Rule, ...] = (
+    Rule(
+        Cause.MODEL_GATED,
+        line(r"Access to model (?P<model>\S+) is restricted and you are not in the authorized"),
+        "The account of HF_TOKEN has no access to the gated model {model}.",
+        "Ask for access at https://huggingface.co/{model}, or set HF_TOKEN of another account.",
+    ),
+    Rule(
+        Cause.MODEL_GATED,
+        line(r"Access to model (?P<model>\S+) is restricted"),
+        "The model {model} is gated, and no HF_TOKEN with access was given.",
+        "Accept the terms at https://huggingface.co/{model} and set HF_TOKEN.",
+    ),
+    Rule(
+        Cause.MODEL_GATED,
+        said(r"You are trying to access a gated repo\b"),
+        "The model is gated, and HF_TOKEN is missing or has no access.",
+        "Accept the terms on the model's page and set HF_TOKEN.",
+    ),
+    Rule(
+        Cause.MODEL_GATED,
+        line(r"403 Forbidden: (?P<problem>.*fine-grained token.*)"),
+        "HF_TOKEN may not read this model: {problem}",
+        "Allow it in the token's settings on huggingface.co, or set another HF_TOKEN.",
+    ),
+    Rule(
+        Cause.MODEL_NOT_FOUND,
+        line(r"(?:\w+\.)*DisabledRepoError: "),
+        "The model was disabled on the hub.",
+        "Set MODEL_NAME to another model.",
+    ),
+    Rule(
+        Cause.MODEL_NOT_FOUND,
+        said(r"(?P<model>\S+) is not a local folder and is not a valid model identifier"),
+        "The hub has no model {model}, or it is private and HF_TOKEN has no access.",
+        "Correct MODEL_NAME; for a private model set HF_TOKEN.",
+    ),
+    Rule(
+        Cause.MODEL_NOT_FOUND,
+        line(r"(?:\w+\.)*RepositoryNotFoundError: "),
+        "The hub has no such model, or it is private and HF_TOKEN has no access.",
+        "Correct MODEL_NAME; for a private model set HF_TOKEN.",
+    ),
+    Rule(
+        Cause.MODEL_NOT_FOUND,
+        said(r"(?P<revision>\S+) is not a valid git identifier"),
+        "The model has no revision {revision}.",
+        "Correct or unset MODEL_REVISION.",
+    ),
+    Rule(
+        Cause.MODEL_NOT_FOUND,
+        line(r"(?:\w+\.)*RevisionNotFoundError: "),
+        "The model does not have the revision that was asked for.",
+        "Correct or unset MODEL_REVISION.",
+    ),
+    Rule(
+        Cause.MODEL_NOT_FOUND,
+        said(r"Repo id must (?:be in the form|use alphanumeric)[^\n]*?: '(?P<model>[^'\n]+)'"),
+        "{model} is neither a directory in the container nor the name of a model on the hub.",
+        "Correct MODEL_NAME, or mount the model there.",
+    ),
+    Rule(
+        Cause.MODEL_NOT_FOUND,
+        said(r"Cannot find an appropriate cached snapshot folder .*outgoing traffic has been dis"),
+        "The model is not in the local cache, and HF_HUB_OFFLINE forbids downloading it.",
+        "Unset HF_HUB_OFFLINE, or set HF_HOME to a cache that holds the model.",
+    ),
+    Rule(
+        Cause.MODEL_NOT_FOUND,
+        line(r"(?:\w+\.)*OfflineModeIsEnabled: "),
+        "A file of the model is not in the local cache, and HF_HUB_OFFLINE forbids downloading it.",
+        "Unset HF_HUB_OFFLINE, or set HF_HOME to a cache that holds the model.",
+    ),
+    Rule(
+        Cause.MODEL_NOT_FOUND,
+        said(r"Invalid repository ID or local directory specified: '(?P<model>[^'\n]+)'"),
+        "{model} holds no model: there is no config.json.",
+        "Set MODEL_NAME to a directory with config.json, or to a model on the hub.",
+    ),
+    Rule(
+        Cause.MODEL_NOT_FOUND,
+        said(r"Cannot find any model weights with `(?P<model>[^`\n]+)`"),
+        "{model} holds no weights.",
+        "Complete the download, or set MODEL_NAME to a model that has weights.",
+    ),
+    Rule(
+        Cause.HUB_RATE_LIMITED,
+        said(r"(?:Client error '429 |429 Client Error|429 Too Many Requests)"),
+        "The hub refuses more requests for now (429).",
+        "Set HF_TOKEN (its limits are higher), or wait some minutes.",
+        permanent=False,
+    ),
+    Rule(
+        Cause.HUB_RATE_LIMITED,
+        # The newest thing said: hours later it would explain nothing.
+        line(r"Rate limited\. Waiting (?P<seconds>[\d.]+)s before retry[^\n]*(?:\n[^\n]*){0,2}\Z"),
+        "The hub refuses more requests for now: {seconds} s to wait.",
+        "Set HF_TOKEN (its limits are higher), or wait some minutes.",
+        permanent=False,
+    ),
+    Rule(
+        Cause.TOKEN_INVALID,
+        said(r"Client error '401 |401 Client Error|Invalid credentials in Authorization header"),
+        "The hub does not accept HF_TOKEN (401).",
+        "Set HF_TOKEN to a valid token, or unset it for a public model.",
+    ),
+    Rule(
+        Cause.DISK_FULL,
+        said(r"\[Errno 28\] No space left on device: '/(?:dev/shm/)?(?:psm_|sem\.|torch_|nccl-)"),
+        "Shared memory (/dev/shm) is full.",
+        "Give the container more shared memory (docker run --shm-size=8g, or --ipc=host).",
+    ),
+    Rule(
+        Cause.DISK_FULL,
+        said(r"(?:\[Errno (?:28|122)\]|.*\(os error 28\))"),
+        "The disk is full{space}.",
+        "Make room, give the volume more space, or set HF_HOME to a larger one.",
+        also=_SPACE,
+    ),
+    Rule(
+        Cause.CACHE_NOT_WRITABLE,
+        # Not any path: what must only be read may be forbidden, too.
+        said(
+            r"(?:\[Errno 13\] [^\n']{1,40}: '[^'\n]*(?:/hub\b|huggingface|/models--)"
+            r"|PermissionError at \S+ when downloading)"
+        ),
+        *_MODEL_CACHE,
+    ),
+    Rule(
+        Cause.CACHE_NOT_WRITABLE,
+        # [C] VLLM_CACHE_ROOT, vllm/envs.py
+        said(r"\[Errno (?:13|30)\] [^\n']{1,40}: '(?P<path>[^'\n]*/\.cache/vllm\b[^'\n]*)'"),
+        "vLLM's cache of compiled code cannot be written ({path}).",
+        "Set VLLM_CACHE_ROOT to a directory that this user can write to.",
+    ),
+    Rule(
+        Cause.CACHE_NOT_WRITABLE,
+        said(r"\[Errno 30\] Read-only file system"),
+        *_MODEL_CACHE,
+    ),
+    Rule(
+        Cause.HUB_UNREACHABLE,
+        said(r"Server error '(?P<status>5\d\d)[^\n]* for url '(?:https?://)?(?P<host>[^/'\n]+)"),
+        "The hub at {host} answers {status}.",
+        "Try again later, or serve a local copy (MODEL_NAME=/path).",
+        permanent=False,
+    ),
+    Rule(
+        Cause.HUB_UNREACHABLE,
+        said(r"We couldn't connect to '(?P<endpoint>[^'\n]+)' to load the files"),
+        "The hub at {endpoint} cannot be reached.",
+        "Check the network and HF_ENDPOINT, or serve a local copy (MODEL_NAME=/path).",
+        permanent=False,
+    ),
+    Rule(
+        Cause.HUB_UNREACHABLE,
+        # The classes of its HTTP libraries: before it serves, vLLM uses them only for the hub.
+        # A status (404 for an optional file) is an answer, not a broken line.
+        line(
+            r"(?:httpx2?|httpcore2?|requests\.exceptions)\.(?!HTTPStatusError)"
+            r"\w*(?:Error|Timeout|Exception): (?P<problem>.*)"
+        ),
+        "The download from the hub broke off: {problem}.",
+        "Check the network and HF_ENDPOINT; the next start goes on from what was fetched.",
+        permanent=False,
+    ),
+    Rule(
+        Cause.CORRUPT_FILE,
+        said(r"Error while deserializing header: header too large"),
+        "A weights file is no safetensors file (a Git LFS pointer, perhaps).",
+        "Fetch the file again (git lfs pull), or delete the model from HF_HOME.",
+    ),
+    Rule(
+        Cause.CORRUPT_FILE,
+        said(r"Error while deserializing header: (?P<problem>[^\n'\"]+)"),
+        "A weights file is cut off or damaged ({problem}).",
+        "Delete the model from HF_HOME (or MODEL_NAME's directory) and fetch it again.",
+    ),
+    Rule(
+        Cause.CORRUPT_FILE,
+        # [C] model_executor/model_loader/weight_utils.py, default_loader.py
+        said(
+            r"(?:Weight files referenced in index but missing|Following weights were not "
+            r"initialized from checkpoint): \{'(?:[^'\n]*/)?(?P<file>[^'/\n]+)'"
+        ),
+        "The model's weights are not complete: {file} is missing.",
+        "Fetch the model again, or copy all of it.",
+    ),
+    Rule(
+        Cause.CORRUPT_FILE,
+        said(r"(?:PytorchStreamReader failed|invalid load key, )"),
+        "A weights file is cut off or damaged.",
+        "Delete the model from HF_HOME (or MODEL_NAME's directory) and fetch it again.",
+    ),
+    Rule(
+        Cause.CORRUPT_FILE,
+        said(r"start \(\d+\) \+ length \(\d+\) exceeds dimension size"),
+        "The weights do not have the shapes that config.json says.",
+        "Fetch config.json and the weights again, from one revision (MODEL_REVISION).",
+    ),
+    Rule(
+        Cause.CORRUPT_FILE,
+        said(r"It looks like the config file at '(?:[^'\n]*/)?(?P<file>[^'/\n]+)' is not a valid"),
+        "{file} of the model is not valid JSON.",
+        "Fetch the model again, or correct that file.",
+    ),
+    Rule(
+        Cause.TRUST_REMOTE_CODE,
+        line(r".*?The repository (?P<model>\S+) contains custom code which must be executed"),
+        "{model} needs Python code of its own, and running it was not allowed.",
+        "Set TRUST_REMOTE_CODE=true if you trust its authors.",
+    ),
+    Rule(
+        Cause.UNSUPPORTED_MODEL,
+        said(r"Model architectures \['(?P<arch>\w+)'[^\]\n]*\] are not supported"),
+        "This vLLM has no implementation of {arch}.",
+        "Set MODEL_NAME to a model that vLLM supports, or use a newer image.",
+    ),
+    Rule(
+        Cause.UNSUPPORTED_MODEL,
+        # [C] vllm/model_executor/models/registry.py
+        said(
+            r"Model architecture (?P<arch>\w+) was supported in vLLM until v(?P<version>[\d.]*\d)"
+        ),
+        "vLLM ran {arch} up to version {version}, and does not any more.",
+        "Use an image with vLLM {version}, or another MODEL_NAME.",
+    ),
+    Rule(
+        Cause.UNSUPPORTED_MODEL,
+        # [C] vllm/model_executor/models/registry.py
+        said(
+            r"Model architecture (?P<arch>\w+) is not supported in-tree anymore\. "
+            r"Please install the plugin at (?P<address>\S+) "
+        ),
+        "vLLM runs {arch} only with the plugin at {address}.",
+        "Install it into the image, or set another MODEL_NAME.",
+    ),
+    Rule(
+        Cause.MISSING_PACKAGE,
+        # [C] transformers/dynamic_module_utils.py
+        said(
+            r"This modeling file requires the following packages that were not found in your "
+            r"environment: (?P<packages>[\w., -]+?)\. Run"
+        ),
+        "The model's own code needs Python packages that are not installed: {packages}.",
+        "Build an image in which they are installed, or set MODEL_NAME to another model.",
+    ),
+    Rule(
+        Cause.MISSING_PACKAGE,
+        # [C] vllm/model_executor/models/deepseek_vl2.py, minicpmv.py
+        said(r"Please install (?P<packages>[\w.=<>-]+)$"),
+        "This model needs a Python package that is not installed: {packages}.",
+        "Build an image in which it is installed, or set MODEL_NAME to another model.",
+    ),
+    Rule(
+        Cause.UNSUPPORTED_MODEL,
+        said(r".*?has model type `(?P<arch>[^`\n]+)` but Transformers does not recognize"),
+        "The model type {arch} is not known.",
+        "Set MODEL_NAME to a model that vLLM supports, or use a newer image.",
+    ),
+    Rule(
+        Cause.UNSUPPORTED_MODEL,
+        said(
+            r"Unknown quantization method: (?P<value>\S+?)\. Must be one of \[(?P<choices>[^\]]+)"
+        ),
+        "This vLLM does not know the quantization {value}.",
+        "Set QUANTIZATION to one of {choices}, or MODEL_NAME to another model.",
+    ),
+    Rule(
+        Cause.NO_TOKENIZER,
+        said(
+            r"(?:Can't load tokenizer for|Couldn't instantiate the backend tokenizer"
+            r"|Unable to load vocabulary from file)"
+        ),
+        "The model's tokenizer is missing or cannot be read.",
+        "Fetch the tokenizer's files too, or set TOKENIZER to a model that has them.",
+    ),
+)
+
+IMPORT_RULES: tuple[Rule, ...] = (
+    Rule(
+        Cause.MISSING_PACKAGE,
+        said(r"No module named '(?P<packages>[\w.]+)'"),
+        "The engine or the model needs a Python package that is not installed: {packages}.",
+        "Install the one that fits the installed torch, use vLLM's image, or set MODEL_NAME to a "
+        "model that does without.",
+    ),
+    Rule(
+        Cause.MISSING_PACKAGE,
+        said(r"cannot import name '(?P<name>\w+)' from '(?P<packages>[\w.]+)'"),
+        "A Python package does not fit this vLLM: {packages} has no {name}.",
+        "Use vLLM's image, or make the environment anew (scripts/install-engine.sh).",
+    ),
+    Rule(
+        Cause.MISSING_PACKAGE,
+        # Not the driver's own: without those there is no GPU, which is told so.
+        said(
+            r"(?P<library>lib(?!cuda|nvidia)[\w.+-]+\.so[\w.]*): "
+            r"cannot open shared object file: No such file"
+        ),
+        "The engine needs a library of the system that is not installed: {library}.",
+        "Install it in the image, or use vLLM's image.",
+    ),
+)
+"""Of code that cannot be imported. Looked at last: vLLM logs such an error of a plugin, too, and
+goes on without it."""

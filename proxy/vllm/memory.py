@@ -1,0 +1,94 @@
+"""Will the weights and the cache of one request fit the GPUs? An estimate, never a verdict.
+
+What is counted: the sizes of the weight files, and the KV cache of one request of full
+length. What is not: activations, CUDA itself, the vision encoder's working memory. So
+"does not fit" is believed, and "fits" promises nothing.
+"""
+
+from __future__ import annotations
+
+from proxy.machine.hardware import Hardware
+from proxy.preflight.finding import Finding, Result
+from proxy.settings import Settings
+from proxy.vllm.command import DEFAULT_GPU_MEMORY_UTILIZATION
+from proxy.vllm.description import Description, ModelConfig
+
+CHECK = "GPU memory"
+_GIB = 1024**3
+_SUFFIXES = {"k": 1000, "m": 1000**2, "g": 1000**3, "K": 1024, "M": 1024**2, "G": 1024**3}
+# Flags that change what is counted here, wherever they are set; and ours, set as arguments.
+_OTHER_COUNTS = ("CPU_OFFLOAD_GB", "PIPELINE_PARALLEL_SIZE", "KV_CACHE_MEMORY_BYTES")
+_OURS = ("GPU_MEMORY_UTIL", "TENSOR_PARALLEL_SIZE", "MAX_MODEL_LEN", "QUANTIZATION", "TP")
+
+
+def check_memory(model: Description, settings: Settings, hardware: Hardware) -> Finding | None:
+    """None where nothing can be said: no GPU, GPUs without memory of their own, flags that
+    keep weights elsewhere, weights that are quantized while they are loaded.
+    """
+    weights, config = model.weights_bytes, model.config or ModelConfig()
+    room = _room_bytes(settings, hardware)
+    if not weights or room is None or (settings.quantization and not config.quantized):
+        return None
+    if config.dtype == "float32" and settings.dtype not in ("float32", "float"):
+        weights //= 2  # vLLM takes 16 bits then
+    if weights > room:
+        return Finding(
+            CHECK,
+            Result.WARN,
+            f"The weights take about {_gib(weights)} GiB, and the engine may use {_gib(room)} GiB:"
+            " the start will most likely fail for want of GPU memory.",
+            "Set TENSOR_PARALLEL_SIZE over more GPUs, or take a smaller or quantized model.",
+        )
+    return _of_cache(config, settings, weights, room)
+
+
+def _of_cache(config: ModelConfig, settings: Settings, weights: int, room: int) -> Finding:
+    tokens = _tokens(settings, config)
+    said = f"About {_gib(weights)} GiB of weights"
+    if tokens is None or config.cache_elements is None:
+        return Finding(CHECK, Result.OK, f"{said} in {_gib(room)} GiB.")
+    token_bytes = config.cache_elements * _element_bytes(settings)
+    cache = tokens * token_bytes
+    if weights + cache <= room:
+        one = f"and {_gib(cache)} GiB of KV cache for one request of {tokens} tokens"
+        return Finding(CHECK, Result.OK, f"{said} {one} in {_gib(room)} GiB.")
+    return Finding(
+        CHECK,
+        Result.WARN,
+        f"One request of {tokens} tokens needs about {_gib(cache)} GiB of KV cache, and the weights"
+        f" leave {_gib(room - weights)} GiB: the start will most likely fail.",
+        f"Set MAX_MODEL_LEN below {(room - weights) // token_bytes}, or to auto.",
+    )
+
+
+def _room_bytes(settings: Settings, hardware: Hardware) -> int | None:
+    """What the engine may use on all its GPUs together."""
+    count = settings.tensor_parallel_size
+    sizes = [gpu.memory_bytes for gpu in hardware.gpus if gpu.memory_bytes]
+    words = settings.extra_args.upper().replace("-", "_")
+    changed = any(name in words for name in (*_OTHER_COUNTS, *_OURS))
+    if changed or any(name in settings.environ for name in _OTHER_COUNTS) or len(sizes) < count:
+        return None
+    share = settings.gpu_memory_utilization or DEFAULT_GPU_MEMORY_UTILIZATION
+    return int(min(sizes) * share) * count
+
+
+def _tokens(settings: Settings, config: ModelConfig) -> int | None:
+    """The longest request; None where vLLM fits it to the memory, or nobody says."""
+    asked = settings.max_model_len
+    if asked is None:
+        return config.context_tokens
+    if asked in ("auto", "-1"):
+        return None
+    factor = _SUFFIXES.get(asked[-1], 1)
+    return int(float(asked.rstrip("kKmMgG")) * factor)
+
+
+def _element_bytes(settings: Settings) -> int:
+    if (settings.kv_cache_dtype or "").startswith("fp8"):
+        return 1
+    return 4 if (settings.dtype or "auto") in ("float32", "float") else 2
+
+
+def _gib(count: int) -> str:
+    return f"{count / _GIB:.1f}"

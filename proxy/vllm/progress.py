@@ -1,0 +1,93 @@
+"""Output lines -> phase and fraction of the engine's start. Pure.
+
+Only the stable beginnings of messages count: a request's text or a URL in the access
+log can never move the phase. The lines may be missing altogether (VLLM_LOGGING_LEVEL,
+USE_TQDM_ON_LOAD), so they refine what the probes find and never replace it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from proxy.engine.phase import Phase
+from proxy.vllm.log_lines import parse_line
+
+_START = (Phase.CHECKING, Phase.DOWNLOADING, Phase.LOADING, Phase.COMPILING, Phase.WARMING)
+
+# Latest phase first: a line that fits two belongs to the later one.
+_MARKS: tuple[tuple[Phase, re.Pattern[str]], ...] = (
+    (
+        Phase.WARMING,
+        re.compile(r"Starting vLLM server on |Application startup complete\."),
+    ),
+    (
+        Phase.COMPILING,
+        re.compile(
+            # `[backbone] `, `[encoder] `: torch.compile says which part of the model it means.
+            r"(?:\[\w+\] )?(?:"
+            r"Warming up model for the compilation"
+            r"|Starting torch\.compile"
+            r"|Compiling model again"
+            r"|Directly load (?:AOT|the )"
+            r"|Dynamo bytecode transform time"
+            r"|Compiling a graph for "
+            r"|Cache the graph of "
+            r"|torch\.compile took "
+            r"|Compile and warming up model "
+            r"|Profiling CUDA graph memory"
+            r"|Capturing (?:[\w-]+ ){0,4}(?:CUDA graphs|cudagraph|model for )"
+            r")"
+        ),
+    ),
+    (
+        Phase.LOADING,
+        re.compile(
+            r"non-default args: |Resolved architecture: |Initializing a V1 LLM engine"
+            r"|Starting to load model |Multi-thread loading |Loading (?:drafter model|weights took)"
+            r"|Loading (?:safetensors|pt|np_cache) |Model loading took "
+        ),
+    ),
+)
+
+# `Loading safetensors checkpoint shards:  40% Completed | 2/5 [..]` of vLLM's loaders and
+# `Capturing CUDA graphs (decode, FULL):  40%|####  | 20/51 [..]` in tqdm's own format.
+_BAR = re.compile(
+    r"(?:Loading|Multi-thread loading|Capturing)\b[^%|]{0,100}?:\s{1,3}(?P<percent>\d{1,3})%"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A phase, and how much of the step that the engine shows a bar for is done (0..1).
+
+    `None` where the engine says nothing. One phase may hold several bars in turn.
+    """
+
+    phase: Phase
+    fraction: float | None = None
+
+    def after(self, line: str) -> Progress:
+        """What is known once `line` was read; never an earlier phase, never out of a later one."""
+        phase = phase_of(line)
+        if phase is None or not _may_follow(phase, self.phase):
+            return self
+        kept = self.fraction if phase is self.phase else None
+        fraction = fraction_of(line)
+        return Progress(phase, kept if fraction is None else fraction)
+
+
+def phase_of(line: str) -> Phase | None:
+    """The phase that this line of output shows, if it shows one."""
+    message = parse_line(line).message
+    return next((phase for phase, mark in _MARKS if mark.match(message)), None)
+
+
+def fraction_of(line: str) -> float | None:
+    """What a progress bar in this line says, 0..1."""
+    found = _BAR.match(parse_line(line).message)
+    return min(int(found["percent"]), 100) / 100 if found else None
+
+
+def _may_follow(phase: Phase, before: Phase) -> bool:
+    return before in _START and _START.index(phase) >= _START.index(before)

@@ -1,0 +1,111 @@
+"""GPUs read beside the event loop: what they say in base units, and nothing where they do not."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from threading import Event
+
+import pytest
+
+from proxy.machine import gpu_meter
+from proxy.machine.gpu_meter import GpuMeter
+from proxy.machine.reading import GpuReading
+from tests.engine.service import wait_until
+from tests.patience import PATIENCE
+from tests.proxy.machine.fake_nvml import GIB, FakeGpu, FakeNvml, NVMLError
+
+Metering = Callable[[FakeNvml | None], GpuMeter]
+
+
+@pytest.fixture
+def metering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metering]:
+    """A meter that has begun on a machine with this NVML."""
+    meters: list[GpuMeter] = []
+
+    def metering(nvml: FakeNvml | None) -> GpuMeter:
+        monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        meter = GpuMeter(every_seconds=0.005)
+        meters.append(meter)
+        meter.start()
+        return meter
+
+    yield metering
+    for meter in meters:
+        meter.stop()
+
+
+def test_each_gpu_is_read_in_base_units(metering: Metering) -> None:
+    cold = FakeGpu(used_bytes=0, percent=0, celsius=31, milliwatts=22_000)
+    meter = metering(FakeNvml(FakeGpu(), cold))
+    wait_until(lambda: bool(meter.readings()), PATIENCE, "a reading")
+    assert meter.readings() == (
+        GpuReading(0, 0.87, 12 * GIB, 48 * GIB, 61, 251.5),
+        GpuReading(1, 0, 0, 48 * GIB, 31, 22),
+    )
+
+
+def test_they_are_read_again_and_again(metering: Metering) -> None:
+    gpu = FakeGpu()
+    meter = metering(FakeNvml(gpu))
+    wait_until(lambda: bool(meter.readings()), PATIENCE, "a reading")
+    gpu.percent = 12
+    wait_until(lambda: meter.readings()[0].utilization == 0.12, PATIENCE, "a newer reading")
+
+
+def test_what_a_gpu_does_not_say_is_not_made_up(metering: Metering) -> None:
+    silent = FakeGpu(memory_bytes=None, percent=None, celsius=None, milliwatts=None)
+    meter = metering(FakeNvml(silent))
+    wait_until(lambda: bool(meter.readings()), PATIENCE, "a reading")
+    assert meter.readings() == (GpuReading(0),)
+
+
+@pytest.mark.parametrize("nvml", [None, FakeNvml(FakeGpu(), driver=None), FakeNvml()])
+def test_without_a_gpu_there_is_nothing(metering: Metering, nvml: FakeNvml | None) -> None:
+    meter = metering(nvml)
+    time.sleep(0.03)
+    assert meter.readings() == ()
+
+
+def test_a_driver_in_trouble_leaves_the_old_values_until_they_are_stale(
+    metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml = FakeNvml(FakeGpu())
+    meter = metering(nvml)
+    wait_until(lambda: bool(meter.readings()), PATIENCE, "a reading")
+
+    def lost() -> int:
+        raise NVMLError("GPU is lost")
+
+    monkeypatch.setattr(nvml, "nvmlDeviceGetCount", lost)
+    time.sleep(0.03)
+    assert meter.readings()
+    monkeypatch.setattr(gpu_meter, "STALE_SECONDS", 0.01)
+    wait_until(lambda: meter.readings() == (), PATIENCE, "stale values are not shown")
+
+
+def test_a_driver_that_hangs_holds_up_nobody(
+    metering: Metering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml, answered = FakeNvml(FakeGpu()), Event()
+
+    def hang() -> int:
+        answered.wait(PATIENCE)
+        return 1
+
+    monkeypatch.setattr(nvml, "nvmlDeviceGetCount", hang)
+    before = time.monotonic()
+    meter = metering(nvml)
+    assert meter.readings() == ()
+    meter.stop()
+    assert time.monotonic() - before < PATIENCE / 2
+    answered.set()
+
+
+def test_nvml_is_let_go_at_the_end(metering: Metering) -> None:
+    nvml = FakeNvml(FakeGpu())
+    meter = metering(nvml)
+    wait_until(lambda: nvml.open == 1, PATIENCE, "NVML in use")
+    meter.stop()
+    wait_until(lambda: nvml.open == 0, PATIENCE, "NVML let go")

@@ -1,0 +1,168 @@
+"""docs/causes.md: every cause, with what a user reads and whether it was seen.
+
+    .venv/bin/python -m tests.proxy.vllm.cause_table      writes the page anew
+
+Nothing in it is typed by hand: each row is what the code says of a recorded output, of an
+error from a source, or of a check that was made to fail here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from proxy.errors import Cause, EngineFailure
+from proxy.machine import checks
+from proxy.machine.checks import check_executable
+from proxy.models import hub_failure, kind
+from proxy.models.hub_failure import Asked
+from proxy.models.kind import check_local_model, kind_of
+from proxy.settings import Settings
+from proxy.vllm.architectures import Registry, _unsupported
+from proxy.vllm.diagnosis import diagnose
+from proxy.vllm.diagnosis.facts import clip
+from proxy.vllm.flags import known_flags, vllm_version
+from tests.proxy.vllm.recording import recording
+from tests.proxy.vllm.source_errors import FROM_SOURCE
+from tests.proxy.vllm.test_diagnosis import RECORDED, SERVED
+from tests.proxy.vllm.test_diagnosis_source import WHILE_SERVING, diagnose_crash, diagnose_source
+
+PAGE = Path(__file__).parents[3] / "docs" / "causes.md"
+_MAX_CHARS = 260
+
+HEAD = """\
+# Why an engine does not start, or stops
+
+Every failure ends in one cause of a closed set: in the log, in `/health` and `/info`, in each
+503, in `sidecar_engine_restarts_total{{cause}}`. This page is made from the code by
+`.venv/bin/python -m tests.proxy.vllm.cause_table`, and a test holds it true.
+
+*Again* says whether a start is tried again (with back-off, within `MAX_RESTARTS`): where the same
+start would fail the same way, it is not, unless an earlier one has worked. *Seen* says where the
+failure comes from:
+
+- **real**: recorded output of real vLLM {version} on a CPU (`tests/fixtures/engine-logs`);
+- **hub**: real huggingface_hub against a local server that speaks the hub's protocol
+  (`tests/hub`);
+- **check**: a check of the sidecar's own, made to fail in a test;
+- **source**: written from the source of vLLM {version}, torch, transformers or huggingface_hub, or
+  after a run whose output was not kept. No GPU was at hand: all that is about one is of this kind.
+"""
+SECTION = """
+## `{cause}`
+
+| What is told | What to do | Again | Seen |
+| --- | --- | --- | --- |
+"""
+
+ASKED = Asked("org/model", "main", "https://huggingface.co", Path("/models/hub"), has_token=False)
+WITH_TOKEN = Asked("org/model", "main", ASKED.endpoint, ASKED.cache, has_token=True)
+TWO = Registry({}, {"MptForCausalLM": "0.28.0"}, {})
+
+
+class Row(NamedTuple):
+    """A failure and where it was seen."""
+
+    failure: EngineFailure
+    seen: str
+
+
+def raised(check: Callable[[], object]) -> EngineFailure:
+    """The failure that a check ends in."""
+    try:
+        check()
+    except EngineFailure as failure:
+        return failure
+    raise AssertionError("the check did not fail")
+
+
+def of_checks() -> Iterator[EngineFailure]:
+    """The preflight's own."""
+    yield raised(lambda: check_executable("no-such-vllm"))
+    yield raised(lambda: kind_of("a/b/c"))
+    yield raised(lambda: check_local_model("/models/nothing", Settings.load({})))
+    yield kind._half_a_model(Path("/models/mine"), ["model-00002-of-00002.safetensors"])
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    yield kind._hidden_model(Path("/models/mine"), denied)
+    yield checks._hidden_cache(Path("/models/huggingface"), denied)
+    yield _unsupported(("FooBarForCausalLM",), TWO)
+    yield _unsupported(("MptForCausalLM",), TWO)
+
+
+def of_the_hub() -> Iterator[EngineFailure]:
+    """What huggingface_hub raises, as its users are told; made to happen in tests/hub."""
+    yield hub_failure._gated(ASKED)
+    yield hub_failure._gated(WITH_TOKEN)
+    yield hub_failure.no_room(ASKED, 16_600_000_000, 3_200_000_000)
+    yield hub_failure.not_cached(ASKED, ["model-00002-of-00002.safetensors"])
+    yield hub_failure.not_writable(ASKED, os.strerror(errno.EROFS))
+    yield hub_failure.no_files(ASKED)
+    yield hub_failure.unanswered(ASKED, 120)
+    yield hub_failure.stalled(ASKED, 180)
+    yield hub_failure._unauthorized(answer(401), ASKED)
+    yield hub_failure._unauthorized(answer(401), WITH_TOKEN)
+    yield hub_failure._refused(answer(403), WITH_TOKEN)
+    yield hub_failure._rate_limited(answer(429), ASKED)
+
+
+def answer(status: int) -> Any:
+    """An error as huggingface_hub raises it, as far as it is read."""
+    headers = {"RateLimit": '"api";r=0;t=55'}
+    response = SimpleNamespace(status_code=status, headers=headers)
+    return SimpleNamespace(response=response, server_message="")
+
+
+def of_recordings() -> Iterator[EngineFailure]:
+    """Of runs that failed; a healthy engine that was stopped tells nothing new."""
+    for name in sorted(RECORDED):
+        run = recording(name)
+        yield diagnose(
+            run.lines, run.exit_code, was_ready=SERVED in run.lines, known_flags=known_flags()
+        )
+    lines = recording("C_stop_engine_30").lines
+    yield diagnose(lines, None, was_ready=True)
+
+
+def of_sources() -> Iterator[EngineFailure]:
+    yield from map(diagnose_source, FROM_SOURCE)
+    yield from (diagnose_crash(error) for error, _ in WHILE_SERVING)
+    yield diagnose(["ValueError: something new"], 1, was_ready=False)
+
+
+def rows() -> list[Row]:
+    """One for each sentence, by cause in the order of the set; what was seen real comes first."""
+    found = {
+        "real": of_recordings(),
+        "hub": of_the_hub(),
+        "check": of_checks(),
+        "source": of_sources(),
+    }
+    told: dict[str, Row] = {}
+    for seen, failures in found.items():
+        for failure in failures:
+            told.setdefault(failure.message, Row(failure, seen))
+    order = list(Cause)
+    return sorted(told.values(), key=lambda row: order.index(row.failure.cause))
+
+
+def page() -> str:
+    text = HEAD.format(version=vllm_version())
+    for cause, group in groupby(rows(), key=lambda row: row.failure.cause):
+        text += SECTION.format(cause=cause)
+        for failure, seen in group:
+            again = "no" if failure.permanent else "yes"
+            text += f"| {_cell(failure.message)} | {_cell(failure.remedy)} | {again} | {seen} |\n"
+    return text
+
+
+def _cell(text: str) -> str:
+    return clip(text, _MAX_CHARS).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,118 @@
+"""Questions to the engine, and what is made of its answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import respx
+
+from proxy.vllm import probe as probe_module
+from proxy.vllm.probe import ModelsUnknown, Probe
+
+ENGINE = "http://127.0.0.1:8001"
+FAILURES: list[httpx.Response | Exception] = [
+    httpx.ConnectError("refused"),
+    httpx.ReadTimeout("slow"),
+    httpx.RemoteProtocolError("gone"),
+]
+
+
+@pytest.fixture
+async def probe() -> AsyncIterator[Probe]:
+    probe = Probe(ENGINE)
+    yield probe
+    await probe.close()
+
+
+@pytest.fixture
+def engine() -> respx.MockRouter:
+    return respx.mock(base_url=ENGINE, assert_all_called=False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "healthy"),
+    [
+        (httpx.Response(200), True),
+        (httpx.Response(503), False),
+        (httpx.Response(404), False),
+        *((failure, False) for failure in FAILURES),
+    ],
+)
+async def test_healthy_is_what_the_engine_says_itself(
+    probe: Probe, engine: respx.MockRouter, answer: httpx.Response | Exception, healthy: bool
+) -> None:
+    with engine:
+        engine.get("/health").mock(side_effect=[answer])
+        assert await probe.healthy() is healthy
+
+
+async def test_waiting_for_health_outlasts_refused_connections(
+    probe: Probe, engine: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe_module, "_HEALTH_POLL_SECONDS", 0)
+    with engine:
+        answers = [*FAILURES, httpx.Response(503), httpx.Response(200)]
+        health = engine.get("/health").mock(side_effect=answers)
+        await probe.until_healthy()
+    assert health.call_count == len(FAILURES) + 2
+
+
+async def test_served_names_are_the_engines(probe: Probe, engine: respx.MockRouter) -> None:
+    with engine:
+        engine.get("/v1/models").respond(content=b'{"data": [{"id": "a"}, {"id": "b\\ud800"}]}')
+        assert await probe.served_models() == ("a", "b?")
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "says"),
+    [
+        (httpx.Response(200, json={"data": []}), 200, "an empty list"),
+        (httpx.Response(200, json={"object": "list"}), 200, "no list of models (application/json)"),
+        (httpx.Response(200, json=["a"]), 200, "no list of models"),
+        (httpx.Response(200, json={"data": None}), 200, "no list of models"),
+        (httpx.Response(200, html="<html>"), 200, "no list of models (text/html"),
+        (httpx.Response(401, json={"error": "Unauthorized"}), 401, "answered 401"),
+        (httpx.Response(500), 500, "answered 500"),
+        *((failure, None, type(failure).__name__) for failure in FAILURES),
+    ],
+)
+async def test_served_names_are_never_made_up_and_what_is_wrong_with_them_is_said(
+    probe: Probe,
+    engine: respx.MockRouter,
+    answer: httpx.Response | Exception,
+    status: int | None,
+    says: str,
+) -> None:
+    with engine:
+        engine.get("/v1/models").mock(side_effect=[answer])
+        with pytest.raises(ModelsUnknown) as unknown:
+            await probe.served_models()
+    assert unknown.value.status == status
+    assert says in str(unknown.value)
+    assert "/v1/models" in str(unknown.value)
+
+
+async def test_the_engines_metrics_come_as_they_are(probe: Probe, engine: respx.MockRouter) -> None:
+    with engine:
+        engine.get("/metrics").respond(200, text="vllm:x 1\n")
+        assert (await probe.metrics_page()).text == "vllm:x 1\n"
+
+
+async def test_a_proxy_in_the_environment_is_not_asked_for_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        probe = Probe(f"http://{host}:{port}")
+        assert await probe.healthy()
+        await probe.close()
