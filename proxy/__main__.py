@@ -6,13 +6,10 @@ port is taken, 2 a variable or the command line is wrong, 128 + N ended by force
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
-import math
 import os
 import shlex
-import signal
 import socket
 import sys
 import threading
@@ -23,14 +20,15 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from proxy.access.keys import Keys
-from proxy.app import Sidecar
+from proxy.app import build
 from proxy.commands import check, models
 from proxy.errors import SettingsError
 from proxy.init import serve_as_child
+from proxy.lifecycle import Lifecycle
 from proxy.models.preset_choice import load_settings
 from proxy.protocols.named import named_protocols
-from proxy.server.listener import Server, allow_many_connections, listen
-from proxy.settings import OnEngineFailure, Settings
+from proxy.server.listener import allow_many_connections, listen
+from proxy.settings import Settings
 from proxy.settings.keys import new_key_line
 from proxy.telemetry import logs
 from proxy.telemetry.tracing import open_tracing
@@ -111,36 +109,7 @@ def serve() -> int:
 
 
 async def _serve(settings: Settings, sockets: list[socket.socket], spans: Spans | None) -> int:
-    """Run until a signal comes or the engine is given up."""
-    sidecar = Sidecar(settings, spans)
-    server = Server(
-        sidecar.dispatch,
-        sidecar.dispatch.open_session,
-        stall_seconds=settings.body_timeout or math.inf,
-        request_seconds=settings.request_timeout,
-    )
-    await server.start(sockets)
-    stop, hurry = _signals()
-    engine = sidecar.start()
-    waiting: set[asyncio.Future[None]] = {stop}
-    if settings.on_engine_failure is OnEngineFailure.EXIT:
-        waiting.add(engine)
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    if stop.done():
-        # Where nobody was sent here yet, no load balancer has to be waited for.
-        delay = settings.drain_delay_seconds if sidecar.service.ready else 0
-        sidecar.announce_stop()
-        await asyncio.wait({hurry}, timeout=delay)
-    hurry.add_done_callback(lambda _: sidecar.hurry())
-    await sidecar.stop()
-    await server.stop()
-    await sidecar.settle()
-    if spans is not None:
-        await spans.stop()
-    finished, cut = sidecar.drained
-    fields = {"finished": finished, "cut": cut}
-    _log.info("stopped: %d requests finished, %d were cut", finished, cut, extra={"fields": fields})
-    code = 0 if stop.done() else 1
+    code = await Lifecycle(build(settings, spans)).run(sockets)
     _end_without_threads(code)
     return code
 
@@ -156,28 +125,6 @@ def _end_without_threads(code: int) -> None:
     timer = threading.Timer(_LAST_SECONDS, end)
     timer.daemon = True
     timer.start()
-
-
-def _signals() -> tuple[asyncio.Future[None], asyncio.Future[None]]:
-    """Done at the first and at the second SIGTERM or SIGINT; a third one ends all at once."""
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[None] = loop.create_future()
-    hurry: asyncio.Future[None] = loop.create_future()
-
-    def on_signal(number: signal.Signals) -> None:
-        if not stop.done():
-            _log.info("%s: draining", number.name)
-            stop.set_result(None)
-        elif not hurry.done():
-            _log.warning("%s again: what still runs is cut now", number.name)
-            hurry.set_result(None)
-        else:
-            logs.flush()
-            os._exit(128 + number)  # the engine's guard sees us go and ends the engine
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    return stop, hurry
 
 
 def _complain(text: str) -> None:

@@ -1,12 +1,12 @@
-"""The only place where the parts meet."""
+"""`build`: the only place where the parts meet."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-import sys
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -21,7 +21,6 @@ from proxy.api.service import Service
 from proxy.engine.attached import AttachedEngine
 from proxy.engine.lifecycle import Engine
 from proxy.engine.phase import Phase
-from proxy.engine.progress_bar import ProgressBar, can_be_drawn
 from proxy.engine.state import EngineState, Snapshot
 from proxy.errors import CutOff
 from proxy.machine.disk_meter import DiskMeter
@@ -29,10 +28,10 @@ from proxy.machine.gpu_meter import GpuMeter
 from proxy.machine.hardware import Hardware
 from proxy.media.intake import intake
 from proxy.models.fetch import data_directory, model_cache
-from proxy.models.preset_choice import warnings_about_presets
 from proxy.own_pages import own_pages
 from proxy.protocols.generate import Generate
 from proxy.protocols.named import named_protocols
+from proxy.protocols.protocol import Protocol
 from proxy.relay.endpoint import Limits, Relay
 from proxy.relay.flights import Flights
 from proxy.relay.passage import Passage
@@ -40,11 +39,9 @@ from proxy.relay.upstream import Upstream
 from proxy.relay.websocket import WebSocketRelay
 from proxy.server.dispatch import Dispatch
 from proxy.settings import Settings
-from proxy.tasks import spawn
 from proxy.telemetry.logs import log_flights, log_request
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Record
-from proxy.vllm.command import warnings_about
 from proxy.vllm.engine_meter import EngineMeter
 from proxy.vllm.probe import Probe
 
@@ -57,182 +54,170 @@ _SERVING = (Phase.READY, Phase.DEGRADED)
 _DEAD = (Phase.RESTARTING, Phase.FAILED)
 
 
+@dataclass(frozen=True)
 class Sidecar:
-    """All parts of one sidecar; `dispatch` answers requests."""
+    """All parts of one sidecar, ready to start; `proxy.lifecycle` starts and ends them."""
 
-    def __init__(self, settings: Settings, spans: Spans | None = None) -> None:
-        self.settings = settings
-        self._spans = spans
-        self._metrics = Metrics(GENERATING)
-        self._state = EngineState()
-        self._state.listen(self._engine_changed)
-        ledger = data_directory(settings) / f"used-{settings.port}.sqlite3"
-        self._door = Door(settings, ledger, self._metrics.keys.know)
-        room = self._door.waiting_room()
-        self._metrics.waiting(lambda: room.waiting)
-        self._admission = Admission(
-            self._state.refusal, self._state.wait_until_ready, _hold_seconds(settings), room
-        )
-        host, port = _engine_address(settings)
-        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._probe = Probe(f"http://{authority}")
-        self._poison = PoisonGuard(enabled=settings.poison_guard)
-        self._flights = Flights(self._poison)
-        self._engine = self._make_engine()
-        self._engine_task: asyncio.Task[None] | None = None
-        self._bar_task: asyncio.Task[None] | None = None
-        self._engine_meter = EngineMeter(self._probe, self._state)
-        self._engine_meter_task: asyncio.Task[None] | None = None
-        self._gpu_meter = GpuMeter()
-        self._metrics.gauges.engine = self._engine_meter.reading
-        self._metrics.gauges.gpus = self._gpu_meter.readings
-        self._disk_meter = DiskMeter(model_cache(settings))
-        self._metrics.gauges.disk = self._disk_meter.reading
-        self._metrics.gauges.price_per_hour = settings.gpu_price_per_hour
-        retry_after = self._state.retry_after
-        self._upstream = Upstream(host, port, authority, retry_after=retry_after)
-        limits = limits_of(settings)
-        passage = Passage(self._admission, self, self._flights)
-        self._media = intake(settings)
-        named = named_protocols(settings)
-        protocols = (Generate(), *named)
-        withheld = CREDENTIALS if settings.needs_key else frozenset[bytes]()
-        relay = Relay(self._upstream, passage, limits, self._media, protocols, withheld)
-        self._websockets = WebSocketRelay(
-            authority,
-            passage,
-            max_message_bytes=settings.max_body_bytes,
-            withheld=withheld,
-            retry_after=retry_after,
-        )
-        paths = [path for protocol in named for path in protocol.paths]
-        routes = RouteTable(settings.extra_routes, paths)
-        cors = Cors(settings.cors_origins)
-        self.service = Service(settings, self._state, self._metrics, self._probe, self._hardware)
-        own, scraped = own_pages(self.service, routes.described)
-        self.dispatch = Dispatch(
-            routes,
-            Hosts(settings.allowed_hosts, settings.cors_origins),
-            cors,
-            self._door,
-            relay,
-            self._websockets,
-            own,
-            scraped,
-            settings,
-        )
+    settings: Settings
+    dispatch: Dispatch
+    """Answers every request."""
+    service: Service
+    """What the sidecar's own endpoints read."""
+    door: Door
+    admission: Admission
+    upstream: Upstream
+    websockets: WebSocketRelay
+    engine: Engine | AttachedEngine
+    probe: Probe
+    engine_meter: EngineMeter
+    gpu_meter: GpuMeter
+    disk_meter: DiskMeter
+    metrics: Metrics
+    spans: Spans | None
 
-    def start(self) -> asyncio.Task[None]:
-        """Start the engine; the task ends when it cannot be started any more."""
-        self.announce_settings()
-        self._door.start()
-        self._metrics.gauges.loop_lag.start()
-        if can_be_drawn(sys.stderr, os.environ):
-            bar = ProgressBar(sys.stderr, lambda: self._state.snapshot)
-            self._bar_task = spawn(bar.run(), name="progress bar")
-        self._engine_meter_task = spawn(self._engine_meter.run(), name="engine meter")
-        self._gpu_meter.start()
-        if self.settings.upstream_url is None:  # else models are kept elsewhere
-            self._disk_meter.start()
-        self._engine_task = spawn(self._engine.run(), name="engine")
-        return self._engine_task
 
-    def announce_settings(self) -> None:
-        """Log where clients come in, what a preset gave, and what looks wrong."""
-        if self.settings.outside_url is not None:
-            port, url = self.settings.port, self.settings.outside_url
-            _log.info("port %d is reached from outside at %s", port, url)
-        if self.settings.preset is not None:
-            _log.info("preset: %s", self.settings.preset.sentence())
-        presets = warnings_about_presets(self.settings)
-        for warning in (*presets, *warnings_about(self.settings), *self._door.warnings):
-            _log.warning(warning)
+def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
+    """Make the parts and connect them. Nothing runs yet.
 
-    def announce_stop(self) -> None:
-        """Say "not ready" from now on, but go on taking requests."""
-        self.service.stopping = True
-        self._admission.count_anew()
+    Raises:
+        SettingsError: the file of keys or a protocol's module cannot be used.
+    """
+    metrics = Metrics(GENERATING)
+    state = EngineState()
+    host, port = _engine_address(settings)
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def hurry(self) -> None:
-        """Do not wait for running requests any longer."""
-        self._admission.hurry()
+    door = Door(settings, _ledger_path(settings), metrics.keys.know)
+    room = door.waiting_room()
+    metrics.waiting(lambda: room.waiting)
+    admission = Admission(state.refusal, state.wait_until_ready, _hold_seconds(settings), room)
 
-    @property
-    def drained(self) -> tuple[int, int]:
-        """Requests that have finished since the stop was announced, and those that were cut."""
-        return self._admission.drained
+    poison = PoisonGuard(enabled=settings.poison_guard)
+    flights = Flights(poison)
+    state.listen(partial(_count_change, metrics))
+    state.listen(partial(_tell_lost_requests, flights, poison))
 
-    async def stop(self) -> None:
-        """Take no more requests, let the running ones finish, end the engine."""
-        self._admission.close()
-        if self._bar_task is not None:
-            self._bar_task.cancel()
-        if self._engine_task is not None:
-            self._engine_task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._engine_task
-        if self._engine_meter_task is not None:
-            self._engine_meter_task.cancel()
-        self._gpu_meter.stop()
-        self._disk_meter.stop()
-        self._upstream.close()
-        await self._probe.close()
+    upstream = Upstream(host, port, authority, retry_after=state.retry_after)
+    probe = Probe(f"http://{authority}")
 
-    async def settle(self) -> None:
-        """The last request is over, those that were cut too: write down what they have used."""
-        await self._door.stop()
-
-    def began(self, record: Record) -> None:
-        if self._spans is not None:
-            self._spans.began(record)
-        self._metrics.began(record)
-
-    def ended(self, record: Record) -> None:
-        if self._spans is not None:
-            self._spans.ended(record, self._metrics.model_label(record.model))
-        self._metrics.ended(record)
-        self.service.recent.add(record)
-        self._door.charge(record.payer, record.charged_tokens)
-        log_request(record)
-
-    def _make_engine(self) -> Engine | AttachedEngine:
-        kind = AttachedEngine if self.settings.upstream_url else Engine
-        return kind(self.settings, self._state, self._probe, self._emptied, self._flights)
-
-    async def _emptied(self, seconds: float) -> bool:
-        """Wait for running requests; those that still run then are cut off, in our own name."""
-        emptied = await self._admission.emptied(seconds)
-        if not emptied:
+    async def drained(seconds: float) -> bool:
+        """Wait for running requests; cut those that still run then."""
+        is_drained = await admission.emptied(seconds)
+        if not is_drained:
             failure = CutOff("This server was shut down before the answer was whole.")
-            self._upstream.cut(failure)
-            self._websockets.cut(failure)
-        return emptied
+            upstream.cut(failure)
+            websockets.cut(failure)
+        return is_drained
 
-    def _hardware(self) -> Hardware:
-        return self._engine.hardware if isinstance(self._engine, Engine) else Hardware()
+    engine = (AttachedEngine if settings.upstream_url else Engine)(
+        settings, state, probe, drained, flights
+    )
+    engine_meter, gpu_meter = EngineMeter(probe, state), GpuMeter()
+    disk_meter = DiskMeter(model_cache(settings))
+    metrics.gauges.engine = engine_meter.reading
+    metrics.gauges.gpus = gpu_meter.readings
+    metrics.gauges.disk = disk_meter.reading
+    metrics.gauges.price_per_hour = settings.gpu_price_per_hour
 
-    def _engine_changed(self, before: Snapshot, after: Snapshot) -> None:
-        self._metrics.served_models = after.served_names
-        if after.phase is not before.phase:
-            self._metrics.engine_phase(after.phase)
-            self._metrics.engine_phase_seconds(before.phase, after.phase_seconds[before.phase])
-        if before.phase in _SERVING and after.phase in _DEAD:
-            self._engine_died()
-        if after.restarts > before.restarts and after.last_restart_cause is not None:
-            self._metrics.engine_restarted(after.last_restart_cause)
-        if after.downloaded_bytes is not None:
-            self._metrics.model_downloaded(after.downloaded_bytes)
+    hardware = (lambda: engine.hardware) if isinstance(engine, Engine) else Hardware
+    service = Service(settings, state, metrics, probe, hardware)
+    passage = Passage(
+        admission,
+        flights,
+        on_start=(spans.began, metrics.began) if spans is not None else (metrics.began,),
+        on_end=_observers(spans, metrics, service, door),
+    )
+    withheld = CREDENTIALS if settings.needs_key else frozenset[bytes]()
+    named = named_protocols(settings)
+    relay = Relay(
+        upstream, passage, limits_of(settings), intake(settings), (Generate(), *named), withheld
+    )
+    websockets = WebSocketRelay(
+        authority,
+        passage,
+        max_message_bytes=settings.max_body_bytes,
+        withheld=withheld,
+        retry_after=state.retry_after,
+    )
+    dispatch = _dispatch(settings, service, door, relay, websockets, named)
+    return Sidecar(
+        settings,
+        dispatch,
+        service,
+        door,
+        admission,
+        upstream,
+        websockets,
+        engine,
+        probe,
+        engine_meter,
+        gpu_meter,
+        disk_meter,
+        metrics,
+        spans,
+    )
 
-    def _engine_died(self) -> None:
-        lost = self._flights.take_lost()
-        log_flights([record for record, _ in lost])
-        refused = self._poison.died(print_ for _, print_ in lost if print_ is not None)
-        for record, print_ in lost:
-            if print_ in refused:
-                _log.warning(
-                    "the engine has died of this request again: refused for ten minutes",
-                    extra={"fields": {"request_id": record.request_id}},
-                )
+
+def _dispatch(
+    settings: Settings,
+    service: Service,
+    door: Door,
+    relay: Relay,
+    websockets: WebSocketRelay,
+    named: Sequence[Protocol],
+) -> Dispatch:
+    """`named` are the protocols of PROTOCOLS."""
+    routes = RouteTable(
+        settings.extra_routes, [path for protocol in named for path in protocol.paths]
+    )
+    own, scraped = own_pages(service, routes.described)
+    hosts, cors = Hosts(settings.allowed_hosts, settings.cors_origins), Cors(settings.cors_origins)
+    return Dispatch(routes, hosts, cors, door, relay, websockets, own, scraped, settings)
+
+
+def _observers(
+    spans: Spans | None, metrics: Metrics, service: Service, door: Door
+) -> tuple[Callable[[Record], None], ...]:
+    """What is done with each record that is finished, in this order."""
+
+    def end_span(record: Record) -> None:
+        assert spans is not None
+        spans.ended(record, metrics.model_label(record.model))
+
+    def charge(record: Record) -> None:
+        door.charge(record.payer, record.charged_tokens)
+
+    observers = (metrics.ended, service.recent.add, charge, log_request)
+    return (end_span, *observers) if spans is not None else observers
+
+
+def _count_change(metrics: Metrics, before: Snapshot, after: Snapshot) -> None:
+    """Count a change of the engine's state."""
+    metrics.served_models = after.served_names
+    if after.phase is not before.phase:
+        metrics.engine_phase(after.phase)
+        metrics.engine_phase_seconds(before.phase, after.phase_seconds[before.phase])
+    if after.restarts > before.restarts and after.last_restart_cause is not None:
+        metrics.engine_restarted(after.last_restart_cause)
+    if after.downloaded_bytes is not None:
+        metrics.model_downloaded(after.downloaded_bytes)
+
+
+def _tell_lost_requests(
+    flights: Flights, poison: PoisonGuard, before: Snapshot, after: Snapshot
+) -> None:
+    """The engine has died: log the requests that it has lost, and suspect them."""
+    if not (before.phase in _SERVING and after.phase in _DEAD):
+        return
+    lost = flights.take_lost()
+    log_flights([record for record, _ in lost])
+    refused = poison.died(fingerprint for _, fingerprint in lost if fingerprint is not None)
+    for record, fingerprint in lost:
+        if fingerprint in refused:
+            _log.warning(
+                "the engine has died of this request again: refused for ten minutes",
+                extra={"fields": {"request_id": record.request_id}},
+            )
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -251,6 +236,10 @@ def limits_of(settings: Settings) -> Limits:
 def _hold_seconds(settings: Settings) -> float:
     """A request that is held longer than it may take in all has nothing left to do."""
     return min(settings.hold_seconds, settings.request_timeout or settings.hold_seconds)
+
+
+def _ledger_path(settings: Settings) -> Path:
+    return data_directory(settings) / f"used-{settings.port}.sqlite3"
 
 
 def _engine_address(settings: Settings) -> tuple[str, int]:

@@ -191,5 +191,5 @@ async def test_the_address_that_vast_gives_is_logged(caplog: pytest.LogCaptureFi
     caplog.set_level(logging.INFO, "proxy")
     given = {"PUBLIC_IPADDR": "65.130.162.74", "VAST_TCP_PORT_8000": "33526"}
     async with house(**given) as there:
-        there.sidecar.announce_settings()
+        there.lifecycle.announce_settings()
     assert "port 8000 is reached from outside at http://65.130.162.74:33526" in caplog.text

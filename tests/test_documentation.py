@@ -230,8 +230,18 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.telemetry.log_file",
         "proxy.telemetry.tracing",
     ),
+    "proxy.lifecycle": (
+        *_BASE,
+        "proxy.app",
+        "proxy.engine.progress_bar",
+        "proxy.models.preset_choice",
+        "proxy.server.listener",
+        "proxy.telemetry.logs",
+        "proxy.vllm.command",
+    ),
     "proxy.__main__": (
         *_BASE,
+        "proxy.lifecycle",
         "proxy.access.keys",
         "proxy.app",
         "proxy.commands",

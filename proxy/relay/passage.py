@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from proxy import errors
@@ -69,27 +69,30 @@ class Gate(Protocol):
         """The request that entered is over."""
 
 
-class Observer(Protocol):
-    """Sees each record begin and end."""
-
-    def began(self, record: Record) -> None: ...
-
-    def ended(self, record: Record) -> None: ...
-
-
 class Passage:
-    """One gate and one observer for all requests."""
+    """One gate for all requests, and what is done with the record of each."""
 
-    def __init__(self, gate: Gate, observer: Observer, flights: Flights) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        flights: Flights,
+        *,
+        on_start: Sequence[Callable[[Record], None]] = (),
+        on_end: Sequence[Callable[[Record], None]] = (),
+    ) -> None:
+        """`on_start` is called in order with each record as it begins, `on_end` when it is
+        finished; the latter changes nothing in it."""
         self._gate = gate
-        self._observer = observer
         self._flights = flights
+        self._on_start = on_start
+        self._on_end = on_end
 
     async def through(
         self, record: Record, work: Work, refuse: Refuse, watch: Watch | None = None
     ) -> None:
         """Do `work` inside the gate; what goes wrong is noted, then told by `refuse`."""
-        self._observer.began(record)
+        for start in self._on_start:
+            start(record)
         try:
             record.waited_seconds = await self._gate.enter(record.key, watch)
             self._flights.begin(record)
@@ -108,7 +111,8 @@ class Passage:
         finally:
             record.finish()
             self._flights.end(record)
-            self._observer.ended(record)
+            for end in self._on_end:
+                end(record)
 
     def carries(self, record: Record, body: Parts) -> None:
         """The body of a request that is inside, where it is held whole (else empty).
@@ -120,12 +124,14 @@ class Passage:
 
     async def refused(self, record: Record, failure: RequestFailure, refuse: Refuse) -> None:
         """A request that never comes to the gate; it is recorded like any other."""
-        self._observer.began(record)
+        for start in self._on_start:
+            start(record)
         try:
             await _tell(record, failure, refuse)
         finally:
             record.finish()
-            self._observer.ended(record)
+            for end in self._on_end:
+                end(record)
 
 
 async def _tell(record: Record, failure: RequestFailure, refuse: Refuse) -> None:

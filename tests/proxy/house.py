@@ -17,9 +17,10 @@ import h11
 import httpx
 from prometheus_client.samples import Sample
 
-from proxy.app import Sidecar
+from proxy.app import Sidecar, build
 from proxy.engine.phase import Phase
 from proxy.engine.state import EngineState
+from proxy.lifecycle import Lifecycle
 from proxy.models.preset_choice import load_settings
 from proxy.server.connection import ClientConnection
 
@@ -29,6 +30,7 @@ class House:
     """A sidecar and somebody who asks it."""
 
     sidecar: Sidecar
+    lifecycle: Lifecycle
     http: httpx.AsyncClient
 
     @property
@@ -128,9 +130,9 @@ def _response_in(data: bytes, method: str) -> httpx.Response:
 async def house(**environ: str) -> AsyncIterator[House]:
     """A sidecar whose engine was never started; nothing listens on the engine's port."""
     with dead_port() as port:
-        sidecar = Sidecar(load_settings({"UPSTREAM_PORT": str(port), **environ}))
+        sidecar = build(load_settings({"UPSTREAM_PORT": str(port), **environ}))
+        lifecycle = Lifecycle(sidecar)
         transport = _InMemory(sidecar)
         async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
-            yield House(sidecar, http)
-        await sidecar.stop()
-        await sidecar.settle()
+            yield House(sidecar, lifecycle, http)
+        await lifecycle.shutdown()

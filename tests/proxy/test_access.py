@@ -120,7 +120,7 @@ async def test_metrics_have_no_keys_where_none_are_set() -> None:
 
 async def test_a_start_on_an_open_address_says_so(caplog: pytest.LogCaptureFixture) -> None:
     async with house(UPSTREAM_URL="http://127.0.0.1:9") as there:
-        there.sidecar.start()
+        there.lifecycle.start()
     told = [record.message for record in caplog.records if "API key" in record.message]
     assert len(told) == 1
     assert Settings.load({}).host in told[0]

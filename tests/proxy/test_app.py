@@ -178,9 +178,9 @@ async def test_a_fault_of_ours_is_a_500_that_is_logged_and_counted(
 async def test_an_announced_stop_still_takes_requests_and_a_stop_does_not() -> None:
     async with house() as there:
         there.enter(Phase.READY)
-        there.sidecar.announce_stop()
+        there.lifecycle.announce_stop()
         assert error(await there.chat())["code"] == "engine_unreachable"
-        await there.sidecar.stop()
+        await there.lifecycle.shutdown()
         answer = await there.chat()
         assert (answer.status_code, error(answer)["code"]) == (503, "draining")
         assert answer.headers["retry-after"] == "1"
@@ -328,7 +328,7 @@ async def test_an_attached_engine_is_ready_once_it_has_generated_and_follows_its
             health = engine.get("/health").mock(side_effect=httpx.ConnectError("no"))
             engine.get("/v1/models").respond(json=MODELS)
             warm_up = engine.post("/v1/completions").respond(503)
-            task = there.sidecar.start()
+            task = there.lifecycle.start()
             await until(there, Phase.LOADING)
             assert URL in (await there.get("/health")).json()["reason"]
 
@@ -347,7 +347,7 @@ async def test_an_attached_engine_is_ready_once_it_has_generated_and_follows_its
             await until(there, Phase.DEGRADED)
             health.mock(return_value=httpx.Response(200))
             await until(there, Phase.READY)
-            await there.sidecar.stop()
+            await there.lifecycle.shutdown()
             assert task.cancelled()
             assert there.state.snapshot.phase is Phase.STOPPED
 
@@ -370,7 +370,7 @@ async def test_an_attached_engine_that_does_not_tell_its_models_is_not_ready(
             engine.get("/health").respond(200)
             models = engine.get("/v1/models").mock(return_value=answer)
             engine.post("/v1/completions").respond(200, json=TOKEN)
-            there.sidecar.start()
+            there.lifecycle.start()
             await until(there, Phase.WARMING)
             while models.call_count < 5:  # noqa: ASYNC110 (another task's count)
                 await asyncio.sleep(0.01)
@@ -383,7 +383,7 @@ async def test_an_attached_engine_that_does_not_tell_its_models_is_not_ready(
 
             models.respond(json=MODELS)
             await until(there, Phase.READY)
-            await there.sidecar.stop()
+            await there.lifecycle.shutdown()
 
 
 @pytest.mark.usefixtures("quick")
@@ -393,7 +393,7 @@ async def test_an_attached_engine_is_asked_for_the_name_that_it_does_not_tell_it
             engine.get("/health").respond(200)
             engine.get("/v1/models").respond(401)
             warm_up = engine.post("/v1/completions").respond(401)
-            there.sidecar.start()
+            there.lifecycle.start()
             await until(there, Phase.WARMING)
             while warm_up.call_count < 3:  # noqa: ASYNC110 (another task's count)
                 await asyncio.sleep(0.01)
@@ -404,7 +404,7 @@ async def test_an_attached_engine_is_asked_for_the_name_that_it_does_not_tell_it
             warm_up.respond(200, json=TOKEN)
             await until(there, Phase.READY)
             assert json.loads(warm_up.calls.last.request.content)["model"] == "mine"
-            await there.sidecar.stop()
+            await there.lifecycle.shutdown()
 
 
 @pytest.mark.usefixtures("quick")
@@ -414,10 +414,10 @@ async def test_an_attached_engine_need_not_generate_where_warm_up_is_off() -> No
         with respx.mock(base_url=URL) as engine:
             engine.get("/health").respond(200)
             engine.get("/v1/models").respond(404)
-            there.sidecar.start()
+            there.lifecycle.start()
             await until(there, Phase.READY)
             assert (await there.get("/health")).json()["model"] == "mine"
-            await there.sidecar.stop()
+            await there.lifecycle.shutdown()
 
 
 @pytest.mark.usefixtures("quick")
@@ -435,11 +435,11 @@ async def test_a_stop_waits_for_the_requests_inside_but_not_for_ever(
         with respx.mock(base_url=URL) as engine:
             engine.get("/health").respond(200)
             engine.get("/v1/models").respond(json={"data": []})
-            there.sidecar.start()
+            there.lifecycle.start()
             await until(there, Phase.READY)
             asked = asyncio.create_task(there.chat())
             await asyncio.wait_for(inside.wait(), PATIENCE)
-            stopping = asyncio.create_task(there.sidecar.stop())
+            stopping = asyncio.create_task(there.lifecycle.shutdown())
             await until(there, Phase.DRAINING)
             assert not stopping.done()
             await asyncio.wait_for(stopping, PATIENCE)

@@ -131,7 +131,7 @@ async def test_a_503_says_when_to_ask_again(
 async def test_an_announced_stop_takes_readiness_at_once_and_leaves_liveness(phase: Phase) -> None:
     async with house() as there:
         there.enter(phase)
-        there.sidecar.announce_stop()
+        there.lifecycle.announce_stop()
         answer = await there.get("/health")
         assert (answer.status_code, answer.json()["status"]) == (503, "draining")
         assert (await there.get("/ping")).status_code == 503
@@ -141,6 +141,6 @@ async def test_an_announced_stop_takes_readiness_at_once_and_leaves_liveness(pha
 async def test_an_announced_stop_does_not_hide_that_the_engine_has_failed() -> None:
     async with house() as there:
         there.enter(Phase.FAILED, reason="No such model.")
-        there.sidecar.announce_stop()
+        there.lifecycle.announce_stop()
         body = (await there.get("/health")).json()
         assert (body["status"], body["reason"]) == ("failed", "No such model.")

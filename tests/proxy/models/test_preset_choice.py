@@ -153,7 +153,7 @@ async def test_info_and_the_log_tell_what_the_preset_gave(
     caplog.set_level(logging.INFO, "proxy")
     async with house(MODEL_NAME="mine", MODELS_FILE=file, MAX_MODEL_LEN="100") as there:
         model = (await there.get("/info")).json()["model"]
-        there.sidecar.announce_settings()
+        there.lifecycle.announce_settings()
     assert model["name"] == "org/model"
     preset = model["preset"]
     assert (preset["name"], preset["file"]) == ("mine", file)

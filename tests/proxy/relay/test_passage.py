@@ -42,7 +42,9 @@ async def end_of(work: asyncio.Future[None]) -> tuple[Record, list[RequestFailur
     async def refuse(failure: RequestFailure) -> None:
         told.append(failure)
 
-    passage = Passage(house, house, Flights(PoisonGuard(enabled=True)))
+    passage = Passage(
+        house, Flights(PoisonGuard(enabled=True)), on_start=[house.began], on_end=[house.ended]
+    )
     passing = asyncio.ensure_future(passage.through(record, lambda: work, refuse))
     await asyncio.wait([passing])
     assert house.inside == 0

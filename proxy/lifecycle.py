@@ -1,0 +1,151 @@
+"""The order in which a sidecar starts and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from proxy.app import Sidecar
+from proxy.engine.progress_bar import ProgressBar, can_be_drawn
+from proxy.models.preset_choice import warnings_about_presets
+from proxy.server.listener import Server
+from proxy.settings import OnEngineFailure
+from proxy.tasks import spawn
+from proxy.telemetry import logs
+from proxy.vllm.command import warnings_about
+
+_log = logging.getLogger("proxy")
+
+
+class Lifecycle:
+    """Starts the parts of one sidecar, and ends them."""
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._sidecar = sidecar
+        self._engine: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
+
+    async def run(self, sockets: list[socket.socket]) -> int:
+        """Serve until a signal comes or the engine is given up; returns the exit code."""
+        sidecar = self._sidecar
+        settings = sidecar.settings
+        server = Server(
+            sidecar.dispatch,
+            sidecar.dispatch.open_session,
+            stall_seconds=settings.body_timeout or math.inf,
+            request_seconds=settings.request_timeout,
+        )
+        await server.start(sockets)
+        stop, hurry = _signals()
+        engine = self.start()
+        waiting: set[asyncio.Future[None]] = {stop}
+        if settings.on_engine_failure is OnEngineFailure.EXIT:
+            waiting.add(engine)
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if stop.done():
+            # Without traffic yet there is no load balancer to wait for.
+            delay = settings.drain_delay_seconds if sidecar.service.ready else 0
+            self.announce_stop()
+            await asyncio.wait({hurry}, timeout=delay)
+        hurry.add_done_callback(lambda _: sidecar.admission.hurry())
+        await self.shutdown(server)
+        return 0 if stop.done() else 1
+
+    def start(self) -> asyncio.Task[None]:
+        """Start the engine; the task ends when it cannot be started any more."""
+        sidecar = self._sidecar
+        self.announce_settings()
+        sidecar.door.start()
+        sidecar.metrics.gauges.loop_lag.start()
+        sidecar.gpu_meter.start()
+        if sidecar.settings.upstream_url is None:  # else models are kept elsewhere
+            sidecar.disk_meter.start()
+        self._background = [spawn(sidecar.engine_meter.run(), name="engine meter")]
+        if can_be_drawn(sys.stderr, os.environ):
+            bar = ProgressBar(sys.stderr, lambda: sidecar.service.snapshot)
+            self._background.append(spawn(bar.run(), name="progress bar"))
+        self._engine = spawn(sidecar.engine.run(), name="engine")
+        return self._engine
+
+    def announce_settings(self) -> None:
+        """Log where clients come in, what a preset gave, and what looks wrong."""
+        settings = self._sidecar.settings
+        if settings.outside_url is not None:
+            _log.info("port %d is reached from outside at %s", settings.port, settings.outside_url)
+        if settings.preset is not None:
+            _log.info("preset: %s", settings.preset.sentence())
+        presets = warnings_about_presets(settings)
+        for warning in (*presets, *warnings_about(settings), *self._sidecar.door.warnings):
+            _log.warning(warning)
+
+    def announce_stop(self) -> None:
+        """Say "not ready" from now on, but go on taking requests."""
+        self._sidecar.service.stopping = True
+        self._sidecar.admission.count_anew()
+
+    async def shutdown(self, server: Server | None = None) -> None:
+        """End everything, in this order. What fails is logged, and the rest ends all the same."""
+        sidecar = self._sidecar
+        await _end("admission", sidecar.admission.close)  # no more requests
+        await _end("engine", self._end_engine)  # running requests finish, or are cut
+        await _end("meters", self._end_meters)
+        await _end("connections to the engine", sidecar.upstream.close)
+        await _end("probe", sidecar.probe.close)
+        if server is not None:
+            await _end("server", server.stop)  # answers that are still being written
+        await _end("usage of keys", sidecar.door.stop)
+        if sidecar.spans is not None:
+            await _end("spans", sidecar.spans.stop)
+        finished, cut = sidecar.admission.drained
+        fields = {"finished": finished, "cut": cut}
+        text = "stopped: %d requests finished, %d were cut"
+        _log.info(text, finished, cut, extra={"fields": fields})
+
+    async def _end_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._engine
+
+    def _end_meters(self) -> None:
+        for task in self._background:
+            task.cancel()
+        self._sidecar.gpu_meter.stop()
+        self._sidecar.disk_meter.stop()
+
+
+async def _end(part: str, end: Callable[[], Awaitable[None] | None]) -> None:
+    try:
+        if (ending := end()) is not None:
+            await ending
+    except Exception:
+        _log.exception("shutdown: %s failed to end", part)
+
+
+def _signals() -> tuple[asyncio.Future[None], asyncio.Future[None]]:
+    """Done at the first and at the second SIGTERM or SIGINT; a third one ends the process."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[None] = loop.create_future()
+    hurry: asyncio.Future[None] = loop.create_future()
+
+    def on_signal(number: signal.Signals) -> None:
+        if not stop.done():
+            _log.info("%s: draining", number.name)
+            stop.set_result(None)
+        elif not hurry.done():
+            _log.warning("%s again: what still runs is cut now", number.name)
+            hurry.set_result(None)
+        else:
+            logs.flush()
+            os._exit(128 + number)  # the engine's guard sees us go and ends the engine
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop, hurry
