@@ -33,8 +33,8 @@ from proxy.protocols.generate import Generate
 from proxy.protocols.named import named_protocols
 from proxy.protocols.protocol import Protocol
 from proxy.relay.endpoint import Limits, Relay
-from proxy.relay.flights import Flights
-from proxy.relay.passage import Passage
+from proxy.relay.in_flight import InFlightRequests
+from proxy.relay.lifecycle import RequestLifecycle
 from proxy.relay.upstream import Upstream
 from proxy.relay.websocket import WebSocketRelay
 from proxy.server.dispatch import Dispatch
@@ -93,9 +93,9 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
     admission = Admission(state.refusal, state.wait_until_ready, _hold_seconds(settings), room)
 
     poison = PoisonGuard(enabled=settings.poison_guard)
-    flights = Flights(poison)
+    in_flight = InFlightRequests(poison)
     state.listen(partial(_count_change, metrics))
-    state.listen(partial(_tell_lost_requests, flights, poison))
+    state.listen(partial(_tell_lost_requests, in_flight, poison))
 
     upstream = Upstream(host, port, authority, retry_after=state.retry_after)
     probe = Probe(f"http://{authority}")
@@ -110,7 +110,7 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
         return is_drained
 
     engine = (AttachedEngine if settings.upstream_url else Engine)(
-        settings, state, probe, drained, flights
+        settings, state, probe, drained, in_flight
     )
     engine_meter, gpu_meter = EngineMeter(probe, state), GpuMeter()
     disk_meter = DiskMeter(model_cache(settings))
@@ -121,20 +121,20 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
 
     hardware = (lambda: engine.hardware) if isinstance(engine, Engine) else Hardware
     service = Service(settings, state, metrics, probe, hardware)
-    passage = Passage(
+    lifecycle = RequestLifecycle(
         admission,
-        flights,
+        in_flight,
         on_start=(spans.began, metrics.began) if spans is not None else (metrics.began,),
         on_end=_observers(spans, metrics, service, door),
     )
     withheld = CREDENTIALS if settings.needs_key else frozenset[bytes]()
     named = named_protocols(settings)
     relay = Relay(
-        upstream, passage, limits_of(settings), intake(settings), (Generate(), *named), withheld
+        upstream, lifecycle, limits_of(settings), intake(settings), (Generate(), *named), withheld
     )
     websockets = WebSocketRelay(
         authority,
-        passage,
+        lifecycle,
         max_message_bytes=settings.max_body_bytes,
         withheld=withheld,
         retry_after=state.retry_after,
@@ -204,12 +204,12 @@ def _count_change(metrics: Metrics, before: Snapshot, after: Snapshot) -> None:
 
 
 def _tell_lost_requests(
-    flights: Flights, poison: PoisonGuard, before: Snapshot, after: Snapshot
+    in_flight: InFlightRequests, poison: PoisonGuard, before: Snapshot, after: Snapshot
 ) -> None:
     """The engine has died: log the requests that it has lost, and suspect them."""
     if not (before.phase in _SERVING and after.phase in _DEAD):
         return
-    lost = flights.take_lost()
+    lost = in_flight.pop_lost()
     log_flights([record for record, _ in lost])
     refused = poison.died(fingerprint for _, fingerprint in lost if fingerprint is not None)
     for record, fingerprint in lost:

@@ -11,10 +11,10 @@ import msgspec
 from proxy.access.routes import Route
 from proxy.errors import RequestFailure, Source
 from proxy.relay.background import BackgroundResponses, is_of_stored
-from proxy.relay.event import Reader, Said, answer_reader, event_reader
+from proxy.relay.event import EventSummary, Reader, answer_reader, event_reader
+from proxy.relay.fast_path import FastPath
 from proxy.relay.headers import Headers, get
 from proxy.relay.refusal import error_event
-from proxy.relay.shortcut import Shortcut
 from proxy.relay.skim import Skim
 from proxy.relay.stream import EventStream
 from proxy.relay.timings import note_timings
@@ -23,7 +23,7 @@ from proxy.telemetry.record import Outcome, Record
 # A longer JSON answer is not kept: it is skimmed as it passes.
 MAX_HELD_BYTES = 64 * 1024
 _EVENT_STREAM = b"text/event-stream"
-_NOTHING = Said()
+_NOTHING = EventSummary()
 
 
 class PlainAnswer:
@@ -92,11 +92,11 @@ class StreamedAnswer:
         """A part of an event has been passed on, and its end has not."""
         return self._events.inside_event
 
-    def shortcut(self, write: Callable[[bytes], None]) -> Shortcut:
+    def fast_path(self, write: Callable[[bytes], None]) -> FastPath:
         """A way for tokens past this; `write` takes chunks with their framing."""
-        shortcut = Shortcut(write, self._record, self._events.is_between_events)
-        self._events.on_token = shortcut.learn
-        return shortcut
+        fast_path = FastPath(write, self._record, self._events.is_between_events)
+        self._events.on_token = fast_path.learn
+        return fast_path
 
     def broken_off(self, failure: RequestFailure, route: Route) -> bytes:
         """What ends it where the engine has not, so that it cannot look finished."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from proxy.access.routes import Route
-from proxy.relay.event import TOKEN, Reader, Said
+from proxy.relay.event import TOKEN, EventSummary, Reader
 from proxy.telemetry.record import Record
 
 # Of more, those that wait longest are not counted.
@@ -27,34 +27,34 @@ class BackgroundResponses:
     def reader(self, read: Reader, record: Record) -> Reader:
         """Reads the answer to `record` as `read` does, without what is counted already."""
 
-        def read_created(payload: bytes) -> Said:
+        def read_created(payload: bytes) -> EventSummary:
             said = read(payload)
             if said.background_id is not None:
                 self._note_created(said, said.background_id, record)
             return said
 
-        def read_stored(payload: bytes) -> Said:
+        def read_stored(payload: bytes) -> EventSummary:
             return self._without_counted(read(payload), record)
 
         if record.route != Route.RESPONSES:
             return read
         return read_stored if is_of_stored(record) else read_created
 
-    def _note_created(self, said: Said, response_id: str, record: Record) -> None:
+    def _note_created(self, said: EventSummary, response_id: str, record: Record) -> None:
         self._awaited.pop(response_id, None)
         if not said.last:
             self._awaited[response_id] = record
             if len(self._awaited) > MOST_AWAITED:
                 del self._awaited[next(iter(self._awaited))]
 
-    def _without_counted(self, said: Said, record: Record) -> Said:
+    def _without_counted(self, said: EventSummary, record: Record) -> EventSummary:
         if said is TOKEN:
-            return Said()
+            return EventSummary()
         if not said.last:
             return said
         creation = self._awaited.get(said.background_id or "")
         if creation is None or creation.finished is None:  # its own stream will tell
-            return Said(finish_reason=said.finish_reason, last=True)
+            return EventSummary(finish_reason=said.finish_reason, last=True)
         del self._awaited[said.background_id or ""]
         record.creation, record.model = creation, creation.model
         return replace(said, background_id=None)

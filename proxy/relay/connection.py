@@ -2,7 +2,7 @@
 
 This is the hot path. It speaks through `asyncio.Protocol` and httptools (the parser that
 vLLM's own server uses), because a general client costs several times as much; the tokens of a
-stream take a shortcut (docs/performance.md has the figures).
+stream take a fast_path (docs/performance.md has the figures).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from time import monotonic
 from typing import Protocol, cast
 
 from proxy.errors import EngineDied, EngineGarbled, RequestFailure
+from proxy.relay.fast_path import FastPath
 from proxy.relay.headers import Header
 from proxy.relay.response import Response
-from proxy.relay.shortcut import Shortcut
 from proxy.relay.spare import Spare
 
 Parts = Sequence[bytes | bytearray | memoryview]
@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         """Forget the exchange before."""
         self.response.begin(method)
         self._sink: Sink | None = None
-        self._shortcut: Shortcut | None = None
+        self._fast_path: FastPath | None = None
         self.paused = False
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
@@ -101,12 +101,12 @@ class Connection(asyncio.Protocol):
             await self._wait()
         return self.response
 
-    async def pass_on(self, sink: Sink, shortcut: Shortcut | None = None) -> bytes:
+    async def pass_on(self, sink: Sink, fast_path: FastPath | None = None) -> bytes:
         """Hand the body to `sink` as it comes; returns the bytes that came with its end.
 
         Unless the body has ended already, the sink is called at once, be it with nothing. It is
         called from within the read of the socket: a task that wakes up for each token would
-        cost more than everything that is done for it. What takes the shortcut it does not get.
+        cost more than everything that is done for it. What takes the fast_path it does not get.
 
         Raises:
             EngineDied: the connection closed before the declared end.
@@ -116,19 +116,19 @@ class Connection(asyncio.Protocol):
         try:
             if not self.response.is_whole:
                 self._deliver(sink, self._last_byte or monotonic())
-                self._take(shortcut)
+                self._take(fast_path)
             while not self.response.is_whole:
                 await self._wait()
         finally:
             self._sink = None
-            self._leave_shortcut()
+            self._leave_fast_path()
         return self.response.take()
 
     @property
     def last_byte(self) -> float | None:
         """When something of the answer came last (monotonic seconds)."""
-        if self._shortcut is not None and self._shortcut.last_byte is not None:
-            return max(self._shortcut.last_byte, self._last_byte or 0.0)
+        if self._fast_path is not None and self._fast_path.last_byte is not None:
+            return max(self._fast_path.last_byte, self._last_byte or 0.0)
         return self._last_byte
 
     def pause(self) -> None:
@@ -211,15 +211,15 @@ class Connection(asyncio.Protocol):
         self._wake()
         self.close()  # before more comes, or even the end
 
-    def _take(self, shortcut: Shortcut | None) -> None:
-        if shortcut is not None and not self._closed:
-            self._shortcut = shortcut
-            shortcut.lead_past(self)
-            self._transport.set_protocol(shortcut)
+    def _take(self, fast_path: FastPath | None) -> None:
+        if fast_path is not None and not self._closed:
+            self._fast_path = fast_path
+            fast_path.attach(self)
+            self._transport.set_protocol(fast_path)
 
-    def _leave_shortcut(self) -> None:
-        if self._shortcut is not None:
-            self._last_byte, self._shortcut = self.last_byte, None
+    def _leave_fast_path(self) -> None:
+        if self._fast_path is not None:
+            self._last_byte, self._fast_path = self.last_byte, None
             self._transport.set_protocol(self)
 
     def _deliver(self, sink: Sink, now: float) -> None:

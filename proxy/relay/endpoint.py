@@ -14,15 +14,15 @@ from proxy.relay import headers
 from proxy.relay.answer import Answer, StreamedAnswer, answer_for, server_timing
 from proxy.relay.background import BackgroundResponses
 from proxy.relay.connection import Connection
-from proxy.relay.content import Content, Media, content_of
 from proxy.relay.deadline import Deadline
 from proxy.relay.keep_alive import Heartbeat, KeepAlive
+from proxy.relay.lifecycle import RequestLifecycle, record_of
 from proxy.relay.models import ModelsResponse, models_question
-from proxy.relay.passage import Passage, record_of
 from proxy.relay.refusal import refusal, speaks_anthropic
 from proxy.relay.response import Response
 from proxy.relay.translation import Translation
 from proxy.relay.upstream import Upstream
+from proxy.relay.upstream_request import Media, UpstreamRequest, upstream_request
 from proxy.server.exchange import Exchange
 from proxy.tasks import spawn
 from proxy.telemetry.record import Record
@@ -49,7 +49,7 @@ class Relay:
     def __init__(
         self,
         upstream: Upstream,
-        passage: Passage,
+        lifecycle: RequestLifecycle,
         limits: Limits,
         media: Media,
         protocols: Iterable[Protocol] = (),
@@ -57,7 +57,7 @@ class Relay:
     ) -> None:
         """`withheld` are names of headers that the engine does not get."""
         self._upstream = upstream
-        self._passage = passage
+        self._lifecycle = lifecycle
         self._limits = limits
         self._media = media
         self._background = BackgroundResponses()
@@ -70,7 +70,7 @@ class Relay:
         out = self._out(exchange, route, record)
         work = partial(self._relay, exchange, out, record, route)
         refuse = partial(_refuse, exchange, out, record, route)
-        await self._passage.through(record, work, refuse, exchange.when_it_leaves)
+        await self._lifecycle.run(record, work, refuse, exchange.when_it_leaves)
 
     async def refuse(
         self,
@@ -82,7 +82,7 @@ class Relay:
         """Answer a request that is not for the engine; it is logged and counted like any other."""
         record = record_of(exchange.request, route, key)
         refuse = partial(_refuse, exchange, self._out(exchange, route, record), record, route)
-        await self._passage.refused(record, failure, refuse)
+        await self._lifecycle.reject(record, failure, refuse)
 
     def _out(self, exchange: Exchange, route: Route, record: Record) -> Out:
         """What takes the response: the exchange itself, unless it has to be made anew."""
@@ -97,21 +97,23 @@ class Relay:
     async def _relay(self, exchange: Exchange, out: Out, record: Record, route: Route) -> None:
         most = self._limits.max_body_bytes
         try:
-            with await content_of(exchange, out, route, most, self._media, record) as content:
-                await self._ask(exchange, out, content, record)
+            with await upstream_request(exchange, out, route, most, self._media, record) as asked:
+                await self._ask(exchange, out, asked, record)
         finally:
             _note_bytes(exchange, record)
 
-    async def _ask(self, exchange: Exchange, out: Out, content: Content, record: Record) -> None:
+    async def _ask(
+        self, exchange: Exchange, out: Out, asked: UpstreamRequest, record: Record
+    ) -> None:
         limits = self._limits
-        self._passage.carries(record, content.fingerprinted)
-        padding = self._padding_seconds(exchange, content, record)
-        anthropic = speaks_anthropic(content.route, exchange.request)
-        connection = await self._send(exchange, content, record)
+        self._lifecycle.attach_body(record, asked.fingerprinted)
+        padding = self._padding_seconds(exchange, asked, record)
+        anthropic = speaks_anthropic(asked.route, exchange.request)
+        connection = await self._send(exchange, asked, record)
         exchange.when_it_leaves(connection.abort)
         uplink = None
-        if content.pieces is not None:
-            uplink = spawn(content.send(connection, record), name="uplink")
+        if asked.pieces is not None:
+            uplink = spawn(asked.send(connection, record), name="uplink")
         deadline = Deadline(limits.request_timeout, limits.stream_idle_timeout)
         deadline.watch(connection, record.started)
         timers: list[Deadline | Heartbeat | KeepAlive] = [deadline]
@@ -124,23 +126,23 @@ class Relay:
                 heartbeat.cancel()
             record.first_byte = connection.first_byte
             status = response.status
-            is_listed = content.route is not Route.EXTRA
+            is_listed = asked.route is not Route.EXTRA
             if status == 404 and is_listed and headers.is_of_no_route(response.headers):
                 raise _not_served(record)
             answer = answer_for(
-                content.route,
+                asked.route,
                 response.headers,
                 record,
                 self._background,
-                withhold_usage=content.adds_usage,
+                withhold_usage=asked.adds_usage,
             )
             record.status = status
             out.start(status, _answer_headers(response, answer, record, anthropic=anthropic))
             seconds = limits.stream_keep_alive
-            is_kept = content.route in limits.kept_alive
+            is_kept = asked.route in limits.kept_alive
             if seconds and not is_kept and isinstance(answer, StreamedAnswer):
-                timers.append(KeepAlive(seconds, exchange, out, connection, answer, content.route))
-            await pass_on(exchange, out, content.route, connection, answer, deadline)
+                timers.append(KeepAlive(seconds, exchange, out, connection, answer, asked.route))
+            await pass_on(exchange, out, asked.route, connection, answer, deadline)
         finally:
             for timer in timers:
                 timer.cancel()
@@ -151,32 +153,32 @@ class Relay:
             connection.release()
 
     def _padding_seconds(
-        self, exchange: Exchange, content: Content, record: Record
+        self, exchange: Exchange, asked: UpstreamRequest, record: Record
     ) -> float | None:
         """After how many seconds of silence a blank is written, where one may be."""
         seconds = self._limits.json_heartbeat
         if not seconds or record.stream or exchange.request.method != "POST":
             return None
-        has_body = content.length != 0 or content.pieces is not None
-        return seconds if content.route in GENERATING and has_body else None
+        has_body = asked.length != 0 or asked.pieces is not None
+        return seconds if asked.route in GENERATING and has_body else None
 
-    async def _send(self, exchange: Exchange, content: Content, record: Record) -> Connection:
+    async def _send(self, exchange: Exchange, asked: UpstreamRequest, record: Record) -> Connection:
         before = monotonic()
         connection = await self._upstream.connection()
         if connection.is_new:
             record.connect_seconds = monotonic() - before
         request_headers = headers.to_upstream(
-            content.headers,
+            asked.headers,
             self._upstream.authority,
             record.request_id.encode(),
             record.span_headers,
             self._withheld,
         )
-        request_headers += content.framing()
+        request_headers += asked.framing()
         # Before the system call: what comes after it is the engine's time.
         record.sent = monotonic()
-        connection.send(exchange.request.method, content.target, request_headers, content.parts)
-        if content.pieces is None:
+        connection.send(exchange.request.method, asked.target, request_headers, asked.parts)
+        if asked.pieces is None:
             connection.request_sent()
         return connection
 
@@ -204,12 +206,12 @@ async def pass_on(
     def take(chunk: bytes, now: float) -> None:
         write(feed(chunk, now))
 
-    shortcut = None
+    fast_path = None
     if isinstance(answer, StreamedAnswer) and out.write_chunk is not None:
-        shortcut = answer.shortcut(out.write_chunk)
+        fast_path = answer.fast_path(out.write_chunk)
     exchange.on_backpressure(connection.pause, connection.resume)
     try:
-        last = await connection.pass_on(take, shortcut)
+        last = await connection.pass_on(take, fast_path)
         last = answer.feed(last, connection.last_byte or monotonic()) + answer.close()
         if exchange.is_behind:
             await deadline.within(exchange.drain())
@@ -221,7 +223,7 @@ async def pass_on(
             raise
         last = answer.close()
     finally:
-        exchange.settle(shortcut.body_bytes if shortcut is not None else 0)
+        exchange.settle(fast_path.body_bytes if fast_path is not None else 0)
     out.end(last)
 
 

@@ -1,6 +1,6 @@
 """What one event of a stream, or one whole JSON answer, says: tokens, usage, errors.
 
-Every route has its own shape; a reader turns a payload into `Said`. Payloads are read
+Every route has its own shape; a reader turns a payload into `EventSummary`. Payloads are read
 with typed structs, so that what is not named here costs nothing and is never rewritten.
 """
 
@@ -36,7 +36,7 @@ class Usage:
 
 
 @dataclass(slots=True)
-class Said:
+class EventSummary:
     """What a payload carries. `usage_only` marks the event that `include_usage` causes, `last`
     the one that ends a stream where no `[DONE]` does; `timings` are the engine's, in its words.
     `usage_of` is the choice that usage in the middle of a stream is of, `background_id` the id of a
@@ -66,10 +66,10 @@ _CLIENTS_ERRORS = frozenset(
     }
 )
 
-Reader = Callable[[bytes], Said]
+Reader = Callable[[bytes], EventSummary]
 
 # Nothing but something generated: what nearly all events say. Made once; do not change it.
-TOKEN = Said(generated=True)
+TOKEN = EventSummary(generated=True)
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -191,7 +191,7 @@ _messages_event = msgspec.json.Decoder(_MessagesEvent)
 _realtime_event = msgspec.json.Decoder(_RealtimeEvent)
 
 
-def _read_chunk(payload: bytes) -> Said:
+def _read_chunk(payload: bytes) -> EventSummary:
     try:
         chunk = _decode_chunk(payload)
     except msgspec.ValidationError:
@@ -201,7 +201,7 @@ def _read_chunk(payload: bytes) -> Said:
         choice = choices[0]
         if choice.finish_reason is None and choice.generated():
             return TOKEN
-    said = Said(timings=chunk.metrics)
+    said = EventSummary(timings=chunk.metrics)
     if chunk.error:
         said.error, said.is_clients_error = error_of(chunk.error)
     if chunk.usage is not None and (usage := _usage(chunk.usage)) is not None:
@@ -214,26 +214,26 @@ def _read_chunk(payload: bytes) -> Said:
     return said
 
 
-def _read_responses_event(payload: bytes) -> Said:
+def _read_responses_event(payload: bytes) -> EventSummary:
     event = _responses_event.decode(payload)
     if event.type == "error" or event.error:
         error, is_clients = error_of(event.error or {"code": event.code or "error"})
-        return Said(error=error, is_clients_error=is_clients)
+        return EventSummary(error=error, is_clients_error=is_clients)
     if event.response is not None:
         return _said_of_response(event.response)
-    return TOKEN if event.type.endswith(".delta") and event.delta else Said()
+    return TOKEN if event.type.endswith(".delta") and event.delta else EventSummary()
 
 
-def _read_response(payload: bytes) -> Said:
+def _read_response(payload: bytes) -> EventSummary:
     return _said_of_response(_response.decode(payload))
 
 
-def _said_of_response(response: _Response) -> Said:
+def _said_of_response(response: _Response) -> EventSummary:
     incomplete = response.incomplete_details
     finished = response.status in ("completed", "incomplete", "failed", "cancelled")
     reason = incomplete.reason if incomplete else response.status
     error, is_clients = error_of(response.error)
-    return Said(
+    return EventSummary(
         usage=_usage(response.usage),
         timings=response.metrics,
         finish_reason=reason if finished else None,
@@ -244,7 +244,7 @@ def _said_of_response(response: _Response) -> Said:
     )
 
 
-def _read_messages_event(payload: bytes) -> Said:
+def _read_messages_event(payload: bytes) -> EventSummary:
     event = _messages_event.decode(payload)
     usage = _usage(event.usage) or _usage(event.message.usage if event.message else None)
     delta = event.delta or _MessageDelta()
@@ -254,7 +254,7 @@ def _read_messages_event(payload: bytes) -> Said:
     if usage is not None and event.type == "message_start":
         usage.completion_tokens = None  # its 0 says nothing of what will have been generated
     error, is_clients = error_of(event.error)
-    return Said(
+    return EventSummary(
         generated=is_generated,
         usage=usage,
         finish_reason=event.stop_reason or delta.stop_reason,

@@ -14,7 +14,7 @@ from time import monotonic
 import msgspec
 
 from proxy.access.routes import Route
-from proxy.relay.event import TOKEN, Reader, Said, Usage
+from proxy.relay.event import TOKEN, EventSummary, Reader, Usage
 from proxy.relay.skim import Skim
 from proxy.relay.timings import note_timings
 from proxy.telemetry.record import Record
@@ -153,7 +153,7 @@ class EventStream:
         self._note(said, now)
         return said.usage_only and self._withhold_usage
 
-    def _note(self, said: Said, now: float) -> None:
+    def _note(self, said: EventSummary, now: float) -> None:
         record = self._record
         if not (self._has_begun or record.generated_events):
             self._begin(said)
@@ -172,7 +172,7 @@ class EventStream:
         if said.last:
             self.finished = True
 
-    def _begin(self, first: Said) -> None:
+    def _begin(self, first: EventSummary) -> None:
         """Usage with the very first words is the operator's wish (`--enable-force-include-usage`):
         the event at the end would have come to this client without us, too."""
         self._has_begun = True

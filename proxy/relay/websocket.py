@@ -27,7 +27,7 @@ from proxy.relay import headers
 from proxy.relay.answer import note_error
 from proxy.relay.event import note_realtime_event
 from proxy.relay.headers import Headers
-from proxy.relay.passage import Passage, record_of
+from proxy.relay.lifecycle import RequestLifecycle, record_of
 from proxy.relay.refusal import refusal
 from proxy.server.request import Request
 from proxy.server.websocket import ClientWebSocket, SessionEnded
@@ -61,7 +61,7 @@ class WebSocketRelay:
     def __init__(
         self,
         authority: str,
-        passage: Passage,
+        lifecycle: RequestLifecycle,
         *,
         max_message_bytes: int,
         withheld: frozenset[bytes] = frozenset(),
@@ -71,7 +71,7 @@ class WebSocketRelay:
         `Upstream` has it."""
         self._authority = authority
         self._withheld = withheld
-        self._passage = passage
+        self._lifecycle = lifecycle
         self._max_message_bytes = max_message_bytes
         self._retry_after = retry_after
         self._running: set[_Session] = set()
@@ -83,7 +83,7 @@ class WebSocketRelay:
         session = _Session(client, record)
         work = partial(self._relay, request, session, record)
         tell = partial(session.refuse, route)
-        await self._passage.through(record, work, tell, client.when_it_leaves)
+        await self._lifecycle.run(record, work, tell, client.when_it_leaves)
 
     async def refuse(
         self,
@@ -96,7 +96,7 @@ class WebSocketRelay:
         """Answer a handshake that is not for the engine."""
         record = record_of(request, route, key)
         session = _Session(client, record)
-        await self._passage.refused(record, failure, partial(session.refuse, route))
+        await self._lifecycle.reject(record, failure, partial(session.refuse, route))
 
     def cut(self, failure: RequestFailure) -> None:
         """End the sessions that still run for this reason, and tell their clients."""

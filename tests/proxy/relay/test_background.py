@@ -9,11 +9,11 @@ import pytest
 from proxy.access.routes import Route
 from proxy.relay import background
 from proxy.relay.background import BackgroundResponses
-from proxy.relay.event import Said, Usage, answer_reader
+from proxy.relay.event import EventSummary, Usage, answer_reader
 from proxy.telemetry.record import Record
 
 
-def told(known: BackgroundResponses, path: str, response_id: str, status: str) -> Said:
+def told(known: BackgroundResponses, path: str, response_id: str, status: str) -> EventSummary:
     """What an answer says that is to be counted."""
     record = Record("POST", path, Route.RESPONSES, key="alice")
     said = {"id": response_id, "background": True, "status": status}

@@ -38,7 +38,7 @@ class _Whole:
 
     def abort(self, failure: Exception) -> None: ...
 
-    async def pass_on(self, sink: Any, shortcut: Any) -> bytes:
+    async def pass_on(self, sink: Any, fast_path: Any) -> bytes:
         return b'data: {"choices":[]}\n\ndata: [DONE]\n\n'
 
 

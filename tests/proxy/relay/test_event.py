@@ -8,14 +8,14 @@ import msgspec
 import pytest
 
 from proxy.access.routes import Route
-from proxy.relay.event import Said, Usage, answer_reader, error_of, event_reader
+from proxy.relay.event import EventSummary, Usage, answer_reader, error_of, event_reader
 from proxy.telemetry.record import Record
 from tests.proxy.relay.recordings import recording
 
 CHAT, RESPONSES, MESSAGES = Route.CHAT, Route.RESPONSES, Route.MESSAGES
 
 
-def said(route: Route, event: object) -> Said:
+def said(route: Route, event: object) -> EventSummary:
     return event_reader(route)(json.dumps(event).encode())
 
 

@@ -16,7 +16,7 @@ from proxy.engine import lifecycle
 from proxy.engine.lifecycle import Engine
 from proxy.engine.state import EngineState
 from proxy.models.fetch import Model
-from proxy.relay.flights import Flights
+from proxy.relay.in_flight import InFlightRequests
 from proxy.settings import Settings
 from proxy.vllm.probe import Probe
 from proxy.vllm.warm_up import WarmUpFailed, WarmUpSilence, questions, tone
@@ -179,7 +179,7 @@ async def test_who_has_said_nothing_for_ten_minutes_is_not_asked_again(
 
     monkeypatch.setattr(lifecycle, "_WATCH_SECONDS", 0.0)
     probe = Failing(ENGINE)
-    flights = Flights(PoisonGuard(enabled=False))
+    flights = InFlightRequests(PoisonGuard(enabled=False))
     engine = Engine(Settings.load({}), EngineState(), probe, drained, flights)
     assert await engine._warm_up(Model("/models/tiny", ("tiny",))) is failure
     assert asked == ["tiny"] * times

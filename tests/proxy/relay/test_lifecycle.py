@@ -9,8 +9,8 @@ import pytest
 from proxy.access.poison import PoisonGuard
 from proxy.access.routes import Route
 from proxy.errors import EngineDied, RequestFailure
-from proxy.relay.flights import Flights
-from proxy.relay.passage import Passage, Watch
+from proxy.relay.in_flight import InFlightRequests
+from proxy.relay.lifecycle import RequestLifecycle, Watch
 from proxy.telemetry.record import Outcome, Record
 
 
@@ -42,10 +42,13 @@ async def end_of(work: asyncio.Future[None]) -> tuple[Record, list[RequestFailur
     async def refuse(failure: RequestFailure) -> None:
         told.append(failure)
 
-    passage = Passage(
-        house, Flights(PoisonGuard(enabled=True)), on_start=[house.began], on_end=[house.ended]
+    lifecycle = RequestLifecycle(
+        house,
+        InFlightRequests(PoisonGuard(enabled=True)),
+        on_start=[house.began],
+        on_end=[house.ended],
     )
-    passing = asyncio.ensure_future(passage.through(record, lambda: work, refuse))
+    passing = asyncio.ensure_future(lifecycle.run(record, lambda: work, refuse))
     await asyncio.wait([passing])
     assert house.inside == 0
     assert house.over == [record]

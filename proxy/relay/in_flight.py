@@ -59,7 +59,7 @@ class Lost(NamedTuple):
     fingerprint: Fingerprint | None
 
 
-class Flights:
+class InFlightRequests:
     """Every request from its gate to its end. A request costs a few changes of two dicts."""
 
     def __init__(self, guard: Guard) -> None:
@@ -70,13 +70,13 @@ class Flights:
         self._bodies: dict[int, Parts] = {}
         self._known: dict[int, Fingerprint] = {}
         self._lost: deque[tuple[float, Lost]] = deque(maxlen=_MAX_LOST)
-        self._told: set[int] = set()
+        self._reported: set[int] = set()
         self._last_progress = 0.0
 
     def begin(self, record: Record) -> None:
         self._inside[id(record)] = record
 
-    def carries(self, record: Record, body: Parts) -> None:
+    def attach_body(self, record: Record, body: Parts) -> None:
         """The request's body, where it is held whole (else empty).
 
         Raises:
@@ -96,15 +96,15 @@ class Flights:
         if self._inside.pop(key, None) is None:
             return
         self._last_progress = max(self._last_progress, _last_progress(record))
-        if record.outcome in _LOST and key not in self._told and _was_sent(record):
+        if record.outcome in _LOST and key not in self._reported and _was_sent(record):
             self._lost.append((monotonic(), self._loss(record)))
             self.trouble.set()
         self._bodies.pop(key, None)
-        self._told.discard(key)
+        self._reported.discard(key)
         if self._known and (known := self._known.pop(key, None)) is not None:
             self._guard.over(known, answered=record.outcome is Outcome.OK)
 
-    def take_lost(self) -> list[Lost]:
+    def pop_lost(self) -> list[Lost]:
         """The engine has died: whom it has taken with it. Each request is named once."""
         oldest = monotonic() - _LOST_SECONDS
         lost = [loss for when, loss in self._lost if when >= oldest]
@@ -112,9 +112,9 @@ class Flights:
         still = [
             record
             for key, record in self._inside.items()
-            if key not in self._told and _was_sent(record)
+            if key not in self._reported and _was_sent(record)
         ]
-        self._told |= {id(record) for record in still}
+        self._reported |= {id(record) for record in still}
         return lost + [self._loss(record) for record in still]
 
     @property

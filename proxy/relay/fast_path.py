@@ -23,10 +23,10 @@ _SIZES = {b"%x" % size: size for size in range(1, 2048)}
 _LONGEST_SIZE_LINE = len(b"7ff\r\n")
 _CHUNK_END = b"\r\n"
 # Choices take turns, and the events of each have something of their own: those of one are kept.
-_MOST_LESSONS = 8
+MAX_TEMPLATES = 8
 
 
-class LongWay(Protocol):
+class SlowPath(Protocol):
     """The connection's own protocol, which parses what comes."""
 
     def data_received(self, data: bytes) -> None: ...
@@ -42,11 +42,11 @@ class LongWay(Protocol):
         """All that has come is whole chunks."""
 
 
-class Shortcut(asyncio.Protocol):
+class FastPath(asyncio.Protocol):
     """Takes chunks with one event each that is like one before; the rest goes the long way."""
 
     __slots__ = (
-        *("_after", "_before", "_is_open", "_lessons", "_long_way", "_record", "_write"),
+        *("_after", "_before", "_is_open", "_templates", "_slow_path", "_record", "_write"),
         *("_is_between_events", "body_bytes", "last_byte"),
     )
 
@@ -60,24 +60,24 @@ class Shortcut(asyncio.Protocol):
         self._write = write
         self._record = record
         self._is_between_events = is_between_events
-        self._long_way: LongWay
+        self._slow_path: SlowPath
         self._before = self._after = b""
-        self._lessons = 0
+        self._templates = 0
         self._is_open = False
         self.body_bytes = 0
         """Of the chunks that were passed on, without their framing."""
         self.last_byte: float | None = None
         """When the last of them came (monotonic seconds)."""
 
-    def lead_past(self, long_way: LongWay) -> None:
+    def attach(self, long_way: SlowPath) -> None:
         """Begin, in place of `long_way`."""
-        self._long_way = long_way
+        self._slow_path = long_way
         self._look()
 
     def learn(self, event: bytes) -> None:
         """`event` says that something was generated, and nothing else."""
-        if self._lessons < _MOST_LESSONS and (text := _TEXT.search(event)) is not None:
-            self._lessons += 1
+        if self._templates < MAX_TEMPLATES and (text := _TEXT.search(event)) is not None:
+            self._templates += 1
             self._before = event[: text.start(1)]
             self._after = event[text.end(1) :] + _CHUNK_END
 
@@ -89,7 +89,7 @@ class Shortcut(asyncio.Protocol):
         if known:
             self._write(data[:known])
             data = data[known:]
-        self._long_way.data_received(data)
+        self._slow_path.data_received(data)
         self._look()
 
     def _known(self, data: bytes) -> int:
@@ -119,14 +119,14 @@ class Shortcut(asyncio.Protocol):
         return at
 
     def _look(self) -> None:
-        between = self._long_way.between_chunks and self._is_between_events()
+        between = self._slow_path.between_chunks and self._is_between_events()
         self._is_open = bool(self._before) and between
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._long_way.connection_lost(exc)
+        self._slow_path.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        self._long_way.pause_writing()
+        self._slow_path.pause_writing()
 
     def resume_writing(self) -> None:
-        self._long_way.resume_writing()
+        self._slow_path.resume_writing()

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.access.routes import Route
 from proxy.errors import EngineUnreachable
-from proxy.relay.content import Content, content_of
+from proxy.relay.upstream_request import UpstreamRequest, upstream_request
 from proxy.telemetry.record import Record
 from tests.proxy.server.exchanges import FakeConnection, exchange_on, request_of
 
@@ -32,7 +32,7 @@ class _Media:
         self.given_back += 1
 
 
-async def content_with(media: _Media, record: Record | None = None) -> Content:
+async def content_with(media: _Media, record: Record | None = None) -> UpstreamRequest:
     record = record or Record("POST", "/v1/chat/completions", Route.CHAT)
     headers = [
         (b"content-type", b"application/json"),
@@ -41,7 +41,7 @@ async def content_with(media: _Media, record: Record | None = None) -> Content:
     exchange = exchange_on(FakeConnection(), request=request_of(headers=headers))
     exchange.feed(BODY)
     exchange.complete()
-    return await content_of(exchange, exchange, Route.CHAT, 1000, media, record)
+    return await upstream_request(exchange, exchange, Route.CHAT, 1000, media, record)
 
 
 async def test_a_request_that_runs_tells_what_it_holds() -> None:

@@ -13,7 +13,7 @@ from proxy.access.routes import Route
 from proxy.errors import InternalFailure, RequestFailure
 from proxy.relay import headers
 from proxy.relay.connection import Parts
-from proxy.relay.flights import Flights
+from proxy.relay.in_flight import InFlightRequests
 from proxy.server.request import Request
 from proxy.telemetry.record import Outcome, Record
 
@@ -69,13 +69,13 @@ class Gate(Protocol):
         """The request that entered is over."""
 
 
-class Passage:
+class RequestLifecycle:
     """One gate for all requests, and what is done with the record of each."""
 
     def __init__(
         self,
         gate: Gate,
-        flights: Flights,
+        in_flight: InFlightRequests,
         *,
         on_start: Sequence[Callable[[Record], None]] = (),
         on_end: Sequence[Callable[[Record], None]] = (),
@@ -83,11 +83,11 @@ class Passage:
         """`on_start` is called in order with each record as it begins, `on_end` when it is
         finished; the latter changes nothing in it."""
         self._gate = gate
-        self._flights = flights
+        self._in_flight = in_flight
         self._on_start = on_start
         self._on_end = on_end
 
-    async def through(
+    async def run(
         self, record: Record, work: Work, refuse: Refuse, watch: Watch | None = None
     ) -> None:
         """Do `work` inside the gate; what goes wrong is noted, then told by `refuse`."""
@@ -95,7 +95,7 @@ class Passage:
             start(record)
         try:
             record.waited_seconds = await self._gate.enter(record.key, watch)
-            self._flights.begin(record)
+            self._in_flight.begin(record)
             try:
                 await work()
             finally:
@@ -110,19 +110,19 @@ class Passage:
             raise
         finally:
             record.finish()
-            self._flights.end(record)
+            self._in_flight.end(record)
             for end in self._on_end:
                 end(record)
 
-    def carries(self, record: Record, body: Parts) -> None:
+    def attach_body(self, record: Record, body: Parts) -> None:
         """The body of a request that is inside, where it is held whole (else empty).
 
         Raises:
             PoisonedRequest, EngineUnavailable: the engine may die of it.
         """
-        self._flights.carries(record, body)
+        self._in_flight.attach_body(record, body)
 
-    async def refused(self, record: Record, failure: RequestFailure, refuse: Refuse) -> None:
+    async def reject(self, record: Record, failure: RequestFailure, refuse: Refuse) -> None:
         """A request that never comes to the gate; it is recorded like any other."""
         for start in self._on_start:
             start(record)

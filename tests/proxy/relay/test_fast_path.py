@@ -1,4 +1,4 @@
-"""What takes the shortcut comes out as it would have the long way, and is counted the same."""
+"""What takes the fast_path comes out as it would have the long way, and is counted the same."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Passed(NamedTuple):
     noted: dict[str, object]
     failed: bool
     short_bytes: int
-    """How many took the shortcut."""
+    """How many took the fast_path."""
 
 
 def chunk(data: bytes) -> bytes:
@@ -105,13 +105,13 @@ async def passed(
     record = Record("POST", "/", route)
     answer = StreamedAnswer(event_reader(route), record, withhold_usage=True)
     out: list[bytes] = []
-    shortcut = answer.shortcut(lambda data: out.append(unchunked(data))) if short else None
+    fast_path = answer.fast_path(lambda data: out.append(unchunked(data))) if short else None
     connection.send("POST", b"/", [], ())
     connection.request_sent()
     wire.protocol.data_received(HEAD)
     await connection.response_head()
     passing = asyncio.ensure_future(
-        connection.pass_on(lambda data, now: out.append(answer.feed(data, now)), shortcut)
+        connection.pass_on(lambda data, now: out.append(answer.feed(data, now)), fast_path)
     )
     await asyncio.sleep(0)
     for read in reads:
@@ -128,7 +128,7 @@ async def passed(
     assert wire.protocol is connection
     names = ("generated_events", "prompt_tokens", "completion_tokens", "finish_reason", "error")
     noted = {name: getattr(record, name) for name in names}
-    return Passed(b"".join(out), noted, failed, shortcut.body_bytes if shortcut else 0)
+    return Passed(b"".join(out), noted, failed, fast_path.body_bytes if fast_path else 0)
 
 
 async def alike(reads: Sequence[bytes], *, route: Route = Route.CHAT, lost: bool = False) -> Passed:
@@ -239,9 +239,9 @@ async def test_the_time_of_the_last_byte_is_known_on_both_ways() -> None:
     answer = StreamedAnswer(event_reader(Route.CHAT), record, withhold_usage=True)
     connection.send("POST", b"/", [], ())
     wire.protocol.data_received(HEAD)
-    shortcut = answer.shortcut(lambda _: None)
+    fast_path = answer.fast_path(lambda _: None)
     sink = cast("Sink", answer.feed)
-    passing = asyncio.ensure_future(connection.pass_on(sink, shortcut))
+    passing = asyncio.ensure_future(connection.pass_on(sink, fast_path))
     await asyncio.sleep(0)
     times = []
     for read in (chunk(token("a")), chunk(token("b")), chunk(DONE)):
@@ -249,7 +249,7 @@ async def test_the_time_of_the_last_byte_is_known_on_both_ways() -> None:
         assert connection.last_byte is not None
         times.append(connection.last_byte)
     assert times == sorted(times)
-    assert times[1] == shortcut.last_byte
+    assert times[1] == fast_path.last_byte
     wire.protocol.data_received(END)
     await passing
     assert connection.last_byte is not None

@@ -13,7 +13,7 @@ from typing import Protocol
 from proxy.access.routes import ALIASES, Route
 from proxy.errors import RequestFailure
 from proxy.json_scan import in_slices
-from proxy.relay.body import peek, scan, with_usage_option
+from proxy.relay.body_inspection import peek, scan, with_usage_option
 from proxy.relay.connection import Connection, Parts
 from proxy.relay.models import ModelsResponse
 from proxy.relay.translation import Translation
@@ -34,7 +34,7 @@ class Media(Protocol):
 
 
 @dataclass(slots=True)
-class Content:
+class UpstreamRequest:
     """One request, as the engine gets it. `length` is in bytes, None for a body without a declared
     one (it goes in chunks).
 
@@ -53,7 +53,7 @@ class Content:
     fingerprinted: Parts = ()
     give_back: Callable[[], None] | None = None
 
-    def __enter__(self) -> Content:
+    def __enter__(self) -> UpstreamRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,14 +94,14 @@ class Content:
             await connection.send_body((b"0\r\n\r\n",))
 
 
-async def content_of(
+async def upstream_request(
     exchange: Exchange,
     out: Exchange | Translation | ModelsResponse,
     route: Route,
     limit_bytes: int,
     media: Media,
     record: Record,
-) -> Content:
+) -> UpstreamRequest:
     """Take in a JSON body whole, to read what it says; let any other flow. `out` is what takes the
     response: it may ask the engine for something else than the client has.
 
@@ -113,22 +113,22 @@ async def content_of(
     request = exchange.request
     if isinstance(out, Translation):
         body: bytes | bytearray = await out.whole_body(limit_bytes)
-        content = Content(out.route, out.target, out.headers)
+        asked = UpstreamRequest(out.route, out.target, out.headers)
     else:
         target = out.target if isinstance(out, ModelsResponse) else _target(request)
-        content = Content(route, target, request.headers)
+        asked = UpstreamRequest(route, target, request.headers)
         if not request.has_body:
             record.body_read, record.stream = record.started, False
-            content.length = request.declared_length
-            return content
+            asked.length = request.declared_length
+            return asked
         if not _is_json(request):
             record.audios = 1 if route is Route.AUDIO else 0
-            content.length = request.declared_length
-            content.pieces = exchange.body(limit_bytes)
-            return content
+            asked.length = request.declared_length
+            asked.pieces = exchange.body(limit_bytes)
+            return asked
         body = await exchange.whole_body(limit_bytes)
     record.body_read, record.bytes_in = monotonic(), exchange.received_bytes
-    route = content.route
+    route = asked.route
     seen = peek(route, body)
     if seen is None:
         seen = await in_slices(scan(route, body))
@@ -142,13 +142,13 @@ async def content_of(
     parts: Parts = whole
     if seen.lacks_usage_option:
         parts = (*whole[:-1], *with_usage_option(whole[-1], seen.tail_bytes))
-    content.length, content.adds_usage = sum(map(len, parts)), seen.lacks_usage_option
+    asked.length, asked.adds_usage = sum(map(len, parts)), seen.lacks_usage_option
     if give_back is None:
-        content.parts = content.fingerprinted = parts
+        asked.parts = asked.fingerprinted = parts
     else:
-        content.pieces, content.give_back = _let_go(deque(parts), give_back), give_back
-        content.fingerprinted = (body,)
-    return content
+        asked.pieces, asked.give_back = _let_go(deque(parts), give_back), give_back
+        asked.fingerprinted = (body,)
+    return asked
 
 
 async def _let_go(
