@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import monotonic
 
@@ -109,25 +109,30 @@ Answer = PlainAnswer | StreamedAnswer
 
 def answer_for(
     route: Route,
-    headers: Headers,
+    named: Mapping[bytes, bytes],
     record: Record,
     background: BackgroundResponses,
     *,
     withhold_usage: bool,
 ) -> Answer:
-    kind = _content_type(headers)
-    # A compressed one says nothing to us, and passes as it is.
-    if get(headers, b"content-encoding") not in (None, b"identity"):
+    """`named` are the headers of the engine's response."""
+    kind = named.get(b"content-type", b"").lower()
+    # A compressed one cannot be read, and passes as it is.
+    if named.get(b"content-encoding", b"identity") != b"identity":
         return PlainAnswer(None, record)
-    if kind.startswith(_EVENT_STREAM):
-        read = background.reader(event_reader(route), record)
+    is_stream = kind.startswith(_EVENT_STREAM)
+    if not (is_stream or kind.startswith(b"application/json")):
+        return PlainAnswer(None, record)
+    read = event_reader(route) if is_stream else answer_reader(route)
+    if route is Route.RESPONSES:
+        read = background.reader(read, record)
+    if is_stream:
         return StreamedAnswer(read, record, withhold_usage=withhold_usage)
-    is_json = kind.startswith(b"application/json")
-    return PlainAnswer(background.reader(answer_reader(route), record) if is_json else None, record)
+    return PlainAnswer(read, record)
 
 
 def is_event_stream(headers: Headers) -> bool:
-    return _content_type(headers).startswith(_EVENT_STREAM)
+    return (get(headers, b"content-type") or b"").lower().startswith(_EVENT_STREAM)
 
 
 def note_error(record: Record, error: str | None, *, is_clients: bool = False) -> None:
@@ -151,7 +156,3 @@ def server_timing(record: Record) -> bytes:
     if record.connect_seconds is None:
         return phases
     return phases + b", connect;dur=%.1f" % (record.connect_seconds * 1000)
-
-
-def _content_type(headers: Headers) -> bytes:
-    return (get(headers, b"content-type") or b"").lower()

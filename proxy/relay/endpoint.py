@@ -19,7 +19,6 @@ from proxy.relay.keep_alive import Heartbeat, KeepAlive
 from proxy.relay.lifecycle import RequestLifecycle, record_of
 from proxy.relay.models import ModelsResponse, models_question
 from proxy.relay.refusal import refusal, speaks_anthropic
-from proxy.relay.response import Response
 from proxy.relay.translation import Translation
 from proxy.relay.upstream import Upstream
 from proxy.relay.upstream_request import Media, UpstreamRequest, upstream_request
@@ -95,72 +94,78 @@ class Relay:
         return exchange
 
     async def _relay(self, exchange: Exchange, out: Out, record: Record, route: Route) -> None:
-        most = self._limits.max_body_bytes
-        try:
-            with await upstream_request(exchange, out, route, most, self._media, record) as asked:
-                await self._ask(exchange, out, asked, record)
-        finally:
-            _note_bytes(exchange, record)
-
-    async def _ask(
-        self, exchange: Exchange, out: Out, asked: UpstreamRequest, record: Record
-    ) -> None:
+        """Take in the request, ask the engine, pass its answer on."""
         limits = self._limits
-        self._lifecycle.attach_body(record, asked.fingerprinted)
-        padding = self._padding_seconds(exchange, asked, record)
-        anthropic = speaks_anthropic(asked.route, exchange.request)
-        connection = await self._send(exchange, asked, record)
-        exchange.when_it_leaves(connection.abort)
-        uplink = None
-        if asked.pieces is not None:
-            uplink = spawn(asked.send(connection, record), name="uplink")
-        deadline = Deadline(limits.request_timeout, limits.stream_idle_timeout)
-        deadline.watch(connection, record.started)
-        timers: list[Deadline | Heartbeat | KeepAlive] = [deadline]
-        if padding:
-            named = headers.identity(record.request_id.encode(), anthropic=anthropic)
-            timers.append(Heartbeat(padding, out.pad, named))
+        connection = uplink = asked = None
+        timers: list[Deadline | Heartbeat | KeepAlive] = []
         try:
+            asked = await upstream_request(
+                exchange, out, route, limits.max_body_bytes, self._media, record
+            )
+            route = asked.route
+            self._lifecycle.attach_body(record, asked.fingerprinted)
+            connection = await self._send(exchange, asked, record)
+            exchange.when_it_leaves(connection.abort)
+            if asked.pieces is not None:
+                uplink = spawn(asked.send(connection, record), name="uplink")
+            deadline = Deadline(limits.request_timeout, limits.stream_idle_timeout)
+            deadline.watch(connection, record.started)
+            timers.append(deadline)
+            anthropic = speaks_anthropic(route, exchange.request)
+            if limits.json_heartbeat and self._may_be_padded(exchange, asked, record):
+                named = headers.identity(record.request_id.encode(), anthropic=anthropic)
+                timers.append(Heartbeat(limits.json_heartbeat, out.pad, named))
+
             response = await connection.response_head()
             for heartbeat in timers[1:]:
                 heartbeat.cancel()
-            record.first_byte = connection.first_byte
-            status = response.status
-            is_listed = asked.route is not Route.EXTRA
-            if status == 404 and is_listed and headers.is_of_no_route(response.headers):
+            record.first_byte, status = connection.first_byte, response.status
+            is_listed = route is not Route.EXTRA
+            if status == 404 and is_listed and headers.is_of_no_route(response.named):
                 raise _not_served(record)
+            record.status = status
             answer = answer_for(
-                asked.route,
-                response.headers,
+                route,
+                response.named,
                 record,
                 self._background,
                 withhold_usage=asked.adds_usage,
             )
-            record.status = status
-            out.start(status, _answer_headers(response, answer, record, anthropic=anthropic))
-            seconds = limits.stream_keep_alive
-            is_kept = asked.route in limits.kept_alive
-            if seconds and not is_kept and isinstance(answer, StreamedAnswer):
-                timers.append(KeepAlive(seconds, exchange, out, connection, answer, asked.route))
-            await pass_on(exchange, out, asked.route, connection, answer, deadline)
+            answer_headers = headers.to_client(
+                response.headers, record.request_id.encode(), anthropic=anthropic
+            )
+            if isinstance(answer, StreamedAnswer):
+                # An event that is withheld would make a declared length untrue.
+                answer_headers = [each for each in answer_headers if each[0] != b"content-length"]
+                if limits.stream_keep_alive and route not in limits.kept_alive:
+                    seconds = limits.stream_keep_alive
+                    timers.append(KeepAlive(seconds, exchange, out, connection, answer, route))
+            else:
+                answer_headers.append((b"server-timing", server_timing(record)))
+            out.start(status, answer_headers)
+            if response.is_whole:
+                now = connection.last_byte or monotonic()
+                out.end(answer.feed(response.take(), now) + answer.close())
+            else:
+                await pass_on(exchange, out, route, connection, answer, deadline)
         finally:
             for timer in timers:
                 timer.cancel()
             exchange.when_it_leaves(None)
             if uplink is not None:
                 uplink.cancel()
-            record.last_byte = connection.last_byte
-            connection.release()
+            if connection is not None:
+                record.last_byte = connection.last_byte
+                connection.release()
+            if asked is not None and asked.give_back is not None:
+                asked.give_back()
+            _note_bytes(exchange, record)
 
-    def _padding_seconds(
-        self, exchange: Exchange, asked: UpstreamRequest, record: Record
-    ) -> float | None:
-        """After how many seconds of silence a blank is written, where one may be."""
-        seconds = self._limits.json_heartbeat
-        if not seconds or record.stream or exchange.request.method != "POST":
-            return None
-        has_body = asked.length != 0 or asked.pieces is not None
-        return seconds if asked.route in GENERATING and has_body else None
+    def _may_be_padded(self, exchange: Exchange, asked: UpstreamRequest, record: Record) -> bool:
+        """Whether blanks may be written while the engine is silent."""
+        if record.stream or exchange.request.method != "POST" or asked.route not in GENERATING:
+            return False
+        return asked.length != 0 or asked.pieces is not None
 
     async def _send(self, exchange: Exchange, asked: UpstreamRequest, record: Record) -> Connection:
         before = monotonic()
@@ -225,17 +230,6 @@ async def pass_on(
     finally:
         exchange.settle(fast_path.body_bytes if fast_path is not None else 0)
     out.end(last)
-
-
-def _answer_headers(
-    response: Response, answer: Answer, record: Record, *, anthropic: bool
-) -> headers.Headers:
-    pairs = headers.to_client(response.headers, record.request_id.encode(), anthropic=anthropic)
-    if isinstance(answer, StreamedAnswer):
-        # An event that is withheld would make a declared length untrue.
-        return [pair for pair in pairs if pair[0] != b"content-length"]
-    pairs.append((b"server-timing", server_timing(record)))
-    return pairs
 
 
 def _break_off(

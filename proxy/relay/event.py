@@ -29,10 +29,14 @@ class Usage:
 
     def fill(self, record: Record) -> None:
         """Counts are totals: a later one replaces an earlier one."""
-        record.prompt_tokens = _first(self.prompt_tokens, record.prompt_tokens)
-        record.completion_tokens = _first(self.completion_tokens, record.completion_tokens)
-        record.cached_tokens = _first(self.cached_tokens, record.cached_tokens)
-        record.reasoning_tokens = _first(self.reasoning_tokens, record.reasoning_tokens)
+        if self.prompt_tokens is not None:
+            record.prompt_tokens = self.prompt_tokens
+        if self.completion_tokens is not None:
+            record.completion_tokens = self.completion_tokens
+        if self.cached_tokens is not None:
+            record.cached_tokens = self.cached_tokens
+        if self.reasoning_tokens is not None:
+            record.reasoning_tokens = self.reasoning_tokens
 
 
 @dataclass(slots=True)

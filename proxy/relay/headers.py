@@ -93,9 +93,11 @@ def identity(request_id: bytes, *, anthropic: bool) -> Headers:
 def to_client(headers: Headers, request_id: bytes, *, anthropic: bool = False) -> Headers:
     """The engine's headers as the client gets them; names are in lower case."""
     kept = _without(_HOP_BY_HOP, headers)
-    for header in identity(request_id, anthropic=anthropic):
-        if get(kept, header[0]) is None:
-            kept.append(header)
+    there = dict(kept)
+    if b"x-request-id" not in there:
+        kept.append((b"x-request-id", request_id))
+    if anthropic and b"request-id" not in there:
+        kept.append((b"request-id", request_id))
     return kept
 
 
@@ -114,13 +116,13 @@ def _without(names: frozenset[bytes], headers: Headers) -> Headers:
     return kept
 
 
-def is_of_no_route(answer_headers: Headers) -> bool:
+def is_of_no_route(named: Mapping[bytes, bytes]) -> bool:
     """Whether a 404 is `{"detail":"Not Found"}`: the engine has no such route.
 
     vLLM's own errors are longer; an answer that is compressed or has no length is none of these.
     """
     return (
-        get(answer_headers, b"content-length") == b"22"
-        and get(answer_headers, b"content-type") == b"application/json"
-        and get(answer_headers, b"content-encoding") is None
+        named.get(b"content-length") == b"22"
+        and named.get(b"content-type") == b"application/json"
+        and b"content-encoding" not in named
     )

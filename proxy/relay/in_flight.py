@@ -153,15 +153,11 @@ def _is_owed(record: Record) -> bool:
 
 def _last_progress(record: Record) -> float:
     """When the engine last sent for it what only a core that works can have made; 0 for never."""
-    moments = (record.last_token, record.last_event, _whole_answer(record))
-    return max(moment or 0.0 for moment in moments)
-
-
-def _whole_answer(record: Record) -> float | None:
-    """When it was answered by work; vLLM lists models and counts words without its core."""
-    if record.outcome is not Outcome.OK or record.method != "POST":
-        return None
-    return record.last_byte if record.route in _WORK or record.completion_tokens else None
+    moment = max(record.last_token or 0.0, record.last_event or 0.0)
+    # A whole answer is work; but vLLM lists models and counts words without its core.
+    is_whole = record.outcome is Outcome.OK and record.last_byte is not None
+    is_work = record.method == "POST" and (record.route in _WORK or record.completion_tokens)
+    return max(moment, record.last_byte or 0.0) if is_whole and is_work else moment
 
 
 def _was_sent(record: Record) -> bool:

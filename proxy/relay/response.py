@@ -5,7 +5,7 @@ from __future__ import annotations
 import httptools
 
 from proxy.errors import EngineGarbled
-from proxy.relay.headers import Headers, get
+from proxy.server.request import Headers, first_of_each
 
 _FIRST_STATUS, _LAST_STATUS = 100, 599
 # Interim answers count too; so does what comes behind the body without an end.
@@ -27,6 +27,8 @@ class Response:
         self._is_garbled = False
         self.status = 0
         self.headers: Headers = []
+        self.named: dict[bytes, bytes] = {}
+        """The first value of each header, once the head is whole."""
         self.has_head = False
         self.is_whole = False
         self.keeps_alive = True
@@ -60,9 +62,8 @@ class Response:
 
     def end(self) -> None:
         """The connection has ended: so has a body without a length and without chunks."""
-        has_length = get(self.headers, b"content-length") is not None
-        has_chunks = get(self.headers, b"transfer-encoding") is not None
-        if self.has_head and not (has_length or has_chunks):
+        is_framed = b"content-length" in self.named or b"transfer-encoding" in self.named
+        if self.has_head and not is_framed:
             self.is_whole = True
 
     @property
@@ -80,11 +81,6 @@ class Response:
     def _garbled(self, text: str) -> EngineGarbled:
         self._is_garbled = True
         return EngineGarbled(text)
-
-    def _has_plain_framing(self) -> bool:
-        """No transfer coding but chunks: the header would be lost, and the bytes mean nothing."""
-        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
-        return not codings or [coding.lower() for coding in codings] == [b"chunked"]
 
     # httptools
 
@@ -105,9 +101,13 @@ class Response:
             return
         if self.status < 200:
             return
-        if not self._has_plain_framing():
-            self._is_garbled = True
-            return
+        self.named = first_of_each(self.headers)
+        if b"transfer-encoding" in self.named:
+            # No coding but chunks: the header would be lost, and the bytes mean nothing.
+            codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+            if [coding.lower() for coding in codings] != [b"chunked"]:
+                self._is_garbled = True
+                return
         self.has_head = True
         self.keeps_alive = self._parser.should_keep_alive()
         if self._method == "HEAD":

@@ -38,8 +38,7 @@ class UpstreamRequest:
     """One request, as the engine gets it. `length` is in bytes, None for a body without a declared
     one (it goes in chunks).
 
-    Leave it as a context when the request is over: the memory of media is given back then, if
-    it is still held.
+    `give_back` releases the memory of media; call it when the request is over.
     """
 
     route: Route
@@ -52,13 +51,6 @@ class UpstreamRequest:
     # What tells the request from others, where it is held whole: with media, as the client sent it.
     fingerprinted: Parts = ()
     give_back: Callable[[], None] | None = None
-
-    def __enter__(self) -> UpstreamRequest:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.give_back is not None:
-            self.give_back()
 
     def framing(self) -> Headers:
         if self.length is not None:

@@ -23,11 +23,18 @@ from proxy.relay.background import BackgroundResponses
 from proxy.relay.event import answer_reader, event_reader
 from proxy.relay.headers import Headers
 from proxy.relay.stream import MAX_HELD_BYTES
+from proxy.server.request import first_of_each
 from proxy.telemetry.record import Outcome, Record
 from tests.proxy.relay.recordings import recording
 
 JSON: Headers = [(b"content-type", b"application/json")]
 EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+
+
+def answer_to_chat(headers: Headers, record: Record, *, withhold_usage: bool = False) -> Answer:
+    named = first_of_each(headers)
+    background = BackgroundResponses()
+    return answer_for(Route.CHAT, named, record, background, withhold_usage=withhold_usage)
 
 
 def started(status: int = 200, route: Route = Route.CHAT) -> Record:
@@ -61,7 +68,9 @@ def test_a_stream_is_known_by_what_the_engine_calls_it(
 ) -> None:
     headers = [] if content_type is None else [(b"content-type", content_type)]
     record = started()
-    answer = answer_for(Route.CHAT, headers, record, BackgroundResponses(), withhold_usage=False)
+    answer = answer_for(
+        Route.CHAT, dict(headers), record, BackgroundResponses(), withhold_usage=False
+    )
     assert is_event_stream(headers) is stream
     assert isinstance(answer, StreamedAnswer if stream else PlainAnswer)
     assert bool(record.stream) is stream
@@ -97,7 +106,9 @@ def test_an_answer_that_cannot_be_read_is_passed_on_and_nothing_is_made_up(
     headers: Headers, body: bytes
 ) -> None:
     record = started()
-    answer = answer_for(Route.CHAT, headers, record, BackgroundResponses(), withhold_usage=False)
+    answer = answer_for(
+        Route.CHAT, dict(headers), record, BackgroundResponses(), withhold_usage=False
+    )
     assert passed(answer, [body]) == body
     assert record.prompt_tokens is None
     assert settled(record).outcome is Outcome.OK
@@ -174,15 +185,21 @@ def test_an_error_inside_a_stream_that_began_well_is_the_engines(
     body: bytes, outcome: Outcome
 ) -> None:
     record = started()
-    answer = answer_for(Route.CHAT, EVENTS, record, BackgroundResponses(), withhold_usage=False)
+    answer = answer_for(
+        Route.CHAT, dict(EVENTS), record, BackgroundResponses(), withhold_usage=False
+    )
     assert passed(answer, [body]) == body
     assert settled(record).outcome is outcome
 
 
 def test_a_stream_gives_up_its_usage_event_only_where_the_sidecar_asked_for_it() -> None:
     body = recording("chat_stream_usage")
-    kept = answer_for(Route.CHAT, EVENTS, started(), BackgroundResponses(), withhold_usage=False)
-    withheld = answer_for(Route.CHAT, EVENTS, started(), BackgroundResponses(), withhold_usage=True)
+    kept = answer_for(
+        Route.CHAT, dict(EVENTS), started(), BackgroundResponses(), withhold_usage=False
+    )
+    withheld = answer_for(
+        Route.CHAT, dict(EVENTS), started(), BackgroundResponses(), withhold_usage=True
+    )
     assert passed(kept, [body]) == body
     assert b'"usage"' not in passed(withheld, [body])
 

@@ -1,4 +1,4 @@
-"""The last bytes of a stream, and a client that does not read them."""
+"""How the journey of a request ends: unread bytes, and media that the engine does not get."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from typing import Any, cast
 
 import pytest
 
+from proxy.access.poison import PoisonGuard
 from proxy.access.routes import Route
-from proxy.errors import EngineTimeout
+from proxy.errors import EngineTimeout, EngineUnreachable
 from proxy.relay.answer import StreamedAnswer
 from proxy.relay.connection import Connection
 from proxy.relay.deadline import Deadline
-from proxy.relay.endpoint import pass_on
+from proxy.relay.endpoint import Limits, Relay, pass_on
 from proxy.relay.event import event_reader
+from proxy.relay.in_flight import InFlightRequests
+from proxy.relay.lifecycle import RequestLifecycle
+from proxy.relay.upstream import Upstream
 from proxy.telemetry.record import Record
-from tests.proxy.server.exchanges import FakeConnection, exchange_on
+from tests.proxy.server.exchanges import FakeConnection, exchange_on, request_of
 
 
 class _Unread(FakeConnection):
@@ -55,3 +59,47 @@ async def test_the_end_of_a_stream_that_is_not_read_in_time_is_no_end() -> None:
     with pytest.raises(EngineTimeout):
         await pass_on(exchange, exchange, Route.CHAT, engine, answer, deadline)
     assert (client.wire.is_aborted, exchange.is_over) == (True, False)
+
+
+class _Media:
+    """Fetches for every body, and notes what is given back."""
+
+    given_back = 0
+
+    def concerns(self, route: str, body: bytes | bytearray) -> bool:
+        return True
+
+    async def settle(self, *_: Any) -> Any:
+        return [b"{}"], self._give_back
+
+    def _give_back(self) -> None:
+        self.given_back += 1
+
+
+class _Gone:
+    """An upstream that accepts no connection."""
+
+    async def connection(self) -> Any:
+        raise EngineUnreachable("gone")
+
+
+class _OpenGate:
+    async def enter(self, key: str | None, watch: Any) -> float:
+        return 0.0
+
+    def leave(self, key: str | None) -> None: ...
+
+
+async def test_media_that_the_engine_does_not_read_are_given_back_with_the_request() -> None:
+    media = _Media()
+    in_flight = InFlightRequests(PoisonGuard(enabled=True))
+    lifecycle = RequestLifecycle(_OpenGate(), in_flight)
+    relay = Relay(cast("Upstream", _Gone()), lifecycle, Limits(1000), media)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"2")]
+    client = FakeConnection()
+    exchange = exchange_on(client, request=request_of(headers=headers))
+    exchange.feed(b"{}")
+    exchange.complete()
+    await relay(exchange, Route.CHAT)
+    assert media.given_back == 1
+    assert b" 503 " in b"".join(client.wire.writes)[:20]

@@ -33,7 +33,7 @@ def relayed(route: Route, *payloads: dict[str, Any], stream: bool) -> tuple[Reco
     record = Record("POST", "/", route)
     record.status = 200
     headers, background = EVENTS if stream else JSON, BackgroundResponses()
-    answer = answer_for(route, headers, record, background, withhold_usage=stream)
+    answer = answer_for(route, dict(headers), record, background, withhold_usage=stream)
     texts = [json.dumps(payload) for payload in payloads]
     body = "".join(f"data: {text}\n\n" for text in texts) if stream else "".join(texts)
     return record, answer.feed(body.encode(), 1.0) + answer.close()
