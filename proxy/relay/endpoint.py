@@ -96,8 +96,7 @@ class Relay:
     async def _relay(self, exchange: Exchange, out: Out, record: Record, route: Route) -> None:
         """Take in the request, ask the engine, pass its answer on."""
         limits = self._limits
-        connection = uplink = asked = None
-        timers: list[Deadline | Heartbeat | KeepAlive] = []
+        connection = uplink = asked = deadline = padding = keep_alive = None
         try:
             asked = await upstream_request(
                 exchange, out, route, limits.max_body_bytes, self._media, record
@@ -108,17 +107,17 @@ class Relay:
             exchange.when_it_leaves(connection.abort)
             if asked.pieces is not None:
                 uplink = spawn(asked.send(connection, record), name="uplink")
-            deadline = Deadline(limits.request_timeout, limits.stream_idle_timeout)
-            deadline.watch(connection, record.started)
-            timers.append(deadline)
+            if limits.request_timeout or limits.stream_idle_timeout:
+                deadline = Deadline(limits.request_timeout, limits.stream_idle_timeout)
+                deadline.watch(connection, record.started)
             anthropic = speaks_anthropic(route, exchange.request)
             if limits.json_heartbeat and self._may_be_padded(exchange, asked, record):
                 named = headers.identity(record.request_id.encode(), anthropic=anthropic)
-                timers.append(Heartbeat(limits.json_heartbeat, out.pad, named))
+                padding = Heartbeat(limits.json_heartbeat, out.pad, named)
 
             response = await connection.response_head()
-            for heartbeat in timers[1:]:
-                heartbeat.cancel()
+            if padding is not None:
+                padding.cancel()
             record.first_byte, status = connection.first_byte, response.status
             is_listed = route is not Route.EXTRA
             if status == 404 and is_listed and headers.is_of_no_route(response.named):
@@ -139,7 +138,7 @@ class Relay:
                 answer_headers = [each for each in answer_headers if each[0] != b"content-length"]
                 if limits.stream_keep_alive and route not in limits.kept_alive:
                     seconds = limits.stream_keep_alive
-                    timers.append(KeepAlive(seconds, exchange, out, connection, answer, route))
+                    keep_alive = KeepAlive(seconds, exchange, out, connection, answer, route)
             else:
                 answer_headers.append((b"server-timing", server_timing(record)))
             out.start(status, answer_headers)
@@ -149,8 +148,9 @@ class Relay:
             else:
                 await pass_on(exchange, out, route, connection, answer, deadline)
         finally:
-            for timer in timers:
-                timer.cancel()
+            for timer in (deadline, padding, keep_alive):
+                if timer is not None:
+                    timer.cancel()
             exchange.when_it_leaves(None)
             if uplink is not None:
                 uplink.cancel()
@@ -202,7 +202,7 @@ async def pass_on(
     route: Route,
     connection: Connection,
     answer: Answer,
-    deadline: Deadline,
+    deadline: Deadline | None,
 ) -> None:
     """The answer's body, from its first byte to its last."""
 
@@ -219,7 +219,8 @@ async def pass_on(
         last = await connection.pass_on(take, fast_path)
         last = answer.feed(last, connection.last_byte or monotonic()) + answer.close()
         if exchange.is_behind:
-            await deadline.within(exchange.drain())
+            drained = exchange.drain()
+            await (drained if deadline is None else deadline.within(drained))
     except RequestFailure as failure:
         # After `[DONE]` the answer is whole: many clients close their connection there.
         is_finished = isinstance(answer, StreamedAnswer) and answer.finished

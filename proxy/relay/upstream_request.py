@@ -113,7 +113,7 @@ async def upstream_request(
             record.body_read, record.stream = record.started, False
             asked.length = request.declared_length
             return asked
-        if not _is_json(request):
+        if not request.named.get(b"content-type", b"").lower().startswith(b"application/json"):
             record.audios = 1 if route is Route.AUDIO else 0
             asked.length = request.declared_length
             asked.pieces = exchange.body(limit_bytes)
@@ -176,7 +176,3 @@ async def _settled(
 def _target(request: Request) -> bytes:
     path = ALIASES.get(request.path, request.path)
     return b"%b?%b" % (path, request.query) if request.query else path
-
-
-def _is_json(request: Request) -> bool:
-    return request.named.get(b"content-type", b"").lower().startswith(b"application/json")

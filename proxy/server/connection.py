@@ -232,7 +232,7 @@ class ClientConnection(asyncio.Protocol):
             self.resume_reading()
         elif self._is_closing:
             self.transport.close()
-        else:
+        elif self._is_reading_paused:
             self.resume_reading()
 
     def _end(self, exchange: Exchange) -> None:

@@ -57,7 +57,7 @@ class Dispatch:
     async def __call__(self, exchange: Exchange) -> None:
         """One request: CORS, authenticate, rate limit, route, relay."""
         request = exchange.request
-        if exchange.unreadable is not None:
+        if not request.method and exchange.unreadable is not None:
             await self._relay.refuse(exchange, exchange.unreadable)
             return
         own, route = self._find(request)

@@ -110,8 +110,8 @@ class Exchange:
             ClientClosed: the client left before its end.
             MalformedRequest, SlowClient: its rest is not HTTP, or does not come.
         """
-        self._check_declared(limit_bytes)
         if not self.is_complete:
+            self._check_declared(limit_bytes)
             await self._until(limit_bytes + 1)
         body, self._body = self._body, b""
         self.received_bytes = len(body)
@@ -194,7 +194,8 @@ class Exchange:
     def complete(self) -> None:
         """The request has ended."""
         self.is_complete = True
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def fail(self, failure: RequestFailure) -> None:
         """The rest of the request cannot be read; it is the last one on its connection."""
@@ -255,7 +256,8 @@ class Exchange:
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
         lines += map(b": ".join, headers)
         self._has_body = status not in _WITHOUT_BODY and request.method != "HEAD"
-        if self._has_body and not _has_length(headers):
+        # any() of a generator would cost twice as much as this dict.
+        if self._has_body and b"content-length" not in dict(headers):
             if request.version == "1.1":
                 self._chunked = True
                 lines.append(b"transfer-encoding: chunked")
@@ -343,10 +345,6 @@ class Exchange:
         if self._behind_since is not None:
             self.stall_seconds += monotonic() - self._behind_since
             self._behind_since = None
-
-
-def _has_length(headers: Headers) -> bool:
-    return b"content-length" in dict(headers)  # any() of a generator would cost twice as much
 
 
 def _too_large(limit_bytes: int) -> BodyTooLarge:
