@@ -95,7 +95,7 @@ class StreamedAnswer:
     def fast_path(self, write: Callable[[bytes], None]) -> FastPath:
         """A way for tokens past this; `write` takes chunks with their framing."""
         fast_path = FastPath(write, self._record, self._events.is_between_events)
-        self._events.on_token = fast_path.learn
+        self._events.on_token = fast_path.learn_template
         return fast_path
 
     def broken_off(self, failure: RequestFailure, route: Route) -> bytes:

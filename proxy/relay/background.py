@@ -28,10 +28,10 @@ class BackgroundResponses:
         """Reads the answer to `record` as `read` does, without what is counted already."""
 
         def read_created(payload: bytes) -> EventSummary:
-            said = read(payload)
-            if said.background_id is not None:
-                self._note_created(said, said.background_id, record)
-            return said
+            summary = read(payload)
+            if summary.background_id is not None:
+                self._note_created(summary, summary.background_id, record)
+            return summary
 
         def read_stored(payload: bytes) -> EventSummary:
             return self._without_counted(read(payload), record)
@@ -40,24 +40,24 @@ class BackgroundResponses:
             return read
         return read_stored if is_of_stored(record) else read_created
 
-    def _note_created(self, said: EventSummary, response_id: str, record: Record) -> None:
+    def _note_created(self, summary: EventSummary, response_id: str, record: Record) -> None:
         self._awaited.pop(response_id, None)
-        if not said.last:
+        if not summary.last:
             self._awaited[response_id] = record
             if len(self._awaited) > MOST_AWAITED:
                 del self._awaited[next(iter(self._awaited))]
 
-    def _without_counted(self, said: EventSummary, record: Record) -> EventSummary:
-        if said is TOKEN:
+    def _without_counted(self, summary: EventSummary, record: Record) -> EventSummary:
+        if summary is TOKEN:
             return EventSummary()
-        if not said.last:
-            return said
-        creation = self._awaited.get(said.background_id or "")
+        if not summary.last:
+            return summary
+        creation = self._awaited.get(summary.background_id or "")
         if creation is None or creation.finished is None:  # its own stream will tell
-            return EventSummary(finish_reason=said.finish_reason, last=True)
-        del self._awaited[said.background_id or ""]
+            return EventSummary(finish_reason=summary.finish_reason, last=True)
+        del self._awaited[summary.background_id or ""]
         record.creation, record.model = creation, creation.model
-        return replace(said, background_id=None)
+        return replace(summary, background_id=None)
 
 
 def is_of_stored(record: Record) -> bool:

@@ -20,7 +20,6 @@ from proxy.access.routes import Route
 from proxy.errors import InvalidRequest
 from proxy.json_scan import (
     MAX_VALUES,
-    Leaf,
     Malformed,
     Scan,
     Shape,
@@ -141,7 +140,10 @@ def peek(route: Route, body: bytes | bytearray) -> Peek | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     counts = {"image": 0, "video": 0, "audio": 0}
-    _count_media(_messages(request), counts)
+    if isinstance(request, _Chat):
+        _count_media(request.messages, counts)
+    elif isinstance(request, _Responses) and isinstance(request.input, list):
+        _count_media(request.input, counts)
     has_options = request.stream_options is not None
     seen = _peek(route, request.model, request.stream is True, has_options, counts)
     if seen.lacks_usage_option:
@@ -172,7 +174,8 @@ def scan(route: Route, body: bytes | bytearray) -> Scan[Peek]:
     fields: dict[str | int, bytes] = {}
     counts = {"image": 0, "video": 0, "audio": 0}
     for leaf in leaves:
-        value = _literal(body, leaf)
+        # Or its beginning: no name and no option is that long.
+        value = bytes(body[leaf.start : min(leaf.end, leaf.start + _MAX_VALUE_BYTES)])
         if len(leaf.path) == 1:
             fields[leaf.path[0]] = value
         elif modality := _MODALITY_OF_TYPE.get(_text(value) or ""):
@@ -211,21 +214,6 @@ def _peek(
         videos=counts["video"],
         audios=counts["audio"],
     )
-
-
-def _literal(body: bytes | bytearray, leaf: Leaf) -> bytes:
-    """The value as it is written, or its beginning: no name and no option is that long."""
-    return bytes(body[leaf.start : min(leaf.end, leaf.start + _MAX_VALUE_BYTES)])
-
-
-def _messages(request: _Request) -> Sequence[_Message]:
-    match request:
-        case _Chat():
-            return request.messages
-        case _Responses() if isinstance(request.input, list):
-            return request.input
-        case _:
-            return ()
 
 
 def _count_media(parts: Sequence[_Message | _Part], counts: dict[str, int]) -> None:

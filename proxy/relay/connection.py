@@ -116,12 +116,17 @@ class Connection(asyncio.Protocol):
         try:
             if not self.response.is_whole:
                 self._deliver(sink, self._last_byte or monotonic())
-                self._take(fast_path)
+                if fast_path is not None and not self._closed:
+                    self._fast_path = fast_path
+                    fast_path.attach(self)
+                    self._transport.set_protocol(fast_path)
             while not self.response.is_whole:
                 await self._wait()
         finally:
             self._sink = None
-            self._leave_fast_path()
+            if self._fast_path is not None:
+                self._last_byte, self._fast_path = self.last_byte, None
+                self._transport.set_protocol(self)
         return self.response.take()
 
     @property
@@ -150,8 +155,10 @@ class Connection(asyncio.Protocol):
 
     def release(self) -> None:
         """Give the connection back after the exchange, or close it where it cannot be kept."""
-        whole = self.response.is_whole and self.response.keeps_alive
-        if whole and self._all_sent() and not self._closed:
+        is_whole = self.response.is_whole and self.response.keeps_alive
+        # An engine may answer before it has all of the request.
+        is_sent = self._request_sent and not self._transport.get_write_buffer_size()
+        if is_whole and is_sent and not self._closed:
             self.idle_since = monotonic()
             self.is_new = False
             self._pool.put(self)
@@ -184,10 +191,6 @@ class Connection(asyncio.Protocol):
             self._unread.register(self._transport.get_extra_info("socket"), select.POLLIN)
         return bool(self._unread.poll(0))
 
-    def _all_sent(self) -> bool:
-        """Whether nothing of the request is still to go out: an engine may answer before."""
-        return self._request_sent and not self._transport.get_write_buffer_size()
-
     def _write(self, parts: Parts) -> None:
         if not self._transport.is_closing():  # uvloop raises where a write has failed
             self._transport.writelines(parts)
@@ -210,17 +213,6 @@ class Connection(asyncio.Protocol):
             self._failure = failure
         self._wake()
         self.close()  # before more comes, or even the end
-
-    def _take(self, fast_path: FastPath | None) -> None:
-        if fast_path is not None and not self._closed:
-            self._fast_path = fast_path
-            fast_path.attach(self)
-            self._transport.set_protocol(fast_path)
-
-    def _leave_fast_path(self) -> None:
-        if self._fast_path is not None:
-            self._last_byte, self._fast_path = self.last_byte, None
-            self._transport.set_protocol(self)
 
     def _deliver(self, sink: Sink, now: float) -> None:
         try:

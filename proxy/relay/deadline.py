@@ -23,7 +23,9 @@ class Deadline:
         if self._total_seconds is not None:
             loop = asyncio.get_running_loop()
             left = started + self._total_seconds - monotonic()
-            self._timers["total"] = loop.call_later(left, self._total_passed, connection)
+            self._timers["total"] = loop.call_later(
+                left, lambda: connection.abort(self._too_long())
+            )
         if self._idle_seconds is not None:
             self._check_idle(connection, monotonic())
 
@@ -43,9 +45,6 @@ class Deadline:
                 await wait
         except TimeoutError:
             raise self._too_long() from None
-
-    def _total_passed(self, connection: Connection) -> None:
-        connection.abort(self._too_long())
 
     def _too_long(self) -> EngineTimeout:
         return EngineTimeout(

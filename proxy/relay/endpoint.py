@@ -121,7 +121,11 @@ class Relay:
             record.first_byte, status = connection.first_byte, response.status
             is_listed = route is not Route.EXTRA
             if status == 404 and is_listed and headers.is_of_no_route(response.named):
-                raise _not_served(record)
+                # In place of the engine's answer, which says only "Not Found".
+                raise RouteNotServed(
+                    f"The engine has no route {record.method} {record.path[:200]}: vLLM has only"
+                    " those of the work that its model can do."
+                )
             record.status = status
             answer = answer_for(
                 route,
@@ -186,14 +190,6 @@ class Relay:
         if asked.pieces is None:
             connection.request_sent()
         return connection
-
-
-def _not_served(record: Record) -> RequestFailure:
-    """In place of the engine's answer, which says only "Not Found"."""
-    return RouteNotServed(
-        f"The engine has no route {record.method} {record.path[:200]}: vLLM has only those of the"
-        " work that its model can do."
-    )
 
 
 async def pass_on(

@@ -63,10 +63,20 @@ _DIGITS = re.compile(r"[0-9]{1,16}")
 _UTTERANCE_DONE = "transcription.done"
 _CLIENTS_ERRORS = frozenset(
     {
-        *("BadRequestError", "Bad Request", "NotFoundError", "UnprocessableEntityError"),
-        *("authentication_error", "permission_error", "not_found_error", "request_too_large"),
-        *("rate_limit_error", "rate_limit_exceeded"),
-        *("model_not_found", "model_not_validated", "unknown_event"),  # of /v1/realtime
+        "BadRequestError",
+        "Bad Request",
+        "NotFoundError",
+        "UnprocessableEntityError",
+        "authentication_error",
+        "permission_error",
+        "not_found_error",
+        "request_too_large",
+        "rate_limit_error",
+        "rate_limit_exceeded",
+        # Of /v1/realtime.
+        "model_not_found",
+        "model_not_validated",
+        "unknown_event",
     }
 )
 
@@ -205,17 +215,17 @@ def _read_chunk(payload: bytes) -> EventSummary:
         choice = choices[0]
         if choice.finish_reason is None and choice.generated():
             return TOKEN
-    said = EventSummary(timings=chunk.metrics)
+    summary = EventSummary(timings=chunk.metrics)
     if chunk.error:
-        said.error, said.is_clients_error = error_of(chunk.error)
+        summary.error, summary.is_clients_error = error_of(chunk.error)
     if chunk.usage is not None and (usage := _usage(chunk.usage)) is not None:
-        said.usage = usage
-        said.usage_only = choices is not None and not choices
-        said.usage_of = choices[0].index if choices else None
+        summary.usage = usage
+        summary.usage_only = choices is not None and not choices
+        summary.usage_of = choices[0].index if choices else None
     for choice in choices or ():
-        said.generated = said.generated or choice.generated()
-        said.finish_reason = choice.finish_reason or said.finish_reason
-    return said
+        summary.generated = summary.generated or choice.generated()
+        summary.finish_reason = choice.finish_reason or summary.finish_reason
+    return summary
 
 
 def _read_responses_event(payload: bytes) -> EventSummary:
@@ -224,15 +234,15 @@ def _read_responses_event(payload: bytes) -> EventSummary:
         error, is_clients = error_of(event.error or {"code": event.code or "error"})
         return EventSummary(error=error, is_clients_error=is_clients)
     if event.response is not None:
-        return _said_of_response(event.response)
+        return _summary_of_response(event.response)
     return TOKEN if event.type.endswith(".delta") and event.delta else EventSummary()
 
 
 def _read_response(payload: bytes) -> EventSummary:
-    return _said_of_response(_response.decode(payload))
+    return _summary_of_response(_response.decode(payload))
 
 
-def _said_of_response(response: _Response) -> EventSummary:
+def _summary_of_response(response: _Response) -> EventSummary:
     incomplete = response.incomplete_details
     finished = response.status in ("completed", "incomplete", "failed", "cancelled")
     reason = incomplete.reason if incomplete else response.status
@@ -278,19 +288,15 @@ def note_realtime_event(text: str, record: Record) -> None:
     except (msgspec.MsgspecError, RecursionError):
         return
     if event.type == "error":
-        _note_realtime_error(event, record)
+        is_object = isinstance(event.error, dict)  # OpenAI's; vLLM has its message there
+        error, is_clients = error_of(event.error if is_object else {"code": event.code or "error"})
+        if is_clients and error is not None:
+            record.fail(Outcome.CLIENT_ERROR, Source.CLIENT, error)
+        elif record.error is None:
+            record.error = error  # vLLM's `processing_error` may be either side's
     elif event.type == _UTTERANCE_DONE and (usage := _usage(event.usage)) is not None:
         record.prompt_tokens = (record.prompt_tokens or 0) + (usage.prompt_tokens or 0)
         record.completion_tokens = (record.completion_tokens or 0) + (usage.completion_tokens or 0)
-
-
-def _note_realtime_error(event: _RealtimeEvent, record: Record) -> None:
-    is_object = isinstance(event.error, dict)  # OpenAI's; vLLM has its message there
-    error, is_clients = error_of(event.error if is_object else {"code": event.code or "error"})
-    if is_clients and error is not None:
-        record.fail(Outcome.CLIENT_ERROR, Source.CLIENT, error)
-    elif record.error is None:
-        record.error = error  # vLLM's `processing_error` may be either side's
 
 
 def error_of(error: Any) -> tuple[str | None, bool]:
@@ -305,12 +311,10 @@ def error_of(error: Any) -> tuple[str | None, bool]:
     status = _count(code)
     if status is not None:
         return name, 400 <= status < 500
-    return name, any(_is_clients(word) for word in (kind, code) if isinstance(word, str))
-
-
-def _is_clients(word: str) -> bool:
-    """Where no status stands beside it: what vLLM, OpenAI and Anthropic call a client's mistake."""
-    return word.startswith("invalid_") or word in _CLIENTS_ERRORS
+    # Without a status: what vLLM, OpenAI and Anthropic call a client's mistake.
+    words = [word for word in (kind, code) if isinstance(word, str)]
+    is_clients = any(word.startswith("invalid_") or word in _CLIENTS_ERRORS for word in words)
+    return name, is_clients
 
 
 def _first(one: int | None, other: int | None) -> int | None:

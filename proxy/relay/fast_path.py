@@ -46,8 +46,16 @@ class FastPath(asyncio.Protocol):
     """Takes chunks with one event each that is like one before; the rest goes the long way."""
 
     __slots__ = (
-        *("_after", "_before", "_is_open", "_templates", "_slow_path", "_record", "_write"),
-        *("_is_between_events", "body_bytes", "last_byte"),
+        "_after",
+        "_before",
+        "_is_between_events",
+        "_is_open",
+        "_record",
+        "_slow_path",
+        "_templates",
+        "_write",
+        "body_bytes",
+        "last_byte",
     )
 
     def __init__(
@@ -72,9 +80,9 @@ class FastPath(asyncio.Protocol):
     def attach(self, long_way: SlowPath) -> None:
         """Begin, in place of `long_way`."""
         self._slow_path = long_way
-        self._look()
+        self._refresh()
 
-    def learn(self, event: bytes) -> None:
+    def learn_template(self, event: bytes) -> None:
         """`event` says that something was generated, and nothing else."""
         if self._templates < MAX_TEMPLATES and (text := _TEXT.search(event)) is not None:
             self._templates += 1
@@ -82,17 +90,17 @@ class FastPath(asyncio.Protocol):
             self._after = event[text.end(1) :] + _CHUNK_END
 
     def data_received(self, data: bytes) -> None:
-        known = self._known(data) if self._is_open else 0
-        if known == len(data):
+        matched = self._match(data) if self._is_open else 0
+        if matched == len(data):
             self._write(data)
             return
-        if known:
-            self._write(data[:known])
-            data = data[known:]
+        if matched:
+            self._write(data[:matched])
+            data = data[matched:]
         self._slow_path.data_received(data)
-        self._look()
+        self._refresh()
 
-    def _known(self, data: bytes) -> int:
+    def _match(self, data: bytes) -> int:
         """How many bytes at the beginning are chunks with one such event each; they are counted."""
         before, after = self._before, self._after
         now = monotonic()
@@ -118,7 +126,7 @@ class FastPath(asyncio.Protocol):
             at = end
         return at
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         between = self._slow_path.between_chunks and self._is_between_events()
         self._is_open = bool(self._before) and between
 

@@ -49,7 +49,7 @@ class Guard(Protocol):
 
     def check(self, length: int, compute: Callable[[], Fingerprint]) -> Fingerprint | None: ...
 
-    def over(self, known: Fingerprint, *, answered: bool) -> None: ...
+    def over(self, fingerprint: Fingerprint, *, answered: bool) -> None: ...
 
 
 class Lost(NamedTuple):
@@ -68,7 +68,7 @@ class InFlightRequests:
         """Set when the engine has broken off an answer, or answered with an error of its own."""
         self._inside: dict[int, Record] = {}
         self._bodies: dict[int, Parts] = {}
-        self._known: dict[int, Fingerprint] = {}
+        self._suspects: dict[int, Fingerprint] = {}
         self._lost: deque[tuple[float, Lost]] = deque(maxlen=_MAX_LOST)
         self._reported: set[int] = set()
         self._last_progress = 0.0
@@ -86,9 +86,9 @@ class InFlightRequests:
             return
         self._bodies[id(record)] = body
         if self._guard.armed:
-            known = self._guard.check(sum(map(len, body)), lambda: _fingerprint(record, body))
-            if known is not None:
-                self._known[id(record)] = known
+            fingerprint = self._guard.check(sum(map(len, body)), lambda: _fingerprint(record, body))
+            if fingerprint is not None:
+                self._suspects[id(record)] = fingerprint
 
     def end(self, record: Record) -> None:
         """It is over, with an outcome. Does nothing for a request that never began."""
@@ -101,8 +101,8 @@ class InFlightRequests:
             self.trouble.set()
         self._bodies.pop(key, None)
         self._reported.discard(key)
-        if self._known and (known := self._known.pop(key, None)) is not None:
-            self._guard.over(known, answered=record.outcome is Outcome.OK)
+        if self._suspects and (suspect := self._suspects.pop(key, None)) is not None:
+            self._guard.over(suspect, answered=record.outcome is Outcome.OK)
 
     def pop_lost(self) -> list[Lost]:
         """The engine has died: whom it has taken with it. Each request is named once."""
@@ -123,7 +123,13 @@ class InFlightRequests:
 
         Not among them: uploads that run, and WebSocket sessions, which owe nobody a word.
         """
-        return sum(map(_is_owed, self._inside.values()))
+        return sum(
+            record.sent is not None
+            and record.body_read is not None
+            and record.last_byte is None
+            and record.outcome is None
+            for record in self._inside.values()
+        )
 
     @property
     def last_progress(self) -> float:
@@ -143,12 +149,6 @@ class InFlightRequests:
         body = self._bodies.get(id(record))
         hashed = body is not None and self._guard.enabled
         return Lost(record, _fingerprint(record, body) if hashed and body else None)
-
-
-def _is_owed(record: Record) -> bool:
-    if record.outcome is not None or record.last_byte is not None:
-        return False
-    return record.sent is not None and record.body_read is not None
 
 
 def _last_progress(record: Record) -> float:

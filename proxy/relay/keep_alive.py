@@ -51,15 +51,12 @@ class KeepAlive:
         since = max(self._connection.last_byte or 0.0, self._last)
         if since + self._seconds <= now:
             self._last = since = now
-            self._write()
+            # Between whole events only; and not to a client that has not read what there was.
+            answer = self._answer
+            if not (self._exchange.is_behind or answer.finished or answer.inside_event):
+                self._out.write(self._words)
         left = since + self._seconds - now
         self._timer = asyncio.get_running_loop().call_later(left, self._look)
-
-    def _write(self) -> None:
-        """Between whole events only; and not to a client that has not read what there was."""
-        if self._exchange.is_behind or self._answer.finished or self._answer.inside_event:
-            return
-        self._out.write(self._words)
 
 
 class Heartbeat:

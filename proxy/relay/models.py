@@ -59,24 +59,21 @@ def models_answer(engine_list: bytes, question: Question) -> bytes:
     entries = msgspec.json.decode(engine_list, type=_List).data
     cards = [msgspec.json.decode(entry, type=_Card) for entry in entries]
     if question.name is None:
-        return msgspec.json.encode(_page(cards))
+        # All on one page, whatever `limit` asks for: there are a few.
+        ids = [card.id for card in cards]
+        page = {
+            "data": [_info(card) for card in cards],
+            "has_more": False,
+            "first_id": ids[0] if ids else None,
+            "last_id": ids[-1] if ids else None,
+        }
+        return msgspec.json.encode(page)
     for card, entry in zip(cards, entries, strict=True):
         if card.id == question.name:
             return msgspec.json.encode(_info(card)) if question.anthropic else bytes(entry)
     names = ", ".join(card.id for card in cards)
     text = f"There is no model {question.name[:_MAX_NAME_CHARS]} here. There is: {names}."
     raise ModelNotFound(text, param="model")
-
-
-def _page(cards: list[_Card]) -> dict[str, Any]:
-    """All models on one page, whatever `limit` asks for: there are a few."""
-    ids = [card.id for card in cards]
-    return {
-        "data": [_info(card) for card in cards],
-        "has_more": False,
-        "first_id": ids[0] if ids else None,
-        "last_id": ids[-1] if ids else None,
-    }
 
 
 def _info(card: _Card) -> dict[str, Any]:

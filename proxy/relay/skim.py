@@ -16,8 +16,14 @@ import msgspec
 # Keys of the answer itself, or of what stands under `response` in an event of `/v1/responses`.
 _OF_THE_ANSWER = frozenset(
     {
-        *(b"usage", b"metrics", b"error", b"stop_reason"),
-        *(b"id", b"background", b"status", b"incomplete_details"),
+        b"usage",
+        b"metrics",
+        b"error",
+        b"stop_reason",
+        b"id",
+        b"background",
+        b"status",
+        b"incomplete_details",
     }
 )
 _NESTED = b"response"

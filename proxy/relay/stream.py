@@ -65,7 +65,9 @@ class EventStream:
             return self._feed_ragged(chunk, searched, now)
         if chunk.find(b"\n") == len(chunk) - 2:  # one event of one line: nearly all are
             return b"" if self._withheld(chunk, now) else chunk
-        return self._pass_events(chunk, now)
+        # Whole events that end in LF LF: the shape the engine writes.
+        events = [event + b"\n\n" for event in chunk[:-2].split(b"\n\n")]
+        return b"".join(event for event in events if not self._withheld(event, now))
 
     def close(self) -> bytes:
         """What is still held when the engine ended the stream properly."""
@@ -88,11 +90,6 @@ class EventStream:
     def is_between_events(self) -> bool:
         """Nothing is held, and nothing was passed on of an event that is not over."""
         return not (self._held or self.inside_event)
-
-    def _pass_events(self, data: bytes, now: float) -> bytes:
-        """`data` is whole events that end in LF LF: the shape the engine writes."""
-        events = [event + b"\n\n" for event in data[:-2].split(b"\n\n")]
-        return b"".join(event for event in events if not self._withheld(event, now))
 
     def _feed_ragged(self, data: bytes, searched: int, now: float) -> bytes:
         """Any bytes; no event ends in the first `searched` of them."""
@@ -131,9 +128,9 @@ class EventStream:
         self._skim.feed(rest)
         text, self._skim = self._skim.summary(), Skim()
         with suppress(msgspec.MsgspecError):
-            said = self._read(text)
-            if said is not TOKEN:  # as such it was noted at its beginning
-                self._note(said, now)
+            summary = self._read(text)
+            if summary is not TOKEN:  # as such it was noted at its beginning
+                self._note(summary, now)
 
     def _withheld(self, event: bytes, now: float) -> bool:
         payload = data_of(event)
@@ -142,42 +139,40 @@ class EventStream:
             return False
         self._latest = payload
         try:
-            said = self._read(payload)
+            summary = self._read(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return False
-        if said is TOKEN:
+        if summary is TOKEN:
             self._record.token_event(now)
             if self.on_token is not None:
                 self.on_token(event)
             return False
-        self._note(said, now)
-        return said.usage_only and self._withhold_usage
+        self._note(summary, now)
+        return summary.usage_only and self._withhold_usage
 
-    def _note(self, said: EventSummary, now: float) -> None:
+    def _note(self, summary: EventSummary, now: float) -> None:
         record = self._record
         if not (self._has_begun or record.generated_events):
-            self._begin(said)
-        if said.generated:
+            self._has_begun = True
+            # Usage with the very first words is the operator's wish
+            # (`--enable-force-include-usage`): this client would have got the last event without
+            # us, too.
+            if summary.usage is not None and not summary.usage_only:
+                self._withhold_usage = False
+        if summary.generated:
             record.token_event(now)
-        elif said.error is None and (record.generated_events or record.route not in _OPENS_IDLE):
+        elif summary.error is None and (record.generated_events or record.route not in _OPENS_IDLE):
             record.last_event = now
-        if said.usage is not None:
-            self._note_usage(said.usage, said.usage_of)
-        if said.timings is not None:
-            note_timings(record, said.timings)
-        if said.finish_reason is not None:
-            record.finish_reason = said.finish_reason
-        if said.error is not None:
-            self.error, self.is_clients_error = said.error, said.is_clients_error
-        if said.last:
+        if summary.usage is not None:
+            self._note_usage(summary.usage, summary.usage_of)
+        if summary.timings is not None:
+            note_timings(record, summary.timings)
+        if summary.finish_reason is not None:
+            record.finish_reason = summary.finish_reason
+        if summary.error is not None:
+            self.error, self.is_clients_error = summary.error, summary.is_clients_error
+        if summary.last:
             self.finished = True
-
-    def _begin(self, first: EventSummary) -> None:
-        """Usage with the very first words is the operator's wish (`--enable-force-include-usage`):
-        the event at the end would have come to this client without us, too."""
-        self._has_begun = True
-        if first.usage is not None and not first.usage_only:
-            self._withhold_usage = False
 
     def _note_usage(self, usage: Usage, choice: int | None) -> None:
         """With `continuous_usage_stats`, what comes in the middle is of one choice: a total

@@ -22,5 +22,5 @@ def note_timings(record: Record, timings: Any) -> None:
 
 
 def _seconds(milliseconds: Any) -> float | None:
-    known = isinstance(milliseconds, int | float) and 0 <= milliseconds <= _MOST_MILLISECONDS
-    return milliseconds / 1000 if known else None
+    is_time = isinstance(milliseconds, int | float) and 0 <= milliseconds <= _MOST_MILLISECONDS
+    return milliseconds / 1000 if is_time else None

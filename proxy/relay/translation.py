@@ -125,7 +125,7 @@ class Translation:
         try:
             last = self._translated(data + b"\n\n" if data and not data.endswith(_BLANK) else data)
         except RequestFailure as failure:
-            self._exchange.end(self._told_error(failure))
+            self._exchange.end(self._error_at_end(failure))
             raise
         self._exchange.end(last)
 
@@ -164,7 +164,7 @@ class Translation:
             raise EngineGarbled("The engine's answer cannot be read.") from None
         content_type = self._protocol.answer_type
         try:
-            body = self._told(events)
+            body = self._rendered(events)
         except InternalFailure:
             if self._status < 400:
                 raise
@@ -183,11 +183,13 @@ class Translation:
             payload = data_of(event)
             if payload is not None:
                 events += self._read(payload)
-            elif event.startswith(b":") and self._is_sse:
+            elif event.startswith(b":") and self._protocol.stream_type.startswith(
+                "text/event-stream"
+            ):
                 comments += event
         if start != len(data):
             raise EngineGarbled("An event of the engine's is too long to be translated.")
-        return comments + (self._told(events) if events else b"")
+        return comments + (self._rendered(events) if events else b"")
 
     def _read(self, payload: bytes) -> list[Event]:
         try:
@@ -195,20 +197,20 @@ class Translation:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise EngineGarbled("An event of the engine's cannot be read.") from None
 
-    def _told(self, events: Sequence[Event]) -> bytes:
+    def _rendered(self, events: Sequence[Event]) -> bytes:
         try:
-            said: object = self._protocol.events_out(self._ask, events)
-            if not isinstance(said, bytes):
-                raise TypeError(f"events_out has returned {type(said).__name__}, not bytes")
-            return said
+            rendered: object = self._protocol.events_out(self._ask, events)
+            if not isinstance(rendered, bytes):
+                raise TypeError(f"events_out has returned {type(rendered).__name__}, not bytes")
+            return rendered
         except _FAULTS:
             raise self._broken() from None
 
-    def _told_error(self, failure: RequestFailure) -> bytes:
+    def _error_at_end(self, failure: RequestFailure) -> bytes:
         """What ends a stream that cannot go on."""
         error = Error(None, failure.message, failure.code, failure.param)
         try:
-            return self._told([error, Done()])
+            return self._rendered([error, Done()])
         except InternalFailure:  # it cannot even tell that
             return error_event(failure, self.route)
 
@@ -221,7 +223,3 @@ class Translation:
     def _headers(self, content_type: str) -> Headers:
         kept = [pair for pair in self._head if pair[0] not in _OF_THE_BODY]
         return [*kept, (b"content-type", content_type.encode())]
-
-    @property
-    def _is_sse(self) -> bool:
-        return self._protocol.stream_type.startswith("text/event-stream")

@@ -18,7 +18,7 @@ from proxy.relay.connection import Connection, Parts
 from proxy.relay.models import ModelsResponse
 from proxy.relay.translation import Translation
 from proxy.server.exchange import Exchange
-from proxy.server.request import Headers, Request
+from proxy.server.request import Headers
 from proxy.telemetry.record import Record
 
 
@@ -107,7 +107,12 @@ async def upstream_request(
         body: bytes | bytearray = await out.whole_body(limit_bytes)
         asked = UpstreamRequest(out.route, out.target, out.headers)
     else:
-        target = out.target if isinstance(out, ModelsResponse) else _target(request)
+        if isinstance(out, ModelsResponse):
+            target = out.target
+        else:
+            target = ALIASES.get(request.path, request.path)
+            if request.query:
+                target = b"%b?%b" % (target, request.query)
         asked = UpstreamRequest(route, target, request.headers)
         if not request.has_body:
             record.body_read, record.stream = record.started, False
@@ -171,8 +176,3 @@ async def _settled(
         raise left[0] from None  # nothing else in there lets one out
     finally:
         exchange.when_it_leaves(None)
-
-
-def _target(request: Request) -> bytes:
-    path = ALIASES.get(request.path, request.path)
-    return b"%b?%b" % (path, request.query) if request.query else path

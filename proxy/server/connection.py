@@ -279,7 +279,12 @@ class ClientConnection(asyncio.Protocol):
         if self.is_lost:
             return
         if self.transport.is_closing():
-            self._end_if_unread(now, idle_seconds)
+            # It waits until the client has read what was written, or for ever.
+            unsent = self.transport.get_write_buffer_size()
+            if unsent != self._unsent_bytes:
+                self._unsent_bytes, self._last_read = unsent, now
+            elif now - self._last_read >= idle_seconds:
+                self.transport.abort()
             return
         if self._lingers_since is not None:
             if now - self._lingers_since >= _LINGER_SECONDS:
@@ -299,14 +304,6 @@ class ClientConnection(asyncio.Protocol):
         else:
             part = "head" if self._in_head else "body"
             self._refuse(SlowClient(f"The rest of the request's {part} did not come ({limit})."))
-
-    def _end_if_unread(self, now: float, idle_seconds: float) -> None:
-        """A closed connection waits until the client has read what was written, or for ever."""
-        unsent = self.transport.get_write_buffer_size()
-        if unsent != self._unsent_bytes:
-            self._unsent_bytes, self._last_read = unsent, now
-        elif now - self._last_read >= idle_seconds:
-            self.transport.abort()
 
     def close_when_done(self) -> None:
         """Take no more requests. The one that runs is answered first: by a refusal where the rest

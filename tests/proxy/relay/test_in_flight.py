@@ -238,7 +238,7 @@ def test_a_request_that_is_answered_is_cleared(
 
 
 def test_nothing_is_kept_of_requests_that_are_over(in_flight: InFlightRequests) -> None:
-    kept = ("_inside", "_bodies", "_known", "_reported", "_lost")
+    kept = ("_inside", "_bodies", "_suspects", "_reported", "_lost")
 
     def held() -> int:
         return sum(len(getattr(in_flight, name)) for name in kept)
