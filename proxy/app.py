@@ -17,6 +17,7 @@ from proxy.access.hosts import Hosts
 from proxy.access.keys import CREDENTIALS
 from proxy.access.poison import PoisonGuard
 from proxy.access.routes import GENERATING, Route, RouteTable
+from proxy.api.built_in import built_in_endpoints
 from proxy.api.service import Service
 from proxy.engine.attached import AttachedEngine
 from proxy.engine.lifecycle import Engine
@@ -28,7 +29,6 @@ from proxy.machine.gpu_meter import GpuMeter
 from proxy.machine.hardware import Hardware
 from proxy.media.intake import intake
 from proxy.models.fetch import data_directory, model_cache
-from proxy.own_pages import own_pages
 from proxy.protocols.generate import Generate
 from proxy.protocols.named import named_protocols
 from proxy.protocols.protocol import Protocol
@@ -170,7 +170,7 @@ def _dispatch(
     routes = RouteTable(
         settings.extra_routes, [path for protocol in named for path in protocol.paths]
     )
-    own, scraped = own_pages(service, routes.described)
+    own, scraped = built_in_endpoints(service, routes.described)
     hosts, cors = Hosts(settings.allowed_hosts, settings.cors_origins), Cors(settings.cors_origins)
     return Dispatch(routes, hosts, cors, door, relay, websockets, own, scraped, settings)
 

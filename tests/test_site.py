@@ -154,7 +154,7 @@ async def test_the_page_has_all_pages_of_the_sidecar_and_says_which_need_a_key()
             re.findall(r"`(/\S*)`", paths)
         )
     async with house() as there:
-        own = there.sidecar.dispatch._own
+        own = there.sidecar.dispatch._built_in
         files = {path for path in own.paths if path.startswith("/dashboard/")}
         assert open_paths == own.open_paths - files
         assert closed_paths == own.paths - own.open_paths

@@ -10,8 +10,8 @@ from proxy.access.cors import Cors
 from proxy.access.door import Door
 from proxy.access.hosts import Hosts
 from proxy.access.routes import Route, RouteTable
+from proxy.api.built_in import BuiltInEndpoints
 from proxy.errors import NoWebSocket, RequestFailure, UnknownRoute
-from proxy.own_pages import OwnPages
 from proxy.relay.endpoint import Relay
 from proxy.relay.websocket import WebSocketRelay
 from proxy.server.asgi import decoded, run_asgi
@@ -36,11 +36,11 @@ class Dispatch:
         door: Door,
         relay: Relay,
         websockets: WebSocketRelay,
-        own: OwnPages,
-        scraped: OwnPages,
+        built_in: BuiltInEndpoints,
+        scraped: BuiltInEndpoints,
         settings: Settings,
     ) -> None:
-        """`own` is answered on the port of the API, `scraped` on that of the metrics."""
+        """`built_in` is answered on the port of the API, `scraped` on that of the metrics."""
         self._routes = routes
         self._hosts = hosts
         self._cors = cors
@@ -48,7 +48,7 @@ class Dispatch:
         self._door = door
         self._relay = relay
         self._websockets = websockets
-        self._own = own
+        self._built_in = built_in
         self._scraped = scraped
         self._metrics_port = settings.port_of_metrics
         self._needs_key = settings.needs_key
@@ -60,10 +60,10 @@ class Dispatch:
         if not request.method and exchange.unreadable is not None:
             await self._relay.refuse(exchange, exchange.unreadable)
             return
-        own, route = self._find(request)
+        built_in, route = self._find(request)
         if route is None and request.path.endswith(b"/"):
-            exchange.request = request = self._without_slash(request, own)
-            own, route = self._find(request)
+            exchange.request = request = self._without_slash(request, built_in)
+            built_in, route = self._find(request)
         path = decoded(request.path) if route is None else ""
 
         # Where a key is needed, a page that has none reads nothing.
@@ -78,7 +78,7 @@ class Dispatch:
             exchange.added = self._cors.lines(request)
 
         key = None
-        if self._door.guarded and not (route is None and path in own.open_paths):
+        if self._door.guarded and not (route is None and path in built_in.open_paths):
             try:
                 key = self._door.identify(request.named)
                 if route is not None:
@@ -89,8 +89,8 @@ class Dispatch:
 
         if route is not None:
             await self._relay(exchange, route, key)
-        elif path in own.paths:
-            await run_asgi(own, exchange)
+        elif path in built_in.paths:
+            await run_asgi(built_in, exchange)
         else:
             text = f"There is no route {request.method} {path[:_SHOWN_CHARS]} here."
             await self._relay.refuse(exchange, UnknownRoute(text), Route.UNKNOWN, key)
@@ -107,9 +107,9 @@ class Dispatch:
         return spawn(self._session(request, client), name="websocket session")
 
     async def _session(self, request: Request, client: ClientWebSocket) -> None:
-        own, route = self._find(request)
+        built_in, route = self._find(request)
         if route is None and request.path.endswith(b"/"):
-            request = self._without_slash(request, own)
+            request = self._without_slash(request, built_in)
             _, route = self._find(request)
         key = None
         try:
@@ -132,14 +132,14 @@ class Dispatch:
         else:
             await self._websockets(request, client, route, key)
 
-    def _find(self, request: Request) -> tuple[OwnPages, Route | None]:
+    def _find(self, request: Request) -> tuple[BuiltInEndpoints, Route | None]:
         """Which of our own endpoints there are on a request's port, and its kind of work there."""
         if self._metrics_port is not None and request.port == self._metrics_port:
             return self._scraped, None
-        return self._own, self._routes.find(request.path)
+        return self._built_in, self._routes.find(request.path)
 
-    def _without_slash(self, request: Request, own: OwnPages) -> Request:
+    def _without_slash(self, request: Request, built_in: BuiltInEndpoints) -> Request:
         """What is listed, ours or the engine's, is found with a slash at its end, too."""
         bare = request.path[:-1]
-        path = bare if decoded(bare) in own.paths else self._routes.canonical(request.path)
+        path = bare if decoded(bare) in built_in.paths else self._routes.canonical(request.path)
         return msgspec.structs.replace(request, path=path)

@@ -56,7 +56,7 @@ async def test_all_pages_of_ours_and_all_routes_of_the_engines_are_in_it() -> No
         said = await description(there)
         assert said["info"]["version"] == __version__
         pages = {path for path in said["paths"] if path not in relayed(said)}
-        assert pages == there.sidecar.dispatch._own.paths
+        assert pages == there.sidecar.dispatch._built_in.paths
         assert relayed(said) == RouteTable().described.keys()
         for path in relayed(said):
             at = path.replace("{response_id}", "resp_1").replace("{model}", "demo")

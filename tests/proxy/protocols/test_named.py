@@ -165,5 +165,5 @@ def test_a_name_has_a_module_and_a_class(value: str) -> None:
 async def test_no_page_of_the_sidecars_can_be_taken() -> None:
     async with house(METRICS_PORT="9") as there:
         dispatch = there.sidecar.dispatch
-        pages = {*dispatch._own.paths, *dispatch._scraped.paths}
+        pages = {*dispatch._built_in.paths, *dispatch._scraped.paths}
     assert {page.split("/")[1] for page in pages} <= set(OWN)

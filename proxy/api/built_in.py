@@ -22,8 +22,8 @@ from proxy.relay.headers import request_id
 from proxy.relay.refusal import refusal
 
 
-class OwnPages:
-    """What the sidecar itself answers on one port; a path that is not of `paths` is not its.
+class BuiltInEndpoints:
+    """What the sidecar itself answers on one port: the paths in `paths`.
 
     Those of `open_paths` need no key: load balancers have none.
     """
@@ -47,7 +47,9 @@ class OwnPages:
         await self._app(scope, receive, send)
 
 
-def own_pages(service: Service, routes: Mapping[str, Route]) -> tuple[OwnPages, OwnPages]:
+def built_in_endpoints(
+    service: Service, routes: Mapping[str, Route]
+) -> tuple[BuiltInEndpoints, BuiltInEndpoints]:
     """Those of the API's port, and those of `METRICS_PORT`: metrics are in one place only.
 
     `routes` are the engine's, for the description.
@@ -59,8 +61,8 @@ def own_pages(service: Service, routes: Mapping[str, Route]) -> tuple[OwnPages, 
     description = openapi_router(service.settings, routes, open_paths)
     pages = [health, info_router(service), requests_router(service), page, description]
     if service.settings.port_of_metrics is None:
-        return OwnPages(*pages, metrics, open_paths=open_paths), OwnPages()
-    return OwnPages(*pages, open_paths=open_paths), OwnPages(metrics)
+        return BuiltInEndpoints(*pages, metrics, open_paths=open_paths), BuiltInEndpoints()
+    return BuiltInEndpoints(*pages, open_paths=open_paths), BuiltInEndpoints(metrics)
 
 
 async def _refused(request: Request, failure: Exception) -> Response:
