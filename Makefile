@@ -18,7 +18,7 @@ BY_FILE := --dist=loadfile --no-loadscope-reorder
 # All of them run, also after one has failed.
 CHECKS = "ruff check ." "ruff format --check ." "mypy" "shellcheck $(SHELL_SCRIPTS)" \
   "hadolint Dockerfile deploy/fleet/Dockerfile" "python scripts/check_compose.py" "python scripts/engine_flags.py --check" \
-  "python scripts/check_kubernetes.py" "python scripts/prometheus_rule.py --check" "python scripts/runpod_hub.py --check" \
+  "python scripts/check_kubernetes.py" "python scripts/prometheus_rule.py --check" "python scripts/runpod_hub.py --check" "python scripts/reference.py --check" \
   "scripts/check-monitoring.sh" "python monitoring/dashboards.py --check" \
   "bandit -q -c pyproject.toml -r proxy scripts" "python scripts/audit.py" \
   "mkdocs build --strict"

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from proxy.settings import Settings, variables  # noqa: E402
+from proxy.settings.values import first_sentence  # noqa: E402
 
 Entry = dict[str, Any]
 
@@ -70,7 +71,9 @@ def described(name: str, effect: str) -> Entry:
 
 def form_field(name: str, field: str) -> Entry:
     info = Settings.model_fields[field]
-    entry = described(name, info.description or "") | kind_of(name, info.annotation, info.default)
+    entry = described(name, first_sentence(info.description or "")) | kind_of(
+        name, info.annotation, info.default
+    )
     return entry | ({} if name in FIRST else {"advanced": True})
 
 

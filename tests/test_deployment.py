@@ -10,9 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from enum import Enum
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,7 @@ import pytest
 import yaml
 
 from proxy.models.preset_choice import load_settings, presets_of
-from proxy.settings import Settings, variables
-from proxy.vllm.command import engine_command, warnings_about
+from proxy.settings import Settings
 from scripts import check_base, check_compose
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -317,9 +314,7 @@ def deployed_environments() -> dict[str, dict[str, str]]:
         pairs = re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE)
         found[str(path.relative_to(ROOT))] = dict(pairs)
     found[".env.example"] = dict(
-        re.findall(
-            r"^# (MODEL_NAME|MAX_MODEL_LEN)=(.*)$", (ROOT / ".env.example").read_text(), re.M
-        )
+        re.findall(r"^#(MODEL_NAME|MAX_MODEL_LEN)=(.*)$", (ROOT / ".env.example").read_text(), re.M)
     )
     return {name: env for name, env in found.items() if "MODEL_NAME" in env}
 
@@ -376,104 +371,6 @@ def test_grafana_is_given_the_prometheus_and_the_folder_that_compose_mounts() ->
 
 
 # Documents ----------------------------------------------------------------------------------------
-
-
-def readme_defaults() -> Defaults:
-    """The tables of README whose first column is headed `Variable`."""
-    defaults: Defaults = {}
-    in_table = False
-    for line in (ROOT / "README.md").read_text().splitlines():
-        if not line.startswith("|"):
-            in_table = False
-        elif line.startswith("| Variable |"):
-            in_table = True
-        elif in_table and (row := re.match(r"\| `(\w+)` \| (?:—|`([^`]+)`) \|", line)):
-            assert row[1] not in defaults, f"{row[1]} has two rows"
-            defaults[row[1]] = row[2]
-        else:
-            assert not in_table or line.startswith("| ---"), f"no row of a variable: {line}"
-    return defaults
-
-
-def env_example_defaults() -> Defaults:
-    """`NAME=default`, and `# NAME=example` where the default is to be unset."""
-    defaults: Defaults = {}
-    for line in (ROOT / ".env.example").read_text().split("\n## Any other flag")[0].splitlines():
-        if row := re.fullmatch(r"(# )?([A-Z_]+)=(.*)", line):
-            assert row[2] not in defaults, f"{row[2]} stands there twice"
-            defaults[row[2]] = None if row[1] else row[3]
-    return defaults
-
-
-def settings_defaults() -> Defaults:
-    """The first name of a field has its default, the others are aliases."""
-    defaults: Defaults = {}
-    for field, (name, *aliases) in variables().items():
-        defaults |= dict.fromkeys(aliases)
-        defaults[name] = as_variable(Settings.model_fields[field].default)
-    return defaults
-
-
-def as_variable(value: object) -> str | None:
-    if value in (None, "", ()):
-        return None
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value.value if isinstance(value, Enum) else value)
-
-
-@pytest.mark.parametrize("source", [readme_defaults, env_example_defaults])
-def test_documents_name_the_variables_and_defaults_of_the_settings(
-    source: Callable[[], Defaults],
-) -> None:
-    assert source() == settings_defaults()
-
-
-def test_env_example_says_one_line_about_each_variable() -> None:
-    lines = (ROOT / ".env.example").read_text().splitlines()
-    variable = re.compile(r"(# )?[A-Z_]+=")
-    for before, line in pairwise(lines):
-        if variable.match(line):
-            said = before.startswith("# ") and not variable.match(before)
-            assert said, f"nothing is said about {line}"
-
-
-def test_env_example_is_an_environment_the_sidecar_starts_with() -> None:
-    pairs = {name: value for name, value in env_example_defaults().items() if value is not None}
-    assert Settings.load(pairs).model_dump() == Settings.load({}).model_dump()
-
-
-# What must be there before they mean something: a file, an installed module.
-OF_FILES = {"MODELS_FILE", "API_KEYS_FILE", "PROTOCOLS", "LOG_FILE"}
-
-
-def env_example_examples() -> dict[str, str]:
-    """What stands behind a `#`: as the shell reads it, which takes quotes off."""
-    text = (ROOT / ".env.example").read_text()
-    pairs = re.findall(r"^# ([A-Z_]+)=(.+)$", text, re.MULTILINE)
-    return {name: "".join(shlex.split(value)) for name, value in pairs}
-
-
-@pytest.mark.parametrize("name", env_example_examples())
-def test_an_example_of_env_example_is_a_good_value(name: str) -> None:
-    examples = env_example_examples()
-    given = {name: examples[name]}
-    if name == "KEY_LIMITS":  # which are about keys
-        given["API_KEYS"] = examples["API_KEYS"]
-    if name not in OF_FILES:
-        assert warnings_about(load_settings(given)) == ()
-    else:
-        Settings.load(given)
-    engine_command(Settings.load(given), model_path="m", served_names=["m"], has_gpu=True)
-
-
-def test_env_example_without_any_comment_sign_is_an_environment_too() -> None:
-    """But for the files that it names, and for an engine elsewhere beside one of its own."""
-    examples = env_example_examples()
-    defaults = {name: value for name, value in env_example_defaults().items() if value}
-    settings = Settings.load(defaults | examples)
-    engine_command(settings, model_path="m", served_names=["m"], has_gpu=True)
-    assert len(settings.api_keys) == 2
 
 
 def rooms() -> dict[str, str]:

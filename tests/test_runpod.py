@@ -16,7 +16,7 @@ import pytest
 
 from proxy.settings import Settings, variables
 from proxy.vllm.command import warnings_about
-from tests.test_deployment import as_variable
+from scripts.reference import as_text
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "rpa_NOBODYS"
@@ -65,10 +65,10 @@ def test_hub_form_has_every_variable_with_its_default() -> None:
     for field, (name, *aliases) in variables().items():
         if name == "UPSTREAM_URL":
             continue
-        default = ON_RUNPOD.get(name, as_variable(Settings.model_fields[field].default))
+        default = ON_RUNPOD.get(name, as_text(Settings.model_fields[field].default))
         entry = form[name]
         shown = entry.get("value", entry.get("input", {}).get("default"))
-        assert as_variable(shown) == default, name
+        assert as_text(shown) == default, name
         assert not set(aliases) & form.keys()
         assert "value" in entry or entry["input"]["description"]
 

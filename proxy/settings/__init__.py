@@ -1,7 +1,7 @@
 """Every environment variable of the sidecar: once, with its unit, default and effect.
 
 `Settings.load(mapping)` turns an environment into one frozen object. Empty means unset.
-Variables that only name a `vllm serve` flag are not listed here: `engine.command` takes
+Variables that only name a `vllm serve` flag are not listed here: `vllm.command` takes
 them from `Settings.environ`, by the flag table.
 """
 
@@ -17,7 +17,7 @@ from proxy.errors import SettingsError
 from proxy.settings.access import AccessSettings
 from proxy.settings.engine import EngineSettings
 from proxy.settings.environment import read_environment, shown
-from proxy.settings.life import LifeSettings
+from proxy.settings.lifecycle import LifecycleSettings
 from proxy.settings.limits import LimitSettings
 from proxy.settings.listening import ListeningSettings
 from proxy.settings.media import MediaSettings
@@ -25,7 +25,7 @@ from proxy.settings.model import ModelSettings
 from proxy.settings.preset import Applied, Preset, apply
 from proxy.settings.telemetry import TelemetrySettings
 from proxy.settings.tracing import TraceTarget, trace_target
-from proxy.settings.values import LogFormat, MediaFetch, OnEngineFailure
+from proxy.settings.values import LogFormat, MediaFetch, OnEngineFailure, first_sentence
 
 # What AWS's images put before a flag, and Vast.ai before the port that it maps to another.
 _SAGEMAKER = "SM_VLLM_"
@@ -36,10 +36,10 @@ _TEXTS = {"CHAT_TEMPLATE", "CUSTOM_CHAT_TEMPLATE"}
 __all__ = ["LogFormat", "MediaFetch", "OnEngineFailure", "Settings", "variables"]
 
 
-# Fields come in the order of the table in README: the last base's first.
+# Fields come in the order of docs/configuration.md: the last base's first.
 class Settings(
     TelemetrySettings,
-    LifeSettings,
+    LifecycleSettings,
     MediaSettings,
     LimitSettings,
     AccessSettings,
@@ -169,7 +169,7 @@ def _first_problem(error: ValidationError) -> str:
     field = _field_of(name)
     # A secret that is wrong is a secret all the same.
     value = shown(problem["input"]) if field.repr else "***"
-    return f"{name}={value}: {allowed} ({field.description})"
+    return f"{name}={value}: {allowed} ({first_sentence(field.description or '')})"
 
 
 def _field_of(variable_name: str) -> FieldInfo:

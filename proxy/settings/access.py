@@ -19,23 +19,55 @@ def _read_keys(value: Any) -> Any:
     return parse_keys(value) if isinstance(value, str) else value
 
 
-class AccessSettings(Group):
+class AccessSettings(Group, title="Access"):
     """Who may ask."""
 
     api_keys: Annotated[tuple[ApiKey, ...], BeforeValidator(_read_keys)] = variable(
-        "API_KEYS", default=(), effect="Keys of which one is needed, comma-separated.", secret=True
+        "API_KEYS",
+        default=(),
+        unit="keys",
+        effect="API keys, as `label:key` or `key`, comma-separated. A request needs one of them; "
+        "`python3 -m proxy keys` makes one.",
+        unset="without `API_KEYS_FILE` too, no key is needed",
+        danger="On a public address anyone may then use the GPU",
+        example="alice:sk-d1Xa...,bob:sk-77Qe...",
+        secret=True,
     )
-    api_keys_file: str | None = variable("API_KEYS_FILE", effect="A file with more keys.")
+    api_keys_file: str | None = variable(
+        "API_KEYS_FILE",
+        unit="path",
+        effect="File with more keys, one a line. It is read again when it changes.",
+        unset="none",
+        example="/workspace/keys",
+    )
     key_limits: Annotated[KeyLimits | None, BeforeValidator(_read_limits)] = variable(
-        "KEY_LIMITS", effect="What each key, some keys, or all together may use."
+        "KEY_LIMITS",
+        unit="limits",
+        effect="Limits of each key, of single keys, and of all together. `rpm` is requests a "
+        "minute, `tpm` and `tpd` are tokens a minute and a day, `in_flight` is requests at once: "
+        "`rpm=60,tpm=100000; alice: rpm=600; all: rpm=1000`.",
+        unset="no limits",
+        example="'rpm=60,tpm=100000; alice: rpm=600; all: rpm=1000'",
     )
     cors_origins: Origins = variable(
-        "CORS_ORIGINS", default=(), effect="Origins whose web pages may ask, comma-separated; or *."
+        "CORS_ORIGINS",
+        default=(),
+        unit="origins",
+        effect="Origins whose web pages may ask, as `https://chat.example.com`, comma-separated. "
+        "`*` is every origin.",
+        unset="none",
+        danger="A key that a web page holds is visible to everyone who opens the page",
+        example="https://chat.example.com",
     )
     allowed_hosts: Hosts = variable(
         "ALLOWED_HOSTS",
         default=(),
-        effect="Names by which web pages may ask over plain HTTP, comma-separated; or *.",
+        unit="hosts",
+        effect="Host names by which web pages may ask over plain HTTP where no key is needed, as "
+        "`gpu.example.com` or `*.example.com`, comma-separated. `*` is every name. Addresses, "
+        "names without a dot and HTTPS need not be listed.",
+        unset="none",
+        example="gpu.example.com,*.lab.example.com",
     )
 
     @property

@@ -16,54 +16,105 @@ from proxy.settings.values import (
 )
 
 
-class LimitSettings(Group):
+class LimitSettings(Group, title="Limits"):
     """What a request may be, and how long it may take."""
 
     max_body_mb: Mebibytes = variable(
-        "MAX_BODY_MB", default=256, effect="Largest request body, MiB."
+        "MAX_BODY_MB",
+        default=256,
+        unit="MiB",
+        effect="Maximum size of a request body. A larger one gets 413.",
     )
     body_timeout: Timeout = variable(
         "BODY_TIMEOUT",
         default=60,
-        effect="Seconds without a byte of an unfinished request; 0 is never.",
+        unit="s",
+        effect="Maximum time without a byte of an unfinished body, and for a whole head. "
+        "0: no limit.",
     )
     max_in_flight: Count | None = variable(
-        "MAX_IN_FLIGHT", effect="Requests at the engine at once."
+        "MAX_IN_FLIGHT",
+        unit="requests",
+        effect="Maximum number of requests at the engine at once.",
+        unset="no limit of ours; vLLM queues what is over `MAX_NUM_SEQS`",
+        danger="A slow upload holds one of them until `REQUEST_TIMEOUT`; on a public address set "
+        "that, and `in_flight` in `KEY_LIMITS`",
+        example="64",
     )
     max_waiting: CountOrZero = variable(
-        "MAX_WAITING", default=0, effect="Requests that may wait for a place among those."
+        "MAX_WAITING",
+        default=0,
+        unit="requests",
+        effect="Size of the queue for a slot of `MAX_IN_FLIGHT`. Further requests get 503.",
     )
     waiting_timeout: Timeout = variable(
         "WAITING_TIMEOUT",
         default=60,
-        effect="Seconds after which a request no longer waits for a place; 0 is never.",
+        unit="s",
+        effect="Maximum time in that queue before a request gets 503. It is never longer than "
+        "`REQUEST_TIMEOUT`. 0: no limit.",
     )
     hold_seconds: Seconds = variable(
-        "HOLD_SECONDS", default=0, effect="Seconds a request waits for an engine that is starting."
+        "HOLD_SECONDS",
+        default=0,
+        unit="s",
+        effect="Maximum time that a request waits for a (re)starting engine before it gets 503. "
+        "It is never longer than `REQUEST_TIMEOUT`.",
     )
     stream_idle_timeout: Timeout = variable(
         "STREAM_IDLE_TIMEOUT",
-        effect="Seconds without a byte from the engine that end an answer; 0 is never.",
+        unit="s",
+        effect="Maximum time without a byte from the engine; then the answer ends. 0: no limit.",
+        unset="no limit",
+        example="120",
     )
     request_timeout: Timeout = variable(
-        "REQUEST_TIMEOUT", effect="Seconds a whole request may take; 0 is any time."
+        "REQUEST_TIMEOUT",
+        unit="s",
+        effect="Maximum time of a whole request, its upload included. 0: no limit.",
+        unset="no limit",
+        example="3600",
     )
     sse_keep_alive_seconds: Seconds = variable(
         "SSE_KEEP_ALIVE_SECONDS",
         default=0,
-        effect="Seconds of silence after which a stream gets a comment or ping; 0 is never.",
+        unit="s",
+        effect="Silence after which a stream gets a comment, so that no proxy cuts it. "
+        "On `/v1/messages` it is a ping. 0: never.",
     )
     json_heartbeat_seconds: Seconds = variable(
         "JSON_HEARTBEAT_SECONDS",
         default=0,
-        effect="Seconds after which a JSON answer begins with a blank, and 200; 0 is never.",
+        unit="s",
+        effect="Time after which a JSON answer that is still missing begins with a blank. "
+        "One more follows each time it passes. 0: never.",
+        danger="[The status is 200 then](deploying.md#proxies-that-cut-quiet-connections), "
+        "whatever comes",
     )
     extra_routes: UrlPaths = variable(
-        "EXTRA_ROUTES", default=(), effect="More engine paths to relay, comma-separated."
+        "EXTRA_ROUTES",
+        default=(),
+        unit="paths",
+        effect="More paths of the engine to relay, comma-separated.",
+        unset="none",
+        danger="A path that controls the engine is then open to whoever may ask",
+        example="/load",
     )
     protocols: Protocols = variable(
-        "PROTOCOLS", default=(), effect="More ways to call, as package.module:Name."
+        "PROTOCOLS",
+        default=(),
+        unit="names",
+        effect="More request formats, as `package.module:Name`, comma-separated. "
+        "[Protocols](protocols.md) shows how to write one.",
+        unset="none",
+        example="mine.ollama:Ollama",
     )
     protocol_modules: Modules = variable(
-        "PROTOCOL_MODULES", default=(), effect="Modules and packages that PROTOCOLS may name."
+        "PROTOCOL_MODULES",
+        default=(),
+        unit="modules",
+        effect="Modules, and packages with everything in them, that `PROTOCOLS` may name.",
+        unset="none",
+        danger="Their code runs inside the sidecar",
+        example="mine",
     )

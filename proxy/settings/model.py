@@ -1,12 +1,12 @@
-"""The model: which, from where."""
+"""The model: which one, and where it comes from."""
 
 from __future__ import annotations
 
 from proxy.settings.values import FolderPath, Group, Names, variable
 
 
-class ModelSettings(Group):
-    """The model: which, from where."""
+class ModelSettings(Group, title="Model"):
+    """Which model is served, and where it comes from."""
 
     model_name: str | None = variable(
         "MODEL_NAME",
@@ -14,28 +14,58 @@ class ModelSettings(Group):
         "VLLM_MODEL_NAME",
         "SM_VLLM_MODEL",
         "HF_MODEL_ID",
-        effect="Hugging Face repository, local path, name of a preset, or `demo`.",
+        effect="Hugging Face repository, local path, name of a preset, or `demo`. "
+        "[Models](models.md) lists the presets.",
+        unset="`Qwen/Qwen2-VL-7B-Instruct` with a GPU, `demo` without one",
+        example="qwen2-vl-7b",
     )
     models_file: str | None = variable(
-        "MODELS_FILE", effect="A TOML file with presets of your own."
+        "MODELS_FILE",
+        unit="path",
+        effect="TOML file with presets of your own. Its names go before the shipped ones.",
+        unset="only the shipped presets",
+        example="/workspace/models.toml",
     )
     model_revision: str | None = variable(
-        "MODEL_REVISION", "SM_VLLM_REVISION", effect="Branch, tag or commit of the repository."
+        "MODEL_REVISION",
+        "SM_VLLM_REVISION",
+        effect="Branch, tag or commit of the repository.",
+        unset="the repository's default branch",
+        example="main",
     )
     served_model_names: Names = variable(
         "SERVED_MODEL_NAME",
         "OPENAI_SERVED_MODEL_NAME_OVERRIDE",
         default=(),
-        effect="Names clients may use, comma-separated; the first one stands in answers.",
+        effect="Names that clients may use, comma-separated. Answers carry the first one.",
+        unset="`MODEL_NAME`",
+        example="vision,gpt-4o",
     )
     hf_token: str | None = variable(
         "HF_TOKEN",
         "HUGGING_FACE_HUB_TOKEN",
-        effect="Token for gated and private repositories.",
+        effect="Token for gated and private repositories. "
+        "It is never in the engine's arguments or in a log.",
+        unset="public repositories only",
+        example="hf_...",
         secret=True,
     )
-    hf_home: FolderPath | None = variable("HF_HOME", effect="Folder of the Hugging Face cache.")
-    hf_endpoint: str | None = variable("HF_ENDPOINT", effect="Base URL of the hub.")
+    hf_home: FolderPath | None = variable(
+        "HF_HOME",
+        unit="path",
+        effect="Folder of the Hugging Face cache. Put it on a volume that survives the container.",
+        unset="`~/.cache/huggingface`; the image sets `/workspace/huggingface`",
+        example="/workspace/huggingface",
+    )
+    hf_endpoint: str | None = variable(
+        "HF_ENDPOINT",
+        unit="URL",
+        effect="Base URL of the hub, for a mirror.",
+        unset="`https://huggingface.co`",
+        example="https://huggingface.co",
+    )
     hf_hub_offline: bool = variable(
-        "HF_HUB_OFFLINE", default=False, effect="Serve from the cache, never ask the hub."
+        "HF_HUB_OFFLINE",
+        default=False,
+        effect="Serve from the cache and never ask the hub.",
     )

@@ -10,33 +10,58 @@ from proxy.settings.tracing import ENDPOINT, PROTOCOL, OtlpProtocol, OtlpUrl
 from proxy.settings.values import Group, LogFormat, Port, variable
 
 
-class TelemetrySettings(Group):
+class TelemetrySettings(Group, title="Logs, metrics and traces"):
     """Logs, metrics and traces."""
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
-    ] = variable("LOG_LEVEL", default="info", effect="Least level that is logged.")
+    ] = variable("LOG_LEVEL", default="info", effect="Minimum level that is logged.")
     log_format: LogFormat = variable(
-        "LOG_FORMAT", default=LogFormat.JSON, effect="`json`, or `text` for a terminal."
+        "LOG_FORMAT",
+        default=LogFormat.JSON,
+        effect="Format of the log: `json`, or `text` for a terminal.",
     )
-    log_file: str | None = variable("LOG_FILE", effect="A file that gets the lines of stdout too.")
+    log_file: str | None = variable(
+        "LOG_FILE",
+        unit="path",
+        effect="File that gets every line of stdout too. It is rotated: 200 MiB at most.",
+        unset="none",
+        example="/workspace/sidecar.log",
+    )
     metrics_port: Port | None = variable(
-        "METRICS_PORT", effect="Port of the metrics, and of nothing else (= `PORT`)."
+        "METRICS_PORT",
+        unit="port",
+        effect="Port of the two pages of metrics, and of nothing else. No other port has them "
+        "then.",
+        unset="`PORT`",
+        example="9100",
     )
     gpu_price_per_hour: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = variable(
-        "GPU_PRICE_PER_HOUR", effect="What one GPU costs an hour; for the dashboard *Cost*."
+        "GPU_PRICE_PER_HOUR",
+        unit="dollars",
+        effect="Price of one GPU for an hour, for the dashboard *Cost*.",
+        unset="no costs are shown",
+        example="2.50",
     )
     otlp_endpoint: OtlpUrl | None = variable(
         ENDPOINT,
-        effect="Who takes traces, as `http://host:port`; without it there are none.",
+        unit="URL",
+        effect="OTLP endpoint for [traces](tracing.md), as `http://host:port`.",
+        unset="no traces",
+        example="http://collector:4318",
         secret=True,  # one that is wrong may hold a password
     )
     otlp_protocol: OtlpProtocol = variable(
         PROTOCOL,
         default=OtlpProtocol.HTTP,
-        effect="How they are sent: `http/protobuf` or `grpc`.",
+        effect="Protocol of that endpoint. Collectors mostly take `http/protobuf` on port 4318 "
+        "and `grpc` on 4317.",
     )
     engine_traces_endpoint: str | None = variable(
-        "OTLP_TRACES_ENDPOINT", effect="Who takes vLLM's own traces; `none` is nobody."
+        "OTLP_TRACES_ENDPOINT",
+        unit="URL",
+        effect="OTLP endpoint for vLLM's own traces. `none`: vLLM sends none.",
+        unset="that of the sidecar's",
+        example="http://collector:4318/v1/traces",
     )

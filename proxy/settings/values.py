@@ -98,15 +98,39 @@ class OnEngineFailure(StrEnum):
     EXIT = "exit"
 
 
-def variable(*names: str, default: Any = None, effect: str, secret: bool = False) -> Any:
-    """A field that is read from the first of `names` that is set."""
+def variable(
+    *names: str,
+    default: Any = None,
+    effect: str,
+    unit: str = "",
+    unset: str = "",
+    danger: str = "",
+    example: str = "",
+    secret: bool = False,
+) -> Any:
+    """A field that is read from the first of `names` that is set.
+
+    This is all that is written of a variable: error messages have the first sentence of `effect`,
+    docs/configuration.md and .env.example all of it (`proxy.settings.reference`). Texts are
+    Markdown; links are relative to docs/, and not in the first sentence. `unset` says what holds
+    without a value, `example` is one that starts, written as in a shell.
+    """
     return Field(
-        default, validation_alias=AliasChoices(*names), description=effect, repr=not secret
+        default,
+        validation_alias=AliasChoices(*names),
+        description=effect,
+        repr=not secret,
+        json_schema_extra={"unit": unit, "unset": unset, "danger": danger, "example": example},
     )
 
 
+def first_sentence(text: str) -> str:
+    return text.partition(". ")[0].removesuffix(".") + "."
+
+
 class Group(BaseModel):
-    """Variables that belong together."""
+    """Variables that belong together. The docstring of a subclass is the first line of its part of
+    docs/configuration.md, `title` the heading."""
 
     # pydantic before 2.10 warns of each field that begins with "model_".
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, protected_namespaces=())

@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Writes the reference pages from the declarations in the code.
+
+    .venv/bin/python scripts/reference.py            writes them
+    .venv/bin/python scripts/reference.py --check    writes nothing, exits 1 where one is stale
+
+docs/configuration.md and .env.example come from proxy/settings. Of a page, only what stands between
+`<!-- BEGIN name -->` and `<!-- END name -->` is written; the rest is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from proxy.settings import Settings, variables  # noqa: E402
+from proxy.settings.values import Group  # noqa: E402
+
+COMMAND = "scripts/reference.py"
+# Above this a maximum only keeps a number within what timers and counters hold.
+_SHOWN_MAXIMUM = 1_000_000
+_LINE_CHARS = 100
+_LINK = re.compile(r"\[([^\]]+)\]\([^)]+\)")
+# Characters of a value that a shell would read as something else.
+_SHELL_SPECIAL = re.compile(r"[^\w@%+=:,./*-]")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable, as its declaration in proxy/settings says. `default` is empty where unset."""
+
+    name: str
+    other_names: tuple[str, ...]
+    default: str
+    allowed: str
+    unit: str
+    effect: str
+    unset: str
+    danger: str
+    example: str
+
+
+def variables_of(group: type[Group]) -> list[Variable]:
+    names = variables()
+    declared = []
+    for field, info in group.model_fields.items():
+        first, *others = names[field]
+        assert isinstance(info.json_schema_extra, dict)
+        declared.append(
+            Variable(
+                name=first,
+                other_names=tuple(others),
+                default=as_text(info.default),
+                allowed=allowed(Annotated[(info.annotation, *info.metadata, None)]),
+                effect=info.description or "",
+                **{key: str(text) for key, text in info.json_schema_extra.items()},
+            )
+        )
+    return declared
+
+
+def groups() -> list[tuple[str, str, list[Variable]]]:
+    """Heading, first line and variables of each, in the order of the page."""
+    return [
+        (str(base.model_config.get("title")), base.__doc__ or "", variables_of(base))
+        for base in reversed(Settings.__bases__)
+        if issubclass(base, Group)
+    ]
+
+
+def as_text(value: object) -> str:
+    """A default as it would stand in an environment."""
+    if value in (None, "", ()):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value.value if isinstance(value, Enum) else value)
+
+
+def allowed(annotation: Any) -> str:
+    """The values of a type, where they are few or have bounds."""
+    schema = TypeAdapter(annotation).json_schema()
+    schema = next(
+        (each for each in schema.get("anyOf", ()) if each != {"type": "null"}), schema
+    ) | {"$defs": schema.get("$defs", {})}
+    if "$ref" in schema:
+        schema = schema["$defs"][schema["$ref"].rpartition("/")[2]]
+    if "enum" in schema:
+        return ", ".join(f"`{choice}`" for choice in schema["enum"])
+    if schema.get("type") == "boolean":
+        return "`true`, `false`"
+    if schema.get("type") not in ("integer", "number"):
+        return ""
+    whole = "whole, " if schema["type"] == "integer" else ""
+    maximum = schema.get("maximum", _SHOWN_MAXIMUM)
+    if "exclusiveMinimum" in schema:
+        upto = f", {maximum} at most" if maximum < _SHOWN_MAXIMUM else ""
+        return f"{whole}more than {schema['exclusiveMinimum']}{upto}"
+    upto = f" to {maximum}" if maximum < _SHOWN_MAXIMUM else " or more"
+    return f"{whole}{schema['minimum']}{upto}"
+
+
+def configuration() -> str:
+    """A table for each group, then the names that other images use."""
+    parts, aliases = [], []
+    for title, about, declared in groups():
+        parts += [f"## {title}", "", about, "", "| Variable | Default | Unit | Allowed | Effect |"]
+        parts.append("| --- | --- | --- | --- | --- |")
+        for each in declared:
+            anchor = f'<a id="{each.name.lower()}"></a>`{each.name}`'
+            default = f"`{each.default}`" if each.default else "—"
+            effect = each.effect
+            if each.unset:
+                effect += f" Unset: {each.unset}."
+            if each.danger:
+                effect += f" **Caution:** {each.danger}."
+            cells = (anchor, default, each.unit, each.allowed, effect.replace("|", "\\|"))
+            parts.append(re.sub(r"\|  (?=\|)", "| ", f"| {' | '.join(cells)} |"))
+            aliases += [
+                f"| `{alias}` | [`{each.name}`](#{each.name.lower()}) |"
+                for alias in each.other_names
+            ]
+        parts.append("")
+    parts += ["## Names that other images use", "", "| Variable | Same as |", "| --- | --- |"]
+    return "\n".join([*parts, *aliases])
+
+
+_ENV_HEAD = """\
+# Written by scripts/reference.py; docs/configuration.md has the same with links.
+# Copy to .env: docker compose reads it, and `set -a; . ./.env; set +a` gives it to make run.
+# Take the # of a line with = away to set a variable. The value there is the default, or an example
+# where there is none. Empty means unset.
+"""
+_ENV_TAIL = """\
+## Any other flag of vllm serve, by its UPPER_SNAKE name
+
+# --mm-processor-kwargs: for example the largest image, in pixels
+#MM_PROCESSOR_KWARGS='{"max_pixels": 1003520}'
+# --override-generation-config: sampling defaults, for requests that do not say otherwise
+#OVERRIDE_GENERATION_CONFIG='{"temperature": 0.7, "top_p": 0.9}'
+"""
+
+
+def env_example() -> str:
+    parts, aliases = [_ENV_HEAD], ["## Names that other images use\n"]
+    for title, _, declared in groups():
+        parts.append(f"## {title}\n")
+        for each in declared:
+            parts += [*_comment(each), f"#{each.name}={_value(each)}"]
+            aliases += [f"# Same as {each.name}\n#{alias}=" for alias in each.other_names]
+        parts.append("")
+    return "\n".join([*parts, *aliases, "", _ENV_TAIL])
+
+
+def _comment(each: Variable) -> Iterator[str]:
+    facts = [each.unit, each.allowed, f"default {each.default}" if each.default else ""]
+    text = each.effect + (f" Unset: {each.unset}." if each.unset else "")
+    text += f" Caution: {each.danger}." if each.danger else ""
+    if any(facts):
+        text += f" [{'; '.join(filter(None, facts))}]"
+    plain = _LINK.sub(r"\1", text).replace("`", "")
+    yield from textwrap.wrap(
+        plain, _LINE_CHARS, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
+    )
+
+
+def _value(each: Variable) -> str:
+    if not each.default:
+        return each.example
+    return f"'{each.default}'" if _SHELL_SPECIAL.search(each.default) else each.default
+
+
+def pages() -> dict[Path, str]:
+    """Every file that is written, whole or in part, and its text."""
+    return {
+        ROOT / ".env.example": env_example(),
+        ROOT / "docs" / "configuration.md": filled(
+            "docs/configuration.md", {"variables": configuration()}
+        ),
+    }
+
+
+def filled(page: str, blocks: dict[str, str]) -> str:
+    """The page with its blocks written anew."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        begin, end = f"<!-- BEGIN {name}, written by {COMMAND} -->\n", f"\n<!-- END {name} -->"
+        before, found_begin, rest = text.partition(begin)
+        _, found_end, after = rest.partition(end)
+        if not (found_begin and found_end):
+            sys.exit(f"{COMMAND}: {page} has no block {name!r}: {begin.strip()} ... {end.strip()}")
+        text = f"{before}{begin}\n{block}\n{end}{after}"
+    return text
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare only, write nothing")
+    check = parser.parse_args(arguments).check
+    stale = {
+        path: text
+        for path, text in pages().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
+    for path, text in stale.items():
+        if check:
+            print(f"{path.relative_to(ROOT)}: stale; run {COMMAND}", file=sys.stderr)
+        else:
+            path.write_text(text, encoding="utf-8")
+            print(f"{COMMAND}: wrote {path.relative_to(ROOT)}")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
