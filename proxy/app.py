@@ -221,7 +221,7 @@ def _tell_lost_requests(
 
 
 def limits_of(settings: Settings) -> Limits:
-    # Our own engine is told to; of one that someone else runs nobody knows what it was told.
+    # Our own engine has the flag for it; the flags of one that someone else runs are not known.
     kept_alive = () if settings.upstream_url else (Route.CHAT, Route.COMPLETIONS)
     return Limits(
         settings.max_body_bytes,

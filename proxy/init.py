@@ -20,7 +20,7 @@ def serve_as_child() -> int | None:
 
     Must be called before there are threads. Killed by signal N, the code is 128 + N.
     """
-    # None gets lost between the fork and the moment when somebody takes it.
+    # None gets lost between the fork and the moment when it is handled.
     signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     child = os.fork()
     if not child:

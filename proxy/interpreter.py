@@ -22,7 +22,7 @@ def is_command(words: list[str]) -> bool:
 
 
 def use_the_projects() -> None:
-    """Go on in `.venv`, which `make run` makes, or end with 2 and a line that says what to do."""
+    """Go on in `.venv`, which `make run` makes, or end with 2 and a line with what to do."""
     if find_spec(_PACKAGE) is not None:
         return
     python = _PROJECT / ".venv/bin/python"

@@ -12,7 +12,7 @@ _running: set[asyncio.Task[Any]] = set()
 
 
 def spawn(coroutine: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
-    """Run a coroutine in the background; an exception that nobody awaits is logged."""
+    """Run a coroutine in the background; an exception that is not awaited is logged."""
     task = asyncio.create_task(coroutine, name=name)
     _running.add(task)
     task.add_done_callback(_finished)

@@ -1,7 +1,7 @@
 """What this server answers, described: its own pages, and the engine's routes that it passes on.
 
 The pages stand in `openapi.json` as they are by default; the settings say what is different. Of the
-engine's routes only what the sidecar itself does is told: the rest is vLLM's to describe.
+engine's routes only what the sidecar itself does is described: the rest is vLLM's.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _operation(path: str, route: Route, method: str) -> dict[str, Any]:
 
 
 def _refused_with(route: Route) -> Iterator[int]:
-    """A page's session is asked about; its other requests are told to the browser, not refused."""
+    """A page's session is refused; of its other requests the browser decides, by CORS headers."""
     takes_sessions = route in (Route.REALTIME, Route.EXTRA)
     return (status for status in REFUSALS if status != 403 or takes_sessions)
 

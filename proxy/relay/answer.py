@@ -70,7 +70,7 @@ class StreamedAnswer:
 
     def __init__(self, read: Reader, record: Record, *, withhold_usage: bool) -> None:
         self._record = record
-        record.stream = True  # the body may not have told; nobody streams unasked
+        record.stream = True  # the body may not say so; an engine streams only when asked
         self._events = EventStream(
             read, record, withhold_usage=withhold_usage, generates=not is_of_stored(record)
         )
@@ -136,8 +136,7 @@ def is_event_stream(headers: Headers) -> bool:
 
 
 def note_error(record: Record, error: str | None, *, is_clients: bool = False) -> None:
-    """Settle the outcome by what the engine said: its status, or an error inside a 200, which may
-    be of the client's making."""
+    """Set the outcome by the status, or by an error inside a 200, which may be either side's."""
     status = record.status or 0
     if status >= 500:
         record.fail(Outcome.ENGINE_ERROR, Source.UPSTREAM, error or f"status_{status}")

@@ -53,7 +53,7 @@ class BackgroundResponses:
         if not summary.last:
             return summary
         creation = self._awaited.get(summary.background_id or "")
-        if creation is None or creation.finished is None:  # its own stream will tell
+        if creation is None or creation.finished is None:  # its own stream has the usage
             return EventSummary(finish_reason=summary.finish_reason, last=True)
         del self._awaited[summary.background_id or ""]
         record.creation, record.model = creation, creation.model

@@ -1,4 +1,4 @@
-"""What a request body says, and the usage option added to it.
+"""Reads of a request body what the sidecar needs, and adds the usage option.
 
 A small body is read with typed structs that skip what they do not name. In any other one the
 few values that are asked for are found by `proxy.json_scan`, which makes no objects of the rest
@@ -111,7 +111,7 @@ _USAGE_OPTION = b',"stream_options":{"include_usage":true}'
 
 @dataclass(slots=True)
 class Peek:
-    """What a body says of itself. Empty where it could not be read: the engine will tell."""
+    """What a body holds. Empty where it could not be read: the engine will refuse it."""
 
     model: str | None = None
     stream: bool | None = None

@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
         self.is_new = True
         self.idle_since = 0.0
         self._begin("GET")
-        self.response.is_whole = True  # nobody has asked: what comes now answers nothing
+        self.response.is_whole = True  # no request yet: what comes now answers nothing
 
     def _begin(self, method: str) -> None:
         """Forget the exchange before."""
@@ -228,7 +228,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         response = self.response
-        if response.is_whole:  # nobody asked for this: what follows could not be trusted
+        if response.is_whole:  # no request is open: what follows cannot be trusted
             self.close()
             return
         self._last_byte = now = monotonic()

@@ -69,7 +69,7 @@ class Relay:
         out = self._out(exchange, route, record)
         work = partial(self._relay, exchange, out, record, route)
         refuse = partial(_refuse, exchange, out, record, route)
-        await self._lifecycle.run(record, work, refuse, exchange.when_it_leaves)
+        await self._lifecycle.run(record, work, refuse, exchange.on_disconnect)
 
     async def refuse(
         self,
@@ -84,7 +84,7 @@ class Relay:
         await self._lifecycle.reject(record, failure, refuse)
 
     def _out(self, exchange: Exchange, route: Route, record: Record) -> Out:
-        """What takes the response: the exchange itself, unless it has to be made anew."""
+        """What takes the response: the exchange itself, unless the response is rewritten."""
         request = exchange.request
         if route in TRANSLATED:
             protocol = self._protocols[request.path]
@@ -104,7 +104,7 @@ class Relay:
             route = asked.route
             self._lifecycle.attach_body(record, asked.fingerprinted)
             connection = await self._send(exchange, asked, record)
-            exchange.when_it_leaves(connection.abort)
+            exchange.on_disconnect(connection.abort)
             if asked.pieces is not None:
                 uplink = spawn(asked.send(connection, record), name="uplink")
             if limits.request_timeout or limits.stream_idle_timeout:
@@ -121,7 +121,7 @@ class Relay:
             record.first_byte, status = connection.first_byte, response.status
             is_listed = route is not Route.EXTRA
             if status == 404 and is_listed and headers.is_of_no_route(response.named):
-                # In place of the engine's answer, which says only "Not Found".
+                # The engine's own answer is only "Not Found".
                 raise RouteNotServed(
                     f"The engine has no route {record.method} {record.path[:200]}: vLLM has only"
                     " those of the work that its model can do."
@@ -155,7 +155,7 @@ class Relay:
             for timer in (deadline, padding, keep_alive):
                 if timer is not None:
                     timer.cancel()
-            exchange.when_it_leaves(None)
+            exchange.on_disconnect(None)
             if uplink is not None:
                 uplink.cancel()
             if connection is not None:
@@ -240,7 +240,7 @@ def _break_off(
     if isinstance(failure, ClientClosed):
         return
     if exchange.is_behind and isinstance(failure, EngineTimeout):
-        exchange.abort()  # what is unsent would be kept for as long as nobody reads it
+        exchange.abort()  # else the unsent rest would be kept until the client reads
     elif isinstance(answer, StreamedAnswer):
         out.end(answer.broken_off(failure, route))
 
@@ -252,7 +252,7 @@ async def _refuse(
     route: Route,
     failure: RequestFailure,
 ) -> None:
-    """Answer in the engine's place, unless an answer has begun or nobody is there to read it."""
+    """Answer in the engine's place, unless an answer has begun or the client has left."""
     if isinstance(failure, ClientClosed):
         record.status = failure.status
     elif not exchange.started:
@@ -271,4 +271,4 @@ def _note_bytes(exchange: Exchange, record: Record) -> None:
     record.bytes_in, record.bytes_out = exchange.received_bytes, exchange.sent_bytes
     record.client_stall_seconds = exchange.stall_seconds
     if exchange.is_padded and exchange.is_over:
-        record.status = 200  # what the client was told
+        record.status = 200  # the status that the client got

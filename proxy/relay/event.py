@@ -1,4 +1,4 @@
-"""What one event of a stream, or one whole JSON answer, says: tokens, usage, errors.
+"""Reads one event of a stream, or one whole JSON answer: tokens, usage, errors.
 
 Every route has its own shape; a reader turns a payload into `EventSummary`. Payloads are read
 with typed structs, so that what is not named here costs nothing and is never rewritten.
@@ -266,7 +266,7 @@ def _read_messages_event(payload: bytes) -> EventSummary:
     if is_generated and usage is None and event.error is None:
         return TOKEN
     if usage is not None and event.type == "message_start":
-        usage.completion_tokens = None  # its 0 says nothing of what will have been generated
+        usage.completion_tokens = None  # its 0 is not a count: nothing has been generated yet
     error, is_clients = error_of(event.error)
     return EventSummary(
         generated=is_generated,

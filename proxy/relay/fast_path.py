@@ -83,7 +83,7 @@ class FastPath(asyncio.Protocol):
         self._refresh()
 
     def learn_template(self, event: bytes) -> None:
-        """`event` says that something was generated, and nothing else."""
+        """Learn from `event`, which carries something generated and nothing else."""
         if self._templates < MAX_TEMPLATES and (text := _TEXT.search(event)) is not None:
             self._templates += 1
             self._before = event[: text.start(1)]

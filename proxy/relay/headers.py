@@ -23,7 +23,7 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-# Set anew for the upstream connection.
+# Replaced on the upstream connection.
 _OURS_TO_SET = frozenset(
     {b"host", b"content-length", b"expect", b"x-request-id", b"accept-encoding"}
 )
@@ -32,7 +32,7 @@ _OURS_TO_SET = frozenset(
 _UNCOMPRESSED = (b"accept-encoding", b"identity")
 _NOT_SENT = _HOP_BY_HOP | _OURS_TO_SET
 
-# What a `Connection` header mostly says; neither names a header of its own.
+# The usual values of `Connection`; neither names another header.
 _ORDINARY = (b"keep-alive", b"close")
 
 _SANE_REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")

@@ -1,4 +1,4 @@
-"""The requests that are inside the gate: what the engine owes an answer, and who dies with it."""
+"""The requests in flight: what the engine owes an answer, and what is lost when it dies."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class InFlightRequests:
             self._guard.over(suspect, answered=record.outcome is Outcome.OK)
 
     def pop_lost(self) -> list[Lost]:
-        """The engine has died: whom it has taken with it. Each request is named once."""
+        """The engine has died: the requests that were lost with it. Each is returned once."""
         oldest = monotonic() - _LOST_SECONDS
         lost = [loss for when, loss in self._lost if when >= oldest]
         self._lost.clear()
@@ -121,7 +121,7 @@ class InFlightRequests:
     def waiting(self) -> int:
         """Requests that the engine has whole and has not answered whole.
 
-        Not among them: uploads that run, and WebSocket sessions, which owe nobody a word.
+        Not among them: uploads that run, and WebSocket sessions, which owe no answer.
         """
         return sum(
             record.sent is not None

@@ -1,5 +1,5 @@
-"""What is written while the engine says nothing, so that nobody on the way takes the connection
-for dead: comments or pings into streams, blanks before a JSON answer."""
+"""What is written while the engine is silent, so that no proxy on the way takes the connection for
+dead: comments or pings into streams, blanks before a JSON answer."""
 
 from __future__ import annotations
 

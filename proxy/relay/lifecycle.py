@@ -90,7 +90,7 @@ class RequestLifecycle:
     async def run(
         self, record: Record, work: Work, refuse: Refuse, watch: Watch | None = None
     ) -> None:
-        """Do `work` inside the gate; what goes wrong is noted, then told by `refuse`."""
+        """Do `work` inside the gate. A failure goes into the record, then to `refuse`."""
         for start in self._on_start:
             start(record)
         try:
@@ -101,10 +101,10 @@ class RequestLifecycle:
             finally:
                 self._gate.leave(record.key)
         except RequestFailure as failure:
-            await _tell(record, failure, refuse)
+            await _fail(record, failure, refuse)
         except Exception:
             _log.exception("the sidecar failed", extra={"request_id": record.request_id})
-            await _tell(record, InternalFailure("The sidecar failed."), refuse)
+            await _fail(record, InternalFailure("The sidecar failed."), refuse)
         except asyncio.CancelledError:  # the process ends, and waits no longer
             record.fail(Outcome.PROXY_ERROR, InternalFailure.source, "cancelled")
             raise
@@ -127,14 +127,14 @@ class RequestLifecycle:
         for start in self._on_start:
             start(record)
         try:
-            await _tell(record, failure, refuse)
+            await _fail(record, failure, refuse)
         finally:
             record.finish()
             for end in self._on_end:
                 end(record)
 
 
-async def _tell(record: Record, failure: RequestFailure, refuse: Refuse) -> None:
+async def _fail(record: Record, failure: RequestFailure, refuse: Refuse) -> None:
     outcome = _OUTCOMES.get(type(failure), Outcome.PROXY_ERROR)
     record.fail(outcome, failure.source, failure.code)
     await refuse(failure)

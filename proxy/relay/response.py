@@ -89,7 +89,7 @@ class Response:
             self.keeps_alive = False  # an answer to nothing that was asked
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.has_head:  # what comes later is a trailer, or nobody's
+        if not self.has_head:  # else it is a trailer, or answers nothing
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:

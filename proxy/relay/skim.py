@@ -1,4 +1,4 @@
-"""A JSON text that is too long to be read whole: the few values in it that tell of the request.
+"""A JSON text that is too long to be read whole: finds the few values that the record needs.
 
 It is read piece by piece as it passes, in bounded memory, and with the few calls for each piece
 that keep the event loop free: 256 KiB take 1 ms of numbers or text, and under 20 ms of anything.

@@ -12,8 +12,8 @@ _READ_BYTES = 64 * 1024
 
 
 class Spare:
-    """An engine that refuses a body answers, and closes before it has read the body. What it said
-    waits in the socket while our next write fails."""
+    """An engine that refuses a body answers, and closes before it has read the body. Its
+    answer waits in the socket while our next write fails."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         """`transport` is open."""
@@ -21,7 +21,7 @@ class Spare:
         self._socket = socket.socket(fileno=descriptor)
 
     def rest(self) -> Iterator[bytes]:
-        """What nobody has read yet; the descriptor is closed after it."""
+        """What has not been read yet; the descriptor is closed after it."""
         with self._socket, suppress(OSError):
             while data := self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT):
                 yield data

@@ -40,7 +40,7 @@ class EventStream:
     ) -> None:
         """`generates` is False where nothing is generated for this request: a stream replayed."""
         self.on_token: Callable[[bytes], None] | None = None
-        """Is shown each event that says that something was generated, and nothing else."""
+        """Called with each event that carries something generated and nothing else."""
         self._read = read
         self._record = record
         self._withhold_usage = withhold_usage

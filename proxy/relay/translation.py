@@ -1,7 +1,7 @@
 """The translation between a client that speaks another protocol and an engine that speaks OpenAI's.
 
 What is asked is translated as the body is read, and all that is written is translated back: the
-engine's answer, and what the sidecar says in the engine's place.
+engine's answer, and the sidecar's own refusals.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Translation:
         except InternalFailure:
             if self._status < 400:
                 raise
-            body, content_type = whole, "application/json"  # it cannot even tell an error
+            body, content_type = whole, "application/json"  # it cannot render an error either
         length = (b"content-length", b"%d" % len(body))
         self._exchange.start(self._status, [*self._headers(content_type), length])
         self._exchange.end(body)
@@ -211,7 +211,7 @@ class Translation:
         error = Error(None, failure.message, failure.code, failure.param)
         try:
             return self._rendered([error, Done()])
-        except InternalFailure:  # it cannot even tell that
+        except InternalFailure:  # it cannot render that either
             return error_event(failure, self.route)
 
     def _broken(self) -> InternalFailure:

@@ -24,7 +24,7 @@ class Upstream:
         uds: str | None = None,
         retry_after: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """`retry_after` says in how many seconds an engine that is gone may be back."""
+        """`retry_after` returns the seconds until an engine that is gone may be back."""
         self._host, self._port, self._uds = host, port, uds
         self._retry_after = retry_after
         self._ended: RequestFailure | None = None

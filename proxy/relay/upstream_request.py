@@ -48,7 +48,7 @@ class UpstreamRequest:
     parts: Parts = ()
     pieces: AsyncGenerator[bytes | bytearray | memoryview, None] | None = None
     adds_usage: bool = False
-    # What tells the request from others, where it is held whole: with media, as the client sent it.
+    # What identifies the request, where it is held whole: with media, as the client sent it.
     fingerprinted: Parts = ()
     give_back: Callable[[], None] | None = None
 
@@ -67,7 +67,7 @@ class UpstreamRequest:
         except RequestFailure as failure:
             connection.abort(failure)
         else:
-            # Else the engine did not wait for the end, or nobody but the engine was waited for.
+            # Else the engine answered before the end, or only the engine was waited for.
             if connection.first_byte is None and self.give_back is None:
                 record.sent = monotonic()
             connection.request_sent()
@@ -94,7 +94,7 @@ async def upstream_request(
     media: Media,
     record: Record,
 ) -> UpstreamRequest:
-    """Take in a JSON body whole, to read what it says; let any other flow. `out` is what takes the
+    """Take in a JSON body whole, to inspect it; let any other flow. `out` is what takes the
     response: it may ask the engine for something else than the client has.
 
     Raises:
@@ -170,9 +170,9 @@ async def _settled(
 
     try:
         async with asyncio.timeout(None) as until:
-            exchange.when_it_leaves(leave)
+            exchange.on_disconnect(leave)
             return await media.settle(route, body, record)
     except TimeoutError:
         raise left[0] from None  # nothing else in there lets one out
     finally:
-        exchange.when_it_leaves(None)
+        exchange.on_disconnect(None)

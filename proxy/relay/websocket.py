@@ -50,7 +50,7 @@ _CLOSE_CODES: dict[type[RequestFailure], CloseCode] = {
     MalformedRequest: CloseCode.PROTOCOL_ERROR,
     BodyTooLarge: CloseCode.MESSAGE_TOO_BIG,
 }
-# Made anew for the engine's side of the session.
+# The engine's side of the session has its own.
 _HANDSHAKE = (b"sec-websocket-", b"origin", b"user-agent")
 _CLIENT_LEFT = "The client closed the connection."
 
@@ -82,8 +82,8 @@ class WebSocketRelay:
         record = record_of(request, route, key)
         session = _Session(client, record)
         work = partial(self._relay, request, session, record)
-        tell = partial(session.refuse, route)
-        await self._lifecycle.run(record, work, tell, client.when_it_leaves)
+        refuse = partial(session.refuse, route)
+        await self._lifecycle.run(record, work, refuse, client.on_disconnect)
 
     async def refuse(
         self,
@@ -120,7 +120,7 @@ class WebSocketRelay:
     async def _connect(
         self, request: Request, session: _Session, record: Record
     ) -> ClientConnection:
-        """Raises InvalidStatus, EngineUnreachable, ClientClosed where nobody waits any more, or
+        """Raises InvalidStatus, EngineUnreachable, ClientClosed where the client has left, or
         what the session was cut for."""
         client = session.client
         query = request.query.decode("latin-1")
@@ -134,7 +134,7 @@ class WebSocketRelay:
 
         try:
             async with asyncio.timeout(_OPEN_TIMEOUT_SECONDS) as patience:
-                client.when_it_leaves(leave)
+                client.on_disconnect(leave)
                 session.on_cut = leave
                 return await _Connect(
                     f"ws://{self._authority}{path}",
@@ -158,7 +158,7 @@ class WebSocketRelay:
             text = "The engine does not accept WebSocket sessions."
             raise EngineUnreachable(text, retry_after_seconds=self._retry_after()) from error
         finally:
-            client.when_it_leaves(None)
+            client.on_disconnect(None)
             session.on_cut = None
 
 
@@ -203,12 +203,12 @@ class _Session:
         def leave(_: RequestFailure) -> None:
             asyncio.get_running_loop().call_later(_LAST_SECONDS, up.cancel)
 
-        self.client.when_it_leaves(leave)
+        self.client.on_disconnect(leave)
         try:
             await asyncio.wait({up, down, self._cut}, return_when=asyncio.FIRST_COMPLETED)
             failure = self._what_happened(up, down)
         finally:
-            self.client.when_it_leaves(None)
+            self.client.on_disconnect(None)
             up.cancel()
             down.cancel()
             self._note_bytes()
@@ -268,7 +268,7 @@ class _Session:
                 data = await engine.recv()
                 if isinstance(data, str):
                     note_realtime_event(data, self._record)
-                with suppress(SessionEnded):  # told by the other direction; read on for the usage
+                with suppress(SessionEnded):  # `_to_engine` reports it; read on for usage
                     await self.client.send(data)
         except ConnectionClosed as closed:
             if closed.rcvd is not None:

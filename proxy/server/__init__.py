@@ -1,1 +1,1 @@
-"""The client's end of a request: sockets, connections, and the way to whoever answers."""
+"""The client's end of a request: sockets, connections, and the dispatch of its requests."""

@@ -37,7 +37,7 @@ async def run_asgi(app: ASGIApp, exchange: Exchange) -> None:
             except RequestFailure:
                 left.set()
             else:
-                exchange.when_it_leaves(lambda _: left.set())
+                exchange.on_disconnect(lambda _: left.set())
                 return {"type": "http.request", "body": body, "more_body": False}
         await left.wait()
         return {"type": "http.disconnect"}

@@ -28,7 +28,7 @@ MAX_HEAD_BYTES = 256 * 1024
 # Requests that wait for the response before them: reading pauses at the first number. One read may
 # hold thousands, each of which costs a hundred times its bytes: beyond the second they are refused.
 PIPELINE_PAUSE_AT, PIPELINE_LIMIT = 8, 100
-# How long a client may go on sending what nobody reads, before it has read its response.
+# How long a client may go on sending a body that is not wanted, before it has read its response.
 _LINGER_SECONDS, _LINGER_BYTES = 10.0, 1024 * 1024
 
 _log = logging.getLogger("proxy.server")
@@ -45,7 +45,7 @@ class ClientConnection(asyncio.Protocol):
     """Reads requests from a client, and hands them over one at a time.
 
     A client that closes its half of the connection has left, as for vLLM: one that still reads
-    looks the same as one that is gone, and the work for that one is what nobody gets back.
+    looks the same as one that is gone, and the engine's work for that one would be lost.
     """
 
     transport: asyncio.Transport
@@ -207,7 +207,7 @@ class ClientConnection(asyncio.Protocol):
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
-            if self.is_write_paused:  # who reads no response gets no further one
+            if self.is_write_paused:  # no further response for a client that does not read
                 await self.drain()
             if not self.is_lost:
                 await self._dispatch(exchange)

@@ -11,7 +11,7 @@ from typing import Protocol
 from proxy.errors import BodyTooLarge, ClientClosed, RequestFailure
 from proxy.server.request import Headers, Request
 
-# Of a body that nobody takes: no more is read until somebody does.
+# Of a body that is not taken yet: no more is read until it is.
 HIGH_WATER_BYTES = 64 * 1024
 _CLIENT_LEFT = "The client closed the connection."
 _OK = 200
@@ -79,9 +79,9 @@ class Exchange:
         self.is_over = False
         """The whole response has been written."""
         self.added = b""
-        """Headers that the response gets, whoever gives it, as lines of a head."""
+        """Header lines that the response gets, whatever makes it."""
         self.received_bytes = 0
-        """Of the request's body, as far as somebody has taken it."""
+        """Of the request's body, as far as it was taken."""
         self.sent_bytes = 0
         """Of the response's body, without its framing."""
         self.stall_seconds = 0.0
@@ -106,7 +106,7 @@ class Exchange:
         """The body in one piece; at no moment is it in memory twice, or before it has come.
 
         Raises:
-            BodyTooLarge: it is, or says that it is, longer than `limit_bytes`.
+            BodyTooLarge: it is longer than `limit_bytes`, or declared to be.
             ClientClosed: the client left before its end.
             MalformedRequest, SlowClient: its rest is not HTTP, or does not come.
         """
@@ -151,7 +151,7 @@ class Exchange:
 
     @property
     def waits_for_continue(self) -> bool:
-        """The client sends its body when it is told to, and has not been told yet."""
+        """The client waits for `100 Continue` before it sends its body."""
         return self._expects_continue
 
     def _check_declared(self, limit_bytes: int) -> None:
@@ -177,7 +177,7 @@ class Exchange:
     def feed(self, piece: bytes) -> None:
         """A part of the body."""
         if self.is_over:
-            return  # nobody wants it any more
+            return  # it is not wanted any more
         if not self._body:
             self._body = piece
         elif isinstance(self._body, bytearray):
@@ -223,16 +223,16 @@ class Exchange:
 
     # The response.
 
-    def when_it_leaves(self, tell: Callable[[RequestFailure], None] | None) -> None:
-        """Call `tell` when the client leaves, also where it has left already, or when this server
+    def on_disconnect(self, call: Callable[[RequestFailure], None] | None) -> None:
+        """Call back when the client leaves, also where it has left already, or when this server
         ends; None ends the watch."""
-        self._on_leave = tell
-        if tell is None:
+        self._on_leave = call
+        if call is None:
             return
         if self._connection.is_lost:
-            tell(ClientClosed(_CLIENT_LEFT))
+            call(ClientClosed(_CLIENT_LEFT))
         else:
-            # A large body leaves reading paused, and with it the news of the client's end.
+            # A large body leaves reading paused, and with it the sight of the client's end.
             self._connection.resume_reading()
 
     def start(self, status: int, headers: Headers) -> None:
@@ -250,7 +250,7 @@ class Exchange:
 
     def _begin(self, status: int, headers: Headers) -> None:
         request = self.request
-        if self._expects_continue:  # whether its body still comes nobody here can tell
+        if self._expects_continue:  # whether its body still comes is not known
             self._expects_continue = False
             self.keep_alive = self.keep_alive and self.is_complete
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]

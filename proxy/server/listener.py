@@ -15,7 +15,7 @@ from proxy.tasks import spawn
 # Longer than the idle time of the load balancers in front of us (60 s is common), so that
 # they close a connection first and none is closed under a request.
 KEEP_ALIVE_SECONDS = 75.0
-# What is left after the drain is cut off; it has been told so by an error event.
+# What is left after the drain is cut off; an error event has gone out before.
 _CUT_OFF_SECONDS = 3.0
 _BACKLOG = 2048
 _LOOK_SECONDS = 0.5
@@ -63,7 +63,7 @@ class Server:
             self._looks.cancel()
 
     async def _departures(self) -> None:
-        """Wait a moment until nobody is connected."""
+        """Wait a moment until no client is connected."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_CUT_OFF_SECONDS):
                 for connection in tuple(self._connections):

@@ -1,4 +1,4 @@
-"""One request, as its head says it."""
+"""One request: what its head holds."""
 
 from __future__ import annotations
 

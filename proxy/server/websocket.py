@@ -103,9 +103,9 @@ class ClientWebSocket(asyncio.Protocol):
 
     # What the relay calls
 
-    def when_it_leaves(self, tell: Callable[[RequestFailure], None] | None) -> None:
-        """Call `tell` once, when the connection is over; None ends the watch."""
-        self._on_leave = tell and partial(tell, ClientClosed(_CLIENT_LEFT))
+    def on_disconnect(self, call: Callable[[RequestFailure], None] | None) -> None:
+        """Call back once, when the connection is over; None ends the watch."""
+        self._on_leave = call and partial(call, ClientClosed(_CLIENT_LEFT))
         if self._gone and self._on_leave is not None:
             self._on_leave()
 
@@ -146,7 +146,7 @@ class ClientWebSocket(asyncio.Protocol):
 
         Raises:
             SessionEnded: the client has closed the session, or has left.
-            MalformedRequest, BodyTooLarge: what came is no message; the client has been told.
+            MalformedRequest, BodyTooLarge: what came is no message; the session is closed for it.
         """
         while not self._messages:
             if self._ended is not None:
@@ -178,9 +178,9 @@ class ClientWebSocket(asyncio.Protocol):
         self._flush()
 
     def close(self, code: int, reason: str = "") -> None:
-        """Say that the session is over; does nothing where that has been said already.
+        """Send a close frame; does nothing where one was sent already.
 
-        What the client has sent and nobody has taken is dropped. Its connection ends when it
+        What the client has sent and was not taken is dropped. Its connection ends when it
         answers, or after 10 s. A reason of more than 123 bytes is cut.
         """
         if not self._accepted or self._protocol.state is not State.OPEN:
@@ -216,7 +216,7 @@ class ClientWebSocket(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone = True
         self._end(SessionEnded(CloseCode.ABNORMAL_CLOSURE))
-        self._writable.set()  # nothing will be read any more, but nobody waits for that either
+        self._writable.set()  # nothing is written any more; end the wait
         for handle in (self._turn, self._hang_up_poll, self._last_call):
             if handle is not None:
                 handle.cancel()
@@ -364,7 +364,7 @@ def _shake_hands(protocol: ServerProtocol, head: bytes) -> tuple[Request, Respon
             return requests[0], response
     fault: BaseException | None = protocol.handshake_exc
     if fault is not None and not requests:
-        fault = fault.__cause__ or fault  # says what, and not only that something is wrong
+        fault = fault.__cause__ or fault  # names what is wrong
     raise MalformedRequest(f"What came is no WebSocket handshake: {str(fault)[:_MAX_FAULT_CHARS]}.")
 
 

@@ -155,7 +155,7 @@ class _Passing:
     async def _relay(self) -> None:
         await self._read()
         uplink = None
-        self._client.when_it_leaves(self._fail)
+        self._client.on_disconnect(self._fail)
         if self._way.reading is Reading.BESIDE:
             uplink = spawn(self._pipe_beside(), name="uplink")
         try:
@@ -165,7 +165,7 @@ class _Passing:
             self._client.start(*self._head())
             await self._pass_on()
         finally:
-            self._client.when_it_leaves(None)
+            self._client.on_disconnect(None)
             if uplink is not None:
                 uplink.cancel()
 

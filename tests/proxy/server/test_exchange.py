@@ -141,13 +141,13 @@ def test_a_client_that_was_behind_before_is_noticed_at_once(connection: FakeConn
 
 def test_a_leave_is_reported_once_also_where_it_was_before(connection: FakeConnection) -> None:
     exchange, reports = exchange_on(connection), list[RequestFailure]()
-    exchange.when_it_leaves(reports.append)
+    exchange.on_disconnect(reports.append)
     exchange.leave()
     connection.is_lost = True
-    exchange.when_it_leaves(None)
+    exchange.on_disconnect(None)
     exchange.leave()
     assert len(reports) == 1
-    exchange.when_it_leaves(reports.append)
+    exchange.on_disconnect(reports.append)
     assert [type(report) for report in reports] == [ClientClosed, ClientClosed]
 
 

@@ -161,7 +161,7 @@ async def test_who_has_left_is_told_of_at_once_and_gets_no_answer() -> None:
     session = ClientWebSocket(transport, HEAD, max_message_bytes=1)
     session.connection_lost(None)
     told: list[Exception] = []
-    session.when_it_leaves(told.append)
+    session.on_disconnect(told.append)
     assert [type(failure) for failure in told] == [ClientClosed]
     with pytest.raises(ClientClosed):
         session.accept(None, [])
