@@ -4,29 +4,35 @@
     .venv/bin/python scripts/reference.py            writes them
     .venv/bin/python scripts/reference.py --check    writes nothing, exits 1 where one is stale
 
-docs/configuration.md and .env.example come from proxy/settings. Of a page, only what stands between
+docs/configuration.md and .env.example come from proxy/settings, the fields of docs/logs.md and
+docs/log-schema.json from proxy/telemetry/log_fields.py. Of a page, only what stands between
 `<!-- BEGIN name -->` and `<!-- END name -->` is written; the rest is written by hand.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from proxy.access.routes import Route  # noqa: E402
+from proxy.engine.phase import Phase  # noqa: E402
 from proxy.settings import Settings, variables  # noqa: E402
 from proxy.settings.values import Group  # noqa: E402
+from proxy.telemetry.log_fields import Field, LogFields  # noqa: E402
+from proxy.telemetry.logs import FLIGHT_FIELDS  # noqa: E402
 
 COMMAND = "scripts/reference.py"
 # Above this a maximum only keeps a number within what timers and counters hold.
@@ -127,7 +133,7 @@ def configuration() -> str:
             if each.danger:
                 effect += f" **Caution:** {each.danger}."
             cells = (anchor, default, each.unit, each.allowed, effect.replace("|", "\\|"))
-            parts.append(re.sub(r"\|  (?=\|)", "| ", f"| {' | '.join(cells)} |"))
+            parts.append(row(cells))
             aliases += [
                 f"| `{alias}` | [`{each.name}`](#{each.name.lower()}) |"
                 for alias in each.other_names
@@ -170,7 +176,7 @@ def _comment(each: Variable) -> Iterator[str]:
     text += f" Caution: {each.danger}." if each.danger else ""
     if any(facts):
         text += f" [{'; '.join(filter(None, facts))}]"
-    plain = _LINK.sub(r"\1", text).replace("`", "")
+    plain = without_links(text).replace("`", "")
     yield from textwrap.wrap(
         plain, _LINE_CHARS, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
     )
@@ -182,6 +188,68 @@ def _value(each: Variable) -> str:
     return f"'{each.default}'" if _SHELL_SPECIAL.search(each.default) else each.default
 
 
+_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array"}
+# A record knows a route as a word only.
+_CLOSED_SETS = {"route": [str(route) for route in Route]}
+_MAX_CHOICES_SHOWN = 10
+
+
+def log_fields() -> dict[str, tuple[Field, dict[str, Any]]]:
+    """Declaration and JSON Schema of each field of a request's line."""
+    fields = {}
+    for name, hint in get_type_hints(LogFields, include_extras=True).items():
+        optional, declared = get_args(hint)
+        kind = next(each for each in get_args(optional) if each is not type(None))
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            schema: dict[str, Any] = {"enum": [str(each.value) for each in kind]}
+        elif name in _CLOSED_SETS:
+            schema = {"enum": _CLOSED_SETS[name]}
+        else:
+            schema = {"type": _TYPES[get_origin(kind) or kind]}
+        absent = f" Absent {declared.absent}." if declared.absent else ""
+        description = without_links(declared.text + absent)
+        fields[name] = declared, {**schema, **declared.schema, "description": description}
+    return fields
+
+
+def log_table() -> str:
+    rows = ["| Field | Type | Unit | What it is | Absent |", "| --- | --- | --- | --- | --- |"]
+    for name, (declared, schema) in log_fields().items():
+        choices = schema.get("enum") or schema.get("items", {}).get("enum", ())
+        words = ", ".join(f"`{choice}`" for choice in choices)
+        kind = words or schema["type"]
+        if len(choices) > _MAX_CHOICES_SHOWN:
+            kind = f"one of {len(choices)} ([list](metrics.md#labels))"
+        elif "items" in schema:
+            kind = f"array of {words}"
+        cells = (f"`{name}`", kind, declared.unit, declared.text, declared.absent or "never")
+        rows.append(row(cells))
+    return "\n".join(rows)
+
+
+def log_schema() -> str:
+    """The schema with the fields of requests, and closed sets, written anew."""
+    schema = json.loads((ROOT / "docs" / "log-schema.json").read_text(encoding="utf-8"))
+    kinds, fields = schema["$defs"], log_fields()
+    kinds["request"]["required"] = [name for name, (each, _) in fields.items() if not each.absent]
+    kinds["request"]["properties"] = {name: each for name, (_, each) in fields.items()}
+    own = kinds["flight"]["properties"]
+    kinds["flight"]["properties"] = {
+        name: {"$ref": f"#/$defs/request/properties/{name}"} for name in FLIGHT_FIELDS
+    } | {name: each for name, each in own.items() if "$ref" not in each}
+    for name in ("phase", "phase_before"):
+        kinds["engine_life"]["properties"][name] = {"enum": [str(phase) for phase in Phase]}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def without_links(text: str) -> str:
+    return _LINK.sub(r"\1", text)
+
+
+def row(cells: Iterable[str]) -> str:
+    return re.sub(r"\|  (?=\|)", "| ", f"| {' | '.join(cells)} |")
+
+
 def pages() -> dict[Path, str]:
     """Every file that is written, whole or in part, and its text."""
     return {
@@ -189,6 +257,8 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "configuration.md": filled(
             "docs/configuration.md", {"variables": configuration()}
         ),
+        ROOT / "docs" / "logs.md": filled("docs/logs.md", {"fields": log_table()}),
+        ROOT / "docs" / "log-schema.json": log_schema(),
     }
 
 

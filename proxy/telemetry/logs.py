@@ -16,14 +16,27 @@ from typing import Any
 import msgspec
 
 from proxy.settings import LogFormat
+from proxy.telemetry.log_fields import log_fields, present_fields
 from proxy.telemetry.log_file import open_log_file
 from proxy.telemetry.log_output import Descriptor, Output, Target, instant
 from proxy.telemetry.record import Record
 
-# What is said of a request that was running when the engine died; never what was in it.
-_FLIGHT_FIELDS = (
-    *("request_id", "trace_id", "method", "path", "route", "model", "stream", "modalities"),
-    *("images", "videos", "audios", "bytes_in", "bytes_out", "completion_tokens"),
+# What is logged of a request that was running when the engine died; never what was in it.
+FLIGHT_FIELDS = (
+    "request_id",
+    "trace_id",
+    "method",
+    "path",
+    "route",
+    "model",
+    "stream",
+    "modalities",
+    "images",
+    "videos",
+    "audios",
+    "bytes_in",
+    "bytes_out",
+    "completion_tokens",
 )
 MAX_FLIGHTS = 50
 
@@ -194,14 +207,14 @@ def log_request(record: Record) -> None:
     """The one line of a request."""
     if not _access.isEnabledFor(logging.INFO):
         return
-    fields = record.log_fields()
+    fields = log_fields(record)
     asked = f"{record.method} {fields.path}" if record.method else "unreadable request"
     message = f"{asked} {record.status} {record.outcome}"
     if record.route == "unknown" and record.path in _PROBED:
-        _access.debug(message, extra={"fields": record.fields()})
+        _access.debug(message, extra={"fields": present_fields(record)})
         return
     if _handler is None or not _handler.writes_alone():
-        _access.info(message, extra={"fields": record.fields()})
+        _access.info(message, extra={"fields": present_fields(record)})
         return
     # The same line as by way of the logger, for a third of the time.
     _handler.output.write(
@@ -213,11 +226,11 @@ def log_request(record: Record) -> None:
 def log_flights(records: Sequence[Record]) -> None:
     """The engine has died: a line for each request that was in flight, then how many more."""
     for record in records[:MAX_FLIGHTS]:
-        known = record.fields()
-        fields = {name: known[name] for name in _FLIGHT_FIELDS if name in known}
+        present = present_fields(record)
+        fields = {name: present[name] for name in FLIGHT_FIELDS if name in present}
         # Where the engine has not counted them: an event holds one token, or a few.
         fields.setdefault("completion_tokens", record.generated_events)
-        fields["age_ms"] = known["duration_ms"]
+        fields["age_ms"] = present["duration_ms"]
         text = f"in flight when the engine died: {record.method} {fields['path']}"
         _flights.warning(text, extra={"fields": fields})
     if (more := len(records) - MAX_FLIGHTS) > 0:

@@ -6,7 +6,10 @@ from collections import deque
 from time import monotonic
 from typing import Any
 
-from proxy.telemetry.record import MAX_FIELD_CHARS, Record
+from msgspec.structs import replace
+
+from proxy.telemetry.log_fields import MAX_FIELD_CHARS, present_fields
+from proxy.telemetry.record import Record
 
 SIZE = 50
 
@@ -25,9 +28,9 @@ class Recent:
         self._records: deque[Record] = deque(maxlen=size)
 
     def add(self, record: Record) -> None:
-        """Keep a record that is finished, and of its model's name no more than is told."""
+        """Keep a record that is finished, and of its model's name no more than a row shows."""
         if record.model is not None and len(record.model) > MAX_FIELD_CHARS:
-            record.model = record.model[:MAX_FIELD_CHARS]
+            record = replace(record, model=record.model[:MAX_FIELD_CHARS])
         self._records.append(record)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -37,7 +40,7 @@ class Recent:
 
 
 def _row(record: Record, now: float) -> dict[str, Any]:
-    known = record.fields()
+    known = present_fields(record)
     fields = {name: known[name] for name in _FIELDS if name in known}
     assert record.finished is not None
     fields["seconds_ago"] = round(now - record.finished, 1)

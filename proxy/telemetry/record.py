@@ -7,16 +7,11 @@ left out of the log line; nothing is made up.
 from __future__ import annotations
 
 from enum import StrEnum
-from math import floor
 from time import monotonic
-from typing import Any
 
 import msgspec
 
 from proxy.errors import Source
-
-# Words that came over the wire may be megabytes long; a log line may not.
-MAX_FIELD_CHARS = 512
 
 
 class Outcome(StrEnum):
@@ -40,57 +35,6 @@ _BROKEN_OFF = (
     Outcome.ENGINE_DIED,
     Outcome.PROXY_ERROR,
 )
-
-
-class LogFields(msgspec.Struct, omit_defaults=True, gc=False):
-    """The fields of a request's log line, in their order. Here they are declared; the rest
-    (docs/log-schema.json, docs/logs.md) is held to this by tests.
-
-    Times are milliseconds. None is what does not apply: it is not in the line.
-    """
-
-    request_id: str | None = None
-    trace_id: str | None = None
-    method: str | None = None
-    path: str | None = None
-    route: str | None = None
-    model: str | None = None
-    key: str | None = None
-    status: int | None = None
-    outcome: Outcome | None = None
-    error_source: Source | None = None
-    error: str | None = None
-    stream: bool | None = None
-    modalities: list[str] | None = None
-    images: int | None = None
-    videos: int | None = None
-    audios: int | None = None
-    bytes_in: int | None = None
-    bytes_out: int | None = None
-    prompt_tokens: int | None = None
-    cached_tokens: int | None = None
-    completion_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    generated_events: int | None = None
-    finish_reason: str | None = None
-    duration_ms: float | None = None
-    ttft_ms: float | None = None
-    itl_mean_ms: float | None = None
-    itl_max_ms: float | None = None
-    tokens_per_second: float | None = None
-    wait_ms: float | None = None
-    body_read_ms: float | None = None
-    media_fetch_ms: float | None = None
-    media_bytes: int | None = None
-    upstream_connect_ms: float | None = None
-    upstream_first_byte_ms: float | None = None
-    overhead_ms: float | None = None
-    client_stall_ms: float | None = None
-    engine_ttft_ms: float | None = None
-    engine_queue_ms: float | None = None
-    client: str | None = None
-    user_agent: str | None = None
-    retries: int | None = None
 
 
 class Record(msgspec.Struct, eq=False, gc=False):
@@ -257,79 +201,3 @@ class Record(msgspec.Struct, eq=False, gc=False):
         if self.last_byte is None or self.finished is None or self.outcome in _BROKEN_OFF:
             return max(before, 0.0)
         return max(before, 0.0) + max(self.finished - self.last_byte, 0.0)
-
-    def log_fields(self) -> LogFields:
-        """The log line's fields, None for those that do not apply.
-
-        By position: names would cost three times as much, and there is one of these for every
-        request. The order is that of the declaration.
-        """
-        return LogFields(
-            self.request_id,
-            self.trace_id,
-            self.method or None,
-            _short(self.path) or None,
-            self.route,
-            _short(self.model),
-            self.key,
-            self.status,
-            self.outcome,
-            self.error_source,
-            _short(self.error),
-            self.stream,
-            self.modalities or None,
-            self.images or None,
-            self.videos or None,
-            self.audios or None,
-            self.bytes_in,
-            self.bytes_out,
-            self.prompt_tokens,
-            self.cached_tokens,
-            self.completion_tokens,
-            self.reasoning_tokens,
-            self.generated_events or None,
-            _short(self.finish_reason),
-            _ms(self.duration_seconds),
-            _ms(self.ttft_seconds),
-            _ms(self.itl_mean_seconds),
-            _ms(self.longest_gap_seconds) if self.generated_events > 1 else None,
-            _rounded(self.tokens_per_second, 1),
-            _ms(self.waited_seconds) or None,
-            _ms(_between(self.started + self.waited_seconds, self.body_read)),
-            _ms(self.media_seconds),
-            self.media_bytes or None,
-            _ms(self.connect_seconds),
-            _ms(_between(self.sent, self.first_byte)),
-            _ms(self.overhead_seconds),
-            _ms(self.client_stall_seconds) or None,
-            _ms(self.engine_ttft_seconds),
-            _ms(self.engine_queue_seconds),
-            self.client,
-            _short(self.user_agent),
-            self.retries,
-        )
-
-    def fields(self) -> dict[str, Any]:
-        """The log line's fields, without those that do not apply."""
-        values = msgspec.structs.asdict(self.log_fields())
-        return {name: value for name, value in values.items() if value is not None}
-
-
-def _short(text: str | None) -> str | None:
-    """Cut, and without lone surrogates: no UTF-8 has them, so no page and no span could."""
-    if text is None or (text.isascii() and len(text) <= MAX_FIELD_CHARS):
-        return text
-    return text[:MAX_FIELD_CHARS].encode("utf-8", "replace").decode()
-
-
-def _between(start: float | None, end: float | None) -> float | None:
-    return None if start is None or end is None else end - start
-
-
-def _ms(seconds: float | None) -> float | None:
-    """To the hundredth; `round` would cost three times as much."""
-    return None if seconds is None else floor(seconds * 100_000 + 0.5) / 100
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from proxy.telemetry.log_fields import present_fields
 from proxy.telemetry.record import Outcome, Record
 
 Attribute = str | bool | int | float | list[str]
@@ -66,7 +67,7 @@ def has_failed(record: Record) -> bool:
 
 def attributes(record: Record) -> Mapping[str, Attribute]:
     """Of a record that is finished; what is not known is not there."""
-    fields = record.fields()
+    fields = present_fields(record)
     known = {
         _NAMES.get(name, f"sidecar.{name}"): value
         for name, value in fields.items()

@@ -24,6 +24,7 @@ from proxy.relay.event import answer_reader, event_reader
 from proxy.relay.headers import Headers
 from proxy.relay.stream import MAX_HELD_BYTES
 from proxy.server.request import first_of_each
+from proxy.telemetry.log_fields import present_fields
 from proxy.telemetry.record import Outcome, Record
 from tests.proxy.relay.recordings import recording
 
@@ -83,10 +84,10 @@ def test_a_json_answer_is_passed_on_piece_by_piece_and_read_at_its_end() -> None
     assert [answer.feed(body[i : i + 99], 0) for i in range(0, len(body), 99)] == [
         body[i : i + 99] for i in range(0, len(body), 99)
     ]
-    assert "prompt_tokens" not in record.fields()
+    assert "prompt_tokens" not in present_fields(record)
     assert answer.close() == b""
     read = {"prompt_tokens": 14, "completion_tokens": 3, "finish_reason": "length"}
-    assert read.items() <= record.fields().items()
+    assert read.items() <= present_fields(record).items()
     assert record.first_token is None, "a plain answer has no first token"
 
 
@@ -134,7 +135,8 @@ def test_a_long_answer_is_skimmed_and_tells_the_same(
     assert passed(PlainAnswer(answer_reader(route), skimmed), pieces) == body
     names = ("prompt_tokens", "completion_tokens", "cached_tokens", "finish_reason")
     told = [
-        {name: settled(record).fields().get(name) for name in names} for record in (read, skimmed)
+        {name: present_fields(settled(record)).get(name) for name in names}
+        for record in (read, skimmed)
     ]
     assert told[0] == told[1]
     assert told[0]["completion_tokens"] == 3
