@@ -14,6 +14,9 @@ from proxy.errors import EngineGivenUp, EngineUnavailable, RequestFailure, drain
 Refusal = Callable[[], EngineUnavailable | None]
 WaitUntilReady = Callable[[], Awaitable[None]]
 
+# After which an engine that is gone is known to be gone.
+_NOTICE_SECONDS, _NOTICE_LOOKS = 3.0, 100
+
 
 class Admission:
     """Counts the requests that are inside, and keeps others out where they cannot be served."""
@@ -72,6 +75,24 @@ class Admission:
             await self._hold(refusal, watch)
         if self._draining:
             raise draining()
+
+    async def hold_again(self, failure: RequestFailure, watch: Watch | None = None) -> float:
+        """A request that is inside has found no engine to connect to: wait for the next one.
+
+        Returns the seconds it had to wait. The death of the engine may be noticed a moment later.
+
+        Raises:
+            RequestFailure: `failure`, where requests are not held; else as `enter`.
+        """
+        if not self._hold_seconds:
+            raise failure
+        began = monotonic()
+        for _ in range(_NOTICE_LOOKS):
+            if self._refusal() is not None or self._draining:
+                break
+            await asyncio.sleep(_NOTICE_SECONDS / _NOTICE_LOOKS)
+        await self._until_ready(watch)
+        return monotonic() - began
 
     def leave(self, key: str | None = None) -> None:
         self._room.leave(key)

@@ -8,7 +8,13 @@ from functools import partial
 from time import monotonic
 
 from proxy.access.routes import GENERATING, TRANSLATED, Route
-from proxy.errors import ClientClosed, EngineTimeout, RequestFailure, RouteNotServed
+from proxy.errors import (
+    ClientClosed,
+    EngineTimeout,
+    EngineUnreachable,
+    RequestFailure,
+    RouteNotServed,
+)
 from proxy.protocols.protocol import Protocol
 from proxy.relay import headers
 from proxy.relay.answer import Answer, StreamedAnswer, answer_for, server_timing
@@ -173,7 +179,13 @@ class Relay:
 
     async def _send(self, exchange: Exchange, asked: UpstreamRequest, record: Record) -> Connection:
         before = monotonic()
-        connection = await self._upstream.connection()
+        try:
+            connection = await self._upstream.connection()
+        except EngineUnreachable as failure:
+            # The engine has seen nothing: this is no retry.
+            await self._lifecycle.hold_again(record, failure, exchange.on_disconnect)
+            before = monotonic()
+            connection = await self._upstream.connection()
         if connection.is_new:
             record.connect_seconds = monotonic() - before
         request_headers = headers.to_upstream(

@@ -65,6 +65,10 @@ class Gate(Protocol):
         """Seconds it had to wait, with `watch` on its client. Raises a RequestFailure where it may
         not be sent."""
 
+    async def hold_again(self, failure: RequestFailure, watch: Watch | None) -> float:
+        """A request that is inside has found no engine: seconds it had to wait for the next one.
+        Raises `failure` where requests do not wait."""
+
     def leave(self, key: str | None) -> None:
         """The request that entered is over."""
 
@@ -113,6 +117,14 @@ class RequestLifecycle:
             self._in_flight.end(record)
             for end in self._on_end:
                 end(record)
+
+    async def hold_again(self, record: Record, failure: RequestFailure, watch: Watch) -> None:
+        """A request that is inside has found no engine: wait for the next one.
+
+        Raises:
+            RequestFailure: `failure`, where requests do not wait; else as for one that comes in.
+        """
+        record.held_seconds = await self._gate.hold_again(failure, watch)
 
     def attach_body(self, record: Record, body: Parts) -> None:
         """The body of a request that is inside, where it is held whole (else empty).

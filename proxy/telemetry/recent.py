@@ -61,8 +61,8 @@ def _split(record: Record) -> dict[str, float]:
     queued = record.waited_seconds
     received = record.body_read if record.body_read is not None else record.started + queued
     parts = {"receiving": max(received - record.started - queued, 0.0)}
-    if queued:
-        parts["queued"] = queued
+    if queued or record.held_seconds:
+        parts["queued"] = queued + record.held_seconds
     if record.media_seconds:
         parts["media"] = record.media_seconds
     if record.sent is not None:

@@ -101,6 +101,9 @@ class Record(msgspec.Struct, eq=False, gc=False):
     engine_ttft_seconds: float | None = None
     client_stall_seconds: float = 0.0
     waited_seconds: float = 0.0
+    """For the engine, or for a place at it, before the body was read."""
+    held_seconds: float = 0.0
+    """The same with the body read: the engine had died a moment before."""
     last_byte: float | None = None
     finished: float | None = None
 
@@ -196,7 +199,7 @@ class Record(msgspec.Struct, eq=False, gc=False):
         """
         if self.body_read is None or self.sent is None:
             return None
-        waited = (self.connect_seconds or 0.0) + (self.media_seconds or 0.0)
+        waited = (self.connect_seconds or 0.0) + (self.media_seconds or 0.0) + self.held_seconds
         before = self.sent - self.body_read - waited
         if self.last_byte is None or self.finished is None or self.outcome in _BROKEN_OFF:
             return max(before, 0.0)

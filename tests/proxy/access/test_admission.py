@@ -9,7 +9,14 @@ import pytest
 
 from proxy.access.admission import Admission
 from proxy.access.waiting_room import Watch
-from proxy.errors import ClientClosed, Draining, EngineGivenUp, EngineUnavailable, RequestFailure
+from proxy.errors import (
+    ClientClosed,
+    Draining,
+    EngineGivenUp,
+    EngineUnavailable,
+    EngineUnreachable,
+    RequestFailure,
+)
 from tests.patience import PATIENCE
 
 HOLD_SECONDS = 120.0
@@ -26,6 +33,9 @@ class Engine:
 
     def become_ready(self) -> None:
         self._ready.set()
+
+    def become_unready(self) -> None:
+        self._ready.clear()
 
     def refusal(self) -> EngineUnavailable | None:
         return None if self._ready.is_set() else EngineUnavailable(self.reason)
@@ -154,6 +164,29 @@ async def test_a_client_that_leaves_while_held_leaves_nothing_behind() -> None:
         await held
     door.close()
     assert await door.emptied(PATIENCE)
+
+
+async def test_a_request_that_finds_no_engine_is_held_until_the_next_one_is_ready() -> None:
+    """The engine died a moment ago, and its state does not say so yet."""
+    engine = Engine(ready=True)
+    door = admission(engine, HOLD_SECONDS)
+    await door.enter()
+    held = asyncio.ensure_future(door.hold_again(EngineUnreachable("gone")))
+    await asyncio.sleep(0.05)
+    assert not held.done()
+    engine.become_unready()
+    await asyncio.sleep(0.05)
+    assert not held.done()
+    engine.become_ready()
+    assert await asyncio.wait_for(held, PATIENCE) > 0
+    assert door.in_flight == 1
+
+
+async def test_a_request_that_finds_no_engine_is_refused_where_requests_are_not_held() -> None:
+    door = admission(Engine(ready=True))
+    await door.enter()
+    with pytest.raises(EngineUnreachable):
+        await door.hold_again(EngineUnreachable("gone"))
 
 
 async def test_the_house_is_empty_when_the_last_one_has_left() -> None:

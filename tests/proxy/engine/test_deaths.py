@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.engine.service import Line, Service, wait_until
+from tests.engine.service import Line, Service, command_line, wait_until
 from tests.patience import PATIENCE
 from tests.proxy.engine.living import CHAT, CHILDREN, STREAM, Start, chat, streamed
 
@@ -175,6 +176,21 @@ def test_requests_that_only_shared_the_engine_with_it_are_answered(start: Start)
     assert ends[0][-1] == 422
     assert [each[-1] for each in ends[1:]] == [200] * 4
     assert service.phases().count("restarting") <= 3
+
+
+def test_a_held_request_that_meets_a_dead_engine_is_answered_by_the_next_one(start: Start) -> None:
+    """Between its death and the state that says so, too."""
+    service = start(HOLD_SECONDS="30")
+    service.wait_for("ready", PATIENCE)
+    for _ in range(3):
+        lines = {each.pid: command_line(each.pid) for each in service.tree()}
+        (server,) = (
+            pid for pid, line in lines.items() if "bin/vllm serve" in line and "guard" not in line
+        )
+        os.kill(server, signal.SIGKILL)
+        wait_until(lambda gone=server: not Path(f"/proc/{gone}").exists(), PATIENCE, "its end")  # type: ignore[misc]
+        answers = in_parallel(*[lambda: chat(service).status_code] * 8)
+        assert answers == [200] * 8
 
 
 def test_same_harmless_request_from_many_clients_is_never_refused(start: Start) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.access.poison import PoisonGuard
 from proxy.access.routes import Route
-from proxy.errors import EngineTimeout, EngineUnreachable
+from proxy.errors import EngineTimeout, EngineUnreachable, RequestFailure
 from proxy.relay.answer import StreamedAnswer
 from proxy.relay.connection import Connection
 from proxy.relay.deadline import Deadline
@@ -86,6 +86,9 @@ class _Gone:
 class _OpenGate:
     async def enter(self, key: str | None, watch: Any) -> float:
         return 0.0
+
+    async def hold_again(self, failure: RequestFailure, watch: Any) -> float:
+        raise failure
 
     def leave(self, key: str | None) -> None: ...
 

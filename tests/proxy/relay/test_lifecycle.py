@@ -25,6 +25,9 @@ class House:
         self.inside += 1
         return 0.0
 
+    async def hold_again(self, failure: RequestFailure, watch: Watch | None) -> float:
+        raise failure
+
     def leave(self, key: str | None) -> None:
         self.inside -= 1
 
