@@ -87,9 +87,9 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
     host, port = _engine_address(settings)
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    door = Door(settings, _ledger_path(settings), metrics.keys.know)
+    door = Door(settings, _ledger_path(settings), metrics.keys.set_labels)
     room = door.waiting_room()
-    metrics.waiting(lambda: room.waiting)
+    metrics.gauges.waiting = lambda: room.waiting
     admission = Admission(state.refusal, state.wait_until_ready, _hold_seconds(settings), room)
 
     poison = PoisonGuard(enabled=settings.poison_guard)

@@ -5,7 +5,8 @@
     .venv/bin/python scripts/reference.py --check    writes nothing, exits 1 where one is stale
 
 docs/configuration.md and .env.example come from proxy/settings, the fields of docs/logs.md and
-docs/log-schema.json from proxy/telemetry/log_fields.py. Of a page, only what stands between
+docs/log-schema.json from proxy/telemetry/log_fields.py, the metrics of docs/metrics.md from
+proxy/telemetry/catalogue.py. Of a page, only what stands between
 `<!-- BEGIN name -->` and `<!-- END name -->` is written; the rest is written by hand.
 """
 
@@ -31,8 +32,11 @@ from proxy.access.routes import Route  # noqa: E402
 from proxy.engine.phase import Phase  # noqa: E402
 from proxy.settings import Settings, variables  # noqa: E402
 from proxy.settings.values import Group  # noqa: E402
+from proxy.telemetry.catalogue import DECLARED  # noqa: E402
 from proxy.telemetry.log_fields import Field, LogFields  # noqa: E402
 from proxy.telemetry.logs import FLIGHT_FIELDS  # noqa: E402
+from proxy.telemetry.metrics import Modality  # noqa: E402
+from proxy.telemetry.record import Outcome  # noqa: E402
 
 COMMAND = "scripts/reference.py"
 # Above this a maximum only keeps a number within what timers and counters hold.
@@ -242,6 +246,41 @@ def log_schema() -> str:
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
+# What a label says, and its values where they are the same everywhere.
+_LABELS: dict[str, tuple[str, Iterable[str]]] = {
+    "route": ("Kind of work; `protocol` is of `PROTOCOLS`, `extra` of `EXTRA_ROUTES`", Route),
+    "model": (
+        "Name that the engine serves, or `other`. A request without a model gets the first name: "
+        "the engine answers it by that",
+        (),
+    ),
+    "outcome": ("How the request ended", Outcome),
+    "key": ("Label of an API key in `API_KEYS` or `API_KEYS_FILE`, never a key", ()),
+    "modality": ("Kind of input", Modality),
+    "phase": ("Phase of the [engine's life](engine-life.md)", Phase),
+    "cause": ("Cause of a failure; [causes.md](causes.md) lists them", ()),
+    "gpu": ("Index of the GPU: `0`, `1`, …", ()),
+    "version": ("Version of the sidecar", ()),
+    "python": ("Version of Python", ()),
+}
+
+
+def metric_table() -> str:
+    rows = ["| Metric | Type | Labels | Unit | What it is |", "| --- | --- | --- | --- | --- |"]
+    for each in DECLARED:
+        labels = ", ".join(f"`{label}`" for label in each.labels)
+        rows.append(row((f"`{each.name}`", each.kind, labels, each.unit, each.text)))
+    return "\n".join(rows)
+
+
+def label_table() -> str:
+    rows = ["| Label | What it is | Values |", "| --- | --- | --- |"]
+    for label in dict.fromkeys(label for each in DECLARED for label in each.labels):
+        text, values = _LABELS[label]
+        rows.append(row((f"`{label}`", text, ", ".join(f"`{value}`" for value in values))))
+    return "\n".join(rows)
+
+
 def without_links(text: str) -> str:
     return _LINK.sub(r"\1", text)
 
@@ -259,6 +298,9 @@ def pages() -> dict[Path, str]:
         ),
         ROOT / "docs" / "logs.md": filled("docs/logs.md", {"fields": log_table()}),
         ROOT / "docs" / "log-schema.json": log_schema(),
+        ROOT / "docs" / "metrics.md": filled(
+            "docs/metrics.md", {"metrics": metric_table(), "labels": label_table()}
+        ),
     }
 
 

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from proxy.access.routes import GENERATING
 from proxy.models.preset_choice import load_settings
 from proxy.settings import Settings, variables
+from proxy.telemetry.metrics import Metrics
 from proxy.vllm.command import engine_command, warnings_about
 from scripts import reference
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV_EXAMPLE = (ROOT / ".env.example").read_text()
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+METRICS = (ROOT / "docs" / "metrics.md").read_text()
 # What must be there before they mean something: a file, an installed module.
 OF_FILES = {"MODELS_FILE", "API_KEYS_FILE", "PROTOCOLS", "LOG_FILE"}
 
@@ -106,3 +109,22 @@ def test_every_variable_has_an_anchor_of_its_own() -> None:
 )
 def test_a_row_says_default_unit_and_what_is_allowed(name: str, cells: str) -> None:
     assert f"`{name}` | {cells} | " in CONFIGURATION
+
+
+def rows(title: str) -> list[list[str]]:
+    """The cells of the table below a heading, without its head."""
+    section = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", METRICS, re.MULTILINE | re.DOTALL)
+    assert section is not None, title
+    lines = [line for line in section[1].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_numbers_of_series_are_those_there_are() -> None:
+    metrics = Metrics(GENERATING)
+    metrics.served_models = ("demo",)
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+    of_model = sum("model" in sample.labels for sample in samples)
+    of_routes = sum("route" in sample.labels and "model" not in sample.labels for sample in samples)
+    others = len(samples) - of_model - of_routes
+    listed = [int(number) for _, number, _ in rows("How many series")]
+    assert listed == [of_model, of_routes / len(GENERATING), others]

@@ -1,34 +1,34 @@
-"""Gauges that may not be known: a family without a sample, never a made-up 0."""
+"""Numbers that are read when somebody scrapes: a family without a sample where one is not known,
+never a made-up 0."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from proxy.machine.reading import DiskReading, GpuReading
+from proxy.telemetry import catalogue
+from proxy.telemetry.family import Declaration, Value
+from proxy.telemetry.logs import dropped_lines
 from proxy.telemetry.loop_lag import LoopLag
 from proxy.vllm.reading import EngineReading
 
-_ENGINE = {
-    "requests_running": ("Requests in the engine's batch.", "running"),
-    "requests_waiting": ("Requests in the engine's queue.", "waiting"),
-    "kv_cache_usage_ratio": ("Share of the engine's KV cache in use.", "kv_cache_usage"),
-}
-_GPU = {
-    "utilization_ratio": ("Share of the time the GPU was busy.", "utilization"),
-    "memory_used_bytes": ("Memory of the GPU in use.", "memory_used_bytes"),
-    "memory_total_bytes": ("Memory of the GPU.", "memory_total_bytes"),
-    "temperature_celsius": ("Temperature of the GPU.", "temperature_celsius"),
-    "power_watts": ("Power the GPU draws.", "power_watts"),
-}
+_OF_GPUS: tuple[tuple[Declaration[Value], Callable[[GpuReading], float | None]], ...] = (
+    (catalogue.GPU_UTILIZATION, lambda gpu: gpu.utilization),
+    (catalogue.GPU_MEMORY_USED, lambda gpu: gpu.memory_used_bytes),
+    (catalogue.GPU_MEMORY_TOTAL, lambda gpu: gpu.memory_total_bytes),
+    (catalogue.GPU_TEMPERATURE, lambda gpu: gpu.temperature_celsius),
+    (catalogue.GPU_POWER, lambda gpu: gpu.power_watts),
+)
 
 
 class Gauges(Collector):
-    """Asks for the newest values at each scrape; whoever is asked answers from memory."""
+    """Asks for the newest values at each scrape; each source answers from memory."""
 
     def __init__(self) -> None:
+        self.waiting: Callable[[], int] = int
         self.engine: Callable[[], EngineReading] = EngineReading
         self.gpus: Callable[[], Iterable[GpuReading]] = tuple
         self.disk: Callable[[], DiskReading] = DiskReading
@@ -36,25 +36,21 @@ class Gauges(Collector):
         self.price_per_hour: float | None = None
         self.loop_lag = LoopLag()
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        engine, gpus = self.engine(), tuple(self.gpus())
-        for name, (text, field) in _ENGINE.items():
-            yield _family(f"engine_{name}", text, getattr(engine, field))
-        for name, (text, field) in _GPU.items():
-            family = GaugeMetricFamily(f"sidecar_gpu_{name}", text, labels=["gpu"])
-            for gpu in gpus:
-                if (value := getattr(gpu, field)) is not None:
-                    family.add_metric([str(gpu.index)], value)
-            yield family
-        price = "What one GPU costs an hour, as GPU_PRICE_PER_HOUR says."
-        yield _family("gpu_price_per_hour_dollars", price, self.price_per_hour)
-        yield _family("model_download_bytes", "Bytes of the model on disk.", self.downloaded_bytes)
-        lag = "The longest delay of the event loop in the last 15 to 30 s."
-        yield _family("event_loop_lag_seconds", lag, self.loop_lag.seconds)
-        disk = self.disk()
-        yield _family("model_disk_free_bytes", "Room on the volume of models.", disk.free_bytes)
-        yield _family("model_disk_total_bytes", "Size of that volume.", disk.total_bytes)
-
-
-def _family(name: str, text: str, value: float | None) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"sidecar_{name}", text, value=value)
+    def collect(self) -> Iterator[Metric]:
+        engine, gpus, disk = self.engine(), tuple(self.gpus()), self.disk()
+        yield catalogue.WAITING.known(self.waiting())
+        yield catalogue.ENGINE_RUNNING.known(engine.running)
+        yield catalogue.ENGINE_WAITING.known(engine.waiting)
+        yield catalogue.ENGINE_KV_CACHE.known(engine.kv_cache_usage)
+        for declaration, read in _OF_GPUS:
+            readings = ((str(gpu.index), read(gpu)) for gpu in gpus)
+            yield declaration.metric(
+                ((index,), number) for index, number in readings if number is not None
+            )
+        yield catalogue.GPU_PRICE.known(self.price_per_hour)
+        yield catalogue.MODEL_BYTES.known(self.downloaded_bytes)
+        yield catalogue.LOOP_LAG.known(self.loop_lag.seconds)
+        yield catalogue.DISK_FREE.known(disk.free_bytes)
+        yield catalogue.DISK_TOTAL.known(disk.total_bytes)
+        # Of the process, as logging is.
+        yield catalogue.LOG_LINES_DROPPED.known(dropped_lines())

@@ -1,7 +1,6 @@
 """The metrics of API keys. Labels of keys come from the configuration: a closed set.
 
-They are counted in plain numbers, and made into samples when somebody asks: a counter of
-prometheus_client takes a lock for each of them.
+They are counted in plain numbers, and made into samples when somebody scrapes.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ from collections import Counter
 from collections.abc import Iterable
 from time import monotonic
 
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
+from proxy.telemetry import catalogue
 from proxy.telemetry.record import Outcome, Record
 
 # So that whoever scrapes sees the last of what a key has used.
@@ -28,9 +28,9 @@ class KeySeries(Collector):
         # When keys were removed (monotonic seconds).
         self._removed: dict[str, float] = {}
 
-    def know(self, labels: Iterable[str]) -> None:
-        """These are the keys there are, from now on; series of a key that is none of them end ten
-        minutes later."""
+    def set_labels(self, labels: Iterable[str]) -> None:
+        """The labels of all keys from now on; series of a key that is removed end ten minutes
+        later."""
         now = monotonic()
         current = dict.fromkeys(labels)
         for label in current:
@@ -47,18 +47,14 @@ class KeySeries(Collector):
         if record.payer is not None:
             self._tokens[record.payer] += record.charged_tokens
 
-    def collect(self) -> Iterable[CounterMetricFamily]:
-        requests = CounterMetricFamily(
-            "sidecar_key_requests", "Requests by API key.", labels=("key", "outcome")
-        )
-        tokens = CounterMetricFamily(
-            "sidecar_key_tokens", "Tokens charged to an API key.", labels=("key",)
-        )
+    def collect(self) -> Iterable[Metric]:
         oldest = monotonic() - KEPT_SECONDS
         for label in [label for label, when in self._removed.items() if when < oldest]:
             del self._removed[label], self._requests[label], self._tokens[label]
-        for label, outcomes in self._requests.items():
-            for outcome in Outcome:
-                requests.add_metric((label, outcome), outcomes[outcome])
-            tokens.add_metric((label,), self._tokens[label])
-        return requests, tokens
+        requests = catalogue.KEY_REQUESTS.metric(
+            ((label, outcome), outcomes[outcome])
+            for label, outcomes in self._requests.items()
+            for outcome in Outcome
+        )
+        tokens = (((label,), self._tokens[label]) for label in self._requests)
+        return requests, catalogue.KEY_TOKENS.metric(tokens)

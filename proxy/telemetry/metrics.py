@@ -13,33 +13,24 @@ from enum import StrEnum
 from itertools import islice
 from time import monotonic
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Metric,
-    disable_created_metrics,
-)
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from proxy import __version__
 from proxy.engine.phase import Phase
 from proxy.errors import Cause
+from proxy.telemetry import catalogue
+from proxy.telemetry.family import Family
 from proxy.telemetry.gauges import Gauges
 from proxy.telemetry.key_series import KeySeries
-from proxy.telemetry.logs import dropped_lines
 from proxy.telemetry.record import Record
-from proxy.telemetry.series import Families, Series, counter, gauge
+from proxy.telemetry.series import Families, Series
 
 OTHER_MODEL = "other"
 # For so long the event loop is held by a page of metrics, and by so many samples at least.
 _SLICE_SECONDS = 0.005
 _SAMPLES_OF_A_PART = 200
-
-# A `_created` series beside each counter and histogram would double the page.
-disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Modality(StrEnum):
@@ -58,40 +49,36 @@ class _Some(Collector):
         return self._families
 
 
-class LogLines(Collector):
-    """What the log has lost; it is the process's own, as logging is."""
-
-    def collect(self) -> Iterable[CounterMetricFamily]:
-        text = "Log lines that a target did not take."
-        yield CounterMetricFamily("sidecar_log_lines_dropped", text, dropped_lines())
-
-
 class Metrics:
     """Renders records and engine states as Prometheus families."""
 
     def __init__(self, routes: Iterable[str] = ()) -> None:
         """`routes` are there from the start, with every model that is served."""
-        self.registry = CollectorRegistry()
         self._routes = tuple(routes)
         self._served_models: tuple[str, ...] = ()
-        self._in_flight = gauge("requests_in_flight", "Requests not yet over.", ("route",))
-        self.registry.register(self._in_flight)
-        self._waiting = self._gauge("requests_waiting", "Requests that wait for a place.")
-        self._families = Families()
-        self.registry.register(self._families)
-        self.keys = KeySeries()
-        self.registry.register(self.keys)
         self._series: dict[tuple[str, str], Series] = {}
-        self._inputs = counter("inputs", "Images, videos and audio clips.", ("modality",))
-        self.registry.register(self._inputs)
-        self._state = self._gauge("engine_state", "1 for the phase the engine is in.", "phase")
-        self._restarts = self._counter("engine_restarts", "Engine restarts.", "cause")
-        self._phase_seconds = self._gauge(
-            "engine_phase_seconds", "Seconds the last start spent in a phase.", "phase"
-        )
+        self._families = Families()
+        self._in_flight = Family(catalogue.IN_FLIGHT)
+        self._inputs = Family(catalogue.INPUTS)
+        self._state = Family(catalogue.STATE)
+        self._restarts = Family(catalogue.RESTARTS)
+        self._phase_seconds = Family(catalogue.PHASE_SECONDS)
+        self._build = Family(catalogue.BUILD)
+        self.keys = KeySeries()
         self.gauges = Gauges()
-        self.registry.register(LogLines())
-        self.registry.register(self.gauges)
+        self.registry = CollectorRegistry()
+        for collector in (
+            self._in_flight,
+            self._families,
+            self._inputs,
+            self.keys,
+            self._state,
+            self._restarts,
+            self._phase_seconds,
+            self.gauges,
+            self._build,
+        ):
+            self.registry.register(collector)
         self._zero()
 
     @property
@@ -108,10 +95,6 @@ class Metrics:
             for name in names:
                 self._of_series(route, name).zero()
 
-    def waiting(self, count: Callable[[], int]) -> None:
-        """Where it is read how many wait, when somebody asks."""
-        self._waiting.set_function(count)
-
     def began(self, record: Record) -> None:
         self._in_flight.child(record.route).value += 1
 
@@ -126,13 +109,13 @@ class Metrics:
 
     def engine_phase(self, phase: Phase) -> None:
         for other in Phase:
-            self._state.labels(other).set(other is phase)
+            self._state.child(other).value = float(other is phase)
 
     def engine_phase_seconds(self, phase: Phase, seconds: float) -> None:
-        self._phase_seconds.labels(phase).set(seconds)
+        self._phase_seconds.child(phase).value = seconds
 
     def engine_restarted(self, cause: Cause) -> None:
-        self._restarts.labels(cause).inc()
+        self._restarts.child(cause).value += 1
 
     def model_downloaded(self, bytes_on_disk: int) -> None:
         self.gauges.downloaded_bytes = bytes_on_disk
@@ -182,19 +165,12 @@ class Metrics:
             series = self._series[route, model] = Series(self._families, route, model)
         return series
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"sidecar_{name}", text, labels, registry=self.registry)
-
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"sidecar_{name}", text, labels, registry=self.registry)
-
     def _zero(self) -> None:
         for route in self._routes:
             self._in_flight.child(route)
         for modality in Modality:
             self._inputs.child(modality)
         for cause in Cause:
-            self._restarts.labels(cause)
+            self._restarts.child(cause)
         self.engine_phase(Phase.CHECKING)
-        build = self._gauge("build_info", "Versions.", "version", "python")
-        build.labels(__version__, platform.python_version()).set(1)
+        self._build.child(__version__, platform.python_version()).value = 1

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 
 from proxy.access.routes import GENERATING
-from proxy.telemetry import series
+from proxy.telemetry import catalogue
+from proxy.telemetry.family import Declaration
 from proxy.telemetry.record import Outcome, Record
 
-_ROUTE, _MODEL, _BOTH = ("route",), ("model",), ("route", "model")
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Reference:
-    """The families in the order of the page, each with the labels it has there."""
+    """The families in the order of the page."""
 
     def __init__(self, models: tuple[str, ...]) -> None:
         self.registry = CollectorRegistry()
         self._models = models
-        self.in_flight = Gauge(
-            "sidecar_requests_in_flight", "Requests not yet over.", _ROUTE, registry=self.registry
-        )
-        self.requests = self._counter("requests", "Requests that ended.", *_BOTH, "outcome")
-        self.prompt_tokens = self._counter("prompt_tokens", "Tokens read.", *_BOTH)
-        self.cached_tokens = self._counter(
-            "cached_prompt_tokens", "Tokens read from the prefix cache.", *_BOTH
-        )
-        self.completion_tokens = self._counter("completion_tokens", "Tokens generated.", *_BOTH)
-        self.response_bytes = self._counter("response_body_bytes", "Response bodies.", *_ROUTE)
-        self.duration = self._histogram("request_duration_seconds", *_ROUTE)
-        text = "Requests that took longer than 100 s."
-        self.long = self._counter("requests_over_100_seconds", text, *_ROUTE)
-        self.ttft = self._histogram("time_to_first_token_seconds", *_MODEL)
-        self.itl = self._histogram("inter_token_latency_seconds", *_MODEL)
-        self.rate = self._histogram("output_tokens_per_second")
-        self.overhead = self._histogram("overhead_seconds")
-        self.stall = self._histogram("client_stall_seconds")
-        self.request_bytes = self._histogram("request_body_bytes")
-        self.inputs = self._counter("inputs", "Images, videos and audio clips.", "modality")
+        flight = catalogue.IN_FLIGHT
+        self.in_flight = Gauge(flight.name, flight.text, flight.labels, registry=self.registry)
+        self.requests = self._counter(catalogue.REQUESTS)
+        self.prompt_tokens = self._counter(catalogue.PROMPT_TOKENS)
+        self.cached_tokens = self._counter(catalogue.CACHED_TOKENS)
+        self.completion_tokens = self._counter(catalogue.COMPLETION_TOKENS)
+        self.response_bytes = self._counter(catalogue.RESPONSE_BYTES)
+        self.duration = self._histogram(catalogue.DURATION, catalogue.DURATION_BUCKETS)
+        self.long = self._counter(catalogue.LONG)
+        self.ttft = self._histogram(catalogue.TTFT, catalogue.TTFT_BUCKETS)
+        self.itl = self._histogram(catalogue.ITL, catalogue.ITL_BUCKETS)
+        self.rate = self._histogram(catalogue.RATE, catalogue.RATE_BUCKETS)
+        self.overhead = self._histogram(catalogue.OVERHEAD, catalogue.OVERHEAD_BUCKETS)
+        self.stall = self._histogram(catalogue.STALL, catalogue.STALL_BUCKETS)
+        self.request_bytes = self._histogram(catalogue.REQUEST_BYTES, catalogue.BODY_BUCKETS)
+        self.inputs = self._counter(catalogue.INPUTS)
         for route in GENERATING:
             self.in_flight.labels(route)
         for modality in ("image", "video", "audio"):
@@ -61,7 +66,7 @@ class Reference:
         self._of_route(route)
         self.requests.labels(route, model, record.outcome).inc()
         self.duration.labels(route).observe(record.duration_seconds, exemplar)
-        if record.duration_seconds > series.LONG_SECONDS:
+        if record.duration_seconds > catalogue.LONG_SECONDS:
             self.long.labels(route).inc()
         self.stall.observe(record.client_stall_seconds)
         self.request_bytes.observe(record.bytes_in)
@@ -90,20 +95,8 @@ class Reference:
         self.long.labels(route)
         self.response_bytes.labels(route)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"sidecar_{name}", text, labels, registry=self.registry)
+    def _counter(self, each: Declaration[Any]) -> Counter:
+        return Counter(each.name, each.text, each.labels, registry=self.registry)
 
-    def _histogram(self, name: str, *labels: str) -> Histogram:
-        text, bounds = _HISTOGRAMS[name]
-        return Histogram(f"sidecar_{name}", text, labels, registry=self.registry, buckets=bounds)
-
-
-_HISTOGRAMS = {
-    "request_duration_seconds": ("First byte in to last byte out.", series.DURATION_BUCKETS),
-    "time_to_first_token_seconds": ("First byte in to first token.", series.TTFT_BUCKETS),
-    "inter_token_latency_seconds": ("Mean time between tokens of a request.", series.ITL_BUCKETS),
-    "output_tokens_per_second": ("Output rate after the first token.", series.RATE_BUCKETS),
-    "overhead_seconds": ("The sidecar's own share of a request.", series.OVERHEAD_BUCKETS),
-    "client_stall_seconds": ("Time spent waiting for the client to read.", series.STALL_BUCKETS),
-    "request_body_bytes": ("Request bodies.", series.BODY_BUCKETS),
-}
+    def _histogram(self, each: Declaration[Any], bounds: tuple[float, ...]) -> Histogram:
+        return Histogram(each.name, each.text, each.labels, registry=self.registry, buckets=bounds)

@@ -24,64 +24,24 @@ from proxy.access.routes import GENERATING, Route
 from proxy.engine.phase import Phase
 from proxy.errors import Cause
 from proxy.machine.reading import DiskReading, GpuReading
+from proxy.telemetry import family as family_module
 from proxy.telemetry import key_series
 from proxy.telemetry import metrics as metrics_module
-from proxy.telemetry import series as series_module
+from proxy.telemetry.catalogue import DECLARED, DURATION_BUCKETS, ITL_BUCKETS, TTFT_BUCKETS
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Outcome, Record
-from proxy.telemetry.series import DURATION_BUCKETS, ITL_BUCKETS, TTFT_BUCKETS
 from proxy.vllm.reading import EngineReading
 from tests.proxy.telemetry.records import finished, full
 from tests.proxy.telemetry.reference import Reference
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-# Families by the name they are queried with.
-CONTRACT = {
-    "sidecar_requests_total": {"route", "model", "outcome"},
-    "sidecar_requests_in_flight": {"route"},
-    "sidecar_requests_waiting": set(),
-    "sidecar_model_disk_free_bytes": set(),
-    "sidecar_model_disk_total_bytes": set(),
-    "sidecar_gpu_price_per_hour_dollars": set(),
-    "sidecar_request_duration_seconds": {"route"},
-    "sidecar_requests_over_100_seconds_total": {"route"},
-    "sidecar_time_to_first_token_seconds": {"model"},
-    "sidecar_inter_token_latency_seconds": {"model"},
-    "sidecar_output_tokens_per_second": set(),
-    "sidecar_prompt_tokens_total": {"route", "model"},
-    "sidecar_completion_tokens_total": {"route", "model"},
-    "sidecar_cached_prompt_tokens_total": {"route", "model"},
-    "sidecar_inputs_total": {"modality"},
-    "sidecar_request_body_bytes": set(),
-    "sidecar_response_body_bytes_total": {"route"},
-    "sidecar_overhead_seconds": set(),
-    "sidecar_client_stall_seconds": set(),
-    "sidecar_engine_state": {"phase"},
-    "sidecar_engine_restarts_total": {"cause"},
-    "sidecar_engine_phase_seconds": {"phase"},
-    "sidecar_engine_requests_running": set(),
-    "sidecar_engine_requests_waiting": set(),
-    "sidecar_engine_kv_cache_usage_ratio": set(),
-    "sidecar_model_download_bytes": set(),
-    "sidecar_gpu_utilization_ratio": {"gpu"},
-    "sidecar_gpu_memory_used_bytes": {"gpu"},
-    "sidecar_gpu_memory_total_bytes": {"gpu"},
-    "sidecar_gpu_temperature_celsius": {"gpu"},
-    "sidecar_gpu_power_watts": {"gpu"},
-    "sidecar_key_requests_total": {"key", "outcome"},
-    "sidecar_key_tokens_total": {"key"},
-    "sidecar_log_lines_dropped_total": set(),
-    "sidecar_event_loop_lag_seconds": set(),
-    "sidecar_build_info": {"version", "python"},
-}
-
 GPU = GpuReading(1, 0.5, 12e9, 48e9, 61, 250)
 
 
 def measured(*records: Record, served: tuple[str, ...] = ("demo", "alias")) -> Metrics:
     metrics = Metrics()
     metrics.served_models = served
-    metrics.keys.know(["alice"])
+    metrics.keys.set_labels(["alice"])
     for record in records:
         metrics.began(record)
         metrics.ended(record)
@@ -110,15 +70,19 @@ def queried(family: Metric) -> str:
     return f"{family.name}_total" if family.type == "counter" else family.name
 
 
-def test_the_families_and_their_labels_are_the_documented_ones() -> None:
+def test_every_declared_metric_is_on_the_page_with_its_type_and_labels_and_no_other() -> None:
     metrics = measured(full())
     metrics.engine_phase_seconds(Phase.LOADING, 3)
     metrics.gauges.gpus = lambda: (GPU,)
     found = {
-        queried(family): {name for sample in family.samples for name in sample.labels} - {"le"}
+        queried(family): (
+            family.type,
+            family.documentation,
+            {name for sample in family.samples for name in sample.labels} - {"le"},
+        )
         for family in families(metrics)
     }
-    assert found == CONTRACT
+    assert found == {each.name: (each.kind, each.text, set(each.labels)) for each in DECLARED}
 
 
 @pytest.mark.parametrize(
@@ -293,7 +257,7 @@ def test_each_served_model_has_all_its_series_from_the_start_and_under_a_hundred
     metrics = Metrics(GENERATING)
     for route in GENERATING:
         assert value(metrics, "sidecar_requests_in_flight", route=route) == 0
-    metrics.keys.know(["alice"])
+    metrics.keys.set_labels(["alice"])
     metrics.served_models = ("demo", "alias")
     assert series(metrics, model="other") == 0
     for model in ("demo", "alias"):
@@ -468,18 +432,18 @@ def test_series_of_a_key_that_is_removed_end_once_they_have_been_scraped(
     now = [1000.0]
     monkeypatch.setattr(key_series, "monotonic", lambda: now[0])
     metrics = Metrics()
-    metrics.keys.know(["alice", "bob", "carol"])
-    metrics.keys.know(["alice"])
+    metrics.keys.set_labels(["alice", "bob", "carol"])
+    metrics.keys.set_labels(["alice"])
     late = finished(key="bob", outcome=Outcome.OK)
     metrics.keys.add(late)
     assert value(metrics, "sidecar_key_requests_total", key="bob", outcome="ok") == 1
     now[0] += key_series.KEPT_SECONDS - 1
-    metrics.keys.know(["alice", "carol"])
+    metrics.keys.set_labels(["alice", "carol"])
     now[0] += 2
     assert label_values(metrics, "key") == {"alice", "carol"}
     metrics.keys.add(late)
     assert label_values(metrics, "key") == {"alice", "carol"}
-    metrics.keys.know(["alice", "bob", "carol"])
+    metrics.keys.set_labels(["alice", "bob", "carol"])
     assert value(metrics, "sidecar_key_requests_total", key="bob", outcome="ok") == 0
 
 
@@ -522,7 +486,7 @@ def test_the_page_has_the_bytes_that_prometheus_clients_own_metrics_would_make(
     accept: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.time", lambda: 1700000000.25)
-    monkeypatch.setattr(series_module, "time", lambda: 1700000000.25)
+    monkeypatch.setattr(family_module, "time", lambda: 1700000000.25)
     models = ("demo", "alias")
     metrics, reference = Metrics(GENERATING), Reference(models)
     metrics.served_models = models
