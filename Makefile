@@ -21,7 +21,7 @@ CHECKS = "ruff check ." "ruff format --check ." "mypy" "shellcheck $(SHELL_SCRIP
   "python scripts/check_kubernetes.py" "python scripts/prometheus_rule.py --check" "python scripts/runpod_hub.py --check" "python scripts/reference.py --check" \
   "scripts/check-monitoring.sh" "python monitoring/dashboards.py --check" \
   "bandit -q -c pyproject.toml -r proxy scripts" "python scripts/audit.py" \
-  "mkdocs build --strict"
+  "python scripts/check_links.py" "mkdocs build --strict"
 
 # Empty stamps: what was installed from which file, and when.
 MADE := $(VENV)/.made-stamp

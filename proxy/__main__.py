@@ -50,7 +50,7 @@ python3 -m proxy          start the engine and serve it; environment variables a
 python3 -m proxy check    find out whether that would work, in seconds: 0 yes, 1 no, 2 bad settings
 python3 -m proxy models   list the presets of models, and which fit this GPU; `models NAME` has one
 python3 -m proxy keys     make an API key, as label:key; `keys LABEL` calls it so
-python3 -m proxy --help   this text; README.md has the variables
+python3 -m proxy --help   this text; docs/configuration.md has the variables
 """
 
 

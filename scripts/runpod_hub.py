@@ -2,8 +2,8 @@
 
     .venv/bin/python scripts/runpod_hub.py [--check]
 
-Each variable has one entry with its default and its effect; the presets are README's table
-"Swapping models". `--check` writes nothing and exits with 1 where a file is stale. Fields are those
+Each variable has one entry with its default and its effect; the presets are four of the shipped
+ones. `--check` writes nothing and exits with 1 where a file is stale. Fields are those
 of RunPod's publishing guide (https://docs.runpod.io/hub/publishing-guide).
 """
 
@@ -22,6 +22,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from proxy.models.preset_choice import SHIPPED  # noqa: E402
+from proxy.models.preset_file import read_presets  # noqa: E402
 from proxy.settings import Settings, variables  # noqa: E402
 from proxy.settings.values import first_sentence  # noqa: E402
 
@@ -32,13 +34,14 @@ TESTS = ROOT / ".runpod" / "tests.json"
 CUDA_VERSIONS = ["13.0"]  # of the image's plain tag
 # RunPod's limit for one pod, static values and defaults together.
 MAX_VALUES = 50
-# What the platform decides, and what README's presets need beside the sidecar's own variables.
+# What the platform decides, and what the presets need beside the sidecar's own variables.
 STATIC = {
     "PORT": "8000",
     # The pod proxy cuts a connection after 100 s of silence.
     "SSE_KEEP_ALIVE_SECONDS": "15",
 }
 FLAGS = {"MM_PROCESSOR_KWARGS": "Options of the model's image processor, as JSON."}
+PRESETS = ("qwen2-vl-7b", "llava-1.5-7b", "phi-3.5-vision", "qwen2-vl-7b-awq")
 # Seen at once; all others are under "advanced".
 FIRST = ("MODEL_NAME", "HF_TOKEN", "API_KEYS", "MAX_MODEL_LEN", "IMAGE_LIMIT", "SERVED_MODEL_NAME")
 # An engine elsewhere has no place in an image that holds one.
@@ -109,20 +112,20 @@ def innermost(annotation: Any) -> Any:
 
 
 def presets() -> list[Entry]:
-    """The rows of README's table of models; a value has the type of its form field."""
+    """A value has the type of its form field."""
     types = {each["key"]: each["input"]["type"] for each in env() if "input" in each}
     read: dict[str, Callable[[str], object]] = {
         "number": int,
         "boolean": lambda value: value == "true",
     }
-    text = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Swapping models\n")[1]
-    rows = re.findall(r"^\| `([^`]+)` \| [\d.]+ GB \| (.*?) \|", text, re.MULTILINE)
-    found = []
-    for model, settings in rows:
-        pairs = [pair.split("=", 1) for pair in re.findall(r"`(\w+=.*?)`", settings)]
-        values = {name: read.get(types[name], str)(value) for name, value in pairs}
-        found.append({"name": model, "defaults": {"MODEL_NAME": model, **values}})
-    return found
+    shipped = read_presets(SHIPPED)
+    entries = []
+    for preset in (shipped[name] for name in PRESETS):
+        variables = preset.engine_variables.items()
+        values = {name: read.get(types[name], str)(value) for name, value in variables}
+        model = preset.repository
+        entries.append({"name": model, "defaults": {"MODEL_NAME": model, **values}})
+    return entries
 
 
 def hub() -> Entry:

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from proxy.settings import LogFormat
 from proxy.telemetry.log_fields import LogFields
 from proxy.telemetry.logs import configure, log_flights, log_request
+from proxy.telemetry.record import Outcome
 from tests.log_schema import SCHEMA, check_lines, faults
 from tests.proxy.telemetry.conftest import Lines, as_before, lines
 from tests.proxy.telemetry.records import finished, full
@@ -91,14 +92,17 @@ def test_a_line_that_lacks_what_every_request_has_does_not_pass(lines: Lines, na
 # docs/logs.md ---------------------------------------------------------------------------------
 
 
-def test_readme_shows_a_line_as_it_is_declared() -> None:
-    (example,) = re.findall(
-        r'```json\n(\{"level": "INFO".*?)```', (ROOT / "README.md").read_text(), re.S
-    )
+def test_the_page_shows_a_line_as_it_is_declared() -> None:
+    (example,) = re.findall(r'```json\n(\{"level": "INFO".*?)```', PAGE, re.S)
     line = json.loads(example)
     assert faults(line) == []
     names = [name for name in line if name not in SCHEMA["properties"]]
     assert names == [name for name in LogFields.__struct_fields__ if name in line]
+
+
+def test_the_page_explains_every_outcome() -> None:
+    table = PAGE.split("| Outcome | What happened |\n| --- | --- |\n")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(Outcome)
 
 
 SNIPPETS = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -10,12 +9,13 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from proxy.access.routes import _EXACT, _GENERATE, ALIASES, Route, RouteTable
 from proxy.errors import RequestFailure
+from scripts import check_links
+from scripts.site_links import on_page_markdown
 from tests.proxy.house import house
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,38 +86,47 @@ def test_no_page_links_to_what_is_not_on_the_site(site: Path) -> None:
                 assert (site / path).exists(), f"{page.name}: {link}"
 
 
-def test_every_section_of_readme_is_on_a_page(site: Path) -> None:
-    readme = re.sub(r"^```.*?^```$", "", (ROOT / "README.md").read_text(), flags=re.M | re.S)
-    whole = "".join(page.read_text(encoding="utf-8") for page in site.glob("*.html"))
-    ids = set(re.findall(r'<h\d id="([^"]*)"', whole))
-    hook = site_pages()
-    titles = re.findall(r"^##+ (.*)$", readme, re.MULTILINE)
-    # Its table stands under the page's own title.
-    assert {hook.slug(title) for title in titles} - {"endpoints"} <= ids
-    assert "GET /health/startup" in (site / "endpoints.html").read_text(encoding="utf-8")
+def test_every_page_is_two_clicks_from_the_first(site: Path) -> None:
+    """All are in the navigation, which stands on each page."""
+    named = set(re.findall(r"([\w-]+)\.md", (ROOT / "mkdocs.yml").read_text().split("\nnav:")[1]))
+    assert named == {page.stem for page in (ROOT / "docs").glob("*.md")}
+    links = {link.partition("#")[0] for link in loaded(site / "index.html").links}
+    assert {f"{name}.html" for name in named - {"index"}} <= links
 
 
-def site_pages() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("site_pages", ROOT / "scripts/site_pages.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.mark.parametrize("name", ["quick-start", "runpod", "clients", "operating", "access"])
+def test_a_guide_opens_with_what_one_can_do_after_it(name: str) -> None:
+    _, _, opening = (ROOT / f"docs/{name}.md").read_text().partition("\n\n")
+    assert opening.startswith("After this page ")
 
 
-def test_links_between_readme_and_docs_are_links_between_pages() -> None:
-    hook = site_pages()
-    readme = "# T\n[b](#b-c) [d](docs/x.md#y) [`f`](f.py) ![p](docs/p.png)\n## B c\n[t](#b-c)\n"
-    made = hook.pages(readme)["index.md"]
-    assert "[b](#b-c) [d](x.md#y) `f` ![p](p.png)" in made
-    anchors = {"api-keys": "keys.md"}
-    turned = hook.turned(
-        "[k](../README.md#api-keys) [m](../m.yml)", "a.md", anchors, from_readme=False
+def test_a_link_to_a_file_of_the_repository_leaves_its_words() -> None:
+    page = "[a](b.md) [the `x`](#x) [`f.py`](../proxy/f.py) [g](../g.md#h)"
+    assert on_page_markdown(page) == "[a](b.md) [the `x`](#x) `f.py` `g`"
+
+
+# Links ------------------------------------------------------------------------------------------
+
+
+def test_every_link_leads_to_a_file_and_a_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_links.main() == 0, capsys.readouterr().err
+
+
+def test_links_that_lead_nowhere_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/a.md").write_text('# A `b`: c\n<a id="d"></a>\n```\n[x](none)\n```\n')
+    (tmp_path / "README.md").write_text(
+        "[1](docs/a.md#a-b-c) [2](docs/a.md#d) [3](https://x.y/z) [4](docs/b.md) [5](docs/a.md#e)"
+        " [6](../outside.md)\n"
     )
-    assert turned == "[k](keys.md#api-keys) `m`"
-    fenced = "```python\nx[0](docs/a.md)\n```"
-    assert hook.turned(fenced, "a.md", anchors, from_readme=True) == fenced
+    assert check_links.main(tmp_path) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "README.md: docs/b.md: no such file",
+        "README.md: docs/a.md#e: no such heading",
+        "README.md: ../outside.md: no such file",
+    ]
 
 
 # Endpoints --------------------------------------------------------------------------------------
@@ -160,6 +169,23 @@ async def test_the_page_has_all_pages_of_the_sidecar_and_says_which_need_a_key()
         assert closed_paths == own.paths - own.open_paths
 
 
+@pytest.mark.parametrize(
+    "path",
+    sorted(
+        {
+            path
+            for paths, *_ in rows(ENDPOINTS, "The sidecar's own")
+            for path in re.findall(r"`(/\S*)`", paths)
+        }
+    ),
+)
+async def test_a_page_of_the_sidecar_is_answered(path: str) -> None:
+    async with house() as there:
+        response = await there.get(path)
+        assert response.status_code in (200, 204, 503)
+        assert response.headers.get("x-proxy-error") in (None, "upstream engine_unavailable")
+
+
 # Troubleshooting --------------------------------------------------------------------------------
 
 
@@ -170,12 +196,12 @@ def kinds(of: type[RequestFailure] = RequestFailure) -> Iterator[type[RequestFai
 
 
 def test_every_error_has_its_row_with_status_and_source() -> None:
-    told = {
+    listed = {
         (int(status), code.strip("`"), source)
         for status, code, source, *_ in rows(TROUBLES, "A request gets an error")
     }
     ours = {kind for kind in kinds() if kind.__module__ == RequestFailure.__module__}
-    assert told == {(kind.status, kind.code, str(kind.source)) for kind in ours}
+    assert listed == {(kind.status, kind.code, str(kind.source)) for kind in ours}
 
 
 def test_variables_that_troubleshooting_names_are_known() -> None:

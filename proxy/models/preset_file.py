@@ -174,7 +174,7 @@ def _check_variable(name: str, text: str) -> None:
 
 
 def _engine_names() -> frozenset[str]:
-    """The variables of README's table of the engine."""
+    """The variables of docs/configuration.md's table of the engine."""
     names = variables()
     return frozenset(name for field in EngineSettings.model_fields for name in names[field])
 

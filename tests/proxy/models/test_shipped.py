@@ -16,7 +16,6 @@ from proxy.settings.preset import Preset
 from proxy.vllm.command import engine_command, warnings_about
 from proxy.vllm.flags import flag_name, known_flags
 
-ROOT = Path(__file__).resolve().parents[3]
 PRESETS = read_presets(SHIPPED)
 EACH = pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
 
@@ -72,13 +71,3 @@ def test_a_preset_says_what_it_needs_and_where_that_is_written(preset: Preset) -
     assert preset.sources
     assert all(re.match(r"https://[\w.]+/\S+$", source) for source in preset.sources)
     assert preset.repository.count("/") == 1
-
-
-def test_readmes_models_have_presets_that_say_the_same() -> None:
-    readme = (ROOT / "README.md").read_text().split("\n## Swapping models\n")[1]
-    rows = re.findall(r"^\| `([^`]+)` \| [\d.]+ GB \| (.*?) \|", readme, re.MULTILINE)
-    assert len(rows) == 4
-    by_repository = {preset.repository: preset for preset in PRESETS.values()}
-    for repository, cell in rows:
-        pairs = dict(pair.split("=", 1) for pair in re.findall(r"`(\w+=.*?)`", cell))
-        assert by_repository[repository].engine_variables == pairs

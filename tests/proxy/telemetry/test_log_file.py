@@ -97,10 +97,10 @@ def test_the_file_is_rotated_by_size_and_three_older_ones_are_kept(
     assert kept == lines()[-len(kept) :]
 
 
-def test_its_size_is_the_one_that_readme_names() -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    assert f"over {log_file.MAX_BYTES // 1024**2} MiB it is renamed" in readme
-    assert f"{log_file.OLDER_FILES} older files are kept" in readme
+def test_its_size_is_the_one_that_the_page_names() -> None:
+    page = (Path(__file__).parents[3] / "docs/logs.md").read_text()
+    assert f"over {log_file.MAX_BYTES // 1024**2} MiB it is renamed" in page
+    assert f"{log_file.OLDER_FILES} older files are kept" in page
 
 
 # Where it cannot be written -------------------------------------------------------------------
