@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ from proxy.engine.lifecycle import Engine
 from proxy.engine.phase import Phase
 from proxy.engine.state import EngineState, Snapshot
 from proxy.errors import CutOff
+from proxy.idle import PodIdle
 from proxy.machine.disk_meter import DiskMeter
 from proxy.machine.gpu_meter import GpuMeter
 from proxy.machine.hardware import Hardware
@@ -55,6 +57,15 @@ _DEAD = (Phase.RESTARTING, Phase.FAILED)
 
 
 @dataclass(frozen=True)
+class Meters:
+    """What reads gauges every few seconds."""
+
+    engine: EngineMeter
+    gpu: GpuMeter
+    disk: DiskMeter
+
+
+@dataclass(frozen=True)
 class Sidecar:
     """All parts of one sidecar, ready to start; `proxy.lifecycle` starts and ends them."""
 
@@ -69,10 +80,8 @@ class Sidecar:
     websockets: WebSocketRelay
     engine: Engine | AttachedEngine
     probe: Probe
-    engine_meter: EngineMeter
-    gpu_meter: GpuMeter
-    disk_meter: DiskMeter
-    metrics: Metrics
+    meters: Meters
+    pod_idle: PodIdle
     spans: Spans | None
 
 
@@ -112,11 +121,10 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
     engine = (AttachedEngine if settings.upstream_url else Engine)(
         settings, state, probe, drained, in_flight
     )
-    engine_meter, gpu_meter = EngineMeter(probe, state), GpuMeter()
-    disk_meter = DiskMeter(model_cache(settings))
-    metrics.gauges.engine = engine_meter.reading
-    metrics.gauges.gpus = gpu_meter.readings
-    metrics.gauges.disk = disk_meter.reading
+    meters = Meters(EngineMeter(probe, state), GpuMeter(), DiskMeter(model_cache(settings)))
+    metrics.gauges.engine = meters.engine.reading
+    metrics.gauges.gpus = meters.gpu.readings
+    metrics.gauges.disk = meters.disk.reading
     metrics.gauges.price_per_hour = settings.gpu_price_per_hour
 
     hardware = (lambda: engine.hardware) if isinstance(engine, Engine) else Hardware
@@ -150,10 +158,8 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
         websockets,
         engine,
         probe,
-        engine_meter,
-        gpu_meter,
-        disk_meter,
-        metrics,
+        meters,
+        PodIdle(settings, partial(_idle_seconds, admission, state)),
         spans,
     )
 
@@ -218,6 +224,14 @@ def _tell_lost_requests(
                 "the engine has died of this request again: refused for ten minutes",
                 extra={"fields": {"request_id": record.request_id}},
             )
+
+
+def _idle_seconds(admission: Admission, state: EngineState) -> float:
+    """How long there has been no request, 0 while the engine starts."""
+    snapshot, idle_since = state.snapshot, admission.idle_since()
+    if idle_since is None or snapshot.phase not in (*_SERVING, Phase.FAILED):
+        return 0.0
+    return monotonic() - max(idle_since, snapshot.since)
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -48,6 +48,10 @@ class Lifecycle:
         waiting: set[asyncio.Future[None]] = {stop}
         if settings.on_engine_failure is OnEngineFailure.EXIT:
             waiting.add(engine)
+        idle = None
+        if settings.pod_idle_seconds:
+            idle = spawn(sidecar.pod_idle.run(), name="idle pod")
+            waiting.add(idle)
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if stop.done():
             # Without traffic yet there is no load balancer to wait for.
@@ -56,18 +60,19 @@ class Lifecycle:
             await asyncio.wait({hurry}, timeout=delay)
         hurry.add_done_callback(lambda _: sidecar.admission.hurry())
         await self.shutdown(server)
-        return 0 if stop.done() else 1
+        is_idle = idle is not None and idle.done()
+        return 0 if stop.done() or is_idle else 1
 
     def start(self) -> asyncio.Task[None]:
         """Start the engine; the task ends when it cannot be started any more."""
         sidecar = self._sidecar
         self.announce_settings()
         sidecar.door.start()
-        sidecar.metrics.gauges.loop_lag.start()
-        sidecar.gpu_meter.start()
+        sidecar.service.metrics.gauges.loop_lag.start()
+        sidecar.meters.gpu.start()
         if sidecar.settings.upstream_url is None:  # else models are kept elsewhere
-            sidecar.disk_meter.start()
-        self._background = [spawn(sidecar.engine_meter.run(), name="engine meter")]
+            sidecar.meters.disk.start()
+        self._background = [spawn(sidecar.meters.engine.run(), name="engine meter")]
         if can_be_drawn(sys.stderr, os.environ):
             bar = ProgressBar(sys.stderr, lambda: sidecar.service.snapshot)
             self._background.append(spawn(bar.run(), name="progress bar"))
@@ -79,6 +84,8 @@ class Lifecycle:
         settings = self._sidecar.settings
         if settings.outside_url is not None:
             _log.info("port %d is reached from outside at %s", settings.port, settings.outside_url)
+        if (idle := self._sidecar.pod_idle.announcement) is not None:
+            _log.info(idle)
         if settings.preset is not None:
             _log.info("preset: %s", settings.preset.sentence())
         presets = warnings_about_presets(settings)
@@ -117,8 +124,8 @@ class Lifecycle:
     def _end_meters(self) -> None:
         for task in self._background:
             task.cancel()
-        self._sidecar.gpu_meter.stop()
-        self._sidecar.disk_meter.stop()
+        self._sidecar.meters.gpu.stop()
+        self._sidecar.meters.disk.stop()
 
 
 async def _end(part: str, end: Callable[[], Awaitable[None] | None]) -> None:

@@ -56,6 +56,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.tasks": (),
     "proxy.json_scan": (),
     "proxy.init": (),
+    "proxy.idle": ("proxy.errors", "proxy.settings"),
     "proxy.settings": ("proxy.errors", "proxy.settings"),
     "proxy.machine": ("proxy.errors", "proxy.machine"),
     "proxy.preflight.finding": ("proxy.errors",),

@@ -37,6 +37,7 @@ class Admission:
         self._empty = asyncio.Event()
         self._empty.set()
         self.in_flight = 0
+        self._last_request = monotonic()
         self._left = 0
         self._cut = 0
 
@@ -97,9 +98,15 @@ class Admission:
     def leave(self, key: str | None = None) -> None:
         self._room.leave(key)
         self.in_flight -= 1
+        self._last_request = monotonic()
         self._left += 1
         if self.in_flight == 0:
             self._empty.set()
+
+    def idle_since(self) -> float | None:
+        """When the last request ended, or was refused its place (monotonic seconds); None while
+        there is one."""
+        return None if self.in_flight or self._holds or self._room.waiting else self._last_request
 
     def close(self) -> None:
         """Let nobody in from now on, also none of those that are held."""

@@ -7,6 +7,7 @@ them from `Settings.environ`, by the flag table.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -25,15 +26,29 @@ from proxy.settings.model import ModelSettings
 from proxy.settings.preset import Applied, Preset, apply
 from proxy.settings.telemetry import TelemetrySettings
 from proxy.settings.tracing import TraceTarget, trace_target
-from proxy.settings.values import LogFormat, MediaFetch, OnEngineFailure, first_sentence
+from proxy.settings.values import (
+    LogFormat,
+    MediaFetch,
+    OnEngineFailure,
+    PodIdleAction,
+    first_sentence,
+)
 
 # What AWS's images put before a flag, and Vast.ai before the port that it maps to another.
 _SAGEMAKER = "SM_VLLM_"
 _VAST = "VAST_TCP_PORT_"
 # A template is more than its words.
+_POD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TEXTS = {"CHAT_TEMPLATE", "CUSTOM_CHAT_TEMPLATE"}
 
-__all__ = ["LogFormat", "MediaFetch", "OnEngineFailure", "Settings", "variables"]
+__all__ = [
+    "LogFormat",
+    "MediaFetch",
+    "OnEngineFailure",
+    "PodIdleAction",
+    "Settings",
+    "variables",
+]
 
 
 # Fields come in the order of docs/configuration.md: the last base's first.
@@ -87,6 +102,15 @@ class Settings(
     @model_validator(mode="after")
     def _traces_have_a_target(self) -> Settings:
         trace_target(self.environ)
+        return self
+
+    @model_validator(mode="after")
+    def _idle_pod_can_be_stopped(self) -> Settings:
+        is_asked = self.pod_idle_seconds and self.pod_idle_action is PodIdleAction.RUNPOD_STOP
+        pod, key = self.environ.get("RUNPOD_POD_ID", ""), self.environ.get("RUNPOD_API_KEY")
+        if is_asked and not (key and _POD_ID.fullmatch(pod)):
+            text = "needs RUNPOD_POD_ID and RUNPOD_API_KEY, which RunPod sets in its pods"
+            raise ValueError(f"POD_IDLE_ACTION='runpod-stop': {text}; elsewhere allowed is exit")
         return self
 
     @classmethod

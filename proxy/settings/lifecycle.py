@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from proxy.settings.values import CountOrZero, Group, OnEngineFailure, Seconds, variable
+from proxy.settings.values import (
+    CountOrZero,
+    Group,
+    OnEngineFailure,
+    PodIdleAction,
+    Seconds,
+    variable,
+)
 
 
 class LifecycleSettings(Group, title="Lifecycle"):
@@ -50,4 +57,21 @@ class LifecycleSettings(Group, title="Lifecycle"):
         unit="s",
         effect="Time to keep taking requests after SIGTERM, "
         "for load balancers that are slow to notice.",
+    )
+    pod_idle_seconds: Seconds = variable(
+        "POD_IDLE_SECONDS",
+        default=0,
+        unit="s",
+        effect="Time without a request after which POD_IDLE_ACTION happens. 0: never. It counts "
+        "from the end of the start; health checks and metrics are no requests.",
+        example="3600",
+    )
+    pod_idle_action: PodIdleAction = variable(
+        "POD_IDLE_ACTION",
+        default=PodIdleAction.EXIT,
+        effect="What happens to an idle pod. `exit`: the sidecar exits with 0; `runpod-stop`: the "
+        "pod is stopped by RunPod's API, with the id and the key that RunPod sets in its pods. A "
+        "stopped pod costs its storage only, and is started again by hand.",
+        danger="A container that restarts whatever its exit code is starts the engine again: set "
+        "`restart: on-failure`. RunPod restarts containers: use `runpod-stop` there.",
     )

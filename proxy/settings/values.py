@@ -98,6 +98,13 @@ class OnEngineFailure(StrEnum):
     EXIT = "exit"
 
 
+class PodIdleAction(StrEnum):
+    """What to do with a pod that has had no request for long."""
+
+    EXIT = "exit"
+    RUNPOD_STOP = "runpod-stop"
+
+
 def variable(
     *names: str,
     default: Any = None,

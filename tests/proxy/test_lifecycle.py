@@ -25,7 +25,7 @@ async def test_a_part_that_fails_to_end_does_not_keep_the_others_from_ending(
     async with house() as there:
         sidecar = there.sidecar
         monkeypatch.setattr(sidecar.upstream, "close", breaks)
-        monkeypatch.setattr(sidecar.gpu_meter, "stop", breaks)
+        monkeypatch.setattr(sidecar.meters.gpu, "stop", breaks)
         monkeypatch.setattr(sidecar.door, "stop", closes)
         caplog.set_level(logging.INFO, "proxy")
         await there.lifecycle.shutdown()

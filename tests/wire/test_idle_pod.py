@@ -1,0 +1,123 @@
+"""A pod without requests ends, or is stopped at RunPod, whose API a local server stands in for."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from proxy.errors import SettingsError
+from proxy.idle import RunPod
+from proxy.settings import Settings
+from tests.engine.service import wait_until
+from tests.fake_engine import FakeEngine
+from tests.patience import PATIENCE
+from tests.wire.service import Sidecar
+
+POD = {"RUNPOD_POD_ID": "43kqp2ypdw3uh6", "RUNPOD_API_KEY": "rpa_secret"}
+STOPPED = {"data": {"podStop": {"id": POD["RUNPOD_POD_ID"], "desiredStatus": "EXITED"}}}
+
+
+@contextmanager
+def runpod(answer: object, status: int = 200) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The API's address, and what it has been asked."""
+    asked: list[dict[str, Any]] = []
+
+    class Api(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            key = self.headers["authorization"]
+            asked.append({"path": self.path, "key": key, **json.loads(body)})
+            text = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Api) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+async def test_runpod_is_asked_to_stop_this_pod_with_its_own_key() -> None:
+    with runpod(STOPPED) as (url, asked):
+        await RunPod({**POD, "RUNPOD_API_BASE_URL": url}).stop()
+    (question,) = asked
+    assert question["path"] == "/graphql"
+    assert question["key"] == "Bearer rpa_secret"
+    assert 'podStop(input: {podId: "43kqp2ypdw3uh6"})' in question["query"]
+
+
+@pytest.mark.parametrize(
+    "answer", [{"errors": [{"message": "pod not found"}], "data": None}, {}, [], "no"]
+)
+async def test_a_refusal_of_runpods_is_an_error_with_its_words(answer: object) -> None:
+    with runpod(answer) as (url, _), pytest.raises(ValueError, match="RunPod answers"):
+        await RunPod({**POD, "RUNPOD_API_BASE_URL": url}).stop()
+
+
+@pytest.mark.parametrize("environ", [{}, {"RUNPOD_POD_ID": "abc"}, {**POD, "RUNPOD_POD_ID": '"}'}])
+def test_a_pod_that_cannot_be_stopped_is_refused_at_the_start(environ: dict[str, str]) -> None:
+    asked = {"POD_IDLE_SECONDS": "60", "POD_IDLE_ACTION": "runpod-stop"}
+    with pytest.raises(SettingsError, match="needs RUNPOD_POD_ID and RUNPOD_API_KEY"):
+        Settings.load({**asked, **environ})
+    Settings.load({"POD_IDLE_ACTION": "runpod-stop", **environ})  # not without POD_IDLE_SECONDS
+
+
+def test_an_idle_sidecar_exits_with_0_after_its_last_request(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    with Sidecar(tmp_path, engine, POD_IDLE_SECONDS="2") as sidecar:
+        sidecar.wait_until_ready()
+        for _ in range(3):
+            assert sidecar.ask("/v1/chat/completions", {"messages": []}).status == 200
+            assert sidecar.process.poll() is None
+        assert sidecar.process.wait(PATIENCE) == 0
+        assert "exiting: no request for 2 s" in sidecar.text()
+        assert "the sidecar exits after 2 s without a request" in sidecar.text()
+
+
+def test_a_request_that_runs_keeps_the_pod(tmp_path: Path, engine: FakeEngine) -> None:
+    stream = {"messages": [], "stream": True}
+    with Sidecar(tmp_path, engine, POD_IDLE_SECONDS="1") as sidecar:
+        sidecar.wait_until_ready()
+        with sidecar.connect() as client:
+            fake = {"tokens": 40, "interval_ms": 100}
+            client.ask("/v1/chat/completions", stream, fake=fake)
+            assert client.rest().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        assert sidecar.process.wait(PATIENCE) == 0
+
+
+def test_an_idle_pod_is_stopped_at_runpod_and_goes_on_until_sigterm(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    with runpod(STOPPED) as (url, asked):
+        environ = {**POD, "RUNPOD_API_BASE_URL": url, "POD_IDLE_ACTION": "runpod-stop"}
+        with Sidecar(tmp_path, engine, POD_IDLE_SECONDS="1", **environ) as sidecar:
+            wait_until(lambda: bool(asked), PATIENCE, "the question to RunPod")
+            wait_until(lambda: "RunPod stops pod" in sidecar.text(), PATIENCE, "its log line")
+            assert sidecar.ask("/v1/chat/completions", {"messages": []}).status == 200
+            sidecar.process.send_signal(signal.SIGTERM)
+            assert sidecar.process.wait(PATIENCE) == 0
+            assert "rpa_secret" not in sidecar.text()
+
+
+def test_a_runpod_that_refuses_is_logged_with_what_it_says(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    with runpod({"errors": [{"message": "not today"}]}) as (url, _):
+        environ = {**POD, "RUNPOD_API_BASE_URL": url, "POD_IDLE_ACTION": "runpod-stop"}
+        with Sidecar(tmp_path, engine, POD_IDLE_SECONDS="1", **environ) as sidecar:
+            wait_until(lambda: "not today" in sidecar.text(), PATIENCE, "its log line")
+            assert "cannot be stopped" in sidecar.text()
+            assert sidecar.process.poll() is None
