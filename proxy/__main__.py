@@ -90,7 +90,9 @@ def serve() -> int:
         named_protocols(settings)
         if os.getpid() == 1 and (code := serve_as_child()) is not None:
             return code
-        logs.configure(settings.log_format, settings.log_level, settings.log_file)
+        logs.configure(
+            settings.log_format, settings.log_level, settings.log_file, settings.log_target
+        )
         spans = open_tracing(settings)
     except SettingsError as error:
         _complain(str(error))

@@ -1,8 +1,9 @@
-"""Somebody who takes spans: OTLP over HTTP and over gRPC, decoded by OpenTelemetry's own messages.
+"""A collector of spans and log lines: OTLP over HTTP and gRPC, decoded by OpenTelemetry's messages.
 
 with Collector() as collector:
     ...                               # OTEL_EXPORTER_OTLP_ENDPOINT=collector.url
     spans = collector.spans()
+    lines = collector.lines()         # with OTLP_LOGS_ENDPOINT=collector.url
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -46,6 +52,20 @@ class TakenSpan:
     events: dict[str, int]
 
 
+@dataclass(frozen=True)
+class TakenLine:
+    """One log line as it came; the time is nanoseconds since 1970."""
+
+    time: int
+    severity: str
+    severity_number: int
+    logger: str
+    body: str
+    trace_id: str
+    attributes: dict[str, Any]
+    resource: dict[str, Any]
+
+
 @dataclass
 class Collector:
     """Listens on 127.0.0.1. `status` is what it answers over HTTP; held, it answers nothing."""
@@ -58,6 +78,7 @@ class Collector:
 
     def __post_init__(self) -> None:
         self._spans: list[TakenSpan] = []
+        self._lines: list[TakenLine] = []
         self._released = threading.Event()
         self._released.set()
 
@@ -74,17 +95,25 @@ class Collector:
         known = "sidecar.request_id"
         return [span for span in self.spans() if span.attributes.get(known) == request_id]
 
+    def lines(self, logger: str = "") -> list[TakenLine]:
+        """All so far of the loggers whose name begins so."""
+        return [line for line in list(self._lines) if line.logger.startswith(logger)]
+
     def hold(self) -> None:
         """Take requests, and leave them without an answer."""
         self._released.clear()
 
-    def take(self, headers: Iterable[tuple[str, str]], body: bytes) -> int:
+    def take(self, path: str, headers: Iterable[tuple[str, str]], body: bytes) -> int:
         self.requests += 1
         self._released.wait()
         if self.status == 200:
             self.headers.append({name.lower(): value for name, value in headers})
             self.raw.append(body)
-            self._spans += _read(ExportTraceServiceRequest.FromString(body))
+            if path == "/v1/traces":
+                self._spans += _read(ExportTraceServiceRequest.FromString(body))
+            else:
+                assert path == "/v1/logs", path
+                self._lines += _read_lines(ExportLogsServiceRequest.FromString(body))
         return self.status
 
     def __enter__(self) -> Self:
@@ -92,9 +121,8 @@ class Collector:
 
         class Export(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                assert self.path == "/v1/traces", self.path
                 body = self.rfile.read(int(self.headers["content-length"]))
-                self.send_response(collector.take(self.headers.items(), body))
+                self.send_response(collector.take(self.path, self.headers.items(), body))
                 self.send_header("content-length", "0")
                 self.end_headers()
 
@@ -124,14 +152,24 @@ class GrpcCollector(Collector):
     def __enter__(self) -> Self:
         collector = self
 
-        class Export(trace_service_pb2_grpc.TraceServiceServicer):
+        def take(path: str, request: Any, context: Any) -> None:
+            collector.take(path, context.invocation_metadata(), request.SerializeToString())
+
+        class ExportSpans(trace_service_pb2_grpc.TraceServiceServicer):
             def Export(self, request: Any, context: Any) -> ExportTraceServiceResponse:
-                collector.take(context.invocation_metadata(), request.SerializeToString())
+                take("/v1/traces", request, context)
                 return ExportTraceServiceResponse()
 
+        class ExportLines(logs_service_pb2_grpc.LogsServiceServicer):
+            def Export(self, request: Any, context: Any) -> ExportLogsServiceResponse:
+                take("/v1/logs", request, context)
+                return ExportLogsServiceResponse()
+
         self._grpc = grpc.server(ThreadPoolExecutor(2))
-        add = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
-        add(Export(), self._grpc)  # type: ignore[no-untyped-call]
+        add_spans = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+        add_spans(ExportSpans(), self._grpc)  # type: ignore[no-untyped-call]
+        add_lines = logs_service_pb2_grpc.add_LogsServiceServicer_to_server
+        add_lines(ExportLines(), self._grpc)  # type: ignore[no-untyped-call]
         self.port = self._grpc.add_insecure_port("127.0.0.1:0")
         self._grpc.start()
         return self
@@ -164,6 +202,24 @@ def _read(message: ExportTraceServiceRequest) -> list[TakenSpan]:
         for resource in message.resource_spans
         for scope in resource.scope_spans
         for span in scope.spans
+    ]
+
+
+def _read_lines(message: ExportLogsServiceRequest) -> list[TakenLine]:
+    return [
+        TakenLine(
+            time=line.time_unix_nano,
+            severity=line.severity_text,
+            severity_number=line.severity_number,
+            logger=scope.scope.name,
+            body=_plain(line.body),
+            trace_id=line.trace_id.hex(),
+            attributes=_values(line.attributes),
+            resource=_values(resource.resource.attributes),
+        )
+        for resource in message.resource_logs
+        for scope in resource.scope_logs
+        for line in scope.log_records
     ]
 
 

@@ -39,12 +39,12 @@ def main(environ: Mapping[str, str]) -> int:
         named_protocols(settings)
         if settings.log_file is not None:
             open_log_file(settings.log_file).close()
-        traces = _traces(settings)
+        open_tracing(settings)
         findings = uvloop.run(check_up(settings))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    findings = [*preset, *findings, *traces, keys, _listener(settings)]
+    findings = [*preset, *findings, *_collectors(settings), keys, _listener(settings)]
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print("\n".join(table(findings, columns)))
     return 1 if any(finding.result is Result.FAIL for finding in findings) else 0
@@ -65,19 +65,24 @@ def table(findings: Sequence[Finding], columns: int | None) -> Iterator[str]:
         yield from (" " * margin + line for line in lines[1:])
 
 
-def _traces(settings: Settings) -> list[Finding]:
-    """Is somebody there who takes them? Raises SettingsError where they cannot be made."""
-    target = settings.trace_target
-    if open_tracing(settings) is None or target is None:
-        return []
-    url = urlsplit(target.url)
-    address = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
-    try:
-        socket.create_connection(address, _COLLECTOR_SECONDS).close()
-    except OSError as error:
-        text = f"Nobody takes them at {url.netloc}: {error.strerror or error}. They would be lost."
-        return [Finding("traces", Result.WARN, text, "Check OTEL_EXPORTER_OTLP_ENDPOINT.")]
-    return [Finding("traces", Result.OK, f"To {url.netloc}, by {target.protocol}.")]
+def _collectors(settings: Settings) -> Iterator[Finding]:
+    """Do the collectors of traces and log lines listen?"""
+    for check, target, variable in (
+        ("traces", settings.trace_target, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("log lines", settings.log_target, "OTLP_LOGS_ENDPOINT"),
+    ):
+        if target is None:
+            continue
+        url = urlsplit(target.url)
+        address = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+        try:
+            socket.create_connection(address, _COLLECTOR_SECONDS).close()
+        except OSError as error:
+            reason = error.strerror or error
+            text = f"Nobody takes them at {url.netloc}: {reason}. They would be lost."
+            yield Finding(check, Result.WARN, text, f"Check {variable}.")
+        else:
+            yield Finding(check, Result.OK, f"To {url.netloc}, by {target.protocol}.")
 
 
 def _preset(settings: Settings) -> list[Finding]:

@@ -23,9 +23,9 @@ from proxy.settings.limits import LimitSettings
 from proxy.settings.listening import ListeningSettings
 from proxy.settings.media import MediaSettings
 from proxy.settings.model import ModelSettings
+from proxy.settings.otlp import OtlpTarget, log_target, trace_target
 from proxy.settings.preset import Applied, Preset, apply
 from proxy.settings.telemetry import TelemetrySettings
-from proxy.settings.tracing import TraceTarget, trace_target
 from proxy.settings.values import (
     LogFormat,
     MediaFetch,
@@ -100,8 +100,9 @@ class Settings(
         return self
 
     @model_validator(mode="after")
-    def _traces_have_a_target(self) -> Settings:
+    def _collectors_can_be_spoken_to(self) -> Settings:
         trace_target(self.environ)
+        log_target(self.otlp_logs_endpoint, self.environ)
         return self
 
     @model_validator(mode="after")
@@ -145,9 +146,14 @@ class Settings(
         return None if self.metrics_port == self.port else self.metrics_port
 
     @property
-    def trace_target(self) -> TraceTarget | None:
-        """Who takes the spans of requests; None where none are made."""
+    def trace_target(self) -> OtlpTarget | None:
+        """Where the spans of requests go; None where none are made."""
         return trace_target(self.environ)
+
+    @property
+    def log_target(self) -> OtlpTarget | None:
+        """Where log lines go beside stdout and LOG_FILE; None: nowhere."""
+        return log_target(self.otlp_logs_endpoint, self.environ)
 
     @property
     def max_body_bytes(self) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from proxy.settings.tracing import ENDPOINT, PROTOCOL, OtlpProtocol, OtlpUrl
+from proxy.settings.otlp import ENDPOINT, PROTOCOL, OtlpProtocol, OtlpUrl
 from proxy.settings.values import Group, LogFormat, Port, variable
 
 
@@ -28,6 +28,16 @@ class TelemetrySettings(Group, title="Logs, metrics and traces"):
         effect="File that gets every line of stdout too. It is rotated: 200 MiB at most.",
         unset="none",
         example="/workspace/sidecar.log",
+    )
+    otlp_logs_endpoint: OtlpUrl | None = variable(
+        "OTLP_LOGS_ENDPOINT",
+        unit="URL",
+        effect="OTLP endpoint that gets every [log line](logs.md#otlp) too, as `http://host:port`. "
+        "Without a path it is `/v1/logs` over HTTP; the protocol is that of traces, or "
+        "`OTEL_EXPORTER_OTLP_LOGS_PROTOCOL`.",
+        unset="none",
+        example="http://collector:4318",
+        secret=True,  # one that is wrong may hold a password
     )
     metrics_port: Port | None = variable(
         "METRICS_PORT",
@@ -55,7 +65,7 @@ class TelemetrySettings(Group, title="Logs, metrics and traces"):
     otlp_protocol: OtlpProtocol = variable(
         PROTOCOL,
         default=OtlpProtocol.HTTP,
-        effect="Protocol of that endpoint. Collectors mostly take `http/protobuf` on port 4318 "
+        effect="Protocol of OTLP. Collectors mostly take `http/protobuf` on port 4318 "
         "and `grpc` on 4317.",
     )
     engine_traces_endpoint: str | None = variable(

@@ -140,7 +140,9 @@ LOOP_LAG = gauge(
     unit="s",
 )
 LOG_LINES_DROPPED = counter(
-    "log_lines_dropped", "Log lines that stdout or `LOG_FILE` did not take.", unit="lines"
+    "log_lines_dropped",
+    "Log lines that stdout, `LOG_FILE` or `OTLP_LOGS_ENDPOINT` did not take.",
+    unit="lines",
 )
 BUILD = gauge("build_info", "Always 1.", "version", "python")
 

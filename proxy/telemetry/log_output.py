@@ -89,13 +89,21 @@ class Target:
     """One place for lines."""
 
     def __init__(
-        self, name: str, writer: Writer, instant: Instant | None, *, tells_errors: bool
+        self,
+        name: str,
+        writer: Writer,
+        instant: Instant | None,
+        *,
+        tells_errors: bool,
+        gather_seconds: float = _GATHER_SECONDS,
     ) -> None:
-        """`tells_errors`: there is another target, which may say what is wrong with this one."""
+        """`tells_errors`: there is another target, which may say what is wrong with this one.
+        `gather_seconds`: for how long the thread lets lines come together."""
         self._name = name
         self._writer = writer
         self._instant = instant
         self._tells_errors = tells_errors
+        self._gather_seconds = gather_seconds
         self._told_error: float | None = None
         self._told_drops = 0
         self._is_full = False
@@ -150,7 +158,7 @@ class Target:
 
     def _run(self) -> None:
         while (lines := self._queue.get()) is not None:
-            sleep(_GATHER_SECONDS)
+            sleep(self._gather_seconds)
             batch = [*lines]
             with suppress(Empty):
                 while (more := self._queue.get_nowait()) is not None:

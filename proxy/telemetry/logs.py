@@ -16,10 +16,12 @@ from typing import Any
 import msgspec
 
 from proxy.settings import LogFormat
+from proxy.settings.otlp import OtlpTarget
 from proxy.telemetry.log_fields import log_fields, present_fields
 from proxy.telemetry.log_file import open_log_file
 from proxy.telemetry.log_output import Descriptor, Output, Target, instant
 from proxy.telemetry.record import Record
+from proxy.telemetry.tracing import open_log_export
 
 # What is logged of a request that was running when the engine died; never what was in it.
 FLIGHT_FIELDS = (
@@ -154,20 +156,25 @@ def _to_the_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
-def configure(log_format: LogFormat, level: str, file: str | None = None) -> None:
-    """Set up all loggers of this process: on stdout, and in a file.
+def configure(
+    log_format: LogFormat, level: str, file: str | None = None, otlp: OtlpTarget | None = None
+) -> None:
+    """Set up all loggers of this process: on stdout, in a file, and at a collector.
 
     Raises:
-        SettingsError: the file cannot be written.
+        SettingsError: the file cannot be written, or OpenTelemetry is not installed.
     """
     global _handler
     log_file = None if file is None else open_log_file(file)
+    log_export = None if otlp is None else open_log_export(otlp)
     # Nobody prints these, and looking them up for every line costs (Python's logging howto).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    targets = [_stdout(tells_errors=log_file is not None)]
+    targets = [_stdout(tells_errors=log_file is not None or log_export is not None)]
     if log_file is not None:
         targets.append(Target(f"LOG_FILE={file!r}", log_file, None, tells_errors=True))
+    if log_export is not None:
+        targets.append(log_export)
     # A terminal is shared with the progress bar, which makes way for one line at a time.
     output = Output(targets, by_turns=not os.isatty(_STDOUT))
     formatter = JsonFormatter() if log_format is LogFormat.JSON else TextFormatter()

@@ -14,7 +14,7 @@ from math import ceil
 from proxy.errors import SettingsError
 from proxy.settings import Settings, variables
 from proxy.settings.environment import is_service_link, service_link_warning
-from proxy.settings.tracing import TRACES_ENDPOINT, TRACES_PROTOCOL
+from proxy.settings.otlp import TRACES_ENDPOINT, TRACES_PROTOCOL
 from proxy.vllm.flags import arguments, check_json, flag_name, is_true, known_flags
 
 DEFAULT_GPU_MODEL = "Qwen/Qwen2-VL-7B-Instruct"

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from proxy.errors import SettingsError
 from proxy.settings import LogFormat, MediaFetch, OnEngineFailure, Settings, variables
 from proxy.settings.allowance import Allowance, KeyLimits
-from proxy.settings.tracing import OtlpProtocol
+from proxy.settings.otlp import OtlpProtocol
 from scripts.reference import groups
 
 TRUE_WORDS = ("true", "1", "yes", "on", "True", "YES")

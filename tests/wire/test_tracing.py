@@ -212,7 +212,7 @@ def test_a_collector_that_is_down_costs_one_line_and_is_used_when_it_is_back(
 
         until(lambda: lost(3), "three batches that were lost", PATIENCE)
         (line,) = told(service)
-        assert line.startswith(f"spans are lost until somebody takes them: {down.url} does not")
+        assert line.startswith(f"OTLP export to {down.url} (http/protobuf) fails, dropping spans: ")
         assert "OTEL_EXPORTER_OTLP_PROTOCOL" in line
         held.close()
         with down as collector:
@@ -221,8 +221,8 @@ def test_a_collector_that_is_down_costs_one_line_and_is_used_when_it_is_back(
                 "a span",
                 PATIENCE,
             )
-            until(lambda: len(told(service)) == 2, "a line that spans are taken again", PATIENCE)
-        assert told(service)[1].startswith("spans are taken again; ")
+            until(lambda: len(told(service)) == 2, "a line that the export works again", PATIENCE)
+        assert told(service)[1].startswith("OTLP export works again; ")
 
 
 def test_the_last_spans_are_sent_at_the_end(shared_engine: FakeEngine, tmp_path: Path) -> None:
@@ -266,11 +266,12 @@ def late(collector: Collector) -> dict[str, str]:
 
 MAKE_A_SIDECAR = """
 import sys
-from proxy.__main__ import Sidecar, open_tracing
+from proxy.app import build
+from proxy.telemetry.tracing import open_tracing
 from proxy.settings import Settings
 settings = Settings.load({"UPSTREAM_URL": "http://127.0.0.1:9", "HF_HOME": sys.argv[1]})
 assert open_tracing(settings) is None
-Sidecar(settings)
+build(settings)
 print([name for name in sys.modules if name.startswith(("opentelemetry", "grpc", "google"))])
 """
 

@@ -6,43 +6,70 @@ import pytest
 
 from proxy.errors import SettingsError
 from proxy.settings import Settings
-from proxy.settings.tracing import OtlpProtocol, TraceTarget
+from proxy.settings.otlp import OtlpProtocol, OtlpTarget
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 OF_TRACES = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+LOGS = "OTLP_LOGS_ENDPOINT"
 HTTP, GRPC = OtlpProtocol.HTTP, OtlpProtocol.GRPC
 
 
-def target(**environ: str) -> TraceTarget | None:
+def log_target(**environ: str) -> OtlpTarget | None:
+    return Settings.load(environ).log_target
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({LOGS: "http://c:4318"}, OtlpTarget("http://c:4318/v1/logs", HTTP)),
+        ({LOGS: "http://c:4318/"}, OtlpTarget("http://c:4318/v1/logs", HTTP)),
+        ({LOGS: "https://c/otlp/v1/logs"}, OtlpTarget("https://c/otlp/v1/logs", HTTP)),
+        ({LOGS: "http://c:4317", PROTOCOL: "grpc"}, OtlpTarget("http://c:4317", GRPC)),
+        (
+            {LOGS: "http://c", PROTOCOL: "grpc", "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": HTTP},
+            OtlpTarget("http://c/v1/logs", HTTP),
+        ),
+        ({LOGS: "http://c", "OTEL_SDK_DISABLED": "true"}, None),
+        ({ENDPOINT: "http://c:4318"}, None),
+    ],
+)
+def test_log_lines_go_where_their_own_variable_says(
+    environ: dict[str, str], expected: OtlpTarget | None
+) -> None:
+    assert log_target(**environ) == expected
+
+
+def target(**environ: str) -> OtlpTarget | None:
     return Settings.load(environ).trace_target
 
 
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({ENDPOINT: "http://c:4318"}, TraceTarget("http://c:4318/v1/traces", HTTP)),
-        ({ENDPOINT: "http://c:4318/"}, TraceTarget("http://c:4318/v1/traces", HTTP)),
-        ({ENDPOINT: "https://c/otlp/"}, TraceTarget("https://c/otlp/v1/traces", HTTP)),
-        ({ENDPOINT: "http://[::1]:1"}, TraceTarget("http://[::1]:1/v1/traces", HTTP)),
-        ({ENDPOINT: "http://c:4317", PROTOCOL: "grpc"}, TraceTarget("http://c:4317", GRPC)),
-        ({OF_TRACES: "http://c/take"}, TraceTarget("http://c/take", HTTP)),
-        ({OF_TRACES: "http://c/take", ENDPOINT: "http://d"}, TraceTarget("http://c/take", HTTP)),
+        ({ENDPOINT: "http://c:4318"}, OtlpTarget("http://c:4318/v1/traces", HTTP)),
+        ({ENDPOINT: "http://c:4318/"}, OtlpTarget("http://c:4318/v1/traces", HTTP)),
+        ({ENDPOINT: "https://c/otlp/"}, OtlpTarget("https://c/otlp/v1/traces", HTTP)),
+        ({ENDPOINT: "http://[::1]:1"}, OtlpTarget("http://[::1]:1/v1/traces", HTTP)),
+        ({ENDPOINT: "http://c:4317", PROTOCOL: "grpc"}, OtlpTarget("http://c:4317", GRPC)),
+        ({OF_TRACES: "http://c/take"}, OtlpTarget("http://c/take", HTTP)),
+        ({OF_TRACES: "http://c/take", ENDPOINT: "http://d"}, OtlpTarget("http://c/take", HTTP)),
         (
             {ENDPOINT: "http://c", PROTOCOL: "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": HTTP},
-            TraceTarget("http://c/v1/traces", HTTP),
+            OtlpTarget("http://c/v1/traces", HTTP),
         ),
         (
             {ENDPOINT: "http://c", "OTEL_TRACES_EXPORTER": "console, OTLP"},
-            TraceTarget("http://c/v1/traces", HTTP),
+            OtlpTarget("http://c/v1/traces", HTTP),
         ),
         (
             {ENDPOINT: "http://c", "OTEL_SDK_DISABLED": "false"},
-            TraceTarget("http://c/v1/traces", HTTP),
+            OtlpTarget("http://c/v1/traces", HTTP),
         ),
     ],
 )
-def test_spans_go_where_the_variables_say(environ: dict[str, str], expected: TraceTarget) -> None:
+def test_spans_go_where_the_variables_say(environ: dict[str, str], expected: OtlpTarget) -> None:
     assert target(**environ) == expected
 
 
@@ -68,7 +95,7 @@ def test_without_somebody_who_takes_them_there_are_none(environ: dict[str, str])
         *("http://me:secret@c:4318", "http://c:4318?key=secret", "http://c/#secret", "a b"),
     ],
 )
-@pytest.mark.parametrize("name", [ENDPOINT, OF_TRACES])
+@pytest.mark.parametrize("name", [ENDPOINT, OF_TRACES, LOGS])
 def test_a_url_that_is_none_or_holds_a_secret_is_refused_and_not_shown(name: str, url: str) -> None:
     with pytest.raises(SettingsError) as refused:
         target(**{name: url})

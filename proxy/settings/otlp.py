@@ -1,4 +1,4 @@
-"""Where spans go: OpenTelemetry's own variables, read as its specification says."""
+"""Where spans and log lines go by OTLP: OpenTelemetry's variables, as it specifies them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 # Of traces alone; they go before those of everything.
 TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 TRACES_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+LOGS_PROTOCOL = "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL"
 
 # No user, no query: a secret in them would be in the engine's arguments, and in logs.
 _URL = re.compile(r"https?://[^/?#@\s]+(/[^?#\s]*)?")
@@ -34,34 +35,54 @@ class OtlpProtocol(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class TraceTarget:
-    """Who takes the spans. Over HTTP the URL has the path of traces."""
+class OtlpTarget:
+    """A collector. Over HTTP the URL has the path of what is sent there."""
 
     url: str
     protocol: OtlpProtocol
 
 
-def trace_target(environ: Mapping[str, str]) -> TraceTarget | None:
-    """Who takes the spans of an environment without empty values; None: none are made.
+def trace_target(environ: Mapping[str, str]) -> OtlpTarget | None:
+    """Where the spans of an environment without empty values go; None: none are made.
 
     Raises:
         ValueError: names the variable and what is allowed; a URL is not repeated.
     """
     wanted = environ.get("OTEL_TRACES_EXPORTER", "otlp").lower()
-    disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    if disabled or "otlp" not in map(str.strip, wanted.split(",")):
+    if _is_disabled(environ) or "otlp" not in map(str.strip, wanted.split(",")):
         return None
-    protocol = _protocol(environ)
+    protocol = _protocol(environ, TRACES_PROTOCOL)
     if url := environ.get(TRACES_ENDPOINT):
-        return TraceTarget(_checked(TRACES_ENDPOINT, url), protocol)
+        return OtlpTarget(_checked(TRACES_ENDPOINT, url), protocol)
     if url := environ.get(ENDPOINT):
         path = "/v1/traces" if protocol is OtlpProtocol.HTTP else ""
-        return TraceTarget(_checked(ENDPOINT, url).removesuffix("/") + path, protocol)
+        return OtlpTarget(_checked(ENDPOINT, url).removesuffix("/") + path, protocol)
     return None
 
 
-def _protocol(environ: Mapping[str, str]) -> OtlpProtocol:
-    name = TRACES_PROTOCOL if TRACES_PROTOCOL in environ else PROTOCOL
+def log_target(endpoint: str | None, environ: Mapping[str, str]) -> OtlpTarget | None:
+    """Where log lines go too; None: to stdout and LOG_FILE only.
+
+    A URL without a path gets that of logs, over HTTP.
+
+    Raises:
+        ValueError: names the variable of the protocol and what is allowed.
+    """
+    if endpoint is None or _is_disabled(environ):
+        return None
+    protocol = _protocol(environ, LOGS_PROTOCOL)
+    url = endpoint.removesuffix("/")
+    if protocol is OtlpProtocol.HTTP and not urlsplit(url).path:
+        url += "/v1/logs"
+    return OtlpTarget(url, protocol)
+
+
+def _is_disabled(environ: Mapping[str, str]) -> bool:
+    return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
+def _protocol(environ: Mapping[str, str], name_of_signal: str) -> OtlpProtocol:
+    name = name_of_signal if name_of_signal in environ else PROTOCOL
     value = environ.get(name, OtlpProtocol.HTTP)
     try:
         return OtlpProtocol(value.strip())

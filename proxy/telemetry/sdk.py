@@ -1,0 +1,60 @@
+"""What both exports need of OpenTelemetry's SDK, which reads its own variables (`OTEL_*`)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+from opentelemetry.sdk.resources import Resource
+
+from proxy import __version__
+
+SERVICE_NAME = "vllm-sidecar"
+_MAX_REASON_CHARS = 300
+
+_log = logging.getLogger("proxy.tracing")
+
+
+class SdkLog(logging.Handler):
+    """Takes the SDK's own lines: two or three for each attempt, of which the first has the reason.
+
+    They are on level `debug` here. An export logs in the thread that made it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._of_thread = threading.local()
+
+    def listen(self) -> None:
+        """From now on the SDK's own lines come here, and to no other handler."""
+        sdk = logging.getLogger("opentelemetry")
+        sdk.handlers = [self]
+        sdk.propagate = False
+
+    def begin_attempt(self) -> None:
+        self._of_thread.reason = None
+
+    @property
+    def reason(self) -> str:
+        """Why the attempt of this thread failed."""
+        text = getattr(self._of_thread, "reason", None) or "no reason is known"
+        return text[:_MAX_REASON_CHARS]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if getattr(self._of_thread, "reason", None) is None:
+            self._of_thread.reason = text
+        _log.debug("%s", text)
+
+
+SDK_LOG = SdkLog()
+
+
+def resource() -> Resource:
+    """Who we are; what the SDK's own variables say of it goes before."""
+    named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get(
+        "OTEL_RESOURCE_ATTRIBUTES", ""
+    )
+    ours = {"service.version": __version__}
+    return Resource.create(ours if named else {**ours, "service.name": SERVICE_NAME})
