@@ -21,7 +21,8 @@ CHECKS = "ruff check ." "ruff format --check ." "mypy" "shellcheck $(SHELL_SCRIP
   "python scripts/check_kubernetes.py" "python scripts/prometheus_rule.py --check" "python scripts/runpod_hub.py --check" "python scripts/reference.py --check" \
   "scripts/check-monitoring.sh" "python monitoring/dashboards.py --check" \
   "bandit -q -c pyproject.toml -r proxy scripts" "python scripts/audit.py" \
-  "python scripts/check_links.py" "mkdocs build --strict"
+  "python scripts/check_links.py" "codespell *.md docs proxy scripts deploy monitoring examples" \
+  "mkdocs build --strict"
 
 # Empty stamps: what was installed from which file, and when.
 MADE := $(VENV)/.made-stamp
@@ -58,7 +59,7 @@ else
 	$(PYTEST) --cov-report=term:skip-covered $(TESTS)
 endif
 
-check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## lint, types, shell, Docker, Compose, Kubernetes, RunPod, flags, alerts, security, the site
+check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## lint, types, shell, Docker, Compose, Kubernetes, RunPod, flags, alerts, security, links, spelling, the site
 	@export PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1; failed=; \
 	for command in $(CHECKS); do \
 	  echo "check: $$command"; $$command || failed+=" '$$command'"; \

@@ -31,6 +31,7 @@ from tests.engine.conftest import READY_SECONDS, TOKEN
 from tests.engine.service import PROJECT, Line, Service, alive, wait_until
 from tests.patience import PATIENCE
 from tests.peers import peer
+from tests.readme import blocks, commands, in_front, run_console
 
 pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
@@ -522,18 +523,24 @@ def test_clients_of_other_packages(service: Service, environment: str, program: 
     assert {line["error"] for line in lines if "error" in line} == {"route_not_served"}
 
 
-def test_curl_streams_what_the_readme_asks(
-    service: Service, picture: bytes, tmp_path: Path
-) -> None:
-    request = tmp_path / "request.json"
-    body = {"model": "demo", "stream": True, "max_tokens": 12}
-    request.write_text(json.dumps(body | {"messages": with_picture(data_url(picture))}))
-    command = ["curl", "-sSN", f"{service.url}/v1/chat/completions"]
-    command += ["-H", "content-type: application/json", "-d", f"@{request}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=CALL_SECONDS)
+def test_curl_streams_what_readme_asks(service: Service, tmp_path: Path) -> None:
+    (typed,) = (block for block in blocks("README.md", "console") if "request.json" in block)
+    done = run_console(commands(typed), service.port, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("data: {")
+    assert '"status":"ready"' in done.stdout.partition("data: {")[0]
     assert done.stdout.endswith("data: [DONE]\n\n")
+
+
+def test_the_program_of_readme_prints_an_answer(service: Service) -> None:
+    (code,) = blocks("README.md", "python")
+    done = subprocess.run(
+        [sys.executable, "-c", in_front(code, service.port)],
+        capture_output=True,
+        text=True,
+        timeout=CALL_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 def test_vllm_bench_serve_measures_what_the_log_tells(service: Service, tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""README is short, what it tells to type works as it stands, and so does the guide's Python."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from proxy.settings import variables
+from proxy.telemetry.log_fields import LogFields
+from tests.fake_engine import FakeEngine
+from tests.readme import ROOT, blocks, commands, in_front, run_console
+from tests.wire.service import Sidecar
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MOST_WORDS = 1300
+CONSOLES = [commands(block) for block in blocks("README.md", "console")]
+GUIDE = blocks("docs/clients.md", "python")
+
+
+def test_it_is_read_in_five_minutes() -> None:
+    assert len(README.split()) <= MOST_WORDS
+
+
+def test_its_variables_are_settings() -> None:
+    table = README.split("| Variable | What it sets |\n")[1].split("\n\n")[0]
+    names = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert len(names) == 10
+    assert set(names) <= {name for spellings in variables().values() for name in spellings}
+
+
+def test_its_log_line_has_fields_that_are_written() -> None:
+    (text,) = blocks("README.md", "json")
+    line = json.loads(text)
+    written = ["message", *LogFields.__struct_fields__]
+    assert [name for name in written if name in line] == list(line)
+
+
+def test_each_guarantee_has_a_page_and_a_test() -> None:
+    section = README.split("## What it guarantees\n")[1].split("\n## ")[0]
+    items = re.split(r"^\d\. ", section, flags=re.MULTILINE)[1:]
+    assert len(items) == 8
+    for item in items:
+        assert re.search(r"\]\(docs/[\w-]+\.md", item), item
+        assert re.search(r"\[test\]\(tests/[\w/]+\.py\)", item), item
+
+
+# Commands ---------------------------------------------------------------------------------------
+
+
+def test_every_command_is_run_below() -> None:
+    assert [typed[0].split()[0] for typed in CONSOLES] == ["make", "cp", "curl"]
+    assert [len(typed) for typed in CONSOLES] == [2, 2, 3]
+
+
+@pytest.mark.parametrize("command", CONSOLES[0])
+def test_the_two_commands_are_targets_that_make_knows(command: str) -> None:
+    done = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_docker_is_asked_for_what_compose_has(tmp_path: Path) -> None:
+    """Its form only: there is no Docker where the tests run."""
+    copy, start = CONSOLES[1]
+    (tmp_path / ".env.example").write_bytes((ROOT / ".env.example").read_bytes())
+    subprocess.run(copy.split(), cwd=tmp_path, check=True)
+    assert (tmp_path / ".env").is_file()
+    assert start.split() == ["docker", "compose", "up", "--build", "--wait"]
+    sidecar = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["sidecar"]
+    assert "build" in sidecar
+    assert "healthcheck" in sidecar
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[FakeEngine]:
+    with FakeEngine("--disable-uvicorn-access-log", "--served-model-name", "demo") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def sidecar(tmp_path_factory: pytest.TempPathFactory, engine: FakeEngine) -> Iterator[Sidecar]:
+    with Sidecar(tmp_path_factory.mktemp("sidecar"), engine) as sidecar:
+        sidecar.wait_until_ready()
+        yield sidecar
+
+
+def test_curl_asks_about_a_picture_and_gets_a_stream(sidecar: Sidecar, tmp_path: Path) -> None:
+    done = run_console(CONSOLES[2], sidecar.port, tmp_path)
+    assert done.returncode == 0, done.stderr
+    health, _, stream = done.stdout.partition("data: ")
+    assert json.loads(health)["status"] == "ready"
+    assert stream.endswith("data: [DONE]\n\n")
+
+
+def run_python(code: str, sidecar: Sidecar, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", in_front(code, sidecar.port)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_program_of_readme_prints_an_answer(sidecar: Sidecar) -> None:
+    (code,) = blocks("README.md", "python")
+    assert run_python(code, sidecar, ROOT).strip()
+
+
+# The guide ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(1, len(GUIDE)))
+def test_a_program_of_the_guide_runs_behind_its_first_lines(
+    number: int, sidecar: Sidecar, tmp_path: Path
+) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    with wave.open(str(tmp_path / "speech.wav"), "wb") as speech:
+        speech.setparams((1, 2, 16000, 0, "NONE", "not compressed"))
+        speech.writeframes(bytes(32000))
+    assert run_python(GUIDE[0] + GUIDE[number], sidecar, tmp_path).strip()
