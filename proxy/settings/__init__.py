@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pydantic import AliasChoices, Field, SkipValidation, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 
 from proxy.errors import SettingsError
 from proxy.settings.access import AccessSettings
@@ -121,13 +120,18 @@ class Settings(
         Raises:
             SettingsError: one line naming the variable, its value and what is allowed.
         """
-        ours = {name for names in variables().values() for name in names}
+        spellings = {names[0]: names for names in variables().values()}
+        ours = {name for names in spellings.values() for name in names}
         filled, warnings = read_environment(environ, ours)
-        present = _trimmed(_without_prefix(filled))
+        # The line end of a secret from a file is invisible in a message, and a token that ends with
+        # one is not found where it has to be masked.
+        present = {
+            name: text.strip() if name in ours - _TEXTS else text
+            for name, text in _without_prefix(filled, ours).items()
+        }
         applied = None
         if preset is not None:
-            names = {spellings[0]: spellings for spellings in variables().values()}
-            present, applied = apply(preset, present, names)
+            present, applied = apply(preset, present, spellings)
         fields = {"environ": MappingProxyType(present), "preset": applied, "warnings": warnings}
         try:
             return cls.model_validate({**present, **fields})
@@ -165,20 +169,11 @@ class Settings(
         return int((self.media_memory_mb or 2 * self.max_body_mb) * 1024 * 1024)
 
 
-def _without_prefix(environ: Mapping[str, str]) -> dict[str, str]:
+def _without_prefix(environ: Mapping[str, str], ours: set[str]) -> dict[str, str]:
     """Flags as AWS's images of vLLM take them, `SM_VLLM_MAX_MODEL_LEN`, under the plain names."""
-    known = {name for names in variables().values() for name in names}
-    prefixed = {name for name in environ if name.startswith(_SAGEMAKER)} - known
+    prefixed = {name for name in environ if name.startswith(_SAGEMAKER)} - ours
     plain = {name.removeprefix(_SAGEMAKER): environ[name] for name in prefixed}
     return plain | {name: text for name, text in environ.items() if name not in prefixed}
-
-
-def _trimmed(environ: Mapping[str, str]) -> dict[str, str]:
-    """Without the line end that a secret from a file brings: nobody would see it in a message,
-    and a token that ends with one would not be found where it has to be hidden.
-    """
-    ours = {name for names in variables().values() for name in names} - _TEXTS
-    return {name: text.strip() if name in ours else text for name, text in environ.items()}
 
 
 def _same_port(name: str, port: int, other: str) -> str:
@@ -196,15 +191,11 @@ def _first_problem(error: ValidationError) -> str:
         allowed = str(problem["ctx"]["error"])
     if problem["type"] == "bool_parsing":
         allowed = "allowed are true, 1, yes, on and false, 0, no, off"
-    field = _field_of(name)
+    field = next(field for field, names in variables().items() if name in names)
+    info = Settings.model_fields[field]
     # A secret that is wrong is a secret all the same.
-    value = shown(problem["input"]) if field.repr else "***"
-    return f"{name}={value}: {allowed} ({first_sentence(field.description or '')})"
-
-
-def _field_of(variable_name: str) -> FieldInfo:
-    field = next(field for field, names in variables().items() if variable_name in names)
-    return Settings.model_fields[field]
+    value = shown(problem["input"]) if info.repr else "***"
+    return f"{name}={value}: {allowed} ({first_sentence(info.description or '')})"
 
 
 def variables() -> dict[str, tuple[str, ...]]:

@@ -1,28 +1,18 @@
-"""Who may ask."""
+"""API keys, their limits, and web pages."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator
+from typing import Annotated
 
 from proxy.settings.allowance import KeyLimits, parse_key_limits
 from proxy.settings.keys import ApiKey, parse_keys
-from proxy.settings.values import Group, Hosts, Origins, variable
-
-
-def _read_limits(value: Any) -> Any:
-    return parse_key_limits(value) if isinstance(value, str) else value
-
-
-def _read_keys(value: Any) -> Any:
-    return parse_keys(value) if isinstance(value, str) else value
+from proxy.settings.values import Group, Hosts, Origins, from_text, variable
 
 
 class AccessSettings(Group, title="Access"):
-    """Who may ask."""
+    """Which clients and web pages may ask, and how much."""
 
-    api_keys: Annotated[tuple[ApiKey, ...], BeforeValidator(_read_keys)] = variable(
+    api_keys: Annotated[tuple[ApiKey, ...], from_text(parse_keys)] = variable(
         "API_KEYS",
         default=(),
         unit="keys",
@@ -40,7 +30,7 @@ class AccessSettings(Group, title="Access"):
         unset="none",
         example="/workspace/keys",
     )
-    key_limits: Annotated[KeyLimits | None, BeforeValidator(_read_limits)] = variable(
+    key_limits: Annotated[KeyLimits | None, from_text(parse_key_limits)] = variable(
         "KEY_LIMITS",
         unit="limits",
         effect="Limits of each key, of single keys, and of all together. `rpm` is requests a "
@@ -72,5 +62,5 @@ class AccessSettings(Group, title="Access"):
 
     @property
     def needs_key(self) -> bool:
-        """Also where the file is empty: nobody has a key then."""
+        """Also where the file is empty: then there is no key that would do."""
         return bool(self.api_keys) or self.api_keys_file is not None

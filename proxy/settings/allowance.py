@@ -58,13 +58,13 @@ def parse_allowance(words: Sequence[str]) -> Allowance:
     Raises:
         ValueError: one is none; it does not repeat it, for it may be half of a key.
     """
-    found: dict[str, int] = {}
+    limits: dict[str, int] = {}
     for word in words:
         match = _WORD.fullmatch(word)
-        if match is None or match[1] not in NAMES or match[1] in found:
+        if match is None or match[1] not in NAMES or match[1] in limits:
             raise ValueError(ALLOWED)
-        found[match[1]] = int(match[2])
-    return Allowance(**found)
+        limits[match[1]] = int(match[2])
+    return Allowance(**limits)
 
 
 def parse_key_limits(text: str) -> KeyLimits:
@@ -73,17 +73,17 @@ def parse_key_limits(text: str) -> KeyLimits:
     Raises:
         ValueError: says which entry is wrong.
     """
-    found: dict[str, Allowance] = {}
+    by_label: dict[str, Allowance] = {}
     for entry in filter(None, map(str.strip, text.split(";"))):
         label, colon, words = entry.rpartition(":")
         label = label.strip()
-        if (colon and not label) or label in found:
+        if (colon and not label) or label in by_label:
             raise ValueError(f"{shown(entry)}: each label once, and before a colon")
         try:
-            found[label] = parse_allowance(re.split(r"[,\s]+", words.strip()))
+            by_label[label] = parse_allowance(re.split(r"[,\s]+", words.strip()))
         except ValueError as error:
             raise ValueError(f"{shown(entry)}: {error}") from None
-    if not found:
+    if not by_label:
         raise ValueError(ALLOWED)
-    each, all_together = found.pop("", NOTHING), found.pop(ALL, NOTHING)
-    return KeyLimits(each, all_together, found)
+    each, all_together = by_label.pop("", NOTHING), by_label.pop(ALL, NOTHING)
+    return KeyLimits(each, all_together, by_label)

@@ -1,4 +1,4 @@
-"""What `vllm serve` is told."""
+"""Flags of `vllm serve` that have a default or a check of ours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ContextLength = Annotated[str, Field(pattern=r"^(auto|-1|\d{1,12}(\.\d{1,9})?[k
 
 
 class EngineSettings(Group, title="Engine"):
-    """What `vllm serve` is told. [Any other flag](#any-other-flag-of-vllm) has its variable too."""
+    """What `vllm serve` gets. [Any other flag](#any-other-flag-of-vllm) has its variable too."""
 
     max_model_len: _ContextLength | None = variable(
         "MAX_MODEL_LEN",

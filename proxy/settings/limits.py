@@ -97,7 +97,7 @@ class LimitSettings(Group, title="Limits"):
         unit="paths",
         effect="More paths of the engine to relay, comma-separated.",
         unset="none",
-        danger="A path that controls the engine is then open to whoever may ask",
+        danger="A path that controls the engine is then open to every client that may ask",
         example="/load",
     )
     protocols: Protocols = variable(

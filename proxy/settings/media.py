@@ -1,10 +1,10 @@
-"""Which media a request may point at, and who fetches them."""
+"""Which media a request may point at, and what fetches them."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from proxy.settings.values import (
     Count,
@@ -12,17 +12,18 @@ from proxy.settings.values import (
     Mebibytes,
     MediaFetch,
     Timeout,
+    from_text,
     split_names,
     variable,
 )
 
 # What can stand in a URL between `//` and `/`, without a port.
 _Host = Annotated[str, Field(pattern=r"^([\w-]+(\.[\w-]+)*|[0-9A-Fa-f:.]+)$")]
-_Hosts = Annotated[tuple[_Host, ...], BeforeValidator(split_names)]
+_Hosts = Annotated[tuple[_Host, ...], from_text(split_names)]
 
 
 class MediaSettings(Group, title="Media"):
-    """Which media a request may point at, and who fetches them."""
+    """Which media a request may point at, and what fetches them."""
 
     allowed_media_domains: _Hosts = variable(
         "ALLOWED_MEDIA_DOMAINS",
@@ -40,7 +41,7 @@ class MediaSettings(Group, title="Media"):
     )
     media_fetch: MediaFetch | None = variable(
         "MEDIA_FETCH",
-        effect="Who fetches media URLs. `proxy`: the sidecar; `engine`: the sidecar only checks "
+        effect="What fetches media URLs. `proxy`: the sidecar; `engine`: the sidecar only checks "
         "them, and vLLM fetches.",
         unset="`engine` with `ALLOWED_MEDIA_DOMAINS`, else `proxy`",
         example="proxy",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from proxy.settings.otlp import ENDPOINT, PROTOCOL, OtlpProtocol, OtlpUrl
-from proxy.settings.values import Group, LogFormat, Port, variable
+from proxy.settings.values import Group, LogFormat, Port, from_text, variable
 
 
 class TelemetrySettings(Group, title="Logs, metrics and traces"):
@@ -15,7 +15,7 @@ class TelemetrySettings(Group, title="Logs, metrics and traces"):
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+        from_text(str.lower),
     ] = variable("LOG_LEVEL", default="info", effect="Minimum level that is logged.")
     log_format: LogFormat = variable(
         "LOG_FORMAT",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,11 +23,14 @@ Count = Annotated[int, Field(ge=1, le=_MOST)]
 CountOrZero = Annotated[int, Field(ge=0, le=_MOST)]
 
 
-def split_names(value: Any) -> Any:
+def from_text(parse: Callable[[str], Any]) -> BeforeValidator:
+    """Reads a value of the environment; one that is parsed already, such as a default, stays."""
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+def split_names(text: str) -> tuple[str, ...]:
     """`a, b` -> `("a", "b")`."""
-    return (
-        tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
-    )
+    return tuple(filter(None, map(str.strip, text.split(","))))
 
 
 def is_host(name: str | None) -> bool:
@@ -58,22 +62,22 @@ def _check_home(value: str) -> str:
     try:
         Path(value).expanduser()
     except RuntimeError:
-        raise ValueError("nobody here has that home folder; allowed is a path") from None
+        raise ValueError("there is no home folder of that user here; allowed is a path") from None
     return value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
+Names = Annotated[tuple[str, ...], from_text(split_names)]
 Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$")]
 HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[\w-]+(\.[\w-]+)*)$")]
-Hosts = Annotated[tuple[HostName, ...], BeforeValidator(split_names)]
-Origins = Annotated[tuple[Origin, ...], BeforeValidator(split_names)]
+Hosts = Annotated[tuple[HostName, ...], from_text(split_names)]
+Origins = Annotated[tuple[Origin, ...], from_text(split_names)]
 # A brace would make it a template of paths.
 UrlPath = Annotated[str, Field(pattern=r"^/[^\s{}?#]*$")]
-UrlPaths = Annotated[tuple[UrlPath, ...], BeforeValidator(split_names)]
+UrlPaths = Annotated[tuple[UrlPath, ...], from_text(split_names)]
 Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
-Modules = Annotated[tuple[Module, ...], BeforeValidator(split_names)]
+Modules = Annotated[tuple[Module, ...], from_text(split_names)]
 ProtocolName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
-Protocols = Annotated[tuple[ProtocolName, ...], BeforeValidator(split_names)]
+Protocols = Annotated[tuple[ProtocolName, ...], from_text(split_names)]
 FolderPath = Annotated[str, AfterValidator(_check_home)]
 Host = Annotated[str, AfterValidator(_check_host)]
 EngineUrl = Annotated[str, AfterValidator(_check_engine_url)]
@@ -85,7 +89,7 @@ class LogFormat(StrEnum):
 
 
 class MediaFetch(StrEnum):
-    """Who fetches what a media URL leads to."""
+    """What fetches the file behind a media URL."""
 
     PROXY = "proxy"
     ENGINE = "engine"

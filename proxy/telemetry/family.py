@@ -1,6 +1,6 @@
 """A metric: its declaration, and the numbers that are kept for it.
 
-They are plain numbers, and made into samples when somebody scrapes: counters and histograms of
+They are plain numbers, and made into samples by a scrape: counters and histograms of
 prometheus_client take a lock for each number and look a bucket up one by one, for each request.
 """
 

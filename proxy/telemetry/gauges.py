@@ -1,5 +1,4 @@
-"""Numbers that are read when somebody scrapes: a family without a sample where one is not known,
-never a made-up 0."""
+"""Numbers that a scrape reads: no sample where one is not known, never a made-up 0."""
 
 from __future__ import annotations
 

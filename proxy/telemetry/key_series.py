@@ -1,6 +1,6 @@
 """The metrics of API keys. Labels of keys come from the configuration: a closed set.
 
-They are counted in plain numbers, and made into samples when somebody scrapes.
+They are counted in plain numbers, and made into samples by a scrape.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from proxy.telemetry import catalogue
 from proxy.telemetry.record import Outcome, Record
 
-# So that whoever scrapes sees the last of what a key has used.
+# So that a scrape still sees the last of what a key has used.
 KEPT_SECONDS = 600.0
 
 

@@ -18,7 +18,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_conte
 from proxy.settings.otlp import OtlpProtocol, OtlpTarget
 from proxy.telemetry.sdk import SDK_LOG, resource
 
-# A collector takes 4 MiB at once over gRPC, unless it is told otherwise.
+# By default a collector takes 4 MiB at once over gRPC.
 _MAX_BATCH_LINES = 512
 _SEVERITIES = {
     "DEBUG": SeverityNumber.DEBUG,
@@ -62,32 +62,28 @@ class CollectorWriter:
         of LOG_FORMAT=text is all body."""
         try:
             fields = _decode(line)
-        except msgspec.DecodeError:
+            level, body = fields.pop("level"), fields.pop("message")
+            written = datetime.fromisoformat(fields.pop("timestamp"))
+            scope = _scope(fields.pop("logger"))
+        except (msgspec.DecodeError, KeyError):
             text = line.decode("utf-8", "replace").rstrip("\n")
             return ReadableLogRecord(LogRecord(body=text), self._resource)
-        level = fields.pop("level")
-        written = datetime.fromisoformat(fields.pop("timestamp"))
-        scope = _scope(fields.pop("logger"))
-        body = fields.pop("message")
         if (traceback := fields.pop("exc_info", None)) is not None:
             fields["exception.stacktrace"] = traceback
+        context = Context()
+        if (trace_id := fields.get("trace_id")) is not None:
+            # By it a backend finds the lines of a trace. The line knows no span.
+            span = SpanContext(int(trace_id, 16), span_id=0, is_remote=False)
+            context = set_span_in_context(NonRecordingSpan(span), context)
         record = LogRecord(
             timestamp=round(written.timestamp() * 1_000_000) * 1_000,
-            context=_trace_context(fields.get("trace_id")),
+            context=context,
             severity_text=level,
             severity_number=_SEVERITIES.get(level),
             body=body,
             attributes=fields,
         )
         return ReadableLogRecord(record, self._resource, scope)
-
-
-def _trace_context(trace_id: str | None) -> Context:
-    """By it a backend finds the lines of a trace. The line knows no span."""
-    if trace_id is None:
-        return Context()
-    span = SpanContext(int(trace_id, 16), span_id=0, is_remote=False)
-    return set_span_in_context(NonRecordingSpan(span), Context())
 
 
 def _exporter(target: OtlpTarget) -> LogRecordExporter:

@@ -1,12 +1,12 @@
-"""Where log lines go, without anybody ever waiting for it.
+"""Where log lines go; nothing ever waits for it.
 
 The lines of one turn of the event loop leave in one write. A pipe, a socket and a terminal get
 them at once, as far as they take them at once; what they do not take, and all that goes into a
 file (a disk may hang), is written by a daemon thread. Waking one costs five times as much as
 writing into a pipe, so it lets lines come together for a moment.
 
-What is too much for a target's queue, and what it refuses, is dropped, counted, and told as soon
-as the target takes lines again.
+What is too much for a target's queue, and what it refuses, is dropped and counted. A line reports
+it as soon as the target takes lines again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_PENDING_BYTES = 4 * 1024 * 1024
 # How long a thread that was woken lets lines come together.
 _GATHER_SECONDS = 0.02
 _POLL_SECONDS = 0.005
-_TELL_AGAIN_SECONDS = 60.0
+_REPORT_AGAIN_SECONDS = 60.0
 
 _log = logging.getLogger("proxy.log")
 
@@ -75,7 +75,7 @@ class Descriptor:
             while written < len(data):
                 try:
                     written += os.write(self.fd, view[written:])
-                except BlockingIOError:  # somebody who shares it has made it so
+                except BlockingIOError:  # another process that shares it has made it so
                     select.select([], [self.fd], [])
         except OSError as error:
             whole = data[written - 1] == ord("\n") if written else not self._rest
@@ -94,21 +94,21 @@ class Target:
         writer: Writer,
         instant: Instant | None,
         *,
-        tells_errors: bool,
+        reports_errors: bool,
         gather_seconds: float = _GATHER_SECONDS,
     ) -> None:
-        """`tells_errors`: there is another target, which may say what is wrong with this one.
+        """`reports_errors`: there is another target, where a line can report what is wrong here.
         `gather_seconds`: for how long the thread lets lines come together."""
         self._name = name
         self._writer = writer
         self._instant = instant
-        self._tells_errors = tells_errors
+        self._reports_errors = reports_errors
         self._gather_seconds = gather_seconds
-        self._told_error: float | None = None
-        self._told_drops = 0
+        self._reported_error_at: float | None = None
+        self._reported_drops = 0
         self._is_full = False
-        self._tells = False
-        # Each number is changed by one thread: those with `put` by who puts, the others by ours.
+        self._is_reporting = False
+        # One thread changes each number: the caller's those with `put`, ours the others.
         self._put_bytes = self._done_bytes = 0
         self._not_put_lines = self._lost_lines = 0
         self._queue: SimpleQueue[Sequence[bytes] | None] = SimpleQueue()
@@ -126,8 +126,8 @@ class Target:
 
     @property
     def is_done(self) -> bool:
-        """Whether all is written, and all told that there is to tell."""
-        return not (self.pending_bytes or self._tells)
+        """Whether all is written, and all reported that was lost."""
+        return not (self.pending_bytes or self._is_reporting)
 
     def put(self, lines: Sequence[bytes]) -> None:
         """Have lines written. One call at a time; it never waits."""
@@ -135,7 +135,7 @@ class Target:
         if self._instant is not None and not pending and not self._writer.inside_line:
             data = lines[0] if len(lines) == 1 else b"".join(lines)
             written = 0
-            with suppress(OSError):  # the thread will get the same error, and tell it
+            with suppress(OSError):  # the thread will get the same error, and report it
                 written = self._instant.write(data)
             if written == len(data):
                 return
@@ -166,25 +166,21 @@ class Target:
                 self._queue.put(None)  # no more: it is for the next turn
             lost, error = self._writer.write(batch)
             self._lost_lines += lost
-            self._tells = True
+            self._is_reporting = True
             self._done_bytes += sum(map(len, batch))
             if error is not None:
-                self._tell_error(error)
-            elif not self.pending_bytes:
-                self._tell_drops()
-            self._tells = False
+                self._report(error)
+            elif not self.pending_bytes and (drops := self.dropped_lines - self._reported_drops):
+                self._reported_drops += drops
+                _log.error("%d log lines were dropped: %s did not take them", drops, self._name)
+            self._is_reporting = False
 
-    def _tell_drops(self) -> None:
-        if drops := self.dropped_lines - self._told_drops:
-            self._told_drops += drops
-            _log.error("%d log lines were dropped: %s did not take them", drops, self._name)
-
-    def _tell_error(self, error: OSError) -> None:
+    def _report(self, error: OSError) -> None:
         """Once a minute at most. The line about it comes here as well, and must end there."""
-        now = monotonic()
-        if self._told_error is None or now - self._told_error >= _TELL_AGAIN_SECONDS:
-            self._told_error = now
-            if self._tells_errors:
+        now, before = monotonic(), self._reported_error_at
+        if before is None or now - before >= _REPORT_AGAIN_SECONDS:
+            self._reported_error_at = now
+            if self._reports_errors:
                 _log.error("%s cannot be written: %s", self._name, error)
 
 
@@ -235,8 +231,8 @@ class Output:
         self._flush()
 
     def _flush(self) -> None:
-        # Whoever holds the lock takes the lines of those who do not get it. So nobody waits for
-        # anybody: not a thread, and not a finalizer in the middle of this.
+        # The thread that holds the lock takes the lines of those that do not get it. So no thread
+        # waits for another, nor a finalizer in the middle of this for its own.
         while self._lines and self._lock.acquire(blocking=False):
             try:
                 lines = [self._lines.popleft() for _ in range(len(self._lines))]
@@ -252,7 +248,7 @@ class InstantPipe:
     def __init__(self, fd: int) -> None:
         """
         Raises:
-            OSError: that is not allowed (a container that runs as another user than who made it).
+            OSError: that is not allowed (another user has opened it before the container's).
         """
         mode = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
         self._fd = os.open(f"/proc/self/fd/{fd}", mode)
@@ -278,7 +274,7 @@ class InstantSocket:
 
 
 def instant(fd: int) -> Instant | None:
-    """How to write there without waiting; None where nobody can, and the thread has to."""
+    """How to write there without waiting; None where that cannot be, and the thread has to."""
     mode = os.fstat(fd).st_mode
     with suppress(OSError):
         if stat.S_ISSOCK(mode):

@@ -46,9 +46,9 @@ MAX_FLIGHTS = 50
 FLUSH_SECONDS = 2.0
 _STDOUT = 1
 
-# What browsers, tools and platforms ask for by themselves, whoever serves: Claude Code sends
-# `HEAD /` at each start. It is nobody's mistake, and a line at level debug only.
-_PROBED = (
+# Browsers, tools and platforms ask these of any server: Claude Code sends `HEAD /` at each start.
+# That is no mistake of the client's, and a line at level debug only.
+_PROBED_PATHS = (
     "/",
     "/v1",
     "/v1/",
@@ -57,7 +57,7 @@ _PROBED = (
     "/apple-touch-icon.png",
     "/apple-touch-icon-precomposed.png",
 )
-_OF_ALL_RECORDS = frozenset(
+_STANDARD_ATTRIBUTES = frozenset(
     {*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime", "taskName"}
 )
 # One INFO line for each of our own health probes would be noise. Spans are sent by urllib3. Below
@@ -102,7 +102,7 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exc_info"] = self.formatException(record.exc_info)
         extras = {
-            name: value for name, value in vars(record).items() if name not in _OF_ALL_RECORDS
+            name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES
         }
         fields = extras.pop("fields", None)
         line |= {**extras, "timestamp": timestamp(record.created), **(fields or {})}
@@ -133,7 +133,7 @@ class OutputHandler(logging.Handler):
             self.output.write(line.encode("utf-8", "backslashreplace"))
 
     def writes_alone(self) -> bool:
-        """Whether it writes JSON, and nobody else looks at the records of requests."""
+        """Whether it writes JSON, and no other handler or filter sees the records of requests."""
         return (
             _root.handlers == [self]
             and not (self.filters or _access.handlers or _access.filters)
@@ -167,12 +167,12 @@ def configure(
     global _handler
     log_file = None if file is None else open_log_file(file)
     log_export = None if otlp is None else open_log_export(otlp)
-    # Nobody prints these, and looking them up for every line costs (Python's logging howto).
+    # No formatter prints these, and looking them up for every line costs (Python's logging howto).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    targets = [_stdout(tells_errors=log_file is not None or log_export is not None)]
+    targets = [_stdout(reports_errors=log_file is not None or log_export is not None)]
     if log_file is not None:
-        targets.append(Target(f"LOG_FILE={file!r}", log_file, None, tells_errors=True))
+        targets.append(Target(f"LOG_FILE={file!r}", log_file, None, reports_errors=True))
     if log_export is not None:
         targets.append(log_export)
     # A terminal is shared with the progress bar, which makes way for one line at a time.
@@ -200,14 +200,14 @@ def dropped_lines() -> int:
     return 0 if _handler is None else _handler.output.dropped_lines
 
 
-def _stdout(*, tells_errors: bool) -> Target:
+def _stdout(*, reports_errors: bool) -> Target:
     if sys.__stdout__ is None:
         # It is closed. Nothing else may get its number, or lines would be written there.
         while (fd := os.open(os.devnull, os.O_RDONLY)) <= _STDOUT:
             pass
         os.close(fd)
     at_once = None if sys.__stdout__ is None else instant(_STDOUT)
-    return Target("stdout", Descriptor(_STDOUT), at_once, tells_errors=tells_errors)
+    return Target("stdout", Descriptor(_STDOUT), at_once, reports_errors=reports_errors)
 
 
 def log_request(record: Record) -> None:
@@ -217,7 +217,7 @@ def log_request(record: Record) -> None:
     fields = log_fields(record)
     asked = f"{record.method} {fields.path}" if record.method else "unreadable request"
     message = f"{asked} {record.status} {record.outcome}"
-    if record.route == "unknown" and record.path in _PROBED:
+    if record.route == "unknown" and record.path in _PROBED_PATHS:
         _access.debug(message, extra={"fields": present_fields(record)})
         return
     if _handler is None or not _handler.writes_alone():

@@ -39,7 +39,7 @@ class Modality(StrEnum):
     AUDIO = "audio"
 
 
-class _Some(Collector):
+class _Collected(Collector):
     """Families that are there already."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
@@ -79,7 +79,14 @@ class Metrics:
             self._build,
         ):
             self.registry.register(collector)
-        self._zero()
+        for route in self._routes:
+            self._in_flight.child(route)
+        for modality in Modality:
+            self._inputs.child(modality)
+        for cause in Cause:
+            self._restarts.child(cause)
+        self.engine_phase(Phase.CHECKING)
+        self._build.child(__version__, platform.python_version()).value = 1
 
     @property
     def served_models(self) -> tuple[str, ...]:
@@ -146,7 +153,7 @@ class Metrics:
         return b"".join(parts), content_type
 
     def _parts(self, encode: Callable[[Collector], bytes]) -> Iterator[bytes]:
-        end = encode(_Some(()))
+        end = encode(_Collected(()))
         for family in self.registry.collect():
             samples, head = iter(family.samples), b""
             while True:
@@ -154,23 +161,14 @@ class Metrics:
                 part.samples = list(islice(samples, _SAMPLES_OF_A_PART))
                 if head and not part.samples:
                     break
-                text = encode(_Some((part,))).removesuffix(end)
+                text = encode(_Collected((part,))).removesuffix(end)
                 yield text.removeprefix(head)
-                head = head or encode(_Some((Metric(part.name, part.documentation, part.type),)))
-                head = head.removesuffix(end)
+                if not head:
+                    empty = Metric(part.name, part.documentation, part.type)
+                    head = encode(_Collected((empty,))).removesuffix(end)
         yield end
 
     def _of_series(self, route: str, model: str) -> Series:
         if (series := self._series.get((route, model))) is None:
             series = self._series[route, model] = Series(self._families, route, model)
         return series
-
-    def _zero(self) -> None:
-        for route in self._routes:
-            self._in_flight.child(route)
-        for modality in Modality:
-            self._inputs.child(modality)
-        for cause in Cause:
-            self._restarts.child(cause)
-        self.engine_phase(Phase.CHECKING)
-        self._build.child(__version__, platform.python_version()).value = 1

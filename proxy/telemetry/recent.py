@@ -13,16 +13,32 @@ from proxy.telemetry.record import Record
 
 SIZE = 50
 
-# As in the log line. Who asked is not among them: whoever sees the page is not thereby told.
+# As in the log line. The client is not among them: not everyone who sees the page may know it.
 _FIELDS = (
-    *("request_id", "route", "model", "status", "outcome", "error_source", "error", "stream"),
-    *("images", "videos", "audios", "prompt_tokens", "cached_tokens", "completion_tokens"),
-    *("finish_reason", "duration_ms", "ttft_ms", "tokens_per_second", "client_stall_ms"),
+    "request_id",
+    "route",
+    "model",
+    "status",
+    "outcome",
+    "error_source",
+    "error",
+    "stream",
+    "images",
+    "videos",
+    "audios",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "finish_reason",
+    "duration_ms",
+    "ttft_ms",
+    "tokens_per_second",
+    "client_stall_ms",
 )
 
 
 class Recent:
-    """Keeps the records of the last requests; whoever asks has them made into rows."""
+    """Keeps the records of the last requests, and makes rows of them when they are asked for."""
 
     def __init__(self, size: int = SIZE) -> None:
         self._records: deque[Record] = deque(maxlen=size)
@@ -35,18 +51,15 @@ class Recent:
 
     def rows(self) -> list[dict[str, Any]]:
         """The newest first."""
-        now = monotonic()
-        return [_row(record, now) for record in reversed(self._records)]
-
-
-def _row(record: Record, now: float) -> dict[str, Any]:
-    known = present_fields(record)
-    fields = {name: known[name] for name in _FIELDS if name in known}
-    assert record.finished is not None
-    fields["seconds_ago"] = round(now - record.finished, 1)
-    parts = _split(record).items()
-    fields["split_ms"] = {part: round(spent * 1000, 2) for part, spent in parts}
-    return fields
+        now, rows = monotonic(), []
+        for record in reversed(self._records):
+            assert record.finished is not None
+            present = present_fields(record)
+            row = {name: present[name] for name in _FIELDS if name in present}
+            row["seconds_ago"] = round(now - record.finished, 1)
+            row["split_ms"] = {part: round(s * 1000, 2) for part, s in _split(record).items()}
+            rows.append(row)
+        return rows
 
 
 def _split(record: Record) -> dict[str, float]:

@@ -138,7 +138,7 @@ class Record(msgspec.Struct, eq=False, gc=False):
 
     @property
     def is_sampled(self) -> bool:
-        """Whether anybody keeps the trace."""
+        """Whether the trace is kept."""
         return self.traceparent is not None and bool(int(self.traceparent[-2:], 16) & 1)
 
     @property

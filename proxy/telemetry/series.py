@@ -84,7 +84,7 @@ class Series:
     def add(self, record: Record) -> None:
         """Count a record that is finished."""
         assert record.outcome is not None
-        # An exemplar leads to a trace: there is none where nobody keeps it.
+        # An exemplar leads to a trace: there is none where the trace is not kept.
         trace_id = record.trace_id if record.is_sampled else None
         self._requests_of(record.outcome).value += 1
         duration = record.duration_seconds

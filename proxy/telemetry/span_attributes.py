@@ -29,8 +29,8 @@ _NAMES = {
     "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens",
     "finish_reason": "gen_ai.response.finish_reasons",
 }
-# A span has these without being told.
-_KNOWN_TO_A_SPAN = ("trace_id", "duration_ms")
+# A span has these of its own.
+_SPANS_OWN = ("trace_id", "duration_ms")
 
 _CHAT = "chat"
 _OPERATIONS = {
@@ -44,12 +44,14 @@ _OPERATIONS = {
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"})
 _OTHER_METHOD = "_OTHER"
 
-# What went wrong by the server's own doing. A request that the client has spoilt, or left, is
-# no error of a server's span.
+# Failures of the server. A request that the client has spoilt, or left, is none of them.
 _FAILED = frozenset(
     {
-        *(Outcome.TIMEOUT, Outcome.ENGINE_ERROR, Outcome.ENGINE_DIED),
-        *(Outcome.ENGINE_UNAVAILABLE, Outcome.PROXY_ERROR),
+        Outcome.TIMEOUT,
+        Outcome.ENGINE_ERROR,
+        Outcome.ENGINE_DIED,
+        Outcome.ENGINE_UNAVAILABLE,
+        Outcome.PROXY_ERROR,
     }
 )
 
@@ -68,21 +70,21 @@ def has_failed(record: Record) -> bool:
 def attributes(record: Record) -> Mapping[str, Attribute]:
     """Of a record that is finished; what is not known is not there."""
     fields = present_fields(record)
-    known = {
+    by_name = {
         _NAMES.get(name, f"sidecar.{name}"): value
         for name, value in fields.items()
-        if name not in _KNOWN_TO_A_SPAN
+        if name not in _SPANS_OWN
     }
-    known |= {"url.scheme": "http", "http.request.method": _method(record.method)}
+    by_name |= {"url.scheme": "http", "http.request.method": _method(record.method)}
     if record.finish_reason is not None:
-        known["gen_ai.response.finish_reasons"] = [fields["finish_reason"]]
+        by_name["gen_ai.response.finish_reasons"] = [fields["finish_reason"]]
     if (operation := _operation(record)) is not None:
-        known |= {"gen_ai.operation.name": operation, "gen_ai.provider.name": "vllm"}
+        by_name |= {"gen_ai.operation.name": operation, "gen_ai.provider.name": "vllm"}
     else:
-        known.pop("gen_ai.request.stream", None)
+        by_name.pop("gen_ai.request.stream", None)
     if record.ttft_seconds is not None:
-        known["gen_ai.response.time_to_first_chunk"] = record.ttft_seconds
-    return known
+        by_name["gen_ai.response.time_to_first_chunk"] = record.ttft_seconds
+    return by_name
 
 
 def events(record: Record) -> Iterator[tuple[str, float]]:

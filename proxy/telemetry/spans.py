@@ -1,4 +1,4 @@
-"""A span for each request, made of its record. Imported only where somebody takes spans."""
+"""A span for each request, made of its record. Imported only where spans are wanted."""
 
 from __future__ import annotations
 
@@ -35,16 +35,19 @@ class Spans:
         """Give the record its place in the trace: below the client's, above the engine's."""
         # One look at both clocks for the whole span: a clock that is set does not bend it.
         since_epoch = time_ns() - monotonic_ns()
+        parent = {"traceparent": record.traceparent or "", "tracestate": record.tracestate or ""}
         span = self._tracer.start_span(
             record.route,
-            _parent(record),
+            _context.extract(parent, Context()),
             SpanKind.SERVER,
             start_time=_wall_clock(record.started, since_epoch),
         )
-        told: dict[str, str] = {}
-        _context.inject(told, set_span_in_context(span, Context()))
-        record.traceparent = told.get("traceparent")
-        record.span_headers = tuple((name.encode(), text.encode()) for name, text in told.items())
+        headers: dict[str, str] = {}
+        _context.inject(headers, set_span_in_context(span, Context()))
+        record.traceparent = headers.get("traceparent")
+        record.span_headers = tuple(
+            (name.encode(), text.encode()) for name, text in headers.items()
+        )
         if span.is_recording():
             self._open[id(record)] = span, since_epoch
 
@@ -69,18 +72,13 @@ class Spans:
 
         def shut_down() -> None:
             self._provider.shutdown()
-            with suppress(RuntimeError):  # nobody waits any more: the loop is closed
+            with suppress(RuntimeError):  # the loop is closed: `stop` waits no more
                 loop.call_soon_threadsafe(gone.set)
 
         # A thread that the end of the process does not wait for.
         Thread(target=shut_down, name="last spans", daemon=True).start()
         with suppress(TimeoutError):
             await asyncio.wait_for(gone.wait(), STOP_SECONDS)
-
-
-def _parent(record: Record) -> Context:
-    carrier = {"traceparent": record.traceparent or "", "tracestate": record.tracestate or ""}
-    return _context.extract(carrier, Context())
 
 
 def _wall_clock(moment: float, since_epoch: int) -> int:

@@ -45,7 +45,7 @@ def open_log_export(target: OtlpTarget) -> Target:
 
         writer = CollectorWriter(target)
     name = f"OTLP_LOGS_ENDPOINT={target.url}"
-    return Target(name, writer, None, tells_errors=True, gather_seconds=_GATHER_SECONDS)
+    return Target(name, writer, None, reports_errors=True, gather_seconds=_GATHER_SECONDS)
 
 
 @contextmanager
