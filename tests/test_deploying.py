@@ -112,7 +112,7 @@ def test_the_table_says_what_the_files_say() -> None:
 
 def test_docker_with_less_rights_can_load_what_it_compiles() -> None:
     """Docker's own default for such a mount is noexec, and a compiled kernel is then not mapped."""
-    (less,) = re.findall(r"Less rights: `(.*?)`", TEXT, re.DOTALL)
+    (less,) = re.findall(r"With fewer rights: `(.*?)`", TEXT, re.DOTALL)
     words = less.split()
     mounts = [after.split(":") for word, after in pairwise(words) if word == "--tmpfs"]
     assert [folder for folder, _ in mounts] == ["/tmp", "/home/vllm"]
