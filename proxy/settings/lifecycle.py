@@ -73,5 +73,5 @@ class LifecycleSettings(Group, title="Lifecycle"):
         "pod is stopped by RunPod's API, with the id and the key that RunPod sets in its pods. A "
         "stopped pod costs its storage only, and is started again by hand.",
         danger="A container that restarts whatever its exit code is starts the engine again: set "
-        "`restart: on-failure`. RunPod restarts containers: use `runpod-stop` there.",
+        "`restart: on-failure`. RunPod restarts containers: use `runpod-stop` there",
     )
