@@ -4,7 +4,10 @@
 repository = "org/name"       # or a folder; nothing else is needed
 revision = "main"
 served_names = ["my-model"]   # unset: the preset's name and the repository
-gpu_memory_gb = 24
+gpu_memory_gb = 24            # unset: what fit.py makes of the next three
+weights_gb = 16.6
+cache_kib = 56
+max_context = 32768
 sources = ["https://..."]
 
 [my-model.engine]             # variables, as in an environment
@@ -17,13 +20,15 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from proxy.errors import SettingsError
+from proxy.models.fit import needed_gb
 from proxy.settings import Settings, variables
 from proxy.settings.engine import EngineSettings
 from proxy.settings.environment import shown
@@ -32,9 +37,38 @@ from proxy.vllm.command import flag_variable
 from proxy.vllm.flags import arguments, known_flags
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_KEYS = ("repository", "revision", "served_names", "gpu_memory_gb", "sources", "engine")
 _MAX_BYTES = 1024 * 1024
-_PLAIN = (str, int, float)
+_Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
+_ServedName = Annotated[str, msgspec.Meta(pattern=r"^[^,]*[^,\s][^,]*$")]
+_Gigabytes = Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One preset, as the file has it."""
+
+    repository: _Text
+    revision: _Text | None = None
+    served_names: tuple[_ServedName, ...] = ()
+    gpu_memory_gb: _Gigabytes | None = None
+    weights_gb: _Gigabytes | None = None
+    cache_kib: Annotated[float, msgspec.Meta(ge=0, lt=1e6)] | None = None
+    max_context: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    sources: tuple[str, ...] = ()
+    engine: dict[str, Any] = {}
+
+
+_KEYS = _Table.__struct_fields__
+_ALLOWED = {
+    "repository": "a text: organisation/name, or a folder",
+    "revision": "a text: a branch, a tag or a commit",
+    "served_names": 'a list of texts without a comma, as ["a", "b"]',
+    "gpu_memory_gb": "a number of GB above 0",
+    "weights_gb": "a number of GB above 0",
+    "cache_kib": "a number of KiB, or 0",
+    "max_context": "a number of tokens above 0",
+    "sources": 'a list of texts, as ["a", "b"]',
+    "engine": "a table of variables, as MAX_MODEL_LEN = 8192",
+}
 # Their arguments would come after the ones of the user's variables, and win.
 _NOT_HERE = {
     "VLLM_EXTRA_ARGS": "allowed is each flag by its own name, as MAX_MODEL_LEN",
@@ -48,141 +82,118 @@ def read_presets(file: Path) -> dict[str, Preset]:
     Raises:
         SettingsError: it cannot be read, or holds what is no preset; says where.
     """
-    document = _read(file)
-    found = {}
-    for name, table in document.items():
-        try:
-            found[name] = _preset(name, table, str(file))
-        except ValueError as error:
-            raise SettingsError(f"MODELS_FILE={shown(str(file))}: [{name}] {error}") from None
-    return found
-
-
-def _read(file: Path) -> dict[str, Any]:
+    place = f"MODELS_FILE={shown(str(file))}"
     try:
         if not file.is_file():
-            raise SettingsError(f"MODELS_FILE={shown(str(file))}: there is no such file")
+            raise SettingsError(f"{place}: there is no such file")
         with file.open("rb") as opened:
-            return tomllib.loads(opened.read(_MAX_BYTES).decode())
+            document = tomllib.loads(opened.read(_MAX_BYTES).decode())
     except OSError as error:
-        text = f"MODELS_FILE={shown(str(file))}: {error.strerror}; allowed is a readable file"
-        raise SettingsError(text) from None
+        raise SettingsError(f"{place}: {error.strerror}; allowed is a readable file") from None
     except ValueError as error:  # of TOML, and of UTF-8
-        raise SettingsError(f"MODELS_FILE={shown(str(file))}: no TOML: {error}") from None
+        raise SettingsError(f"{place}: no TOML: {error}") from None
     except RecursionError:
-        raise SettingsError(f"MODELS_FILE={shown(str(file))}: is nested too deeply") from None
+        raise SettingsError(f"{place}: is nested too deeply") from None
+    presets = {}
+    for name, table in document.items():
+        try:
+            presets[name] = preset_of(name, table, str(file))
+        except ValueError as error:
+            raise SettingsError(f"{place}: [{name}] {error}") from None
+    return presets
 
 
-def _preset(name: str, table: Any, file: str) -> Preset:
-    """Raises ValueError."""
+def preset_of(name: str, table: Any, file: str) -> Preset:
+    """One table of a file.
+
+    Raises:
+        ValueError: says which key is wrong, and what is allowed.
+    """
     if not _NAME.fullmatch(name) or name == "demo":
         raise ValueError("cannot be a name; allowed are a-z, 0-9 and . _ -, and not demo")
+    checked = _checked(name, table)
+    variables_of_model = {
+        "MODEL_NAME": checked.repository,
+        **({"MODEL_REVISION": checked.revision} if checked.revision else {}),
+        "SERVED_MODEL_NAME": ",".join(checked.served_names or (name, checked.repository)),
+    }
+    engine = {key: engine_variable(key, value) for key, value in checked.engine.items()}
+    memory, context = checked.gpu_memory_gb, checked.max_context
+    if memory is None and checked.weights_gb is not None and checked.cache_kib is not None:
+        length = engine.get("MAX_MODEL_LEN", "")
+        tokens = int(length) if length.isdecimal() else context or 0
+        memory = needed_gb(checked.weights_gb, checked.cache_kib, tokens)
+    return Preset(
+        name,
+        file,
+        variables_of_model | engine,
+        memory,
+        checked.sources,
+        checked.weights_gb,
+        checked.cache_kib,
+        context,
+    )
+
+
+def _checked(name: str, table: Any) -> _Table:
+    """Raises ValueError."""
     if not isinstance(table, dict):
         raise ValueError(f"is no table; allowed are tables with {', '.join(_KEYS)}")
     for key, value in table.items():
         if key not in _KEYS:
-            raise ValueError(_no_key(name, key, value))
-    repository = _text(table, "repository")
-    if repository is None:
+            near = get_close_matches(key, _KEYS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            if isinstance(value, dict) and not near:  # what TOML makes of a dot: a table in a table
+                hint = f' A name with a dot stands in quotes: ["{name}.{key}"].'
+            raise ValueError(f"{key} is no key; allowed are {', '.join(_KEYS)}.{hint}")
+    if "repository" not in table:
         raise ValueError("has no repository; allowed is one as organisation/name, or a folder")
-    revision = _text(table, "revision")
-    own = {
-        "MODEL_NAME": repository,
-        **({"MODEL_REVISION": revision} if revision else {}),
-        "SERVED_MODEL_NAME": ",".join(_served_names(table) or (name, repository)),
-    }
-    engine = dict(_engine_variables(table.get("engine", {})))
-    return Preset(name, file, own | engine, _memory(table), _texts(table, "sources"))
+    try:
+        return msgspec.convert(table, _Table)
+    except msgspec.ValidationError as error:
+        key = re.split(r"[.\[]", str(error).split("`$.")[1].rstrip("`"))[0]
+        raise ValueError(f"{key}={shown(table[key])}: allowed is {_ALLOWED[key]}") from None
 
 
-def _no_key(name: str, key: str, value: Any) -> str:
-    near = get_close_matches(key, _KEYS, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    if isinstance(value, dict) and not near:  # what TOML makes of a dot: a table in a table
-        hint = f' A name with a dot stands in quotes: ["{name}.{key}"].'
-    return f"{key} is no key; allowed are {', '.join(_KEYS)}.{hint}"
+def engine_variable(name: str, value: Any) -> str:
+    """What would stand in an environment.
+
+    Raises:
+        ValueError: it is no variable of the engine's, or holds what that one cannot.
+    """
+    text = _as_text(value)
+    if text is None:
+        allowed = "allowed is a text, number, boolean, list or table"
+        raise ValueError(f"engine.{name}={shown(value)}: {allowed}")
+    if name in _NOT_HERE:
+        raise ValueError(f"engine.{name} cannot be in a preset; {_NOT_HERE[name]}")
+    fields = variables()
+    ours = {spelling for field in EngineSettings.model_fields for spelling in fields[field]}
+    try:
+        if name in ours:
+            Settings.load({name: text})
+        elif flag_variable(name) == name:
+            arguments(name, text)
+        else:
+            flags = {flag.upper().replace("-", "_") for flag in known_flags()}
+            names = sorted(ours | {flag for flag in flags if flag_variable(flag)})
+            near = get_close_matches(name.upper().replace("-", "_"), names, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            allowed = "allowed are the engine's variables and vllm serve's flags, in UPPER_SNAKE"
+            raise ValueError(f"engine.{name} is no variable of the engine; {allowed}.{hint}")
+    except SettingsError as error:
+        raise ValueError(f"engine.{error}") from None
+    return text
 
 
-def _text(table: Mapping[str, Any], key: str) -> str | None:
-    value = table.get(key)
-    if value is None or (isinstance(value, str) and value.strip()):
-        return value
-    raise ValueError(f"{key}={shown(value)}: allowed is a text")
-
-
-def _texts(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value = table.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise ValueError(f'{key}={shown(value)}: allowed is a list of texts, as ["a", "b"]')
-    return tuple(value)
-
-
-def _served_names(table: Mapping[str, Any]) -> tuple[str, ...]:
-    names = _texts(table, "served_names")
-    if not all(name.strip() and "," not in name for name in names):
-        raise ValueError(f"served_names={list(names)!r}: allowed are names without a comma")
-    return names
-
-
-def _memory(table: Mapping[str, Any]) -> float | None:
-    value = table.get("gpu_memory_gb")
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-        raise ValueError(f"gpu_memory_gb={shown(value)}: allowed is a number of GB above 0")
-    return float(value)
-
-
-def _engine_variables(table: Any) -> Iterator[tuple[str, str]]:
-    if not isinstance(table, dict):
-        raise ValueError("engine is no table; allowed are variables, as MAX_MODEL_LEN = 8192")
-    for name, value in table.items():
-        text = _as_variable(name, value)
-        _check_variable(name, text)
-        yield name, text
-
-
-def _as_variable(name: str, value: Any) -> str:
-    """What would stand in an environment."""
+def _as_text(value: Any) -> str | None:
+    """None where no variable could hold it."""
+    plain = (str, int, float)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
         with suppress(TypeError):  # a date in it
             return json.dumps(value)
-    if value and isinstance(value, list) and all(isinstance(each, _PLAIN) for each in value):
+    if value and isinstance(value, list) and all(isinstance(each, plain) for each in value):
         return ",".join(map(str, value))
-    if isinstance(value, _PLAIN) and str(value).strip():
-        return str(value)
-    raise ValueError(
-        f"engine.{name}={shown(value)}: allowed is a text, number, boolean, list or table"
-    )
-
-
-def _check_variable(name: str, text: str) -> None:
-    """Raises ValueError where it is none of the engine's, or holds what it cannot."""
-    if name in _NOT_HERE:
-        raise ValueError(f"engine.{name} cannot be in a preset; {_NOT_HERE[name]}")
-    try:
-        if name in _engine_names():
-            Settings.load({name: text})
-        elif flag_variable(name) == name:
-            arguments(name, text)
-        else:
-            raise ValueError(_unknown(name))
-    except SettingsError as error:
-        raise ValueError(f"engine.{error}") from None
-
-
-def _engine_names() -> frozenset[str]:
-    """The variables of docs/configuration.md's table of the engine."""
-    names = variables()
-    return frozenset(name for field in EngineSettings.model_fields for name in names[field])
-
-
-def _unknown(name: str) -> str:
-    flags = {flag.upper().replace("-", "_") for flag in known_flags()}
-    known = sorted(_engine_names() | {flag for flag in flags if flag_variable(flag)})
-    near = get_close_matches(name.upper().replace("-", "_"), known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    allowed = "allowed are the engine's variables and vllm serve's flags, in UPPER_SNAKE"
-    return f"engine.{name} is no variable of the engine; {allowed}.{hint}"
+    return str(value) if isinstance(value, plain) and str(value).strip() else None

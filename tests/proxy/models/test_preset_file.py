@@ -63,6 +63,17 @@ def test_a_preset_is_variables_as_an_environment_has_them(file: Path) -> None:
     assert short.gpu_memory_gb is None
 
 
+def test_facts_of_a_model_say_what_memory_it_needs(file: Path) -> None:
+    facts = "weights_gb = 15\ncache_kib = 100\nmax_context = 100000\n"
+    file.write_text(
+        f"[whole]\nrepository = 'a/b'\n{facts}"
+        f"[short]\nrepository = 'a/b'\n{facts}[short.engine]\nMAX_MODEL_LEN = 10000\n"
+        f"[own]\nrepository = 'a/b'\n{facts}gpu_memory_gb = 99\n"
+    )
+    needs = {name: preset.gpu_memory_gb for name, preset in read_presets(file).items()}
+    assert needs == {"whole": 31, "short": 20, "own": 99}
+
+
 BAD = [
     ("x = [", "no TOML"),
     ("mine = 1", "[mine] is no table"),
@@ -74,13 +85,16 @@ BAD = [
     ("[mine]\nrevision = 'a'", "[mine] has no repository; allowed is one as organisation/name"),
     ("[mine]\nrepository = ''", "repository='': allowed is a text"),
     ("[mine]\nrepository = 7", "repository=7: allowed is a text"),
-    ("[mine]\nrepository = 'a/b'\nserved_names = 'x'", 'allowed is a list of texts, as ["a", "b"]'),
-    ("[mine]\nrepository = 'a/b'\nserved_names = ['x,y']", "allowed are names without a comma"),
+    ("[mine]\nrepository = 'a/b'\nserved_names = 'x'", "allowed is a list of texts without a comma"),
+    ("[mine]\nrepository = 'a/b'\nserved_names = ['x,y']", "allowed is a list of texts without a comma"),
     ("[mine]\nrepository = 'a/b'\nsources = [1]", "sources=[1]: allowed is a list of texts"),
     ("[mine]\nrepository = 'a/b'\ngpu_memory_gb = '24'", "allowed is a number of GB above 0"),
     ("[mine]\nrepository = 'a/b'\ngpu_memory_gb = 0", "allowed is a number of GB above 0"),
     ("[mine]\nrepository = 'a/b'\ngpu_memory_gb = true", "allowed is a number of GB above 0"),
-    ("[mine]\nrepository = 'a/b'\nengine = 3", "engine is no table"),
+    ("[mine]\nrepository = 'a/b'\nengine = 3", "engine=3: allowed is a table of variables"),
+    ("[mine]\nrepository = 'a/b'\nweights_gb = -1", "allowed is a number of GB above 0"),
+    ("[mine]\nrepository = 'a/b'\ncache_kib = 'x'", "allowed is a number of KiB, or 0"),
+    ("[mine]\nrepository = 'a/b'\nmax_context = 0.5", "allowed is a number of tokens above 0"),
     ("[mine-1.5]\nrepository = 'a/b'", 'A name with a dot stands in quotes: ["mine-1.5"].'),
     ("[mine-1.5.engine]\nSEED = 1", 'A name with a dot stands in quotes: ["mine-1.5"].'),
     ("[mine]\nrepository = 'a/b'\n[mine.engin]\nSEED = 1", "Did you mean engine?"),
