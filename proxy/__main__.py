@@ -48,7 +48,7 @@ _LAST_SECONDS = 3.0
 HELP = """\
 python3 -m proxy          start the engine and serve it; environment variables are the settings
 python3 -m proxy check    find out whether that would work, in seconds: 0 yes, 1 no, 2 bad settings
-python3 -m proxy models   list the presets of models, and which fit this GPU; `models NAME` has one
+python3 -m proxy models   list the presets, and which fit this GPU or one of `--gpu-gb 24`
 python3 -m proxy keys     make an API key, as label:key; `keys LABEL` calls it so
 python3 -m proxy --help   this text; docs/configuration.md has the variables
 """
@@ -60,8 +60,8 @@ def main(arguments: Sequence[str]) -> int:
             return serve()
         case ["check"]:
             return check.main(os.environ)
-        case ["models", *name] if len(name) <= 1:
-            return models.main(os.environ, *name)
+        case ["models", *options]:
+            return models.main(os.environ, *options)
         case ["keys", *label] if len(label) <= 1:
             return make_key(*label)
         case ["--help" | "-h"]:

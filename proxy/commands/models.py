@@ -1,86 +1,117 @@
 """`python3 -m proxy models`: the presets as a table, with what fits this machine's GPUs.
 
-`python3 -m proxy models NAME`: all of one. Exit codes: 0, 2 a variable, the file of presets or the
-name is wrong.
+`python3 -m proxy models NAME`: all of one. `--gpu-gb 24`, or `24,24`: for GPUs of that size, as if
+they were here. Exit codes: 0, 2 an argument, a variable or the file of presets is wrong.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from typing import NoReturn
 
 from proxy.errors import SettingsError
-from proxy.machine.hardware import Hardware, detect
+from proxy.machine.hardware import Gpu, Hardware, detect
+from proxy.models.fit import fit
 from proxy.models.preset_choice import presets_of
 from proxy.settings import Settings
 from proxy.settings.preset import Preset
 
-_HEAD = ("MODEL_NAME", "NEEDS", "FITS", "REPOSITORY", "SETS")
-_GB = 1e9
-# As vLLM wants it: a number that divides a model's heads.
-_PARALLEL_SIZES = (1, 2, 4, 8)
+_HEAD = ("MODEL_NAME", "NEEDS", "FITS", "CONTEXT", "REPOSITORY", "SETS")
+_GB = 10**9
+_ALLOWED_SIZES = "GB above 0, a number for each GPU, as 24 or 24,24"
 
 
-def main(environ: Mapping[str, str], name: str | None = None) -> int:
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for any other bad input."""
+        raise SettingsError(f"models: {message}; allowed are NAME and --gpu-gb 24")
+
+
+def main(environ: Mapping[str, str], *arguments: str) -> int:
+    parser = _Parser(prog="python3 -m proxy models", description=__doc__)
+    parser.add_argument("name", nargs="?", help="a preset: all that it sets")
+    parser.add_argument("--gpu-gb", metavar="GB", help="GPUs that are not here: 24, or 24,24")
     try:
+        given = parser.parse_args(arguments)
         presets = presets_of(Settings.load(environ))
+        hardware = detect() if given.gpu_gb is None else imagined(given.gpu_gb)
+        if given.name is not None and given.name not in presets:
+            near = get_close_matches(given.name, presets, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise SettingsError(
+                f"{given.name!r} is no preset; allowed are {', '.join(presets)}.{hint}"
+            )
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    hardware = detect()
-    if name is None:
+    if given.name is None:
         print("\n".join(table(presets.values(), hardware)))
-        return 0
-    if name not in presets:
-        near = get_close_matches(name, presets, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        print(f"{name!r} is no preset; allowed are {', '.join(presets)}.{hint}", file=sys.stderr)
-        return 2
-    print("\n".join(description(presets[name], hardware)))
+    else:
+        print("\n".join(description(presets[given.name], hardware)))
     return 0
+
+
+def imagined(sizes_gb: str) -> Hardware:
+    """A machine with GPUs of these sizes.
+
+    Raises:
+        SettingsError: they are no sizes.
+    """
+    try:
+        sizes = [float(size) for size in sizes_gb.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or not all(0 < size < 1e6 for size in sizes):
+        raise SettingsError(f"--gpu-gb {sizes_gb}: allowed are {_ALLOWED_SIZES}")
+    return Hardware(tuple(Gpu(f"{size:g} GB", int(size * _GB)) for size in sizes))
 
 
 def table(presets: Iterable[Preset], hardware: Hardware) -> Iterator[str]:
     """A sentence on the machine, then a line for each preset, as wide as it is."""
     yield _machine(hardware)
     yield ""
-    rows = [_HEAD, *(_row(preset, hardware) for preset in presets)]
+    rows = [_HEAD]
+    for preset in presets:
+        sets = " ".join(f"{name}={text}" for name, text in preset.engine_variables.items())
+        fits, tokens = fitting(preset, hardware)
+        rows.append((preset.name, _needs(preset), fits, tokens, preset.repository, sets))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     for row in rows:
         yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def description(preset: Preset, hardware: Hardware) -> Iterator[str]:
-    """Lines as an environment has them, and what else is known as comments."""
+    """Lines as an environment has them; comments say what it needs, and where that is written."""
+    fits, tokens = fitting(preset, hardware)
+    context = "" if tokens == "-" else f", requests of up to {tokens} tokens"
     yield f"# {preset.name} of {preset.file}"
-    yield f"# needs {_needs(preset)}; here: {fits(preset, hardware)}; {_machine(hardware)}"
+    yield f"# needs {_needs(preset)}; fits: {fits}{context}; {_machine(hardware)}"
     yield from (f"# source: {source}" for source in preset.sources)
     yield from (f"{name}={text}" for name, text in preset.variables.items())
 
 
-def fits(preset: Preset, hardware: Hardware) -> str:
-    """`yes`, `no`, `with` what would make it fit, or `-` where it cannot be said."""
-    sizes = [gpu.memory_bytes for gpu in hardware.gpus if gpu.memory_bytes]
+def fitting(preset: Preset, hardware: Hardware) -> tuple[str, str]:
+    """`yes`, `no`, `with` what would make it fit, or `-` where that is unknown; and the longest
+    request in tokens, or `-`.
+    """
+    sizes = [gpu.memory_bytes / _GB for gpu in hardware.gpus if gpu.memory_bytes]
     if preset.gpu_memory_gb is None or not sizes or len(sizes) < len(hardware.gpus):
-        return "-"
-    own = Settings.load(preset.engine_variables).tensor_parallel_size  # `4.0` is 4 there
-    # More GPUs than the file says is the next best; fewer are enough where they are large.
-    for count in sorted(_PARALLEL_SIZES, key=lambda size: (size != own, size)):
-        if count <= len(sizes) and min(sizes) * count >= preset.gpu_memory_gb * _GB:
-            return "yes" if count == own else f"with TENSOR_PARALLEL_SIZE={count}"
-    return "no"
+        return "-", "-"
+    way = fit(preset, sizes)
+    if way is None:
+        return "no", "-"
+    return f"with {' '.join(way.changes)}" if way.changes else "yes", str(way.tokens or "-")
 
 
 def _machine(hardware: Hardware) -> str:
-    if hardware.has_gpu:
-        return f"{hardware.sentence()}."
-    return "No GPU here: what each model needs is told, not what fits."
-
-
-def _row(preset: Preset, hardware: Hardware) -> tuple[str, ...]:
-    sets = " ".join(f"{name}={text}" for name, text in preset.engine_variables.items())
-    return (preset.name, _needs(preset), fits(preset, hardware), preset.repository, sets)
+    if not hardware.has_gpu:
+        return "No GPU here: --gpu-gb 24 shows what fits one of 24 GB."
+    if hardware.driver is None:
+        return f"As on {', '.join(gpu.name for gpu in hardware.gpus)}."
+    return f"{hardware.sentence()}."
 
 
 def _needs(preset: Preset) -> str:

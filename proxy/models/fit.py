@@ -43,7 +43,7 @@ def needed_gb(weights_gb: float, cache_kib: float, tokens: int) -> float:
 
 
 def longest_request(preset: Preset, memory_gb: float) -> int | None:
-    """Tokens that fit beside the weights, at most `max_context`; None where the file lacks a fact."""
+    """Tokens that fit beside the weights, at most `max_context`; None where that is unknown."""
     if preset.weights_gb is None or preset.cache_kib is None or preset.max_context is None:
         return None
     content = min(memory_gb / (1 + _RESERVED_SHARE), memory_gb - _RESERVED_GB)

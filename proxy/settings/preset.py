@@ -12,9 +12,9 @@ class Preset:
 
     `variables` has the model's own (`MODEL_NAME`, `SERVED_MODEL_NAME`...) and the engine's, each as
     it would be written in an environment. `gpu_memory_gb` is what all GPUs together must have, in
-    10^9 bytes. `weights_gb` is what the weights take of it, `cache_kib` what a token takes in the KV
-    cache, `max_context` the model's longest request in tokens. Each is None where the file does not
-    say. `sources` are addresses, for people.
+    10^9 bytes. `weights_gb` is what the weights take of it, `cache_kib` what a token takes in the
+    KV cache, `max_context` the model's longest request in tokens. Each is None where the file does
+    not say. `sources` are addresses, for people.
     """
 
     name: str

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from proxy.commands import models
-from proxy.commands.models import fits, table
+from proxy.commands.models import fitting, table
 from proxy.machine.hardware import Gpu, Hardware
 from proxy.settings.preset import Preset
 
@@ -24,7 +24,7 @@ def machine(*sizes_gb: float | None) -> Hardware:
 
 
 @pytest.mark.parametrize(
-    ("needs", "parallel", "sizes", "said"),
+    ("needs", "parallel", "sizes", "fits"),
     [
         (24, "1", (24.1,), "yes"),
         (24, "1", (23.9,), "no"),
@@ -42,18 +42,18 @@ def machine(*sizes_gb: float | None) -> Hardware:
     ],
 )
 def test_what_fits(
-    needs: float | None, parallel: str, sizes: tuple[float | None, ...], said: str
+    needs: float | None, parallel: str, sizes: tuple[float | None, ...], fits: str
 ) -> None:
     one = preset(needs, TENSOR_PARALLEL_SIZE=parallel)
-    assert fits(one, machine(*sizes)) == said
+    assert fitting(one, machine(*sizes)) == (fits, "-")
 
 
 def test_the_table_has_a_line_for_each_and_says_what_the_machine_is() -> None:
     first, blank, head, row = table([preset(24, MAX_MODEL_LEN="8192")], machine(80))
     assert first == "1 x Card, 75 GiB each, driver 580.95."
     assert blank == ""
-    assert head.split() == ["MODEL_NAME", "NEEDS", "FITS", "REPOSITORY", "SETS"]
-    assert row.split() == ["mine", "24", "GB", "yes", "org/model", "MAX_MODEL_LEN=8192"]
+    assert head.split() == ["MODEL_NAME", "NEEDS", "FITS", "CONTEXT", "REPOSITORY", "SETS"]
+    assert row.split() == ["mine", "24", "GB", "yes", "8192", "org/model", "MAX_MODEL_LEN=8192"]
 
 
 def test_without_a_gpu_it_says_so_and_tells_what_is_needed(
@@ -62,8 +62,40 @@ def test_without_a_gpu_it_says_so_and_tells_what_is_needed(
     monkeypatch.setattr(models, "detect", Hardware)
     assert models.main({}) == 0
     out = capsys.readouterr().out
-    assert out.startswith("No GPU here: what each model needs is told, not what fits.\n")
-    assert "qwen2-vl-7b       21 GB   -     Qwen/Qwen2-VL-7B-Instruct" in out
+    assert out.startswith("No GPU here: --gpu-gb 24 shows what fits one of 24 GB.\n")
+    row = next(line for line in out.splitlines() if line.startswith("qwen2-vl-7b "))
+    assert row.split()[:6] == ["qwen2-vl-7b", "21", "GB", "-", "-", "Qwen/Qwen2-VL-7B-Instruct"]
+
+
+def test_gpus_that_are_not_here_are_given_by_their_size(capsys: pytest.CaptureFixture[str]) -> None:
+    assert models.main({}, "--gpu-gb", "12") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("As on 12 GB.\n")
+    rows = {words[0]: words[3:6] for line in out.splitlines()[3:] if (words := line.split())}
+    assert rows["qwen2.5-0.5b"][:2] == ["yes", "32768"]
+    assert rows["phi-3.5-vision"] == ["with", "MAX_MODEL_LEN=4096", "4096"]
+    assert rows["qwen2.5-7b"][:2] == ["no", "-"]
+    assert models.main({}, "--gpu-gb", "24,24", "qwen3-vl-30b-a3b") == 0
+    assert "; fits: no; As on 24 GB, 24 GB." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--gpu-gb", "big"), "--gpu-gb big: allowed are GB above 0, a number for each GPU"),
+        (("--gpu-gb", "0"), "--gpu-gb 0: allowed are GB above 0"),
+        (("--gpu-gb", "nan"), "--gpu-gb nan: allowed are GB above 0"),
+        (("--gpus", "3"), "models: unrecognized arguments: --gpus; allowed are NAME and"),
+        (("--gpu-gb",), "expected one argument; allowed are NAME and --gpu-gb 24"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert models.main({}, *arguments) == 2
+    err = capsys.readouterr().err
+    assert complaint in err
+    assert err.count("\n") == 1
 
 
 def test_one_of_them_is_shown_whole_as_an_environment(
@@ -74,7 +106,7 @@ def test_one_of_them_is_shown_whole_as_an_environment(
     lines = capsys.readouterr().out.splitlines()
     assert "MODEL_NAME=Qwen/Qwen3-8B" in lines
     assert "TOOL_CALL_PARSER=hermes" in lines
-    assert lines[1].startswith("# needs 20 GB; here: yes; 1 x Card")
+    assert lines[1].startswith("# needs 20 GB; fits: yes, requests of up to 40960 tokens; 1 x Card")
     assert any(line.startswith("# source: https://") for line in lines)
 
 

@@ -48,16 +48,15 @@ def cell(preset: Preset, card_gb: float) -> str:
     """The longest request on one such card, as MAX_MODEL_LEN takes it."""
     on_card = fit(preset, [card_gb])
     if on_card is None:
-        return "–"
+        return "-"
     return f"{on_card.tokens // 1024}K" if on_card.tokens else "yes"
 
 
 def page(before: str) -> str:
     """The page with fresh tables."""
     for head, rows in ((PRESETS_HEAD, presets_rows()), (CARDS_HEAD, cards_rows())):
-        assert head in before, head
-        table = head + "".join(rows)
-        before = re.sub(re.escape(head) + r"(?:\|.*\n)*", lambda _, table=table: table, before)
+        above, below = before.split(head)
+        before = above + head + "".join(rows) + re.sub(r"\A(?:\|.*\n)*", "", below)
     return before
 
 

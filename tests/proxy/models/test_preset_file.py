@@ -85,8 +85,14 @@ BAD = [
     ("[mine]\nrevision = 'a'", "[mine] has no repository; allowed is one as organisation/name"),
     ("[mine]\nrepository = ''", "repository='': allowed is a text"),
     ("[mine]\nrepository = 7", "repository=7: allowed is a text"),
-    ("[mine]\nrepository = 'a/b'\nserved_names = 'x'", "allowed is a list of texts without a comma"),
-    ("[mine]\nrepository = 'a/b'\nserved_names = ['x,y']", "allowed is a list of texts without a comma"),
+    (
+        "[mine]\nrepository = 'a/b'\nserved_names = 'x'",
+        "allowed is a list of texts without a comma",
+    ),
+    (
+        "[mine]\nrepository = 'a/b'\nserved_names = ['x,y']",
+        "allowed is a list of texts without a comma",
+    ),
     ("[mine]\nrepository = 'a/b'\nsources = [1]", "sources=[1]: allowed is a list of texts"),
     ("[mine]\nrepository = 'a/b'\ngpu_memory_gb = '24'", "allowed is a number of GB above 0"),
     ("[mine]\nrepository = 'a/b'\ngpu_memory_gb = 0", "allowed is a number of GB above 0"),
