@@ -91,8 +91,16 @@ def test_without_somebody_who_takes_them_there_are_none(environ: dict[str, str])
 @pytest.mark.parametrize(
     "url",
     [
-        *("c:4318", "grpc://c:4317", "http://", "http://c:port", "http://c:0", "http://[::1"),
-        *("http://me:secret@c:4318", "http://c:4318?key=secret", "http://c/#secret", "a b"),
+        "c:4318",
+        "grpc://c:4317",
+        "http://",
+        "http://c:port",
+        "http://c:0",
+        "http://[::1",
+        "http://me:secret@c:4318",
+        "http://c:4318?key=secret",
+        "http://c/#secret",
+        "a b",
     ],
 )
 @pytest.mark.parametrize("name", [ENDPOINT, OF_TRACES, LOGS])

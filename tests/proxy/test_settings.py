@@ -211,7 +211,7 @@ def test_empty_means_unset(empty: str) -> None:
 def test_the_first_name_of_a_variable_wins_and_an_empty_one_does_not(
     names: tuple[str, ...],
 ) -> None:
-    (field,) = [field for field, known in variables().items() if known == names]
+    (field,) = [field for field, spellings in variables().items() if spellings == names]
     environ = {name: f"0.{index}" for index, name in enumerate(names, start=1)}
     if field == "max_num_batched_tokens":
         environ = {name: str(index) for index, name in enumerate(names, start=1)}
@@ -347,11 +347,11 @@ def test_keys_have_labels_or_are_called_by_their_place(
 def test_wrong_keys_are_refused_by_place_and_never_shown(text: str, says: str) -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.load({"API_KEYS": text})
-    told = str(refused.value)
-    assert told.splitlines() == [told]
-    assert told.startswith("API_KEYS=***: ")
-    assert says in told
-    assert "hush" not in told
+    message = str(refused.value)
+    assert message.splitlines() == [message]
+    assert message.startswith("API_KEYS=***: ")
+    assert says in message
+    assert "hush" not in message
 
 
 def test_keys_do_not_show_where_settings_are_printed() -> None:
@@ -374,8 +374,21 @@ def test_limits_are_for_each_key_for_some_and_for_all() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("rpm", "rpm=", "rpm=0", "rpm=-1", "rpm=1.5", "rpm=1e3", "rps=1", "rpm=1,rpm=2", "=1"),
-        *("alice:", ":rpm=1", "rpm=1;rpm=2", "a:rpm=1;a:tpm=2", "a:b:rpm=x", "rpm = 1"),
+        "rpm",
+        "rpm=",
+        "rpm=0",
+        "rpm=-1",
+        "rpm=1.5",
+        "rpm=1e3",
+        "rps=1",
+        "rpm=1,rpm=2",
+        "=1",
+        "alice:",
+        ":rpm=1",
+        "rpm=1;rpm=2",
+        "a:rpm=1;a:tpm=2",
+        "a:b:rpm=x",
+        "rpm = 1",
     ],
 )
 def test_limits_that_cannot_be_read_are_refused(text: str) -> None:

@@ -192,7 +192,7 @@ def test_grpc_is_spoken_too(shared_engine: FakeEngine, tmp_path: Path) -> None:
         assert service.process.wait(PATIENCE) == 0
 
 
-def told(service: Sidecar) -> list[str]:
+def reported(service: Sidecar) -> list[str]:
     return [line["message"] for line in service.lines("proxy.tracing") if line["level"] != "DEBUG"]
 
 
@@ -211,7 +211,7 @@ def test_a_collector_that_is_down_costs_one_line_and_is_used_when_it_is_back(
             return sum(line.startswith("Failed to export") for line in lines) >= batches
 
         until(lambda: lost(3), "three batches that were lost", PATIENCE)
-        (line,) = told(service)
+        (line,) = reported(service)
         assert line.startswith(f"OTLP export to {down.url} (http/protobuf) fails, dropping spans: ")
         assert "OTEL_EXPORTER_OTLP_PROTOCOL" in line
         held.close()
@@ -221,8 +221,10 @@ def test_a_collector_that_is_down_costs_one_line_and_is_used_when_it_is_back(
                 "a span",
                 PATIENCE,
             )
-            until(lambda: len(told(service)) == 2, "a line that the export works again", PATIENCE)
-        assert told(service)[1].startswith("OTLP export works again; ")
+            until(
+                lambda: len(reported(service)) == 2, "a line that the export works again", PATIENCE
+            )
+        assert reported(service)[1].startswith("OTLP export works again; ")
 
 
 def test_the_last_spans_are_sent_at_the_end(shared_engine: FakeEngine, tmp_path: Path) -> None:

@@ -181,15 +181,19 @@ def test_an_open_address_is_a_warning_and_keys_are_told_by_their_labels(tmp_path
     assert run.rows["keys"] == ["ok", "2: alice, key-2."]
 
 
-def test_a_collector_is_looked_for_where_one_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [("traces", "OTEL_EXPORTER_OTLP_ENDPOINT"), ("log lines", "OTLP_LOGS_ENDPOINT")],
+)
+def test_a_collector_is_looked_for_where_one_is_named(tmp_path: Path, row: str, name: str) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         place = f"127.0.0.1:{server.getsockname()[1]}"
-        endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{place}"}
+        endpoint = {name: f"http://{place}"}
         there = Run(tmp_path, HOST="127.0.0.1", **endpoint)
-    assert there.rows["traces"] == ["ok", f"To {place}, by http/protobuf."]
+    assert there.rows[row] == ["ok", f"To {place}, by http/protobuf."]
     gone = Run(tmp_path, HOST="127.0.0.1", **endpoint)
-    assert (gone.code, gone.rows["traces"][0]) == (0, "warn")
-    assert gone.rows["traces"][1].startswith(f"Nobody takes them at {place}: ")
+    assert (gone.code, gone.rows[row][0]) == (0, "warn")
+    assert gone.rows[row][1].startswith(f"Nobody takes them at {place}: ")
 
 
 def test_a_misspelt_name_is_a_warning(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from proxy.errors import Source
 from proxy.telemetry.record import Outcome, Record
 
 
-def finished(**known: Any) -> Record:
+def finished(**given: Any) -> Record:
     """A chat that took half a second, from second 100 of the clock on; the rest is as given."""
     record = Record("POST", "/v1/chat/completions", Route.CHAT, started=100.0)
     record.status = 200
-    for name, value in known.items():
+    for name, value in given.items():
         setattr(record, name, value)
     record.finish()
-    record.finished = known.get("finished", 100.5)
+    record.finished = given.get("finished", 100.5)
     return record
 
 

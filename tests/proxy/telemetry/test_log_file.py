@@ -60,16 +60,17 @@ def test_a_line_is_made_once_for_both(lines: Lines, path: Path) -> None:
             self.count += 1
             return "said"
 
-    said = Counting()
+    message = Counting()
     configure(LogFormat.JSON, "info", str(path))
-    _log.info("%s", said, extra={"fields": {}})
-    assert (len(lines()), len(written(path)), said.count) == (1, 1, 1)
+    _log.info("%s", message, extra={"fields": {}})
+    assert (len(lines()), len(written(path)), message.count) == (1, 1, 1)
 
 
 def test_a_restart_goes_on_where_the_file_ends(lines: Lines, path: Path) -> None:
     for word in ("first", "second"):
         configure(LogFormat.TEXT, "info", str(path))
         _log.info(word)
+        flush(PATIENCE)  # as at the end of a process
     assert [line.split()[-1] for line in written(path)] == ["first", "second"]
     assert len(lines()) == 2
 
@@ -124,9 +125,9 @@ def test_a_full_disk_costs_nothing_but_lines_of_the_file_and_is_told_once(
     for number in range(100):
         _log.info("line %d", number)
     messages = [json.loads(line)["message"] for line in lines()]
-    (told,) = [message for message in messages if "LOG_FILE" in message]
-    assert told == f"LOG_FILE='/dev/full' cannot be written: [Errno 28] {os.strerror(28)}"
-    assert [message for message in messages if message != told] == [
+    (reported,) = [message for message in messages if "LOG_FILE" in message]
+    assert reported == f"LOG_FILE='/dev/full' cannot be written: [Errno 28] {os.strerror(28)}"
+    assert [message for message in messages if message != reported] == [
         f"line {number}" for number in range(100)
     ]
 
@@ -194,9 +195,9 @@ def test_a_file_that_cannot_be_rotated_is_told_and_stdout_goes_on(
         for number in range(50):
             _log.info("line %d", number)
         flush(PATIENCE)
-    told = [line for line in lines() if "LOG_FILE" in line]
-    assert len(told) == 1
-    assert "Permission denied" in told[0]
+    reported = [line for line in lines() if "LOG_FILE" in line]
+    assert len(reported) == 1
+    assert "Permission denied" in reported[0]
     assert path.stat().st_size <= 500
     _log.info("the last")
     assert written(path) == lines()

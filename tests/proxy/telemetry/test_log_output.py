@@ -61,11 +61,11 @@ def slow() -> Iterator[Slow]:
     slow.may_go_on.set()
 
 
-Told = Callable[[], list[str]]
+Reported = Callable[[], list[str]]
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Told:
+def reported(caplog: pytest.LogCaptureFixture) -> Reported:
     return lambda: [record.getMessage() for record in caplog.records if record.name == "proxy.log"]
 
 
@@ -128,7 +128,7 @@ def test_what_is_not_taken_at_once_is_the_threads_and_the_order_stays(slow: Slow
 
 
 def test_lines_over_the_bound_are_dropped_counted_and_told_when_there_is_room(
-    slow: Slow, told: Told, monkeypatch: pytest.MonkeyPatch
+    slow: Slow, reported: Reported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_output, "MAX_PENDING_BYTES", 100)
     target = Target("stdout", slow, None, reports_errors=True)
@@ -138,18 +138,18 @@ def test_lines_over_the_bound_are_dropped_counted_and_told_when_there_is_room(
     taken = 100 // len(b"line 0\n")
     assert target.pending_bytes <= 100
     assert 0 < target.dropped_lines < 50
-    assert told() == []
+    assert reported() == []
     slow.may_go_on.set()
     output.flush(PATIENCE)
     dropped = 50 - len(slow.lines)
     assert slow.lines == lines_of(50)[: 50 - dropped]
     assert taken - 2 <= len(slow.lines) <= taken
     assert target.dropped_lines == dropped
-    assert told() == [f"{dropped} log lines were dropped: stdout did not take them"]
+    assert reported() == [f"{dropped} log lines were dropped: stdout did not take them"]
     output.write(b"later\n")
     output.flush(PATIENCE)
     assert slow.lines[-1] == b"later\n"
-    assert len(told()) == 1
+    assert len(reported()) == 1
     output.close()
 
 

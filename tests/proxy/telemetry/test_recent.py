@@ -83,8 +83,8 @@ def test_an_answer_in_one_piece_is_all_generating() -> None:
 
 
 def test_what_others_made_it_wait_for_has_parts_of_its_own() -> None:
-    known = {"waited_seconds": 0.1, "media_seconds": 0.05}
-    parts = split(finished(**known, body_read=100.15, sent=100.2, last_byte=100.5))
+    given = {"waited_seconds": 0.1, "media_seconds": 0.05}
+    parts = split(finished(**given, body_read=100.15, sent=100.2, last_byte=100.5))
     assert [parts["queued"], parts["media"]] == pytest.approx([100, 50])
     assert parts["receiving"] == pytest.approx(50)
     assert parts["sidecar"] == pytest.approx(0)
@@ -101,6 +101,6 @@ def test_an_upload_that_is_piped_is_receiving_until_it_is_there() -> None:
     assert parts["generating"] == pytest.approx(200)
 
 
-@pytest.mark.parametrize("known", [{"sent": 100.4, "body_read": 100.1, "first_token": 100.2}, {}])
-def test_no_part_is_negative(known: dict[str, float]) -> None:
-    assert min(split(finished(**known)).values()) >= 0
+@pytest.mark.parametrize("given", [{"sent": 100.4, "body_read": 100.1, "first_token": 100.2}, {}])
+def test_no_part_is_negative(given: dict[str, float]) -> None:
+    assert min(split(finished(**given)).values()) >= 0

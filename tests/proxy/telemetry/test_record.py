@@ -79,7 +79,7 @@ def test_what_does_not_apply_is_absent_and_never_a_made_up_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "absent"),
+    ("given", "absent"),
     [
         (
             {"first_token": None, "last_token": None, "generated_events": 0},
@@ -104,10 +104,10 @@ def test_what_does_not_apply_is_absent_and_never_a_made_up_zero() -> None:
     ],
 )
 def test_a_number_without_its_measurement_is_absent(
-    known: dict[str, Any], absent: tuple[str, ...]
+    given: dict[str, Any], absent: tuple[str, ...]
 ) -> None:
     record = full()
-    for name, value in known.items():
+    for name, value in given.items():
         setattr(record, name, value)
     assert present_fields(full()).keys() - present_fields(record).keys() == set(absent)
 
@@ -153,7 +153,7 @@ def test_tokens_mark_their_times() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "expected"),
+    ("given", "expected"),
     [
         # Before sending: from the body to the request, less the connecting.
         ({"body_read": 1.0, "sent": 1.5}, 0.5),
@@ -169,10 +169,10 @@ def test_tokens_mark_their_times() -> None:
     ],
 )
 def test_overhead_is_the_sidecars_own_time_and_never_negative(
-    known: dict[str, Any], expected: float
+    given: dict[str, Any], expected: float
 ) -> None:
     record = Record("POST", "/", Route.CHAT, started=0.5)
-    for name, value in known.items():
+    for name, value in given.items():
         setattr(record, name, value)
     assert record.overhead_seconds == pytest.approx(expected)
 
@@ -190,7 +190,7 @@ def test_a_record_takes_no_field_that_is_not_declared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "tokens"),
+    ("given", "tokens"),
     [
         ({"prompt_tokens": 35, "completion_tokens": 11, "generated_events": 6}, 46),
         ({"prompt_tokens": 9, "completion_tokens": 0}, 9),
@@ -200,9 +200,9 @@ def test_a_record_takes_no_field_that_is_not_declared() -> None:
     ],
 )
 def test_a_key_pays_what_the_engine_says_or_at_least_what_was_seen(
-    known: dict[str, int], tokens: int
+    given: dict[str, int], tokens: int
 ) -> None:
-    assert finished(**known).charged_tokens == tokens
+    assert finished(**given).charged_tokens == tokens
 
 
 def test_a_lone_surrogate_is_in_no_field_that_leaves_us() -> None:

@@ -20,37 +20,39 @@ CONVENTIONS = ("gen_ai", "http", "url", "client", "user_agent", "error")
 
 
 def test_every_field_of_the_log_line_is_there_once_with_its_value() -> None:
-    fields, known = present_fields(full()), dict(attributes(full()))
-    assert known.pop("gen_ai.response.finish_reasons") == [fields.pop("finish_reason")]
-    assert known.pop("gen_ai.response.time_to_first_chunk") == pytest.approx(0.1)
-    assert (known.pop("gen_ai.operation.name"), known.pop("gen_ai.provider.name")) == (
+    fields, by_name = present_fields(full()), dict(attributes(full()))
+    assert by_name.pop("gen_ai.response.finish_reasons") == [fields.pop("finish_reason")]
+    assert by_name.pop("gen_ai.response.time_to_first_chunk") == pytest.approx(0.1)
+    assert (by_name.pop("gen_ai.operation.name"), by_name.pop("gen_ai.provider.name")) == (
         "chat",
         "vllm",
     )
-    assert known.pop("url.scheme") == "http"
+    assert by_name.pop("url.scheme") == "http"
     # A span has its trace and its length without being told.
     del fields["trace_id"], fields["duration_ms"]
-    assert list(known.values()) == list(fields.values())
+    assert list(by_name.values()) == list(fields.values())
 
 
 def test_names_are_those_of_the_conventions_that_are_installed() -> None:
     package = "opentelemetry.semconv._incubating.attributes"
     modules = [importlib.import_module(f"{package}.{name}_attributes") for name in CONVENTIONS]
-    known = {value for module in modules for value in vars(module).values() if str(value) == value}
+    by_name = {
+        value for module in modules for value in vars(module).values() if str(value) == value
+    }
     ours = {name for name in attributes(full()) if not name.startswith("sidecar.")}
-    assert ours <= known
+    assert ours <= by_name
 
 
 def test_what_is_not_known_is_not_there() -> None:
-    known = attributes(finished(request_id="id"))
-    assert "gen_ai.usage.output_tokens" not in known
-    assert "gen_ai.response.finish_reasons" not in known
-    assert "gen_ai.response.time_to_first_chunk" not in known
-    assert None not in known.values()
+    by_name = attributes(finished(request_id="id"))
+    assert "gen_ai.usage.output_tokens" not in by_name
+    assert "gen_ai.response.finish_reasons" not in by_name
+    assert "gen_ai.response.time_to_first_chunk" not in by_name
+    assert None not in by_name.values()
 
 
 @pytest.mark.parametrize(
-    ("known", "name", "operation"),
+    ("given", "name", "operation"),
     [
         ({"path": "/v1/chat/completions"}, "chat served", "chat"),
         ({"path": "/v1/responses", "route": Route.RESPONSES}, "chat served", "chat"),
@@ -67,9 +69,9 @@ def test_what_is_not_known_is_not_there() -> None:
     ],
 )
 def test_spans_are_called_by_few_names(
-    known: dict[str, Any], name: str, operation: str | None
+    given: dict[str, Any], name: str, operation: str | None
 ) -> None:
-    record = finished(model="made-up-by-a-client", stream=False, **known)
+    record = finished(model="made-up-by-a-client", stream=False, **given)
     assert span_name(record, "served") == name
     of_span = attributes(record)
     assert of_span.get("gen_ai.operation.name") == operation
