@@ -22,6 +22,7 @@ from tests.wire.service import Sidecar
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MOST_WORDS = 1300
 CONSOLES = [commands(block) for block in blocks("README.md", "console")]
+QUICK_START = [commands(block) for block in blocks("docs/quick-start.md", "console")]
 GUIDE = blocks("docs/clients.md", "python")
 
 
@@ -89,6 +90,11 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory, engine: FakeEngine) -> Ite
     with Sidecar(tmp_path_factory.mktemp("sidecar"), engine) as sidecar:
         sidecar.wait_until_ready()
         yield sidecar
+
+
+def test_quick_start_asks_what_readme_asks() -> None:
+    (asking,) = (each for each in QUICK_START if "request.json" in each[0])
+    assert asking[0] == CONSOLES[2][1]
 
 
 def test_curl_asks_about_a_picture_and_gets_a_stream(sidecar: Sidecar, tmp_path: Path) -> None:
