@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-from proxy import __main__ as main
+from proxy.__main__ import main
 from proxy.access.routes import Route
+from proxy.commands import serve
 from proxy.settings import Settings, variables
 from proxy.vllm.command import engine_command, warnings_about
 from tests import test_kubernetes as kubernetes
@@ -135,8 +136,8 @@ async def test_sagemakers_route_is_relayed_where_it_is_asked_for() -> None:
 
 
 def test_what_sagemaker_runs_the_image_with_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "serve", lambda: 7)
-    assert main.main(["serve"]) == main.main([]) == 7
+    monkeypatch.setattr(serve, "serve", lambda: 7)
+    assert main(["serve"]) == main([]) == 7
     assert 'exec "$PYTHON" -m proxy "$@"' in (ROOT / "scripts/start.sh").read_text()
 
 

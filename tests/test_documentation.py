@@ -168,19 +168,17 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.telemetry.logs",
         "proxy.vllm.command",
     ),
-    "proxy.__main__": (
+    "proxy.__main__": ("proxy.commands",),
+    "proxy.commands.serve": (
         *_BASE,
-        "proxy.lifecycle",
         "proxy.access.keys",
         "proxy.app",
-        "proxy.commands",
         "proxy.init",
+        "proxy.lifecycle",
         "proxy.models.preset_choice",
         "proxy.protocols.named",
-        "proxy.server",
-        "proxy.telemetry.logs",
-        "proxy.telemetry.spans",
-        "proxy.telemetry.tracing",
+        "proxy.server.listener",
+        "proxy.telemetry",
     ),
 }
 
