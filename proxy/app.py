@@ -41,7 +41,7 @@ from proxy.relay.upstream import Upstream
 from proxy.relay.websocket import WebSocketRelay
 from proxy.server.dispatch import Dispatch
 from proxy.settings import Settings
-from proxy.telemetry.logs import log_flights, log_request
+from proxy.telemetry.logs import log_in_flight, log_request
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.record import Record
 from proxy.vllm.engine_meter import EngineMeter
@@ -132,7 +132,9 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
     lifecycle = RequestLifecycle(
         admission,
         in_flight,
-        on_start=(spans.began, metrics.began) if spans is not None else (metrics.began,),
+        on_start=(spans.start, metrics.request_started)
+        if spans is not None
+        else (metrics.request_started,),
         on_end=_observers(spans, metrics, service, door),
     )
     withheld = CREDENTIALS if settings.needs_key else frozenset[bytes]()
@@ -188,12 +190,12 @@ def _observers(
 
     def end_span(record: Record) -> None:
         assert spans is not None
-        spans.ended(record, metrics.model_label(record.model))
+        spans.end(record, metrics.model_label(record.model))
 
     def charge(record: Record) -> None:
         door.charge(record.payer, record.charged_tokens)
 
-    observers = (metrics.ended, service.recent.add, charge, log_request)
+    observers = (metrics.request_ended, service.recent.add, charge, log_request)
     return (end_span, *observers) if spans is not None else observers
 
 
@@ -216,7 +218,7 @@ def _tell_lost_requests(
     if not (before.phase in _SERVING and after.phase in _DEAD):
         return
     lost = in_flight.pop_lost()
-    log_flights([record for record, _ in lost])
+    log_in_flight([record for record, _ in lost])
     refused = poison.died(fingerprint for _, fingerprint in lost if fingerprint is not None)
     for record, fingerprint in lost:
         if fingerprint in refused:

@@ -34,7 +34,7 @@ from proxy.settings import Settings, variables  # noqa: E402
 from proxy.settings.values import Group  # noqa: E402
 from proxy.telemetry.catalogue import DECLARED  # noqa: E402
 from proxy.telemetry.log_fields import Field, LogFields  # noqa: E402
-from proxy.telemetry.logs import FLIGHT_FIELDS  # noqa: E402
+from proxy.telemetry.logs import IN_FLIGHT_FIELDS  # noqa: E402
 from proxy.telemetry.metrics import Modality  # noqa: E402
 from proxy.telemetry.record import Outcome  # noqa: E402
 
@@ -239,7 +239,7 @@ def log_schema() -> str:
     kinds["request"]["properties"] = {name: each for name, (_, each) in fields.items()}
     own = kinds["flight"]["properties"]
     kinds["flight"]["properties"] = {
-        name: {"$ref": f"#/$defs/request/properties/{name}"} for name in FLIGHT_FIELDS
+        name: {"$ref": f"#/$defs/request/properties/{name}"} for name in IN_FLIGHT_FIELDS
     } | {name: each for name, each in own.items() if "$ref" not in each}
     for name in ("phase", "phase_before"):
         kinds["engine_life"]["properties"][name] = {"enum": [str(phase) for phase in Phase]}

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from proxy.settings import LogFormat
 from proxy.telemetry.log_fields import LogFields
-from proxy.telemetry.logs import configure, log_flights, log_request
+from proxy.telemetry.logs import configure, log_in_flight, log_request
 from proxy.telemetry.record import Outcome
 from tests.log_schema import SCHEMA, check_lines, faults
 from tests.proxy.telemetry.conftest import Lines, as_before, lines
@@ -39,7 +39,7 @@ def test_lines_as_they_are_written_pass(lines: Lines) -> None:
     configure(LogFormat.JSON, "debug")
     log_request(full())
     log_request(finished(request_id="id-2", method="", path=""))
-    log_flights([full(), finished(request_id="id-3")])
+    log_in_flight([full(), finished(request_id="id-3")])
     for name in ("proxy.server", "vllm", "proxy.engine", "asyncio", "huggingface_hub"):
         logging.getLogger(name).warning("a word")
     try:

@@ -97,8 +97,8 @@ class Accounts:
                 account.adopt(used, now, wall)
 
     def _allowance(self, key: ApiKey) -> Allowance:
-        ours = self._limits.by_label.get(key.label, NOTHING).over(self._limits.each)
-        return key.allowance.over(ours)
+        ours = self._limits.by_label.get(key.label, NOTHING).or_else(self._limits.each)
+        return key.allowance.or_else(ours)
 
 
 def _refusal(accounts: tuple[Account, ...], now: float, wall: float) -> RateLimited | QuotaUsedUp:

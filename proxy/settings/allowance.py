@@ -27,7 +27,7 @@ class Allowance:
     in_flight: int | None = None
     """Requests at once."""
 
-    def over(self, other: Allowance) -> Allowance:
+    def or_else(self, other: Allowance) -> Allowance:
         """This one; where it says nothing, the other."""
         mine = {name: getattr(self, name) for name in NAMES}
         theirs = {name: getattr(other, name) for name in NAMES}

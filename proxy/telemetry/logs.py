@@ -24,7 +24,7 @@ from proxy.telemetry.record import Record
 from proxy.telemetry.tracing import open_log_export
 
 # What is logged of a request that was running when the engine died; never what was in it.
-FLIGHT_FIELDS = (
+IN_FLIGHT_FIELDS = (
     "request_id",
     "trace_id",
     "method",
@@ -40,7 +40,7 @@ FLIGHT_FIELDS = (
     "bytes_out",
     "completion_tokens",
 )
-MAX_FLIGHTS = 50
+MAX_IN_FLIGHT_LINES = 50
 
 # How long the end of the process waits for lines to be written.
 FLUSH_SECONDS = 2.0
@@ -68,7 +68,7 @@ _encode = msgspec.json.Encoder().encode
 _root = logging.getLogger()
 _log = logging.getLogger("proxy.log")
 _access = logging.getLogger("proxy.access")
-_flights = logging.getLogger("proxy.flights")
+_in_flight = logging.getLogger("proxy.flights")
 
 _handler: OutputHandler | None = None  # set by `configure`
 
@@ -230,15 +230,15 @@ def log_request(record: Record) -> None:
     )
 
 
-def log_flights(records: Sequence[Record]) -> None:
+def log_in_flight(records: Sequence[Record]) -> None:
     """The engine has died: a line for each request that was in flight, then how many more."""
-    for record in records[:MAX_FLIGHTS]:
+    for record in records[:MAX_IN_FLIGHT_LINES]:
         present = present_fields(record)
-        fields = {name: present[name] for name in FLIGHT_FIELDS if name in present}
+        fields = {name: present[name] for name in IN_FLIGHT_FIELDS if name in present}
         # Where the engine has not counted them: an event holds one token, or a few.
         fields.setdefault("completion_tokens", record.generated_events)
         fields["age_ms"] = present["duration_ms"]
         text = f"in flight when the engine died: {record.method} {fields['path']}"
-        _flights.warning(text, extra={"fields": fields})
-    if (more := len(records) - MAX_FLIGHTS) > 0:
-        _flights.warning("in flight when the engine died: %d more", more)
+        _in_flight.warning(text, extra={"fields": fields})
+    if (more := len(records) - MAX_IN_FLIGHT_LINES) > 0:
+        _in_flight.warning("in flight when the engine died: %d more", more)

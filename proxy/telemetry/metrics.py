@@ -102,10 +102,10 @@ class Metrics:
             for name in names:
                 self._of_series(route, name).zero()
 
-    def began(self, record: Record) -> None:
+    def request_started(self, record: Record) -> None:
         self._in_flight.child(record.route).value += 1
 
-    def ended(self, record: Record) -> None:
+    def request_ended(self, record: Record) -> None:
         self._in_flight.child(record.route).value -= 1
         self._of_series(record.route, self.model_label(record.model)).add(record)
         self.keys.add(record)

@@ -31,7 +31,7 @@ class Spans:
         self._tracer = provider.get_tracer("vllm-sidecar", __version__)
         self._open: dict[int, tuple[Span, int]] = {}
 
-    def began(self, record: Record) -> None:
+    def start(self, record: Record) -> None:
         """Give the record its place in the trace: below the client's, above the engine's."""
         # One look at both clocks for the whole span: a clock that is set does not bend it.
         since_epoch = time_ns() - monotonic_ns()
@@ -51,7 +51,7 @@ class Spans:
         if span.is_recording():
             self._open[id(record)] = span, since_epoch
 
-    def ended(self, record: Record, model: str) -> None:
+    def end(self, record: Record, model: str) -> None:
         """`model` as it is in metrics: one that is served, or `other`."""
         span, since_epoch = self._open.pop(id(record), (None, 0))
         if span is None:

@@ -54,8 +54,8 @@ def _explained(variable: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise SettingsError(
-            f"{variable}: Python's {error.name or 'opentelemetry'} is not "
-            "installed (the vLLM image has it); pip install opentelemetry-sdk "
+            f"{variable}: Python's {error.name or 'opentelemetry'} is not installed, or too old "
+            "(the vLLM image has it); pip install -U opentelemetry-sdk "
             "opentelemetry-exporter-otlp, or unset the variable"
         ) from None
     except (ValueError, RuntimeError) as error:

@@ -44,8 +44,8 @@ def _sidecars() -> frozenset[str]:
 def _families() -> list[Metric]:
     metrics = Metrics(GENERATING)
     record = full()
-    metrics.began(record)
-    metrics.ended(record)
+    metrics.request_started(record)
+    metrics.request_ended(record)
     return list(metrics.registry.collect())
 
 

@@ -283,15 +283,16 @@ def test_without_a_collector_nothing_of_it_is_even_imported(tmp_path: Path) -> N
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
-def test_without_opentelemetry_the_start_says_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [ENDPOINT, "OTLP_LOGS_ENDPOINT"])
+def test_without_opentelemetry_the_start_says_what_to_do(tmp_path: Path, name: str) -> None:
     package = tmp_path / "opentelemetry"
     package.mkdir()
     text = "raise ModuleNotFoundError('gone', name='opentelemetry')\n"
     (package / "__init__.py").write_text(text)
-    done = run("-m", "proxy", PYTHONPATH=str(tmp_path), **{ENDPOINT: "http://127.0.0.1:9"})
+    done = run("-m", "proxy", PYTHONPATH=str(tmp_path), **{name: "http://127.0.0.1:9"})
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("OTEL_EXPORTER_OTLP_ENDPOINT: Python's opentelemetry is not installed")
+    assert line.startswith(f"{name}: Python's opentelemetry is not installed")
     assert "pip install" in line
 
 

@@ -43,8 +43,8 @@ def measured(*records: Record, served: tuple[str, ...] = ("demo", "alias")) -> M
     metrics.served_models = served
     metrics.keys.set_labels(["alice"])
     for record in records:
-        metrics.began(record)
-        metrics.ended(record)
+        metrics.request_started(record)
+        metrics.request_ended(record)
     return metrics
 
 
@@ -209,8 +209,8 @@ def test_clients_cannot_make_series() -> None:
             finish_reason=f"reason-{number}",
             user_agent=f"agent/{number}",
         )
-        metrics.began(record)
-        metrics.ended(record)
+        metrics.request_started(record)
+        metrics.request_ended(record)
     assert page_of(metrics)[0].count(b"\n") == before
 
 
@@ -272,8 +272,8 @@ def test_each_served_model_has_all_its_series_from_the_start_and_under_a_hundred
         *(finished(route=r, model="demo", outcome=o) for r in GENERATING for o in Outcome),
     ]
     for record in records:
-        metrics.began(record)
-        metrics.ended(record)
+        metrics.request_started(record)
+        metrics.request_ended(record)
     assert series(metrics) == before, "nothing that matters appears later"
 
 
@@ -281,11 +281,13 @@ def test_a_route_that_generates_nothing_has_only_the_series_it_needs() -> None:
     metrics = Metrics(GENERATING)
     metrics.served_models = ("demo",)
     before = series(metrics, model="demo")
-    metrics.began(record := finished(route=Route.TOKENIZE, model="demo"))
-    metrics.ended(record)
+    metrics.request_started(record := finished(route=Route.TOKENIZE, model="demo"))
+    metrics.request_ended(record)
     assert series(metrics, model="demo") == before + 1
-    metrics.began(record := finished(route=Route.EMBEDDINGS, model="demo", prompt_tokens=3))
-    metrics.ended(record)
+    metrics.request_started(
+        record := finished(route=Route.EMBEDDINGS, model="demo", prompt_tokens=3)
+    )
+    metrics.request_ended(record)
     assert series(metrics, model="demo") == before + 3
 
 
@@ -366,10 +368,10 @@ def test_a_gauge_that_is_not_known_has_no_sample() -> None:
 def test_requests_are_in_flight_from_the_door_to_the_last_byte() -> None:
     metrics = Metrics()
     record = finished()
-    metrics.began(record)
-    metrics.began(finished())
+    metrics.request_started(record)
+    metrics.request_started(finished())
     assert value(metrics, "sidecar_requests_in_flight", route="chat") == 2
-    metrics.ended(record)
+    metrics.request_ended(record)
     assert value(metrics, "sidecar_requests_in_flight", route="chat") == 1
 
 
@@ -491,8 +493,8 @@ def test_the_page_has_the_bytes_that_prometheus_clients_own_metrics_would_make(
     metrics, reference = Metrics(GENERATING), Reference(models)
     metrics.served_models = models
     for record in random_records(3000):
-        metrics.began(record)
-        metrics.ended(record)
+        metrics.request_started(record)
+        metrics.request_ended(record)
         reference.add(record)
     expected = choose_encoder(accept)[0](reference.registry).decode()
     of_requests, inputs = expected.removesuffix("# EOF\n").split("# HELP sidecar_inputs")

@@ -34,9 +34,9 @@ class Kept:
 
     def through(self, **known: Any) -> tuple[Record, ReadableSpan]:
         record = Record("POST", "/v1/chat/completions", "chat", **known)
-        self.spans.began(record)
+        self.spans.start(record)
         record.finish()
-        self.spans.ended(record, "demo")
+        self.spans.end(record, "demo")
         return record, self.made()[-1]
 
 
@@ -75,9 +75,9 @@ def test_without_a_client_that_traces_a_trace_begins_here(kept: Kept) -> None:
 
 def test_a_trace_that_nobody_keeps_is_passed_on_as_such(kept: Kept) -> None:
     record = Record("POST", "/x", "chat", traceparent=PARENT[:-1] + "0")
-    kept.spans.began(record)
+    kept.spans.start(record)
     record.finish()
-    kept.spans.ended(record, "demo")
+    kept.spans.end(record, "demo")
     assert not kept.made()
     assert record.trace_id == TRACE
     assert not record.is_sampled
@@ -88,11 +88,11 @@ def test_a_trace_that_nobody_keeps_is_passed_on_as_such(kept: Kept) -> None:
 def test_a_span_has_the_records_times(kept: Kept) -> None:
     before = time_ns() - 500_000_000
     record = Record("POST", "/v1/completions", "completions", started=monotonic() - 0.5)
-    kept.spans.began(record)
+    kept.spans.start(record)
     record.sent = record.started + 0.1
     record.first_token = record.started + 0.2
     record.finish()
-    kept.spans.ended(record, "demo")
+    kept.spans.end(record, "demo")
     (span,) = kept.made()
     assert span.start_time is not None
     assert span.end_time is not None
