@@ -73,6 +73,7 @@ def variables_of(group: type[Group]) -> list[Variable]:
                 name=first,
                 other_names=tuple(others),
                 default=as_text(info.default),
+                # `None` means nothing there; Annotated wants one at least.
                 allowed=allowed(Annotated[(info.annotation, *info.metadata, None)]),
                 effect=info.description or "",
                 **{key: str(text) for key, text in info.json_schema_extra.items()},
