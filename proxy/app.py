@@ -178,7 +178,7 @@ def _dispatch(
     routes = RouteTable(
         settings.extra_routes, [path for protocol in named for path in protocol.paths]
     )
-    own, scraped = built_in_endpoints(service, routes.described)
+    own, scraped = built_in_endpoints(service, routes.listed)
     hosts, cors = Hosts(settings.allowed_hosts, settings.cors_origins), Cors(settings.cors_origins)
     return Dispatch(routes, hosts, cors, door, relay, websockets, own, scraped, settings)
 

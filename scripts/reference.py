@@ -6,7 +6,8 @@
 
 docs/configuration.md and .env.example come from proxy/settings, the fields of docs/logs.md and
 docs/log-schema.json from proxy/telemetry/log_fields.py, the metrics of docs/metrics.md from
-proxy/telemetry/catalogue.py. Of a page, only what stands between
+proxy/telemetry/catalogue.py, the relayed routes of docs/endpoints.md from
+proxy/access/routes.py. Of a page, only what stands between
 `<!-- BEGIN name -->` and `<!-- END name -->` is written; the rest is written by hand.
 """
 
@@ -28,7 +29,7 @@ from pydantic import TypeAdapter
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from proxy.access.routes import Route  # noqa: E402
+from proxy.access.routes import ROUTES, Endpoint, Route  # noqa: E402
 from proxy.engine.phase import Phase  # noqa: E402
 from proxy.settings import Settings, variables  # noqa: E402
 from proxy.settings.values import Group  # noqa: E402
@@ -282,6 +283,23 @@ def label_table() -> str:
     return "\n".join(rows)
 
 
+def route_table() -> str:
+    rows = ["| Path | Route | What |", "| --- | --- | --- |"]
+    for spec in ROUTES:
+        for endpoint in spec.endpoints:
+            rows.append(row((paths_of(endpoint), f"`{spec.route}`", endpoint.about)))
+            for alias in endpoint.aliases:
+                text = f"The same as `{endpoint.paths[0]}`"
+                rows.append(row((f"`{alias}`", f"`{spec.route}`", text)))
+    return "\n".join(rows)
+
+
+def paths_of(endpoint: Endpoint) -> str:
+    if endpoint.named_by is not None:
+        return f"what `{endpoint.named_by}` names"
+    return ", ".join(f"`{path}`" for path in endpoint.paths)
+
+
 def without_links(text: str) -> str:
     return _LINK.sub(r"\1", text)
 
@@ -297,6 +315,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "configuration.md": filled(
             "docs/configuration.md", {"variables": configuration()}
         ),
+        ROOT / "docs" / "endpoints.md": filled("docs/endpoints.md", {"routes": route_table()}),
         ROOT / "docs" / "logs.md": filled("docs/logs.md", {"fields": log_table()}),
         ROOT / "docs" / "log-schema.json": log_schema(),
         ROOT / "docs" / "metrics.md": filled(

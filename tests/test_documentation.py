@@ -92,6 +92,11 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.engine",
     ),
     "proxy.telemetry.record": ("proxy.errors",),
+    "proxy.telemetry.span_attributes": (
+        "proxy.access.routes",
+        "proxy.telemetry.log_fields",
+        "proxy.telemetry.record",
+    ),
     "proxy.telemetry": (
         *_BASE,
         "proxy.telemetry",

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from proxy.access.routes import _EXACT, _GENERATE, ALIASES, Route, RouteTable
 from proxy.errors import RequestFailure
 from scripts import check_links
 from scripts.site_links import on_page_markdown
@@ -133,29 +132,6 @@ def test_links_that_lead_nowhere_are_named(
 
 
 # Endpoints --------------------------------------------------------------------------------------
-
-EXAMPLES = {"{id}": "resp_1", "{model}": "org/model"}
-
-
-def relayed() -> Iterator[tuple[str, str]]:
-    for paths, route, _ in rows(ENDPOINTS, "Relayed routes"):
-        for path in re.findall(r"`(/\S*)`", paths):
-            yield path, route.strip("`")
-
-
-@pytest.mark.parametrize(("path", "route"), list(relayed()))
-def test_a_relayed_route_of_the_page_is_what_the_allow_list_says(path: str, route: str) -> None:
-    for name, example in EXAMPLES.items():
-        path = path.replace(name, example)
-    assert RouteTable().find(path.encode()) == route
-
-
-def test_the_page_has_the_whole_allow_list() -> None:
-    assert {path.encode() for path, _ in relayed() if "{" not in path} == {
-        *(*_EXACT, *_GENERATE, *ALIASES)
-    }
-    named = {route.strip("`") for _, route, _ in rows(ENDPOINTS, "Relayed routes")}
-    assert named == set(Route) - {Route.UNKNOWN}
 
 
 async def test_the_page_has_all_pages_of_the_sidecar_and_says_which_need_a_key() -> None:

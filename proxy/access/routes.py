@@ -1,4 +1,7 @@
-"""The allow-list: which paths are the engine's, and what kind of work each one is.
+"""The allow-list: which paths are the engine's, and all that this project knows of each.
+
+A route is declared here, once. The media guard, the readers of bodies and streams, the names of
+spans, `/openapi.json` and docs/endpoints.md are made from `ROUTES`.
 
 Paths are compared as they came over the wire, undecoded, so that no encoding of a
 path can lead to a route that is not listed.
@@ -7,7 +10,8 @@ path can lead to a route that is not listed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote_to_bytes
 
@@ -36,63 +40,327 @@ class Route(StrEnum):
     UNKNOWN = "unknown"
 
 
-GENERATING = (Route.CHAT, Route.COMPLETIONS, Route.RESPONSES, Route.MESSAGES)
-# Their errors have the shape of Anthropic's API.
-ANTHROPIC = (Route.MESSAGES, Route.COUNT_TOKENS)
+class PayloadShape(StrEnum):
+    """What the events of a stream, and whole answers, look like."""
 
-# What speaks another protocol than the engine, and is translated.
-TRANSLATED = (Route.GENERATE, Route.PROTOCOL)
+    CHUNKS = "chunks"
+    """Chunks as chat and completions have them; also any answer that has no more than `usage`."""
+    RESPONSES = "responses"
+    MESSAGES = "messages"
 
-_EXACT = {
-    b"/v1/chat/completions": Route.CHAT,
-    b"/v1/completions": Route.COMPLETIONS,
-    b"/v1/responses": Route.RESPONSES,
-    b"/v1/messages": Route.MESSAGES,
-    b"/v1/messages/count_tokens": Route.COUNT_TOKENS,
-    b"/v1/embeddings": Route.EMBEDDINGS,
-    b"/v1/audio/transcriptions": Route.AUDIO,
-    b"/v1/audio/translations": Route.AUDIO,
-    b"/v1/audio/speech": Route.AUDIO,
-    b"/v1/realtime": Route.REALTIME,
-    b"/v1/rerank": Route.RERANK,
-    b"/v2/rerank": Route.RERANK,
-    b"/rerank": Route.RERANK,
-    b"/v1/score": Route.SCORE,
-    b"/score": Route.SCORE,
-    b"/pooling": Route.POOLING,
-    b"/classify": Route.CLASSIFY,
-    b"/tokenize": Route.TOKENIZE,
-    b"/detokenize": Route.TOKENIZE,
-    b"/v1/models": Route.MODELS,
-    b"/version": Route.VERSION,
-}
 
-# Other words for a path of the engine's: what is asked there is sent to the path itself.
-ALIASES = {
-    b"/chat/completions": b"/v1/chat/completions",
-    b"/completions": b"/v1/completions",
-}
+_JSON = "application/json"
+_FORM = "multipart/form-data"
 
-# Routes that take a name or an id: /v1/models/{model}, /v1/responses/{id}[/cancel|/input_items].
-# An id begins with `resp_`: vLLM has other routes beside it, such as /v1/responses/render.
-_SEGMENT = rb"(?!\.{1,2}(?:/|$))[\w.:~%-]+"
-_WITH_ID = (
-    (re.compile(rb"/v1/models/" + _SEGMENT + rb"(?:/" + _SEGMENT + rb")*"), Route.MODELS),
-    (re.compile(rb"/v1/responses/resp_[\w-]+(?:/(?:cancel|input_items))?"), Route.RESPONSES),
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """Paths that are used alike: one row of docs/endpoints.md."""
+
+    paths: tuple[str, ...] = ()
+    """As OpenAPI writes them; empty where a setting names them."""
+    named_by: str | None = None
+    """The setting that names the paths."""
+    aliases: tuple[str, ...] = ()
+    """Other words for `paths[0]`: what is asked there is sent to the path itself."""
+    methods: tuple[str, ...] = ("post",)
+    body: str | None = _JSON
+    """Media type of the body of a POST."""
+    operation: str | None = None
+    """`gen_ai.operation.name` of a POST's span, as OpenTelemetry's conventions call it."""
+    about: str
+    """For docs/endpoints.md."""
+
+
+NO_MEDIA: tuple[str, ...] = ()
+_MESSAGES = ("messages", "system")
+_POOLED = ("messages", "input")
+_SCORED = ("query", "queries", "documents", "items", "data_1", "data_2", "text_1", "text_2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RouteSpec:
+    """All that is to be known of one kind of work."""
+
+    route: Route
+    endpoints: tuple[Endpoint, ...]
+    media_fields: tuple[str, ...]
+    """Top-level fields of its body in which the engine would fetch URLs; `NO_MEDIA` where no body
+    of it points at media. There is no default: the guard against SSRF looks nowhere else."""
+    payloads: PayloadShape = PayloadShape.CHUNKS
+    messages_field: str | None = None
+    """The field of its body whose messages are peeked at, to count images, videos and audios."""
+    takes_usage_option: bool = False
+    """Its streams have usage only where the body asks for it by `stream_options`."""
+    generates: bool = False
+    """It makes tokens one by one, and may stream them."""
+    proves_work: bool = False
+    """An answer proves that the engine's core works. Else only one that counts tokens does."""
+    is_translated: bool = False
+    """It speaks a protocol of its own. `EXTRA_ROUTES` may give its paths to the engine."""
+    has_anthropic_errors: bool = False
+    takes_sessions: bool = False
+    """WebSocket sessions may be opened there."""
+
+
+ListedRoute = tuple[RouteSpec, Endpoint]
+
+ROUTES = (
+    RouteSpec(
+        route=Route.CHAT,
+        endpoints=(
+            Endpoint(
+                paths=("/v1/chat/completions",),
+                aliases=("/chat/completions",),
+                operation="chat",
+                about="A conversation, with pictures, video and sound where the model takes them."
+                " Usage is always known",
+            ),
+        ),
+        media_fields=_MESSAGES,
+        messages_field="messages",
+        takes_usage_option=True,
+        generates=True,
+        proves_work=True,
+    ),
+    RouteSpec(
+        route=Route.COMPLETIONS,
+        endpoints=(
+            Endpoint(
+                paths=("/v1/completions",),
+                aliases=("/completions",),
+                operation="text_completion",
+                about="A prompt continued. Usage is always known",
+            ),
+        ),
+        media_fields=NO_MEDIA,  # texts and tokens only
+        takes_usage_option=True,
+        generates=True,
+        proves_work=True,
+    ),
+    RouteSpec(
+        route=Route.RESPONSES,
+        endpoints=(
+            Endpoint(paths=("/v1/responses",), operation="chat", about="OpenAI's Responses API"),
+            Endpoint(
+                paths=(
+                    "/v1/responses/{response_id}",
+                    "/v1/responses/{response_id}/input_items",
+                ),
+                methods=("get",),
+                about="A stored response; ids begin with `resp_`",
+            ),
+            Endpoint(
+                paths=("/v1/responses/{response_id}/cancel",),
+                body=None,
+                about="A response in the background, ended",
+            ),
+        ),
+        media_fields=("input",),
+        payloads=PayloadShape.RESPONSES,
+        messages_field="input",
+        generates=True,
+    ),
+    RouteSpec(
+        route=Route.MESSAGES,
+        endpoints=(
+            Endpoint(paths=("/v1/messages",), operation="chat", about="Anthropic's Messages API"),
+        ),
+        media_fields=_MESSAGES,
+        payloads=PayloadShape.MESSAGES,
+        messages_field="messages",
+        generates=True,
+        proves_work=True,
+        has_anthropic_errors=True,
+    ),
+    RouteSpec(
+        route=Route.EMBEDDINGS,
+        endpoints=(
+            Endpoint(paths=("/v1/embeddings",), operation="embeddings", about="Texts as vectors"),
+        ),
+        media_fields=_POOLED,
+        proves_work=True,
+    ),
+    RouteSpec(
+        route=Route.AUDIO,
+        endpoints=(
+            Endpoint(
+                paths=("/v1/audio/transcriptions", "/v1/audio/translations"),
+                body=_FORM,
+                about="Speech to text",
+            ),
+            Endpoint(paths=("/v1/audio/speech",), about="Text to speech"),
+        ),
+        media_fields=NO_MEDIA,  # the files themselves, or a text to speak
+        proves_work=True,
+    ),
+    RouteSpec(
+        route=Route.REALTIME,
+        endpoints=(
+            Endpoint(
+                paths=("/v1/realtime",),
+                methods=("get",),
+                about="A WebSocket session; [which pages](access.md#web-pages) may open one."
+                " A message may have `MAX_BODY_MB` and 16,384 fragments; compression is not"
+                " agreed to",
+            ),
+        ),
+        media_fields=NO_MEDIA,  # a session has no body
+        takes_sessions=True,
+    ),
+    RouteSpec(
+        route=Route.RERANK,
+        endpoints=(
+            Endpoint(
+                paths=("/v1/rerank", "/v2/rerank", "/rerank"),
+                about="Documents in order of how well they fit",
+            ),
+        ),
+        media_fields=_SCORED,
+        proves_work=True,
+    ),
+    RouteSpec(
+        route=Route.SCORE,
+        endpoints=(Endpoint(paths=("/v1/score", "/score"), about="How well texts fit each other"),),
+        media_fields=_SCORED,
+        proves_work=True,
+    ),
+    RouteSpec(
+        route=Route.POOLING,
+        endpoints=(Endpoint(paths=("/pooling",), about="The model's vectors as they are"),),
+        media_fields=_POOLED,
+        proves_work=True,
+    ),
+    RouteSpec(
+        route=Route.CLASSIFY,
+        endpoints=(Endpoint(paths=("/classify",), about="Classes of texts"),),
+        media_fields=_POOLED,
+        proves_work=True,
+    ),
+    RouteSpec(
+        route=Route.TOKENIZE,
+        endpoints=(Endpoint(paths=("/tokenize", "/detokenize"), about="Text to tokens and back"),),
+        media_fields=_MESSAGES,
+    ),
+    RouteSpec(
+        route=Route.COUNT_TOKENS,
+        endpoints=(Endpoint(paths=("/v1/messages/count_tokens",), about="How long a message is"),),
+        media_fields=_MESSAGES,
+        has_anthropic_errors=True,
+    ),
+    RouteSpec(
+        route=Route.MODELS,
+        endpoints=(
+            Endpoint(
+                paths=("/v1/models",),
+                methods=("get",),
+                about="The served names; in Anthropic's shape where the request has"
+                " `anthropic-version`",
+            ),
+            Endpoint(
+                paths=("/v1/models/{model}",),
+                methods=("get",),
+                about="One of them, for `models.retrieve()` of OpenAI's and Anthropic's SDKs. vLLM"
+                " has no such route: the sidecar takes it from the engine's list. The name may"
+                " have slashes, escaped or not",
+            ),
+        ),
+        media_fields=NO_MEDIA,
+    ),
+    RouteSpec(
+        route=Route.VERSION,
+        endpoints=(Endpoint(paths=("/version",), methods=("get",), about="vLLM's version"),),
+        media_fields=NO_MEDIA,
+    ),
+    RouteSpec(
+        route=Route.GENERATE,
+        endpoints=(
+            Endpoint(
+                paths=("/generate", "/generate_stream"),
+                about="Texts in, texts out: [a protocol](protocols.md#generate) of the sidecar's,"
+                " translated to chat or completions",
+            ),
+        ),
+        media_fields=NO_MEDIA,  # the engine is asked for chat or completions
+        proves_work=True,
+        is_translated=True,
+    ),
+    RouteSpec(
+        route=Route.PROTOCOL,
+        endpoints=(
+            Endpoint(
+                named_by="PROTOCOLS",
+                about="[A protocol of your own](protocols.md#a-protocol-of-your-own)",
+            ),
+        ),
+        media_fields=NO_MEDIA,  # the engine is asked for chat or completions
+        proves_work=True,
+        is_translated=True,
+    ),
+    RouteSpec(
+        route=Route.EXTRA,
+        endpoints=(
+            Endpoint(
+                named_by="EXTRA_ROUTES",
+                methods=("get", "post"),
+                about="Relayed as it is; nothing is read of it",
+            ),
+        ),
+        # Of routes that only the operator opens: /v1/systemone, /v2/embed, /cohere/v2/chat, ...
+        media_fields=(*_MESSAGES, "input", *_SCORED, "inputs", "images", "audio", "videos"),
+        takes_sessions=True,
+    ),
+    RouteSpec(
+        route=Route.UNKNOWN,
+        endpoints=(),
+        media_fields=NO_MEDIA,  # never sent to the engine
+    ),
 )
 
-# The same as templates; a model's name may have slashes, which a template cannot say.
-_TEMPLATES = {
-    "/v1/models/{model}": Route.MODELS,
-    "/v1/responses/{response_id}": Route.RESPONSES,
-    "/v1/responses/{response_id}/cancel": Route.RESPONSES,
-    "/v1/responses/{response_id}/input_items": Route.RESPONSES,
+
+def _endpoints() -> Iterator[tuple[str, RouteSpec, Endpoint]]:
+    for spec in ROUTES:
+        for endpoint in spec.endpoints:
+            for path in (*endpoint.paths, *endpoint.aliases):
+                yield path, spec, endpoint
+
+
+GENERATING = tuple(spec.route for spec in ROUTES if spec.generates)
+ANTHROPIC = tuple(spec.route for spec in ROUTES if spec.has_anthropic_errors)
+TRANSLATED = tuple(spec.route for spec in ROUTES if spec.is_translated)
+WITH_SESSIONS = tuple(spec.route for spec in ROUTES if spec.takes_sessions)
+
+OPERATIONS = {
+    path: endpoint.operation for path, _, endpoint in _endpoints() if endpoint.operation is not None
 }
-_GENERATE = dict.fromkeys((b"/generate", b"/generate_stream"), Route.GENERATE)
+"""The operation of a POST to a path, for its span."""
+ALIASES = {
+    alias.encode(): endpoint.paths[0].encode()
+    for spec in ROUTES
+    for endpoint in spec.endpoints
+    for alias in endpoint.aliases
+}
 
-
-# What somebody else's server may read as more than a part of a name, once it is decoded.
+# An id begins with `resp_`: vLLM has other routes beside it, such as /v1/responses/render. A
+# model's name may have slashes, which a template cannot say.
+_SEGMENT = r"(?!\.{1,2}(?:/|$))[\w.:~%-]+"
+_PARAMETERS = {"response_id": r"resp_[\w-]+", "model": rf"{_SEGMENT}(?:/{_SEGMENT})*"}
+# What another server may read as more than a part of a name, once it is decoded.
 _NO_NAME = re.compile(rb"[\x00-\x1f\x7f\\;?#%]|(?:^|/)\.{0,2}(?:/|$)")
+
+
+def _pattern() -> re.Pattern[bytes]:
+    """Matches the paths that take a name or an id; the name of the group is the route."""
+    alternatives: dict[Route, list[str]] = {}
+    for path, spec, _ in _endpoints():
+        if "{" in path:
+            expression = re.sub(r"\{(\w+)\}", lambda match: _PARAMETERS[match[1]], path)
+            alternatives.setdefault(spec.route, []).append(expression)
+    groups = [f"(?P<{route}>{'|'.join(each)})" for route, each in alternatives.items()]
+    return re.compile("|".join(groups).encode())
+
+
+_WITH_PARAMETER = _pattern()
 
 
 class RouteTable:
@@ -102,15 +370,21 @@ class RouteTable:
     """
 
     def __init__(self, extra_paths: Iterable[str] = (), protocol_paths: Iterable[str] = ()) -> None:
-        extra = {path.encode(): Route.EXTRA for path in extra_paths}
-        protocols = {path.encode(): Route.PROTOCOL for path in protocol_paths}
-        aliases = {alias: _EXACT[path] for alias, path in ALIASES.items()}
-        self._exact = protocols | _GENERATE | extra | _EXACT | aliases
-
-    @property
-    def described(self) -> dict[str, Route]:
+        specs = {spec.route: spec for spec in ROUTES}
+        extra, protocol = specs[Route.EXTRA], specs[Route.PROTOCOL]
+        declared = {path: (spec, endpoint) for path, spec, endpoint in _endpoints()}
+        self.listed: dict[str, ListedRoute] = {
+            **dict.fromkeys(protocol_paths, (protocol, protocol.endpoints[0])),
+            **{path: each for path, each in declared.items() if each[0].is_translated},
+            **dict.fromkeys(extra_paths, (extra, extra.endpoints[0])),
+            **{path: each for path, each in declared.items() if not each[0].is_translated},
+        }
         """All paths, as OpenAPI writes them."""
-        return {path.decode(): route for path, route in self._exact.items()} | _TEMPLATES
+        self._exact = {
+            path.encode(): spec.route
+            for path, (spec, endpoint) in self.listed.items()
+            if endpoint.named_by or "{" not in path
+        }
 
     def canonical(self, raw_path: bytes) -> bytes:
         """A path as it is listed: without the slash at its end, where it is listed only so.
@@ -126,10 +400,10 @@ class RouteTable:
         """The kind of work behind a path, or None where it is not the engine's."""
         if route := self._exact.get(raw_path):
             return route
-        for pattern, route in _WITH_ID:
-            if pattern.fullmatch(raw_path):
-                return route if _is_plain(raw_path) else None
-        return None
+        match = _WITH_PARAMETER.fullmatch(raw_path)
+        if match is None or match.lastgroup is None or not _is_plain(raw_path):
+            return None
+        return Route(match.lastgroup)
 
 
 def _is_plain(raw_path: bytes) -> bool:

@@ -10,7 +10,7 @@ from starlette.routing import Route as OwnRoute
 from starlette.types import Receive, Scope, Send
 
 from proxy import __version__
-from proxy.access.routes import Route
+from proxy.access.routes import ListedRoute
 from proxy.api.dashboard import page_router, requests_router
 from proxy.api.health import health_router
 from proxy.api.info import info_router
@@ -48,7 +48,7 @@ class BuiltInEndpoints:
 
 
 def built_in_endpoints(
-    service: Service, routes: Mapping[str, Route]
+    service: Service, routes: Mapping[str, ListedRoute]
 ) -> tuple[BuiltInEndpoints, BuiltInEndpoints]:
     """Those of the API's port, and those of `METRICS_PORT`: metrics are in one place only.
 

@@ -6,7 +6,7 @@ engine's routes only what the sidecar itself does is described: the rest is vLLM
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,13 @@ import msgspec
 from fastapi import APIRouter, Response
 
 from proxy import __version__
-from proxy.access.routes import ANTHROPIC, TRANSLATED, Route
+from proxy.access.routes import Endpoint, ListedRoute, Route, RouteSpec
 from proxy.settings import Settings
 
 PATH = "/openapi.json"
 _FILE = Path(__file__).with_name("openapi.json")
 _METRICS = ("/metrics", "/metrics/engine")
-_GET = (Route.MODELS, Route.VERSION, Route.REALTIME)
 _ONE_MODEL = "/v1/models/{model}"
-_WITHOUT_BODY = ("/v1/responses/{response_id}/cancel",)
 # Statuses that the engine itself answers with, too, in shapes of its own.
 _SHARED = (400, 422, 500, 503)
 # Why the sidecar does not ask the engine, or has no answer of it to pass on.
@@ -44,7 +42,7 @@ REFUSALS = {
 
 
 def openapi_router(
-    settings: Settings, routes: Mapping[str, Route], open_paths: Iterable[str]
+    settings: Settings, routes: Mapping[str, ListedRoute], open_paths: Iterable[str]
 ) -> APIRouter:
     page = Response(
         msgspec.json.encode(described(settings, routes, frozenset(open_paths))),
@@ -61,7 +59,7 @@ def openapi_router(
 
 
 def described(
-    settings: Settings, routes: Mapping[str, Route], open_paths: frozenset[str]
+    settings: Settings, routes: Mapping[str, ListedRoute], open_paths: frozenset[str]
 ) -> dict[str, Any]:
     """The whole document, for a server with these settings, which asks the engine at `routes`;
     `open_paths` need no key."""
@@ -77,7 +75,7 @@ def described(
         document["security"] = [{name: []} for name in document["components"]["securitySchemes"]]
         for path, page in pages.items():
             _say_who_may(page["get"], is_open=path in open_paths)
-    document["paths"] = pages | {path: _item(path, route) for path, route in routes.items()}
+    document["paths"] = pages | {path: _item(path, *listed) for path, listed in routes.items()}
     return document
 
 
@@ -85,18 +83,20 @@ def _say_who_may(page: dict[str, Any], *, is_open: bool) -> None:
     if is_open:
         page["security"] = []
     else:
-        page["responses"]["401"] = _refusal(401, Route.UNKNOWN)
+        page["responses"]["401"] = {
+            "$ref": "#/components/responses/Refused",
+            "description": REFUSALS[401],
+        }
 
 
-def _item(path: str, route: Route) -> dict[str, Any]:
-    """What a path of the engine's takes; of those that are not known, both ways of asking."""
+def _item(path: str, spec: RouteSpec, endpoint: Endpoint) -> dict[str, Any]:
+    """What a path of the engine's takes."""
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     item: dict[str, Any] = {"parameters": list(map(_parameter, names))} if names else {}
-    if route in _GET or names:
-        methods = ["post" if path in _WITHOUT_BODY else "get"]
-    else:
-        methods = ["get", "post"] if route is Route.EXTRA else ["post"]
-    return item | {method: _operation(path, route, method) for method in methods}
+    return item | {
+        method: _operation(path, spec, endpoint.body if method == "post" else None)
+        for method in endpoint.methods
+    }
 
 
 def _parameter(name: str) -> dict[str, Any]:
@@ -105,48 +105,39 @@ def _parameter(name: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
-def _operation(path: str, route: Route, method: str) -> dict[str, Any]:
+def _operation(path: str, spec: RouteSpec, body: str | None) -> dict[str, Any]:
+    way, way_back = "Passed on to the engine", "byte for byte"
+    if path == _ONE_MODEL:
+        way, way_back = "One entry of the engine's list", "the entry of this name"
+    elif spec.is_translated:
+        way, way_back = "Translated to the engine", "translated"
     operation: dict[str, Any] = {
-        "summary": f"{_way(path, route)} ({route}).",
+        "summary": f"{way} ({spec.route}).",
         "tags": ["engine"],
         "responses": {
-            "default": {"description": f"The engine's answer, {_way_back(path, route)}."},
-            **{str(status): _refusal(status, route) for status in _refused_with(route)},
+            "default": {"description": f"The engine's answer, {way_back}."},
+            # A page's session is refused; its other requests are the browser's to judge.
+            **{
+                str(status): _refusal(status, spec)
+                for status in REFUSALS
+                if status != 403 or spec.takes_sessions
+            },
         },
     }
-    if route is Route.REALTIME:
+    if spec.route is Route.REALTIME:
         operation["responses"]["101"] = {"description": "A WebSocket session with the engine."}
-    if method == "post" and path not in _WITHOUT_BODY:
-        kind = "multipart/form-data" if route is Route.AUDIO else "application/json"
-        operation["requestBody"] = {"content": {kind: {"schema": {"type": "object"}}}}
+    if body is not None:
+        operation["requestBody"] = {"content": {body: {"schema": {"type": "object"}}}}
     return operation
 
 
-def _refused_with(route: Route) -> Iterator[int]:
-    """A page's session is refused; of its other requests the browser decides, by CORS headers."""
-    takes_sessions = route in (Route.REALTIME, Route.EXTRA)
-    return (status for status in REFUSALS if status != 403 or takes_sessions)
-
-
-def _way(path: str, route: Route) -> str:
-    if path == _ONE_MODEL:
-        return "One entry of the engine's list"
-    return "Translated to the engine" if route in TRANSLATED else "Passed on to the engine"
-
-
-def _way_back(path: str, route: Route) -> str:
-    if path == _ONE_MODEL:
-        return "the entry of this name"
-    return "translated" if route in TRANSLATED else "byte for byte"
-
-
-def _refusal(status: int, route: Route) -> dict[str, Any]:
-    if route is Route.GENERATE:
+def _refusal(status: int, spec: RouteSpec) -> dict[str, Any]:
+    if spec.route is Route.GENERATE:
         name = "RefusedGenerate"
-    elif route is Route.PROTOCOL:
+    elif spec.route is Route.PROTOCOL:
         name = "RefusedProtocol"
     elif status in _SHARED:
         name = "RefusedOrPassedOn"
     else:
-        name = "RefusedAnthropic" if route in ANTHROPIC else "Refused"
+        name = "RefusedAnthropic" if spec.has_anthropic_errors else "Refused"
     return {"$ref": f"#/components/responses/{name}", "description": REFUSALS[status]}

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from proxy.access.routes import Route
+from proxy.access.routes import ROUTES, Route
 from proxy.errors import MediaRefused
 from proxy.json_scan import Leaf, Path, Scan, Shape, TooManyValues, contains
 from proxy.json_scan import find as find_values
@@ -148,53 +148,18 @@ _NODES.members = {
     b"source": Shape({b"url": _STRING}),
     **dict.fromkeys((b"content", b"output"), _NODES),
 }
-_MESSAGES = Shape({b"messages": _NODES, b"system": _NODES})
-_POOLED = Shape({b"messages": _NODES, b"input": _NODES})
-_SCORED = Shape(
-    dict.fromkeys(
-        b"query queries documents items data_1 data_2 text_1 text_2".split(),
-        _NODES,
-    )
-)
-# Routes that only EXTRA_ROUTES opens: /v1/systemone, /v2/embed, /cohere/v2/chat, ...
-_ANY = Shape(
-    {
-        **_MESSAGES.members,
-        **_POOLED.members,
-        **_SCORED.members,
-        b"inputs": _NODES,
-        **dict.fromkeys((b"images", b"audio", b"videos"), _URLS),
-    }
-)
-# None: no body of the route points at media. Tests hold that each route is here.
-ROOTS: dict[str, Shape | None] = {
-    Route.CHAT: _MESSAGES,
-    Route.MESSAGES: _MESSAGES,
-    Route.COUNT_TOKENS: _MESSAGES,
-    Route.TOKENIZE: _MESSAGES,
-    Route.RESPONSES: Shape({b"input": _NODES}),
-    Route.EMBEDDINGS: _POOLED,
-    Route.POOLING: _POOLED,
-    Route.CLASSIFY: _POOLED,
-    Route.SCORE: _SCORED,
-    Route.RERANK: _SCORED,
-    Route.EXTRA: _ANY,
-    # Texts and tokens only.
-    Route.COMPLETIONS: None,
-    # The files themselves, or a text to speak.
-    Route.AUDIO: None,
-    # A WebSocket's, which has no body.
-    Route.REALTIME: None,
-    Route.MODELS: None,
-    Route.VERSION: None,
-    # Asked of the engine as chat or completions.
-    Route.GENERATE: None,
-    Route.PROTOCOL: None,
-    # Never sent to the engine.
-    Route.UNKNOWN: None,
-}
+_LISTS_OF_URLS = ("images", "audio", "videos")
+
+
+def _root(media_fields: tuple[str, ...]) -> Shape | None:
+    """What is looked for in a body in which these fields may point at media."""
+    members = {name.encode(): _URLS if name in _LISTS_OF_URLS else _NODES for name in media_fields}
+    return Shape(members) if members else None
+
+
+_ROOTS: dict[str, Shape | None] = {spec.route: _root(spec.media_fields) for spec in ROUTES}
 
 
 def _roots(route: str) -> Shape | None:
-    """Of a route that is not listed everything is looked at."""
-    return ROOTS.get(route, _ANY)
+    """A route that is not declared is judged by every field that any other has."""
+    return _ROOTS.get(route, _ROOTS[Route.EXTRA])

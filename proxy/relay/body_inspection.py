@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.access.routes import Route
+from proxy.access.routes import ROUTES, Route
 from proxy.errors import InvalidRequest
 from proxy.json_scan import (
     MAX_VALUES,
@@ -69,13 +69,13 @@ class _Responses(_Request, gc=False):
     input: str | list[_Message] = ""
 
 
-_SHAPES: dict[Route, type[_Request]] = {
-    Route.CHAT: _Chat,
-    Route.MESSAGES: _Chat,
-    Route.RESPONSES: _Responses,
+_STRUCTS: dict[str | None, type[_Request]] = {
+    None: _Request,
+    "messages": _Chat,
+    "input": _Responses,
 }
-_DECODERS: dict[type[_Request], msgspec.json.Decoder[_Request]] = {
-    shape: msgspec.json.Decoder(shape) for shape in (_Request, _Chat, _Responses)
+_DECODERS: dict[Route, msgspec.json.Decoder[_Request]] = {
+    spec.route: msgspec.json.Decoder(_STRUCTS[spec.messages_field]) for spec in ROUTES
 }
 
 # The same for a scan.
@@ -84,10 +84,10 @@ _FIELDS = {name.encode(): _VALUE for name in _Request.__struct_fields__}
 _PARTS = Shape()
 _PARTS.elements = Shape({b"content": _PARTS, b"type": Shape(takes=b'"')})
 _WITHOUT_MEDIA = Shape(_FIELDS)
-_WITH_MEDIA: dict[Route, Shape] = {
-    Route.CHAT: Shape({**_FIELDS, b"messages": _PARTS}),
-    Route.MESSAGES: Shape({**_FIELDS, b"messages": _PARTS}),
-    Route.RESPONSES: Shape({**_FIELDS, b"input": _PARTS}),
+_WITH_MEDIA = {
+    spec.route: Shape({**_FIELDS, spec.messages_field.encode(): _PARTS})
+    for spec in ROUTES
+    if spec.messages_field is not None
 }
 
 _MODALITY_OF_TYPE = {
@@ -105,7 +105,7 @@ _MODALITY_OF_TYPE = {
 }
 # The engine reads booleans as pydantic does.
 _TRUE_WORDS = frozenset({"true", "1", "yes", "y", "on", "t"})
-_WITH_USAGE_OPTION = (Route.CHAT, Route.COMPLETIONS)
+_WITH_USAGE_OPTION = tuple(spec.route for spec in ROUTES if spec.takes_usage_option)
 _USAGE_OPTION = b',"stream_options":{"include_usage":true}'
 
 
@@ -136,7 +136,7 @@ def peek(route: Route, body: bytes | bytearray) -> Peek | None:
         return None
     text = memoryview(body)[len(BOM_UTF8) :] if body.startswith(BOM_UTF8) else body
     try:
-        request = _DECODERS[_SHAPES.get(route, _Request)].decode(text)
+        request = _DECODERS[route].decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     counts = {"image": 0, "video": 0, "audio": 0}

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from proxy.access.routes import Route
+from proxy.access.routes import ROUTES, PayloadShape, Route
 from proxy.errors import Source
 from proxy.telemetry.record import Outcome, Record
 
@@ -377,19 +377,19 @@ def _count(given: Any) -> int | None:
 
 def event_reader(route: Route) -> Reader:
     """Reads the `data` of one event of a stream."""
-    return _EVENT_READERS.get(route, _read_chunk)
+    return _EVENT_READER_OF[route]
 
 
 def answer_reader(route: Route) -> Reader:
     """Reads a whole JSON answer."""
-    return _ANSWER_READERS.get(route, _read_chunk)
+    return _ANSWER_READER_OF[route]
 
 
-_EVENT_READERS: dict[Route, Reader] = {
-    Route.RESPONSES: _read_responses_event,
-    Route.MESSAGES: _read_messages_event,
+_EVENT_READERS: dict[PayloadShape, Reader] = {
+    PayloadShape.CHUNKS: _read_chunk,
+    PayloadShape.RESPONSES: _read_responses_event,
+    PayloadShape.MESSAGES: _read_messages_event,
 }
-_ANSWER_READERS: dict[Route, Reader] = {
-    Route.RESPONSES: _read_response,
-    Route.MESSAGES: _read_messages_event,
-}
+_ANSWER_READERS = {**_EVENT_READERS, PayloadShape.RESPONSES: _read_response}
+_EVENT_READER_OF = {spec.route: _EVENT_READERS[spec.payloads] for spec in ROUTES}
+_ANSWER_READER_OF = {spec.route: _ANSWER_READERS[spec.payloads] for spec in ROUTES}

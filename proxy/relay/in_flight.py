@@ -9,7 +9,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple, Protocol
 
-from proxy.access.routes import Route
+from proxy.access.routes import ROUTES
 from proxy.relay.connection import Parts
 from proxy.telemetry.record import Outcome, Record
 
@@ -22,22 +22,7 @@ _PIECES, _PIECE_BYTES = 64, 4096
 Fingerprint = tuple[int, bytes]
 """The length of a body in bytes, and a digest of method, path and body."""
 
-# Their answers are the core's; those of the others may be, where tokens are counted in them.
-_WORK = frozenset(
-    {
-        Route.CHAT,
-        Route.COMPLETIONS,
-        Route.MESSAGES,
-        Route.GENERATE,
-        Route.PROTOCOL,
-        Route.EMBEDDINGS,
-        Route.AUDIO,
-        Route.RERANK,
-        Route.SCORE,
-        Route.POOLING,
-        Route.CLASSIFY,
-    }
-)
+_WORK = frozenset(spec.route for spec in ROUTES if spec.proves_work)
 _LOST = (Outcome.ENGINE_DIED, Outcome.ENGINE_ERROR)
 
 

@@ -9,7 +9,7 @@ import msgspec
 from proxy.access.cors import Cors
 from proxy.access.door import Door
 from proxy.access.hosts import Hosts
-from proxy.access.routes import Route, RouteTable
+from proxy.access.routes import WITH_SESSIONS, Route, RouteTable
 from proxy.api.built_in import BuiltInEndpoints
 from proxy.errors import NoWebSocket, RequestFailure, UnknownRoute
 from proxy.relay.endpoint import Relay
@@ -22,7 +22,6 @@ from proxy.settings import Settings
 from proxy.tasks import spawn
 
 _SHOWN_CHARS = 200
-_WITH_SESSIONS = (Route.REALTIME, Route.EXTRA)
 
 
 class Dispatch:
@@ -120,12 +119,12 @@ class Dispatch:
                     raise foreign
             if self._door.guarded:
                 key = self._door.identify(request.named)
-                if route in _WITH_SESSIONS:
+                if route in WITH_SESSIONS:
                     self._door.admit(key)
             path = decoded(request.path)[:_SHOWN_CHARS]
             if route is None:
                 raise UnknownRoute(f"There is no WebSocket session at {path} here.")
-            if route not in _WITH_SESSIONS:
+            if route not in WITH_SESSIONS:
                 raise NoWebSocket(f"{path} takes no WebSocket session, only HTTP.")
         except RequestFailure as failure:
             await self._websockets.refuse(request, client, failure, route or Route.UNKNOWN, key)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from proxy.access.routes import OPERATIONS
 from proxy.telemetry.log_fields import present_fields
 from proxy.telemetry.record import Outcome, Record
 
@@ -32,14 +33,6 @@ _NAMES = {
 # A span has these of its own.
 _SPANS_OWN = ("trace_id", "duration_ms")
 
-_CHAT = "chat"
-_OPERATIONS = {
-    **dict.fromkeys(("/v1/chat/completions", "/chat/completions"), _CHAT),
-    "/v1/responses": _CHAT,
-    "/v1/messages": _CHAT,
-    **dict.fromkeys(("/v1/completions", "/completions"), "text_completion"),
-    "/v1/embeddings": "embeddings",
-}
 # A method is whatever a client writes; the name of a span is not.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"})
 _OTHER_METHOD = "_OTHER"
@@ -101,7 +94,7 @@ def events(record: Record) -> Iterator[tuple[str, float]]:
 
 
 def _operation(record: Record) -> str | None:
-    return _OPERATIONS.get(record.path) if record.method == "POST" else None
+    return OPERATIONS.get(record.path) if record.method == "POST" else None
 
 
 def _method(method: str) -> str:

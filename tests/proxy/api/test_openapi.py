@@ -57,10 +57,10 @@ async def test_all_pages_of_ours_and_all_routes_of_the_engines_are_in_it() -> No
         assert said["info"]["version"] == __version__
         pages = {path for path in said["paths"] if path not in relayed(said)}
         assert pages == there.sidecar.dispatch._built_in.paths
-        assert relayed(said) == RouteTable().described.keys()
+        assert relayed(said) == RouteTable().listed.keys()
         for path in relayed(said):
             at = path.replace("{response_id}", "resp_1").replace("{model}", "demo")
-            assert RouteTable().find(at.encode()) is RouteTable().described[path], path
+            assert RouteTable().find(at.encode()) is RouteTable().listed[path][0].route, path
 
 
 def test_every_status_that_the_sidecar_refuses_with_is_in_it() -> None:

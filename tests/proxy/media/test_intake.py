@@ -13,7 +13,6 @@ import pytest
 from proxy.access.routes import Route
 from proxy.errors import MediaRefused, MediaUnavailable
 from proxy.media.intake import Intake, intake
-from proxy.media.places import ROOTS
 from proxy.settings import Settings
 from proxy.telemetry.log_fields import present_fields
 from proxy.telemetry.record import Record
@@ -255,10 +254,6 @@ def test_fetching_takes_no_longer_than_a_request_may() -> None:
         fetcher = intake(Settings.load(environ))._fetcher
         assert fetcher is not None
         assert fetcher._limits.seconds == seconds
-
-
-async def test_every_route_says_where_its_body_points_at_media_or_that_it_does_not() -> None:
-    assert set(ROOTS) == set(Route)
 
 
 @pytest.mark.parametrize("name", ["messages", "input", "documents", "images"])
