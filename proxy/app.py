@@ -24,6 +24,7 @@ from proxy.engine.attached import AttachedEngine
 from proxy.engine.lifecycle import Engine
 from proxy.engine.phase import Phase
 from proxy.engine.state import EngineState, Snapshot
+from proxy.engine.supervisor import Drained, Supervisor
 from proxy.errors import CutOff
 from proxy.idle import PodIdle
 from proxy.machine.disk_meter import DiskMeter
@@ -31,6 +32,7 @@ from proxy.machine.gpu_meter import GpuMeter
 from proxy.machine.hardware import Hardware
 from proxy.media.intake import intake
 from proxy.models.fetch import data_directory, model_cache
+from proxy.preflight.vllm_server import VllmServer
 from proxy.protocols.generate import Generate
 from proxy.protocols.named import named_protocols
 from proxy.protocols.protocol import Protocol
@@ -78,7 +80,7 @@ class Sidecar:
     admission: Admission
     upstream: Upstream
     websockets: WebSocketRelay
-    engine: Engine | AttachedEngine
+    engine: Supervisor
     probe: Probe
     meters: Meters
     pod_idle: PodIdle
@@ -118,17 +120,14 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
             websockets.cut(failure)
         return is_drained
 
-    engine = (AttachedEngine if settings.upstream_url else Engine)(
-        settings, state, probe, drained, in_flight
-    )
+    engine, hardware = _engine(settings, state, probe, drained, in_flight)
+    service = Service(settings, state, metrics, probe, hardware)
     meters = Meters(EngineMeter(probe, state), GpuMeter(), DiskMeter(model_cache(settings)))
     metrics.gauges.engine = meters.engine.reading
     metrics.gauges.gpus = meters.gpu.readings
     metrics.gauges.disk = meters.disk.reading
     metrics.gauges.price_per_hour = settings.gpu_price_per_hour
 
-    hardware = (lambda: engine.hardware) if isinstance(engine, Engine) else Hardware
-    service = Service(settings, state, metrics, probe, hardware)
     lifecycle = RequestLifecycle(
         admission,
         in_flight,
@@ -164,6 +163,16 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
         PodIdle(settings, partial(_idle_seconds, admission, state)),
         spans,
     )
+
+
+def _engine(
+    settings: Settings, state: EngineState, probe: Probe, drained: Drained, work: InFlightRequests
+) -> tuple[Supervisor, Callable[[], Hardware]]:
+    """What takes care of the engine, and the machine it runs on, as far as that is ours."""
+    if settings.upstream_url:
+        return AttachedEngine(settings, state, probe, drained, work), Hardware
+    server = VllmServer(settings, state, probe)
+    return Engine(settings, state, server, drained, work), lambda: server.hardware
 
 
 def _dispatch(

@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 from proxy.app import Sidecar
 from proxy.engine.progress_bar import ProgressBar, can_be_drawn
@@ -29,7 +28,6 @@ class Lifecycle:
 
     def __init__(self, sidecar: Sidecar) -> None:
         self._sidecar = sidecar
-        self._engine: asyncio.Task[None] | None = None
         self._background: list[asyncio.Task[None]] = []
 
     async def run(self, sockets: list[socket.socket]) -> int:
@@ -76,8 +74,7 @@ class Lifecycle:
         if can_be_drawn(sys.stderr, os.environ):
             bar = ProgressBar(sys.stderr, lambda: sidecar.service.snapshot)
             self._background.append(spawn(bar.run(), name="progress bar"))
-        self._engine = spawn(sidecar.engine.run(), name="engine")
-        return self._engine
+        return sidecar.engine.start()
 
     def announce_settings(self) -> None:
         """Log where clients come in, what a preset gave, and what looks wrong."""
@@ -101,7 +98,7 @@ class Lifecycle:
         """End everything, in this order. What fails is logged, and the rest ends all the same."""
         sidecar = self._sidecar
         await _end("admission", sidecar.admission.close)  # no more requests
-        await _end("engine", self._end_engine)  # running requests finish, or are cut
+        await _end("engine", sidecar.engine.stop)  # running requests finish, or are cut
         await _end("meters", self._end_meters)
         await _end("connections to the engine", sidecar.upstream.close)
         await _end("probe", sidecar.probe.close)
@@ -114,12 +111,6 @@ class Lifecycle:
         fields = {"finished": finished, "cut": cut}
         text = "stopped: %d requests finished, %d were cut"
         _log.info(text, finished, cut, extra={"fields": fields})
-
-    async def _end_engine(self) -> None:
-        if self._engine is not None:
-            self._engine.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._engine
 
     def _end_meters(self) -> None:
         for task in self._background:

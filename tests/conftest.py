@@ -25,7 +25,7 @@ _LONGEST_FIRST = (
     *("proxy/engine/test_wedged_engine.py", "proxy/test_check.py", "proxy/engine/test_deaths.py"),
     *("fleet/test_fleet.py", "openapi/test_openapi.py", "gateway/test_budget.py"),
     *("wire/test_client_leaves.py", "wire/test_tracing.py", "proxy/relay/test_stream.py"),
-    *("wire/test_slow_clients.py", "proxy/engine/test_preparation.py", "wire/test_uploads.py"),
+    *("wire/test_slow_clients.py", "proxy/preflight/test_vllm_server.py", "wire/test_uploads.py"),
     *("wire/test_slow_readers.py", "wire/test_keep_alive.py", "gateway/test_gateway.py"),
     *("soak/test_kills.py", "wire/test_graceful_stop.py", "fleet/test_discovery.py"),
 )

@@ -60,21 +60,14 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.settings": ("proxy.errors", "proxy.settings"),
     "proxy.machine": ("proxy.errors", "proxy.machine"),
     "proxy.preflight.finding": ("proxy.errors",),
-    "proxy.engine": (*_BASE, "proxy.engine", "proxy.machine", "proxy.vllm", "proxy.models"),
-    "proxy.engine.lifecycle": (
-        *_BASE,
-        "proxy.engine",
-        "proxy.machine",
-        "proxy.vllm",
-        "proxy.models",
-        "proxy.preflight",
-    ),
+    "proxy.engine": (*_BASE, "proxy.engine"),
     "proxy.vllm": (
         *_BASE,
         "proxy.vllm",
         "proxy.machine",
         "proxy.preflight.finding",
         "proxy.engine.phase",
+        "proxy.engine.server",
         "proxy.engine.state",
     ),
     "proxy.models": (

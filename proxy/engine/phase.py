@@ -1,15 +1,20 @@
-"""The phases of the engine's life: the closed set of the `phase` label."""
+"""The phases of the engine's life, the closed set of the `phase` label; and which may follow which.
+
+`docs/engine-life.md` draws the table; a test compares the two.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
 
 class Phase(StrEnum):
     """Where the engine stands."""
 
     CHECKING = "checking"
-    """What can be known before minutes are spent is being looked at; no engine process yet."""
+    """Machine and settings are checked before minutes are spent; no engine process yet."""
 
     DOWNLOADING = "downloading"
     """The model's files are being fetched; no engine process yet."""
@@ -40,3 +45,43 @@ class Phase(StrEnum):
 
     STOPPED = "stopped"
     """The engine was stopped on purpose."""
+
+
+_START = {
+    # LOADING: an engine that someone else runs needs nothing of us before.
+    Phase.CHECKING: {Phase.DOWNLOADING, Phase.LOADING},
+    Phase.DOWNLOADING: {Phase.LOADING},
+    Phase.LOADING: {Phase.COMPILING, Phase.WARMING},
+    Phase.COMPILING: {Phase.WARMING},
+}
+_FAILURE = {Phase.RESTARTING, Phase.FAILED}
+_STOP = {Phase.DRAINING}
+
+TRANSITIONS: Mapping[Phase, frozenset[Phase]] = MappingProxyType(
+    {
+        **{phase: frozenset(after | _FAILURE | _STOP) for phase, after in _START.items()},
+        # To DEGRADED: only an engine that someone else runs, which may go at any time.
+        Phase.WARMING: frozenset({Phase.READY, Phase.DEGRADED} | _FAILURE | _STOP),
+        Phase.READY: frozenset({Phase.DEGRADED} | _FAILURE | _STOP),
+        # To itself: the reason has become a graver one.
+        Phase.DEGRADED: frozenset({Phase.READY, Phase.DEGRADED} | _FAILURE | _STOP),
+        # To itself: a check before the start has failed.
+        Phase.RESTARTING: frozenset({Phase.CHECKING, Phase.LOADING} | _FAILURE | _STOP),
+        Phase.DRAINING: frozenset({Phase.STOPPED}),
+        # Only by `Supervisor.start`, called again. LOADING: the model is here already.
+        Phase.FAILED: frozenset({Phase.CHECKING, Phase.LOADING}),
+        Phase.STOPPED: frozenset({Phase.CHECKING, Phase.LOADING}),
+    }
+)
+
+ENDS = (Phase.FAILED, Phase.STOPPED)
+"""In these no task takes care of the engine."""
+
+
+def mermaid() -> str:
+    """The table as a Mermaid state diagram, one line for each transition."""
+    lines = ["stateDiagram-v2", f"    [*] --> {Phase.CHECKING}"]
+    for before, following in TRANSITIONS.items():
+        lines += [f"    {before} --> {after}" for after in Phase if after in following]
+    lines += [f"    {phase} --> [*]" for phase in ENDS]
+    return "\n".join(lines) + "\n"

@@ -12,8 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from proxy.engine.history import START_PHASES
-from proxy.engine.phase import Phase
-from proxy.engine.transitions import TRANSITIONS
+from proxy.engine.phase import ENDS, TRANSITIONS, Phase
 from proxy.errors import MAX_HEEDED_SECONDS, Cause, EngineGivenUp, EngineUnavailable
 
 _log = logging.getLogger("proxy.engine")
@@ -132,7 +131,7 @@ class EngineState:
             changes["expected_seconds"] = MappingProxyType(
                 {each: spent[each] for each in START_PHASES if each in spent}
             )
-        if before.phase is Phase.RESTARTING:
+        if before.phase in (Phase.RESTARTING, *ENDS):  # another start begins
             changes["last_phase_seconds"] = before.phase_seconds
             spent = MappingProxyType({before.phase: seconds})
         self._replace(changes, phase, now, spent)

@@ -7,22 +7,47 @@ from __future__ import annotations
 
 import asyncio
 
-from proxy.engine.attached import remedy_for
+from proxy.engine.server import ModelsUnknown
 from proxy.errors import EngineFailure
 from proxy.machine.checks import check_disk, check_executable, check_port
 from proxy.machine.hardware import Hardware, detect, engine_version
+from proxy.models.demo import DEMO_MODEL_NAME
 from proxy.models.events import Done, Plan
-from proxy.models.fetch import describe, look_up, model_cache
-from proxy.models.kind import ModelKind, check_local_model, kind_of
+from proxy.models.fetch import describe, look_up, model_cache, served_names
+from proxy.models.kind import ModelKind, check_local_model, kind_of, repository_of
 from proxy.preflight.finding import Finding, Result
-from proxy.preflight.preparation import check_arguments, inspect, model_name
 from proxy.settings import Settings
-from proxy.vllm.command import warnings_about
+from proxy.vllm.architectures import check_architecture
+from proxy.vllm.command import DEFAULT_GPU_MODEL, engine_command, warnings_about
 from proxy.vllm.description import Description, describe_folder
-from proxy.vllm.probe import ModelsUnknown, Probe
+from proxy.vllm.memory import check_memory
+from proxy.vllm.probe import Probe
 
 _GB = 1e9
 _WARNING = "warning: "
+
+
+def model_name(settings: Settings, hardware: Hardware) -> str:
+    """The model that MODEL_NAME means, or what is served without one. Raises EngineFailure."""
+    if settings.model_name:
+        return repository_of(settings.model_name, settings.model_revision)
+    return DEFAULT_GPU_MODEL if hardware.has_gpu else DEMO_MODEL_NAME
+
+
+def check_arguments(settings: Settings, name: str, hardware: Hardware) -> None:
+    """Raises SettingsError where the engine's command cannot be made."""
+    names = served_names(settings, name)
+    engine_command(settings, model_path=name, served_names=names, has_gpu=hardware.has_gpu)
+
+
+def inspect(model: Description, settings: Settings, hardware: Hardware) -> list[Finding]:
+    """What can be judged of a model before its weights are here.
+
+    Raises:
+        EngineFailure: vLLM certainly cannot run it.
+    """
+    findings = (check_architecture(model, settings), check_memory(model, settings, hardware))
+    return [finding for finding in findings if finding is not None]
 
 
 async def check_up(settings: Settings) -> list[Finding]:
@@ -161,10 +186,9 @@ async def _attached(settings: Settings, url: str) -> Finding:
     except ModelsUnknown as failure:
         # With a name a start may work all the same, but not without the key that is asked for.
         is_fatal = failure.status in (401, 403) or not settings.served_model_names
-        text = f"{url} is healthy, but does not tell its models: {failure}."
-        return Finding(
-            "engine", Result.FAIL if is_fatal else Result.WARN, text, remedy_for(failure)
-        )
+        text = f"{url} is healthy, but does not list its models: {failure}."
+        result = Result.FAIL if is_fatal else Result.WARN
+        return Finding("engine", result, text, failure.remedy)
     finally:
         await probe.close()
     names = ", ".join(settings.served_model_names or models)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
 from itertools import pairwise
 from math import ceil
 
+from proxy.engine.server import Command
 from proxy.errors import SettingsError
 from proxy.settings import Settings, variables
 from proxy.settings.environment import is_service_link, service_link_warning
@@ -74,14 +74,6 @@ _NOT_FOR_THE_ENGINE = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What to execute. No secret is in `argv`."""
-
-    argv: tuple[str, ...]
-    environ: Mapping[str, str]
-
-
 def engine_command(
     settings: Settings,
     *,
@@ -105,7 +97,7 @@ def engine_command(
     argv += _demo_arguments(settings, has_gpu) if demo else []
     argv += _named_like_flags(settings)
     argv += _extra_arguments(settings)
-    return Command(tuple(argv), _environment(settings, has_gpu, demo))
+    return Command(tuple(argv), _environment(settings, has_gpu, demo), tuple(masked(argv)))
 
 
 def masked(argv: Iterable[str]) -> list[str]:

@@ -75,7 +75,8 @@ def parse_line(line: str) -> LogLine:
     return LogLine(process, _plain_level(rest), "", rest)
 
 
-def tells_of_lost_spans(message: str) -> bool:
+def is_lost_span(message: str) -> bool:
+    """Whether OpenTelemetry reports spans that its collector did not take."""
     return _LOST_SPANS.match(message) is not None
 
 

@@ -1,4 +1,4 @@
-"""What the engine prints: passed on with a tag, kept for a diagnosis, read for progress."""
+"""What one vLLM process prints: logged with a tag, read for progress, kept for a diagnosis."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import logging
 from collections import deque
 from time import monotonic
 
-from proxy.vllm.log_lines import clean_lines, parse_line, shorten, tells_of_lost_spans
+from proxy.engine.phase import Phase
+from proxy.engine.server import Progress, ServerOutput
+from proxy.errors import EngineFailure
+from proxy.vllm.diagnosis import diagnose
+from proxy.vllm.flags import known_flags
+from proxy.vllm.log_lines import clean_lines, is_lost_span, parse_line, shorten
+from proxy.vllm.progress import advance
 
 # A start that fails prints a few hundred lines; an engine that dies under load, thousands.
 KEPT_LINES = 4000
@@ -16,7 +22,7 @@ MAX_KEPT_BYTES = 16 * 1024
 BURST_LINES = 4000
 LINES_A_SECOND = 500
 _LINE_BYTES = 1024
-# How often lines that were dropped are told of.
+# How often the number of dropped lines is logged.
 _DROP_SECONDS = 1.0
 
 
@@ -25,7 +31,7 @@ def hide(secret: str | None, line: str) -> str:
     return line.replace(secret, "***") if secret else line
 
 
-class Output:
+class Output(ServerOutput):
     """The newest lines of one engine process.
 
     An engine that prints without end costs a bounded part of a core: what is over
@@ -36,7 +42,8 @@ class Output:
         self._kept: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._secret = secret
         self._log = logging.getLogger(logger_name)
-        self._told_of_spans = False
+        self._progress = Progress(Phase.LOADING)
+        self._has_lost_spans = False
         self._allowance = float(BURST_LINES)
         self._filled_at = monotonic()
         self._dropping_since: float | None = None
@@ -47,28 +54,36 @@ class Output:
         """The newest lines, clean, the newest last."""
         return [line for raw in self._kept for line in self._clean(raw)]
 
-    def take(self, raw: bytes) -> list[str]:
-        """Log what was read and keep it; returns the clean lines in it, none of what is dropped."""
+    @property
+    def progress(self) -> Progress:
+        return self._progress
+
+    def take(self, raw: bytes) -> None:
+        """Keep one line; log it and read it for progress unless it is dropped."""
         lost = max(0, len(raw) - MAX_KEPT_BYTES)
         raw = raw[:MAX_KEPT_BYTES]
         self._kept.append(raw)
         if not self._is_allowed(1 + len(raw) // _LINE_BYTES):
             self._dropped += 1
-            return []
-        self.tell_dropped()
-        lines = self._clean(raw)
-        for line in lines:
+            return
+        self.close()
+        for line in self._clean(raw):
             self._pass_on(line, lost)
-        return lines
+            self._progress = advance(self._progress, line)
 
-    def tell_dropped(self) -> None:
+    def close(self) -> None:
         """Log how many lines were dropped since the last time, if any."""
         if self._dropped:
             text = "%d lines of the engine's output were dropped: it prints more than %d a second"
             self._log.warning(text, self._dropped, LINES_A_SECOND)
             self._dropped = 0
 
+    def diagnose(self, exit_code: int | None, *, was_ready: bool) -> EngineFailure:
+        flags = known_flags()
+        return diagnose(self.lines, exit_code, was_ready=was_ready, known_flags=flags)
+
     def _is_allowed(self, cost: int) -> bool:
+        """Take `cost` from the allowance of lines, which fills with time."""
         now = monotonic()
         if self._dropping_since is not None:
             if now - self._dropping_since < _DROP_SECONDS:
@@ -86,15 +101,15 @@ class Output:
         return [hide(self._secret, line) for line in clean_lines(raw)]
 
     def _pass_on(self, line: str, lost: int) -> None:
-        said = parse_line(line)
-        if tells_of_lost_spans(said.message):
-            # Every few seconds, for as long as nobody takes them: one line is enough.
-            if self._told_of_spans:
+        parsed = parse_line(line)
+        if is_lost_span(parsed.message):
+            # It comes every few seconds while the collector is away: one line is enough.
+            if self._has_lost_spans:
                 return
-            self._told_of_spans = True
-        level = logging.getLevelNamesMapping().get(said.level, logging.INFO)
+            self._has_lost_spans = True
+        level = logging.getLevelNamesMapping().get(parsed.level, logging.INFO)
         if not self._log.isEnabledFor(level):
             return
-        tags = {"process": said.process, "source": said.source}
+        tags = {"process": parsed.process, "source": parsed.source}
         fields = {name: value for name, value in tags.items() if value}
-        self._log.log(level, "%s", shorten(said.message, lost=lost), extra={"fields": fields})
+        self._log.log(level, "%s", shorten(parsed.message, lost=lost), extra={"fields": fields})

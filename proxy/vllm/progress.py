@@ -8,9 +8,9 @@ USE_TQDM_ON_LOAD), so they refine what the probes find and never replace it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from proxy.engine.phase import Phase
+from proxy.engine.server import Progress
 from proxy.vllm.log_lines import parse_line
 
 _START = (Phase.CHECKING, Phase.DOWNLOADING, Phase.LOADING, Phase.COMPILING, Phase.WARMING)
@@ -57,24 +57,17 @@ _BAR = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """A phase, and how much of the step that the engine shows a bar for is done (0..1).
-
-    `None` where the engine says nothing. One phase may hold several bars in turn.
-    """
-
-    phase: Phase
-    fraction: float | None = None
-
-    def after(self, line: str) -> Progress:
-        """What is known once `line` was read; never an earlier phase, never out of a later one."""
-        phase = phase_of(line)
-        if phase is None or not _may_follow(phase, self.phase):
-            return self
-        kept = self.fraction if phase is self.phase else None
-        fraction = fraction_of(line)
-        return Progress(phase, kept if fraction is None else fraction)
+def advance(before: Progress, line: str) -> Progress:
+    """The progress once `line` was read: never of an earlier phase. The same object where the line
+    shows none."""
+    phase = phase_of(line)
+    if phase is None or before.phase not in _START:
+        return before
+    if _START.index(phase) < _START.index(before.phase):
+        return before
+    kept = before.fraction if phase is before.phase else None
+    fraction = fraction_of(line)
+    return Progress(phase, kept if fraction is None else fraction)
 
 
 def phase_of(line: str) -> Phase | None:
@@ -84,10 +77,6 @@ def phase_of(line: str) -> Phase | None:
 
 
 def fraction_of(line: str) -> float | None:
-    """What a progress bar in this line says, 0..1."""
-    found = _BAR.match(parse_line(line).message)
-    return min(int(found["percent"]), 100) / 100 if found else None
-
-
-def _may_follow(phase: Phase, before: Phase) -> bool:
-    return before in _START and _START.index(phase) >= _START.index(before)
+    """What a progress bar in this line shows, 0..1."""
+    bar = _BAR.match(parse_line(line).message)
+    return min(int(bar["percent"]), 100) / 100 if bar else None

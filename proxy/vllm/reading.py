@@ -1,4 +1,5 @@
-"""vLLM's own gauges at one moment, read from its page of metrics.
+"""vLLM's own gauges and counters at one moment, read from its page of metrics (0.32,
+v1/metrics/loggers.py).
 
 A value that is not known is None: it is left out wherever it would be shown.
 """
@@ -14,6 +15,13 @@ _GAUGES = re.compile(
     rb"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)$",
     re.MULTILINE,
 )
+# Set by the steps of the engine's core and by nothing else. `kv_cache_usage_perc` grows with each
+# step of a prefill, whose tokens are counted at its end.
+_COUNTERS = re.compile(
+    rb"^(vllm:(?:prompt_tokens_total|generation_tokens_total|prefix_cache_queries_total"
+    rb"|kv_cache_usage_perc|num_requests_running|num_requests_waiting)\{[^\n]*)$",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +35,19 @@ class EngineReading:
 
 
 def read_engine_page(page: bytes) -> EngineReading:
-    """The gauges on vLLM's page of metrics (0.32, v1/metrics/loggers.py)."""
-    found: dict[bytes, list[float]] = {}
+    samples: dict[bytes, list[float]] = {}
     for name, value in _GAUGES.findall(page):
-        found.setdefault(name, []).append(float(value))
-    running, waiting = found.get(b"num_requests_running"), found.get(b"num_requests_waiting")
-    usage = found.get(b"kv_cache_usage_perc")
+        samples.setdefault(name, []).append(float(value))
+    running, waiting = samples.get(b"num_requests_running"), samples.get(b"num_requests_waiting")
+    usage = samples.get(b"kv_cache_usage_perc")
     return EngineReading(
         running=sum(running) if running else None,
         waiting=sum(waiting) if waiting else None,
         kv_cache_usage=max(usage) if usage else None,
     )
+
+
+def read_counters(page: bytes) -> tuple[bytes, ...]:
+    """The samples, as they are written there, that change while the engine works; () without
+    any."""
+    return tuple(_COUNTERS.findall(page))

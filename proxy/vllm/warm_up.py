@@ -17,8 +17,14 @@ from typing import Any
 
 import httpx
 
-from proxy.errors import Failure
+from proxy.engine.server import WarmUpFailed, WarmUpTimeout
 
+KEY_STATUSES = (401, 403)
+KEY_REMEDY = (
+    "The engine wants a key, and the sidecar has none to give it. Start the engine without"
+    " --api-key and VLLM_API_KEY where only the sidecar reaches it; with API_KEYS the sidecar asks"
+    " clients for keys."
+)
 # The first token may have to wait for kernels to be compiled.
 TIMEOUT_SECONDS = 600.0
 _TEXT = "Hello"
@@ -31,19 +37,6 @@ _SAMPLES_PER_SECOND = 16_000
 _TONE_HERTZ = 440
 _TONE_LOUDNESS = 3000  # of 32767
 _SOUND_SECONDS = 1
-
-
-class WarmUpFailed(Failure):
-    """The engine did not do its work; `str()` says what it did instead, `status` is its own (None
-    where it did not answer)."""
-
-    def __init__(self, text: str, status: int | None = None) -> None:
-        super().__init__(text)
-        self.status = status
-
-
-class WarmUpSilence(WarmUpFailed):
-    """It said nothing: who has waited that long need not ask again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,28 +79,29 @@ async def warm_up(client: httpx.AsyncClient, model: str) -> str | None:
     None where the model has none of the routes that are tried.
 
     Raises:
-        WarmUpFailed: a route is there but did not answer as it should (WarmUpSilence: at all).
+        WarmUpFailed: a route is there but did not answer as it should (WarmUpTimeout: at all).
     """
     refused = None
     for question in questions():
         try:
             response = await question.ask(client, model)
-        except httpx.TimeoutException as error:
+        except httpx.TimeoutException as timeout:
             text = f"{question.path}: no answer within {TIMEOUT_SECONDS:.0f} s"
-            raise WarmUpSilence(text) from error
-        except httpx.HTTPError as error:
-            raise WarmUpFailed(f"{question.path}: {type(error).__name__}") from error
-        said = _error_in(response)
-        if response.status_code == 200 and said is None:
+            raise WarmUpTimeout(text) from timeout
+        except httpx.HTTPError as broken:
+            raise WarmUpFailed(f"{question.path}: {type(broken).__name__}") from broken
+        error = _error_in(response)
+        if response.status_code == 200 and error is None:
             return question.path
         # A 404 with an error of vLLM's own is about the model, not the route.
-        about_the_model = response.status_code == _NOT_FOUND and said
+        about_the_model = response.status_code == _NOT_FOUND and error
         if response.status_code in _ROUTE_IS_NOT_THERE and not about_the_model:
             continue
         answered = f"{question.path} answered {response.status_code}"
-        refused = refused or (f"{answered}: {said}" if said else answered)
+        refused = refused or (f"{answered}: {error}" if error else answered)
         if response.status_code != _BAD_REQUEST:
-            raise WarmUpFailed(refused, response.status_code)
+            remedy = KEY_REMEDY if response.status_code in KEY_STATUSES else ""
+            raise WarmUpFailed(refused, response.status_code, remedy)
     if refused:
         raise WarmUpFailed(refused, _BAD_REQUEST)
     return None

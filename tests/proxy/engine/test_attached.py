@@ -10,16 +10,16 @@ import pytest
 from proxy.engine import attached as attached_module
 from proxy.engine.attached import AttachedEngine
 from proxy.engine.phase import Phase
+from proxy.engine.server import Counters, ServerProbe
 from proxy.engine.state import EngineState, Snapshot
 from proxy.engine.wedge import Work
 from proxy.settings import Settings
-from proxy.vllm.probe import Probe
 from tests.patience import PATIENCE
 
 URL = "http://127.0.0.1:9"
 
 
-class Faulty:
+class Faulty(ServerProbe):
     """A probe with a fault of its own on every third look; a place with no work."""
 
     waiting = 0
@@ -38,8 +38,11 @@ class Faulty:
     async def served_models(self) -> tuple[str, ...]:
         return ("m",)
 
-    async def warm_up(self, model: str) -> float:
-        return 0.0
+    async def warm_up(self, model: str) -> str:
+        return "/v1/completions"
+
+    async def counters(self) -> Counters:
+        return ()
 
 
 async def test_it_is_followed_again_after_a_fault_and_not_called_ready_meanwhile(
@@ -63,14 +66,13 @@ async def test_it_is_followed_again_after_a_fault_and_not_called_ready_meanwhile
     engine = AttachedEngine(
         Settings.load({"UPSTREAM_URL": URL}),
         state,
-        cast("Probe", faulty),
+        faulty,
         drained,
         cast("Work", faulty),
     )
-    following = asyncio.create_task(engine.run())
+    engine.start()
     await asyncio.wait_for(ready_again.wait(), PATIENCE)
-    following.cancel()
-    await asyncio.wait([following])
+    await engine.stop()
     first = phases.index(Phase.READY)
     assert phases[first : first + 2] == [Phase.READY, Phase.DEGRADED]
     assert phases[-2:] == [Phase.DRAINING, Phase.STOPPED]

@@ -7,27 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import httpx
 import pytest
-import respx
 
 from proxy.engine import wedge as wedge_module
+from proxy.engine.server import Counters, ServerProbe, WarmUpFailed
 from proxy.engine.wedge import WedgeWatch
-from proxy.vllm.probe import Probe, WarmUpFailed
 
-ENGINE = "http://127.0.0.1:8001"
 LIMIT_SECONDS = 60.0
-PAGE = (
-    "# HELP vllm:prompt_tokens_total Number of prefill tokens processed.\n"
-    'vllm:prompt_tokens_total{engine="0",model_name="m"} %s\n'
-    'vllm:generation_tokens_total{engine="0",model_name="m"} %s\n'
-    'vllm:kv_cache_usage_perc{engine="0",model_name="m"} %s\n'
-    'http_requests_total{handler="/metrics",method="GET",status="2xx"} %d\n'
-)
 
 
 @dataclass
-class Engine:
+class Engine(ServerProbe):
     """An engine, the work it was sent, and the clock, all moved by hand."""
 
     waiting: int = 1
@@ -39,29 +29,34 @@ class Engine:
     generated: int = 3
     kv_usage: float = 0.25
     metrics_read: int = 0
-    metrics_answer: bool = True
     keeps_counters: bool = True
     generates: bool | Exception | None = None
     """What comes of asking it for a token; None for nothing at all."""
     asked: int = 0
     trouble: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def page(self, request: httpx.Request) -> httpx.Response:
-        self.metrics_read += 1
-        if not self.metrics_answer:
-            raise httpx.ReadTimeout("hangs")
-        if not self.keeps_counters:
-            return httpx.Response(200, text=PAGE.splitlines()[-1] % self.metrics_read)
-        values = (self.prompt_tokens, self.generated, self.kv_usage, self.metrics_read)
-        return httpx.Response(200, text=PAGE % values)
+    is_healthy: bool = True
 
-    async def ask(self) -> bool:
+    async def healthy(self) -> bool:
+        return self.is_healthy
+
+    async def served_models(self) -> tuple[str, ...]:
+        return ("m",)
+
+    async def counters(self) -> Counters:
+        self.metrics_read += 1
+        if not self.keeps_counters:
+            return ()
+        values = (self.prompt_tokens, self.generated, self.kv_usage)
+        return tuple(str(value).encode() for value in values)
+
+    async def warm_up(self, model: str) -> str | None:
         self.asked += 1
         if self.generates is None:
             await asyncio.Event().wait()
         if isinstance(self.generates, Exception):
             raise self.generates
-        return bool(self.generates)
+        return "/v1/completions" if self.generates else None
 
 
 @dataclass
@@ -72,26 +67,22 @@ class Watched:
     async def after(
         self, seconds: float, *, step: float = 1.0, healthy: bool = True
     ) -> tuple[str, float] | None:
-        """What is said, and after how long, of an engine that is looked at for so long."""
+        """What is symptom, and after how long, of an engine that is looked at for so long."""
         began = self.engine.now
         while self.engine.now - began < seconds:
             self.engine.now += step
-            said = await self.watch.look(healthy=healthy)
+            symptom = await self.watch.look(healthy=healthy)
             await asyncio.sleep(0)
-            if said is not None:
-                return said, self.engine.now - began
+            if symptom is not None:
+                return symptom, self.engine.now - began
         return None
 
 
 @asynccontextmanager
 async def watching(limit_seconds: float, engine: Engine) -> AsyncIterator[Watched]:
-    probe = Probe(ENGINE)
-    watch = WedgeWatch(limit_seconds, engine, probe, engine.ask)
-    with respx.mock(base_url=ENGINE, assert_all_called=False) as router:
-        router.get("/metrics").mock(side_effect=engine.page)
-        yield Watched(engine, watch)
+    watch = WedgeWatch(limit_seconds, engine, engine, "m")
+    yield Watched(engine, watch)
     watch.close()
-    await probe.close()
 
 
 @pytest.fixture
@@ -103,9 +94,9 @@ async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
 
 
 async def test_an_engine_that_does_nothing_about_its_requests_is_stuck(watched: Watched) -> None:
-    said = await watched.after(200)
-    assert said is not None
-    text, seconds = said
+    symptom = await watched.after(200)
+    assert symptom is not None
+    text, seconds = symptom
     assert LIMIT_SECONDS <= seconds <= LIMIT_SECONDS * 1.2
     assert text.startswith("1 request waits, and for 6")
     assert watched.engine.asked == 1
@@ -114,9 +105,9 @@ async def test_an_engine_that_does_nothing_about_its_requests_is_stuck(watched: 
 
 async def test_several_requests_are_named_as_several(watched: Watched) -> None:
     watched.engine.waiting = 3
-    said = await watched.after(200)
-    assert said is not None
-    assert said[0].startswith("3 requests wait")
+    symptom = await watched.after(200)
+    assert symptom is not None
+    assert symptom[0].startswith("3 requests wait")
 
 
 async def test_an_idle_engine_is_not_stuck_and_is_not_asked_anything(watched: Watched) -> None:
@@ -168,11 +159,10 @@ async def test_a_refusal_is_no_token(watched: Watched, generates: bool | Excepti
     assert await watched.after(200) is not None
 
 
-@pytest.fixture(params=["no counters", "no page"])
-def blind(request: pytest.FixtureRequest, watched: Watched) -> Watched:
-    """An engine of whose counters nothing is known."""
-    watched.engine.keeps_counters = request.param != "no counters"
-    watched.engine.metrics_answer = request.param != "no page"
+@pytest.fixture
+def blind(watched: Watched) -> Watched:
+    """An engine whose counters cannot be read."""
+    watched.engine.keeps_counters = False
     return watched
 
 
@@ -217,10 +207,10 @@ async def test_counters_that_cannot_be_read_at_times_are_compared_with_those_bef
     watched: Watched,
 ) -> None:
     for number in range(100):
-        watched.engine.metrics_answer = bool(number % 2)
+        watched.engine.keeps_counters = bool(number % 2)
         watched.engine.generated = number
         assert await watched.after(20) is None
-    watched.engine.metrics_answer = True
+    watched.engine.keeps_counters = True
     assert await watched.after(200) is not None
 
 
@@ -246,8 +236,8 @@ async def test_health_that_fails_for_good_is_told_even_where_nobody_asks(watched
     watched.engine.waiting = 0
     assert await watched.after(LIMIT_SECONDS - 1, healthy=False) is None
     assert await watched.after(1, healthy=True) is None
-    said = await watched.after(200, healthy=False)
-    assert said == ("its health check has failed for 60 s", LIMIT_SECONDS)
+    symptom = await watched.after(200, healthy=False)
+    assert symptom == ("its health check has failed for 60 s", LIMIT_SECONDS)
 
 
 async def test_a_machine_that_slept_does_not_blame_the_engine(watched: Watched) -> None:
@@ -275,16 +265,15 @@ async def test_request_that_fails_has_its_engine_looked_at_at_once() -> None:
         looked.set()
 
     async with watching(LIMIT_SECONDS, Engine()) as watched:
-        with respx.mock(base_url=ENGINE) as router:
-            router.get("/health").respond(503)
-            watching_it = asyncio.create_task(watched.watch.until_wedged(look))
-            await asyncio.sleep(0)
-            for _ in range(50):
-                watched.engine.trouble.set()
-                await asyncio.sleep(0.001)
-            await asyncio.wait_for(looked.wait(), 0.5)
-            assert looks == [False], "once, however many fail"
-            watching_it.cancel()
+        watched.engine.is_healthy = False
+        watching_it = asyncio.create_task(watched.watch.until_wedged(look))
+        await asyncio.sleep(0)
+        for _ in range(50):
+            watched.engine.trouble.set()
+            await asyncio.sleep(0.001)
+        await asyncio.wait_for(looked.wait(), 0.5)
+        assert looks == [False], "once, however many fail"
+        watching_it.cancel()
 
 
 async def test_short_limits_are_looked_at_often() -> None:

@@ -7,10 +7,11 @@ from itertools import pairwise
 
 import pytest
 
+from proxy.engine.server import Command
 from proxy.errors import SettingsError
 from proxy.relay.connection import MAX_IDLE_SECONDS
 from proxy.settings import Settings
-from proxy.vllm.command import Command, engine_command, masked, warnings_about
+from proxy.vllm.command import engine_command, masked, warnings_about
 
 SECRETS = {
     "HF_TOKEN": "secret-hf",

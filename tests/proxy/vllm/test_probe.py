@@ -9,8 +9,8 @@ import httpx
 import pytest
 import respx
 
-from proxy.vllm import probe as probe_module
-from proxy.vllm.probe import ModelsUnknown, Probe
+from proxy.engine.server import ModelsUnknown
+from proxy.vllm.probe import Probe
 
 ENGINE = "http://127.0.0.1:8001"
 FAILURES: list[httpx.Response | Exception] = [
@@ -47,17 +47,6 @@ async def test_healthy_is_what_the_engine_says_itself(
     with engine:
         engine.get("/health").mock(side_effect=[answer])
         assert await probe.healthy() is healthy
-
-
-async def test_waiting_for_health_outlasts_refused_connections(
-    probe: Probe, engine: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(probe_module, "_HEALTH_POLL_SECONDS", 0)
-    with engine:
-        answers = [*FAILURES, httpx.Response(503), httpx.Response(200)]
-        health = engine.get("/health").mock(side_effect=answers)
-        await probe.until_healthy()
-    assert health.call_count == len(FAILURES) + 2
 
 
 async def test_served_names_are_the_engines(probe: Probe, engine: respx.MockRouter) -> None:
@@ -99,6 +88,37 @@ async def test_the_engines_metrics_come_as_they_are(probe: Probe, engine: respx.
     with engine:
         engine.get("/metrics").respond(200, text="vllm:x 1\n")
         assert (await probe.metrics_page()).text == "vllm:x 1\n"
+
+
+METRICS = (
+    'vllm:prompt_tokens_total{engine="0",model_name="m"} %d\n'
+    'vllm:generation_tokens_total{engine="0",model_name="m"} 3\n'
+    'vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25\n'
+    'http_requests_total{handler="/metrics",method="GET",status="2xx"} %d\n'
+)
+
+
+async def test_counters_change_with_the_engines_work_and_not_by_being_read(
+    probe: Probe, engine: respx.MockRouter
+) -> None:
+    with engine:
+        pages = [METRICS % (14, 1), METRICS % (14, 2), METRICS % (15, 3)]
+        engine.get("/metrics").mock(side_effect=[httpx.Response(200, text=page) for page in pages])
+        first, second, third = [await probe.counters() for _ in pages]
+    assert len(first) == 3
+    assert first == second != third
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [httpx.Response(200, text="http_requests_total 3\n"), httpx.Response(500), *FAILURES],
+)
+async def test_counters_that_cannot_be_read_are_none(
+    probe: Probe, engine: respx.MockRouter, answer: httpx.Response | Exception
+) -> None:
+    with engine:
+        engine.get("/metrics").mock(side_effect=[answer])
+        assert await probe.counters() == ()
 
 
 async def test_a_proxy_in_the_environment_is_not_asked_for_the_engine(

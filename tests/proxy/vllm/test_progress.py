@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from proxy.engine.phase import Phase
+from proxy.engine.server import Progress
 from proxy.vllm.log_lines import clean_lines
-from proxy.vllm.progress import Progress, fraction_of, phase_of
+from proxy.vllm.progress import advance, fraction_of, phase_of
 from tests.proxy.vllm.recording import Recording, recorded, recording
 
 
@@ -14,7 +15,7 @@ def _phases(start: Recording) -> list[tuple[Phase, float]]:
     begun: list[tuple[Phase, float]] = []
     for line, second in zip(start.lines, start.seconds, strict=True):
         for clean in clean_lines(line):
-            after = progress.after(clean)
+            after = advance(progress, clean)
             if after.phase is not progress.phase:
                 begun.append((after.phase, second))
             progress = after
@@ -104,21 +105,21 @@ def test_a_line_shows_phase_and_fraction(
 
 
 def test_the_fraction_belongs_to_the_phase_it_was_seen_in() -> None:
-    loading = Progress(Phase.DOWNLOADING, 0.9).after(
-        "Loading safetensors checkpoint shards:  40% |"
+    loading = advance(
+        Progress(Phase.DOWNLOADING, 0.9), "Loading safetensors checkpoint shards:  40% |"
     )
     assert loading == Progress(Phase.LOADING, 0.4)
-    assert loading.after("Loading weights took 1.0 seconds") == loading
-    assert loading.after("Starting torch.compile") == Progress(Phase.COMPILING, None)
+    assert advance(loading, "Loading weights took 1.0 seconds") == loading
+    assert advance(loading, "Starting torch.compile") == Progress(Phase.COMPILING, None)
 
 
 @pytest.mark.parametrize(
     "phase", [Phase.READY, Phase.DEGRADED, Phase.DRAINING, Phase.FAILED, Phase.STOPPED]
 )
 def test_output_never_moves_a_phase_that_is_not_part_of_the_start(phase: Phase) -> None:
-    assert Progress(phase).after("Starting to load model x...") == Progress(phase)
+    assert advance(Progress(phase), "Starting to load model x...") == Progress(phase)
 
 
 def test_a_phase_never_goes_back() -> None:
     compiling = Progress(Phase.COMPILING, 0.5)
-    assert compiling.after("Loading drafter model...") == compiling
+    assert advance(compiling, "Loading drafter model...") == compiling

@@ -11,15 +11,9 @@ import httpx
 import pytest
 import respx
 
-from proxy.access.poison import PoisonGuard
-from proxy.engine import lifecycle
-from proxy.engine.lifecycle import Engine
-from proxy.engine.state import EngineState
-from proxy.models.fetch import Model
-from proxy.relay.in_flight import InFlightRequests
-from proxy.settings import Settings
+from proxy.engine.server import WarmUpFailed
 from proxy.vllm.probe import Probe
-from proxy.vllm.warm_up import WarmUpFailed, WarmUpSilence, questions, tone
+from proxy.vllm.warm_up import questions, tone
 from tests.fake_engine import FakeEngine
 
 ENGINE = "http://127.0.0.1:8001"
@@ -161,26 +155,3 @@ def test_every_question_is_on_a_route_that_users_may_ask() -> None:
 
     table = RouteTable(())
     assert all(table.find(question.path.encode()) for question in questions())
-
-
-@pytest.mark.parametrize(("failure", "times"), [(WarmUpFailed("500"), 3), (WarmUpSilence(""), 1)])
-async def test_who_has_said_nothing_for_ten_minutes_is_not_asked_again(
-    failure: WarmUpFailed, times: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    class Failing(Probe):
-        async def warm_up(self, model: str) -> str | None:
-            asked.append(model)
-            raise failure
-
-    async def drained(_: float) -> bool:
-        return True
-
-    monkeypatch.setattr(lifecycle, "_WATCH_SECONDS", 0.0)
-    probe = Failing(ENGINE)
-    flights = InFlightRequests(PoisonGuard(enabled=False))
-    engine = Engine(Settings.load({}), EngineState(), probe, drained, flights)
-    assert await engine._warm_up(Model("/models/tiny", ("tiny",))) is failure
-    assert asked == ["tiny"] * times
-    await probe.close()

@@ -16,9 +16,10 @@ import pytest
 from proxy.engine.state import EngineState
 from proxy.errors import Cause
 from proxy.models.fetch import _not_built
-from proxy.preflight import preparation
-from proxy.preflight.preparation import Preparation
+from proxy.preflight import vllm_server
+from proxy.preflight.vllm_server import VllmServer
 from proxy.settings import Settings
+from proxy.vllm.probe import Probe
 from tests.engine.service import Service, wait_until
 from tests.fake_engine import BIN
 from tests.fake_hub import FakeHub, Fault, Kind, running_hub
@@ -187,12 +188,16 @@ async def test_a_volume_that_does_not_answer_holds_up_nobody_else(
         loop.call_soon_threadsafe(asked.set)
         assert answered.wait(PATIENCE), "everything else stood still"
 
-    monkeypatch.setattr(preparation, "check_disk", check_disk)
-    monkeypatch.setattr(preparation, "check_executable", lambda _: "vllm")
+    monkeypatch.setattr(vllm_server, "check_disk", check_disk)
+    monkeypatch.setattr(vllm_server, "check_executable", lambda _: "vllm")
     (tmp_path / "config.json").write_text("{}")
     state = EngineState()
     settings = Settings.load({"MODEL_NAME": str(tmp_path), "HF_HOME": str(tmp_path / "hf")})
-    running = asyncio.create_task(Preparation(settings, state).run())
+    probe = Probe("http://127.0.0.1:9")
+    server = VllmServer(settings, state, probe)
+    running = asyncio.create_task(server.prepare())
     await asked.wait()
     answered.set()
-    assert (await running).path == str(tmp_path)
+    assert await running == str(tmp_path)
+    assert state.snapshot.model_path == str(tmp_path)
+    await probe.close()

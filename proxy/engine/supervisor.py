@@ -1,0 +1,58 @@
+"""A task that takes care of one engine, started and stopped as often as it is ordered."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+
+from proxy.tasks import spawn
+
+Drained = Callable[[float], Awaitable[bool]]
+"""Waits for running requests, at most so many seconds; false where some still run."""
+
+
+class Supervisor(ABC):
+    """The only writer of its engine's state. One instance for each engine; they share nothing."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> asyncio.Task[None]:
+        """Take care of the engine from now on. Returns at once; the engine's state tells the rest.
+
+        The task ends by itself where no start is of use any more (`failed`). After that, and after
+        `stop` has returned, it may be called again; the restarts are then counted anew. To call it
+        while the task runs is an error of the caller's.
+        """
+        assert self._task is None or self._task.done(), "the engine has not stopped yet"
+        self._task = spawn(self._supervise(), name="engine")
+        return self._task
+
+    async def stop(self) -> None:
+        """Let running requests finish, then end the engine; returns when it is gone.
+
+        Of use in every phase, a start that is under way included. Another call beside it waits for
+        the same end. Cancelling the caller does not call the stop off: no half of it is left.
+        Does nothing where the task has ended by itself or was never started.
+        """
+        if self._task is None or self._task.done():
+            return
+        if not self._task.cancelling():
+            self._task.cancel()
+        await asyncio.wait({self._task})
+
+    async def _supervise(self) -> None:
+        try:
+            await self._run()
+        except asyncio.CancelledError:
+            await self._wind_down()
+            raise
+
+    @abstractmethod
+    async def _run(self) -> None:
+        """Keep the engine up; returns only when no start is of use any more."""
+
+    @abstractmethod
+    async def _wind_down(self) -> None:
+        """From `draining` to `stopped`."""

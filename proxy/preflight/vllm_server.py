@@ -1,0 +1,148 @@
+"""vLLM as the care of an engine process runs it: prepared once, then started as often as needed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from pathlib import Path
+from types import MappingProxyType
+
+from proxy.engine.history import StartHistory
+from proxy.engine.phase import Phase
+from proxy.engine.server import Command, Server
+from proxy.engine.state import EngineState, Snapshot
+from proxy.errors import Cause, EngineFailure, SettingsError
+from proxy.machine.checks import check_disk, check_executable, check_port
+from proxy.machine.hardware import Hardware, detect
+from proxy.models.demo import DEMO_MODEL_NAME
+from proxy.models.fetch import (
+    Model,
+    Transfer,
+    data_directory,
+    fetch,
+    model_cache,
+    served_names,
+)
+from proxy.preflight.checkup import check_arguments, inspect, model_name
+from proxy.preflight.finding import Result
+from proxy.settings import Settings
+from proxy.tasks import spawn
+from proxy.vllm.command import engine_command, masked
+from proxy.vllm.description import Description
+from proxy.vllm.output import Output, hide
+from proxy.vllm.probe import Probe
+
+_log = logging.getLogger("proxy.engine")
+
+
+class VllmServer(Server):
+    """One `vllm serve` with one model. It writes `state` only within `prepare`, as part of the
+    engine's task."""
+
+    def __init__(self, settings: Settings, state: EngineState, probe: Probe) -> None:
+        self.hardware = Hardware()
+        """As it was looked at by the last `prepare`."""
+        self._settings = settings
+        self._state = state
+        self._probe = probe
+        self._model: Model | None = None
+        self._history = StartHistory(data_directory(settings) / "starts.json")
+        self._start_key = ""
+        state.listen(self._on_change)
+
+    @property
+    def probe(self) -> Probe:
+        return self._probe
+
+    async def prepare(self) -> str:
+        """Look at the machine, judge the model, bring it here. Raises EngineFailure."""
+        state, settings = self._state, self._settings
+        if state.snapshot.phase is not Phase.CHECKING:
+            state.enter(Phase.CHECKING)  # again, after the hub or the port failed
+        self.hardware = await asyncio.to_thread(detect)
+        level = logging.WARNING if self.hardware.trouble else logging.INFO
+        _log.log(level, "hardware: %s", self.hardware.sentence())
+        check_executable("vllm")
+        check_port(settings.upstream_port)
+        # In a thread, as all that asks a volume: one in trouble holds the question for minutes.
+        await asyncio.to_thread(check_disk, model_cache(settings))
+        name = model_name(settings, self.hardware)
+        try:  # not only when the model has been fetched
+            check_arguments(settings, name, self.hardware)
+        except SettingsError as error:
+            raise EngineFailure(Cause.BAD_FLAG, str(error), permanent=True) from None
+        state.update(served_names=served_names(settings, name), demo=name == DEMO_MODEL_NAME)
+        self._start_key = f"{name} on {self.hardware.kind}"
+        expected = await asyncio.to_thread(self._history.expected, self._start_key)
+        state.update(expected_seconds=MappingProxyType(expected))
+        self._model = await fetch(settings, name, self._judge, self._show, self._log_line)
+        if self._model.demo:
+            _log.warning("the model is `demo`: RANDOM WEIGHTS, its answers mean nothing")
+        state.update(model_path=self._model.path, revision=self._model.revision)
+        return self._model.served_names[0]
+
+    def command(self) -> Command:
+        """Raises EngineFailure where a variable is wrong, or the port is taken."""
+        model = self._model
+        assert model is not None, "prepare comes first"
+        try:
+            command = engine_command(
+                self._settings,
+                model_path=model.path,
+                served_names=model.served_names,
+                has_gpu=self.hardware.has_gpu,
+                demo=model.demo,
+                revision=model.revision if model.fetched_by_engine else None,
+            )
+        except SettingsError as error:
+            raise EngineFailure(Cause.BAD_FLAG, str(error), permanent=True) from None
+        if shutil.which(command.argv[0]) is None:
+            # Not on the PATH but beside this Python, as are the tools that it calls itself.
+            executable = check_executable(command.argv[0])
+            path = f"{Path(executable).parent}:{command.environ.get('PATH', os.defpath)}"
+            argv = (executable, *command.argv[1:])
+            command = Command(argv, {**command.environ, "PATH": path}, tuple(masked(argv)))
+        check_port(self._settings.upstream_port)
+        return command
+
+    def new_output(self) -> Output:
+        return Output(self._settings.hf_token)
+
+    def _on_change(self, before: Snapshot, after: Snapshot) -> None:
+        """Keep how long a start took that became ready."""
+        if after.phase is Phase.READY and before.phase is Phase.WARMING:
+            seconds = after.expected_seconds
+            kept = asyncio.to_thread(self._history.remember, self._start_key, seconds)
+            spawn(kept, name="start history")
+
+    def _judge(self, model: Description) -> None:
+        """Judge the model before its weights are fetched. Raises EngineFailure."""
+        for finding in inspect(model, self._settings, self.hardware):
+            if finding.result is Result.WARN:
+                _log.warning("%s", finding.sentence)
+        self._state.enter(Phase.DOWNLOADING)
+
+    def _show(self, transfer: Transfer) -> None:
+        before = self._state.snapshot.progress or 0.0
+        self._state.update(
+            progress=transfer.fraction,
+            eta_seconds=transfer.eta_seconds,
+            bytes_per_second=transfer.bytes_per_second,
+            downloaded_bytes=transfer.bytes_done,
+            download_bytes=transfer.bytes_total,
+        )
+        if int(transfer.fraction * 10) > int(before * 10):  # a line for each tenth
+            rate = transfer.bytes_per_second
+            _log.info(
+                "downloading: %.2f of %.2f GB (%.0f %%)%s",
+                transfer.bytes_done / 1e9,
+                transfer.bytes_total / 1e9,
+                transfer.fraction * 100,
+                f", {rate / 1e6:.1f} MB/s" if rate else "",
+            )
+
+    def _log_line(self, line: str) -> None:
+        """Log a line of a child of ours."""
+        _log.info("%s", hide(self._settings.hf_token, line))
