@@ -32,6 +32,7 @@ OTHERS = {
     "PUBLIC_IPADDR",
     "SIDECAR_URL",
     "SOAK_KILLS",
+    "UI_PASSWORD",
 }
 # What its reader makes.
 MADE = {"deploy/gateway/.env"}
