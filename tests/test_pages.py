@@ -18,7 +18,7 @@ EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 OURS = {name for spellings in variables().values() for name in spellings}
 # Variables of other programs: of vLLM, OpenTelemetry, platforms, Compose, the tests and clients.
-PREFIXES = ("VLLM_", "OTEL_", "SM_VLLM_", "VAST_", "GATEWAY_", "ANTHROPIC_")
+PREFIXES = ("VLLM_", "OTEL_", "SM_VLLM_", "VAST_", "GATEWAY_", "ANTHROPIC_", "PYTORCH_")
 OTHERS = {
     "BENCH_BEFORE",
     "BENCH_PYTHON",
