@@ -15,7 +15,7 @@ WORKDIR /app
 
 # Nothing Python is installed: the sidecar runs on what vLLM brings. A base image that
 # lacks something fails here, not in front of a user.
-COPY requirements.txt scripts/check_base.py ./
+COPY requirements.txt proxy/check_base.py ./
 RUN python3 check_base.py requirements.txt && rm check_base.py
 
 # Both caches on one volume, writable for group 0, so `--user 2000:0` works. There is no

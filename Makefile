@@ -107,7 +107,7 @@ peers:
 	@bench/install-peers.sh vllm-router litellm prisma postgresql langchain-openai pydantic-ai \
 	  node-clients
 
-$(TOOLS): requirements-dev.txt $(ENGINE) | $(MADE)
+$(TOOLS): requirements-dev.txt constraints-dev.txt $(ENGINE) | $(MADE)
 	@echo "make: installing the tools for tests and checks"
-	@$(PIP) --quiet -r requirements-dev.txt
+	@$(PIP) --quiet -r requirements-dev.txt -c constraints-dev.txt
 	@touch $@

@@ -48,7 +48,25 @@ def main(arguments: Sequence[str]) -> int:
 
 def run() -> int:
     """What `vllm-sidecar` calls: the exit code."""
-    return _flushed(main(sys.argv[1:]))
+    words = sys.argv[1:]
+    if words not in (["--help"], ["-h"]) and (lacking := _lacking()):
+        print(f"{sys.executable} does not fit vllm-sidecar: {lacking}", file=sys.stderr)
+        return _flushed(2)
+    return _flushed(main(words))
+
+
+def _lacking() -> str:
+    """What does not fit of the packages here; `pip install --no-deps` has not looked."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    from proxy.check_base import unmet
+
+    try:
+        return ", ".join(unmet(requires("vllm-sidecar") or ()))
+    except PackageNotFoundError:  # run from the checkout: `make run` has looked
+        return ""
+    except ImportError as error:
+        return f"{error.name} (here: none)"
 
 
 def _flushed(code: int) -> int:

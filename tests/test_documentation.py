@@ -56,6 +56,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.tasks": (),
     "proxy.json_scan": (),
     "proxy.init": (),
+    "proxy.check_base": (),
     "proxy.idle": ("proxy.errors", "proxy.settings"),
     "proxy.settings": ("proxy.errors", "proxy.settings"),
     "proxy.machine": ("proxy.errors", "proxy.machine"),
@@ -166,7 +167,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.telemetry.logs",
         "proxy.vllm.command",
     ),
-    "proxy.__main__": ("proxy.commands",),
+    "proxy.__main__": ("proxy.commands", "proxy.check_base"),
     "proxy.commands.serve": (
         *_BASE,
         "proxy.access.keys",
@@ -220,7 +221,7 @@ def test_no_other_server_reads_the_clients_requests(name: str) -> None:
     assert "uvicorn" not in {found.partition(".")[0] for found in imports(name)}
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "scripts/check_base.py", "Dockerfile"])
+@pytest.mark.parametrize("name", ["requirements.txt", "proxy/check_base.py", "Dockerfile"])
 def test_no_other_server_is_needed(name: str) -> None:
     assert "uvicorn" not in (ROOT / name).read_text()
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from email import message_from_string
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from proxy import __version__
+from proxy.check_base import unmet
 from tests.engine.service import Service
 from tests.fake_engine import BIN
 from tests.patience import PATIENCE
@@ -134,3 +137,51 @@ def test_it_serves_from_any_folder_with_an_engine_of_its_own(command: Path, tmp_
         assert service.client.get("/dashboard").status_code == 200
         asked = {"model": str(model), "messages": [{"role": "user", "content": "hello"}]}
         assert service.client.post("/v1/chat/completions", json=asked).status_code == 200
+
+
+def test_what_is_missing_beside_it_is_one_line(command: Path, tmp_path: Path) -> None:
+    """A Python without site-packages, with the wheel alone."""
+    done = subprocess.run(
+        [sys.executable, "-S", command, "check"],
+        cwd=tmp_path,
+        env=environ(command),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("does not fit vllm-sidecar: packaging (here: none)")
+
+
+def test_a_version_that_does_not_fit_is_named() -> None:
+    needs = ["httpx<0.1", "pytest>=8", 'x; extra == "dev"', "no-such-package>=2"]
+    assert list(unmet(needs)) == [
+        f"httpx<0.1 (here: {version('httpx')})",
+        "no-such-package>=2 (here: none)",
+    ]
+
+
+def test_its_children_run_no_package_of_its_name_that_lies_where_it_was_started(
+    command: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "proxy").mkdir()
+    (tmp_path / "proxy/__init__.py").write_text("raise RuntimeError('not ours')")
+    with Service(
+        tmp_path,
+        ("env", "-C", str(tmp_path), str(command)),
+        **environ(command, MODEL_NAME="demo", HOST="127.0.0.1"),
+    ) as service:
+        service.wait_for("ready", PATIENCE)
+
+
+@pytest.mark.parametrize("name", ["requirements-dev.txt", "constraints-dev.txt"])
+def test_the_tools_are_pinned_but_for_what_the_engine_decides(name: str) -> None:
+    lines = (ROOT / name).read_text().splitlines()
+    free = {
+        re.split(r"[<>=]", line)[0]
+        for line in lines
+        if line[:1] not in ("", "#") and "==" not in line
+    }
+    shared = {"PyYAML", "jsonschema", "pillow", "openai", "anthropic", "websockets", "setuptools"}
+    assert free <= shared

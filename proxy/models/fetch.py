@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import site
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -245,7 +246,9 @@ class _Meter:
 
 def child_environ(ours: Mapping[str, str]) -> dict[str, str]:
     """For a module of ours; what it imports may be where our own PYTHONPATH leads."""
-    places = filter(None, (str(_PROJECT), ours.get("PYTHONPATH")))
+    # Where we are installed Python looks by itself, and only after the standard library.
+    installed = str(_PROJECT) in (*site.getsitepackages(), site.getusersitepackages())
+    places = filter(None, ("" if installed else str(_PROJECT), ours.get("PYTHONPATH")))
     return {**ours, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"}
 
 
@@ -253,7 +256,8 @@ def child_environ(ours: Mapping[str, str]) -> dict[str, str]:
 async def _child(settings: Settings, module: str, *arguments: str) -> AsyncIterator[Process]:
     """A module of ours in a process of its own, gone when the block is left."""
     environ = child_environ(settings.environ)
-    child = await Process.start((sys.executable, "-m", module, *arguments), environ)
+    # -P: not from the folder that we were started in, which may have a `proxy` of its own.
+    child = await Process.start((sys.executable, "-P", "-m", module, *arguments), environ)
     try:
         yield child
     finally:
