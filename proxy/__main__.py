@@ -10,40 +10,75 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-HELP = """\
-python3 -m proxy          start the engine and serve it; environment variables are the settings
-python3 -m proxy check    find out whether that would work, in seconds: 0 yes, 1 no, 2 bad settings
-python3 -m proxy models   list the presets, and which fit this GPU or one of `--gpu-gb 24`
-python3 -m proxy keys     make an API key, as label:key; `keys LABEL` calls it so
-python3 -m proxy --help   this text; docs/configuration.md has the variables
-"""
+NAME = "vllm-sidecar"
+_COMMANDS = ("serve", "check", "models", "keys")
 
 
 def main(arguments: Sequence[str]) -> int:
-    match list(arguments):
-        case [] | ["serve"]:  # SageMaker calls the latter
+    from proxy.errors import SettingsError
+
+    try:
+        return _run(list(arguments))
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _run(words: list[str]) -> int:
+    command, rest = _command(words)
+    if command in ("serve", "check") and {"--help", "-h"} & set(rest):
+        from proxy.commands.help_text import long_help, short_help
+
+        print((long_help if words[0] in _COMMANDS else short_help)(_called()), end="")
+        return 0
+    match command, rest:
+        case "serve", _:  # SageMaker says the word, too
+            _use_options(rest)
             from proxy.commands.serve import serve
 
             return serve()
-        case ["check"]:
+        case "check", _:
+            _use_options(rest)
             from proxy.commands import check
 
             return check.main(os.environ)
-        case ["models", *options]:
+        case "models", _:
             from proxy.commands import models
 
-            return models.main(os.environ, *options)
-        case ["keys", *label] if len(label) <= 1:
+            return models.main(os.environ, *rest)
+        case "keys", _ if len(rest) <= 1:
             from proxy.commands import keys
 
-            return keys.main(*label)
-        case ["--help" | "-h"]:
-            print(HELP, end="")
-            return 0
-    words = shlex.join(arguments)
-    allowed = "none, serve, check, models, keys and --help"
-    print(f"unknown command: {words}; allowed are {allowed}", file=sys.stderr)
+            return keys.main(*rest)
+    text = f"unknown command: {shlex.join(words)}"
+    print(f"{text}; allowed are none, {', '.join(_COMMANDS)} and --help", file=sys.stderr)
     return 2
+
+
+def _command(words: list[str]) -> tuple[str, list[str]]:
+    """The command, and the words after it. Options and a model alone mean `serve`."""
+    if not words or words[0].startswith("-") or "/" in words[0] or words[0] == "demo":
+        return "serve", words
+    return words[0] if words[0] in _COMMANDS else "", words[1:]
+
+
+def _use_options(words: list[str]) -> None:
+    """Put them into the environment: the engine and every child of ours read it there."""
+    if not words:
+        return
+    from proxy.commands.command_line import with_options
+
+    line = with_options(words, os.environ)
+    for name in os.environ.keys() - line.environ.keys():
+        del os.environ[name]
+    os.environ.update(line.environ)
+    for warning in line.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _called() -> str:
+    """What the user has called: the installed command, or the module."""
+    return NAME if os.path.basename(sys.argv[0]) == NAME else "python3 -m proxy"
 
 
 def run() -> int:

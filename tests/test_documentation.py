@@ -157,6 +157,8 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.server",
         "proxy.telemetry.log_file",
         "proxy.telemetry.tracing",
+        "proxy.vllm.command",
+        "proxy.vllm.flags",
     ),
     "proxy.lifecycle": (
         *_BASE,

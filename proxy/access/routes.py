@@ -276,7 +276,7 @@ ROUTES = (
         route=Route.GENERATE,
         endpoints=(
             Endpoint(
-                paths=("/generate", "/generate_stream"),
+                paths=("/generate", "/basic_generate", "/generate_vllm", "/generate_stream"),
                 about="Texts in, texts out: [a protocol](protocols.md#generate) of the sidecar's,"
                 " translated to chat or completions",
             ),

@@ -44,7 +44,8 @@ SAMPLING = frozenset(
 class Generate(Protocol):
     """Texts in, texts out: for scripts, and for clients of older servers."""
 
-    paths = ("/generate", _STREAM)
+    # The second and third are those of older servers.
+    paths = ("/generate", "/basic_generate", "/generate_vllm", _STREAM)
 
     def request_in(self, path: str, body: dict[str, Any]) -> Ask:
         _check_names(body)

@@ -9,7 +9,9 @@ class ListeningSettings(Group, title="Sidecar"):
     """Where the sidecar listens, and where its engine is."""
 
     host: Host = variable("HOST", default="0.0.0.0", unit="address", effect="Address to listen on.")
-    port: Port = variable("PORT", default=8000, unit="port", effect="Port of the API.")
+    port: Port = variable(
+        "PORT", "SERVICE_PORT", default=8000, unit="port", effect="Port of the API."
+    )
     port_health: Port | None = variable(
         "PORT_HEALTH",
         unit="port",

@@ -52,6 +52,10 @@ _TOLERATED = {
     "DISABLE_LOG_REQUESTS": "the engine does not log requests unless asked",
     "VLLM_CONFIG_FILE": "use variables or VLLM_EXTRA_ARGS",
     "VLLM_API_KEY": "use API_KEYS",
+    "LITELLM_MASTER_KEY": "it is the gateway's (docs/gateway.md); the keys of this server are API_KEYS",
+    "LITELLM_SALT_KEY": "it is the gateway's, set it there (docs/gateway.md)",
+    "UI_PASSWORD": "it is the gateway's, set it there (docs/gateway.md)",
+    "POSTGRES_PASSWORD": "the gateway's database has GATEWAY_DB_PASSWORD (docs/gateway.md)",
 }
 # The one host that may be fetched from by an engine that is not to fetch: nobody has it (RFC 6761).
 _NO_MEDIA_DOMAIN = "fetched-by-the-sidecar.invalid"
@@ -67,9 +71,10 @@ _RENAMED = {"TOKENIZER_NAME": "TOKENIZER"}
 _NOT_FOR_THE_ENGINE = frozenset(
     {
         *("API_KEYS", "API_KEYS_FILE", "RUNPOD_API_KEY", "PUBLIC_KEY", "JUPYTER_PASSWORD"),
+        *("LITELLM_MASTER_KEY", "LITELLM_SALT_KEY", "UI_PASSWORD", "POSTGRES_PASSWORD"),
         *("VLLM_MODEL_NAME", "VLLM_EXTRA_ARGS", "VLLM_API_KEY", "VLLM_PORT"),
         *("VLLM_STARTUP_TIMEOUT", "VLLM_CONFIG_FILE", "UPSTREAM_URL", "UPSTREAM_PORT"),
-        *("HOST", "PORT", "PORT_HEALTH", "METRICS_PORT", "LOG_FILE"),
+        *("HOST", "PORT", "SERVICE_PORT", "PORT_HEALTH", "METRICS_PORT", "LOG_FILE"),
     }
 )
 
@@ -195,6 +200,11 @@ def flag_variable(variable: str) -> str | None:
     is_flag = name == name.upper() and flag_name(name) in known_flags()
     ours = name in _our_variables() or flag_name(name) in _RESERVED
     return name if is_flag and not ours else None
+
+
+def remedy_of_reserved(flag: str) -> str | None:
+    """What to do instead of a flag that is the sidecar's to set; None: it is none."""
+    return _RESERVED.get(flag)
 
 
 def _named_like_flags(settings: Settings) -> list[str]:

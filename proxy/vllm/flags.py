@@ -58,6 +58,11 @@ def is_true(value: str) -> bool:
     return value.strip().lower() in _TRUE
 
 
+def is_boolean(value: str) -> bool:
+    """Whether this is a word for on or off."""
+    return value.strip().lower() in _TRUE | _FALSE
+
+
 def arguments(variable: str, value: str) -> list[str]:
     """The arguments that a variable named like a flag stands for.
 

@@ -247,7 +247,7 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     assert line.startswith(says)
 
 
-@pytest.mark.parametrize("arguments", [("chek",), ("check", "--fast"), ("serve", "a b")])
+@pytest.mark.parametrize("arguments", [("chek",), ("chek", "--fast"), ("keys", "a", "b")])
 def test_an_unknown_command_is_one_line_and_exit_code_2(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
@@ -263,6 +263,7 @@ def test_help_says_what_there_is(tmp_path: Path, word: str) -> None:
     run = Run(tmp_path, word)
     assert run.code == 0
     assert "python3 -m proxy check" in run.out
+    assert max(map(len, run.out.splitlines())) <= 100
 
 
 LONG = Finding("model", Result.FAIL, "word " * 40, "Set this " * 30)

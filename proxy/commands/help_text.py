@@ -1,0 +1,69 @@
+"""What `--help` prints. The short text needs the standard library only, so that it comes at once."""
+
+from __future__ import annotations
+
+import textwrap
+
+_COLUMNS = 100
+_SHORT = """\
+usage: {command} [serve] [MODEL] [OPTIONS]
+       {command} check [MODEL] [OPTIONS]
+       {command} models [NAME] [--gpu-gb 24]
+       {command} keys [LABEL]
+
+Commands
+  serve         start the engine and serve it; the same without a word
+  check         find out whether that would work, in seconds: 0 yes, 1 no, 2 bad settings
+  models        list the presets, and which fit this GPU or one of --gpu-gb; or all of one
+  keys          make an API key, as label:key
+
+Options
+  --model-name MODEL          Hugging Face repository, folder, preset, or demo; also --model
+  --served-model-name NAME    the name that clients use
+  --port 8000                 port of the API
+  --max-model-len 8192        context length: prompt and answer together
+  --gpu-memory-util 0.95      share of each GPU's memory
+  --tensor-parallel-size 2    GPUs that share each layer
+  --log-format text           log lines for a terminal; json is the default
+  --drain-seconds 25          how long running requests may take at the end
+  --help                      this text; `serve --help` adds every option, by group
+
+  Each variable of docs/configuration.md is an option: DRAIN_SECONDS is --drain-seconds.
+  Every flag of `vllm serve` is taken too. The command line wins over the environment.
+
+Examples
+  {command} demo                                      a tiny model, no GPU needed
+  {command} Qwen/Qwen2.5-7B-Instruct --port 9000
+  {command} --model-name qwen2-vl-7b --tensor-parallel-size 2 --enforce-eager
+  {command} check --model-name Qwen/Qwen2.5-7B-Instruct --max-model-len 8192
+"""
+
+
+def short_help(command: str) -> str:
+    return _SHORT.format(command=command)
+
+
+def long_help(command: str) -> str:
+    """The short text, then every option of ours: grouped, at most 100 columns wide."""
+    from proxy.settings import Settings, variables
+    from proxy.settings.values import Group, first_sentence
+    from proxy.vllm.flags import flag_name
+
+    names = variables()
+    parts = [short_help(command)]
+    groups = [base for base in Settings.__mro__ if issubclass(base, Group)]
+    for group in reversed(groups[1:]):
+        own = [field for field in group.__annotations__ if field in names]
+        if not own:
+            continue
+        parts.append(f"\n{group.model_config.get('title', group.__name__)}\n")
+        for field in own:
+            option = f"  --{flag_name(names[field][0])}"
+            text = first_sentence(Settings.model_fields[field].description or "").replace("`", "")
+            lines = textwrap.wrap(text, _COLUMNS - 34)
+            if len(option) > 32:
+                parts.append(f"{option}\n")
+                option = ""
+            parts.append(f"{option:<34}{lines[0]}\n")
+            parts += [f"{'':34}{line}\n" for line in lines[1:]]
+    return "".join(parts)

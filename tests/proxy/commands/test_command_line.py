@@ -1,0 +1,114 @@
+"""Options and the environment they stand for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from proxy.commands.command_line import with_options
+from proxy.errors import SettingsError
+from proxy.settings import Settings
+from proxy.vllm.command import engine_command
+from tests.engine.service import PROJECT
+
+
+def changes(line: str, **environ: str) -> dict[str, str]:
+    return with_options(line.split(), environ).environ
+
+
+@pytest.mark.parametrize(
+    ("line", "environ"),
+    [
+        ("--model-name x", {"MODEL_NAME": "x"}),
+        ("--model x", {"MODEL_NAME": "x"}),
+        ("org/x", {"MODEL_NAME": "org/x"}),
+        ("--port 9000", {"PORT": "9000"}),
+        ("--service-port=9000", {"PORT": "9000"}),
+        ("--drain_seconds 10", {"DRAIN_SECONDS": "10"}),
+        ("-tp 2", {"TENSOR_PARALLEL_SIZE": "2"}),
+        ("--gpu-memory-utilization 0.5", {"GPU_MEMORY_UTIL": "0.5"}),
+        ("--max-model-len -1", {"MAX_MODEL_LEN": "-1"}),
+        ("--trust-remote-code org/x", {"TRUST_REMOTE_CODE": "true", "MODEL_NAME": "org/x"}),
+        ("--no-warmup", {"WARMUP": "false"}),
+        ("--warmup false", {"WARMUP": "false"}),
+        ("--enforce-eager", {"ENFORCE_EAGER": "true"}),
+        ("--no-enable-prefix-caching", {"ENABLE_PREFIX_CACHING": "false"}),
+        ("--served-model-name a b --port 1", {"SERVED_MODEL_NAME": "a,b", "PORT": "1"}),
+        ("--seed 1 --seed 2", {"SEED": "2"}),
+        (
+            "--speculative-config.method ngram",
+            {"VLLM_EXTRA_ARGS": "--speculative-config.method ngram"},
+        ),
+    ],
+)
+def test_an_option_is_its_variable(line: str, environ: dict[str, str]) -> None:
+    assert changes(line) == environ
+
+
+def test_the_command_line_wins_over_every_spelling_in_the_environment() -> None:
+    environ = {"SERVICE_PORT": "1", "MODEL_ID": "a", "SM_VLLM_SEED": "1", "SEED": "2", "HOST": "::"}
+    line = changes("--port 9000 --model b --seed 3", **environ)
+    assert line == {"PORT": "9000", "MODEL_NAME": "b", "SEED": "3", "HOST": "::"}
+
+
+def test_flags_of_vllm_reach_the_engine_as_they_were_given() -> None:
+    words = ["--lora-modules", '{"name": "a", "path": "b,c"}', "d=e", "--middleware", "m.a"]
+    words += ["--middleware", "m.b", "--speculative-config.method", "a b"]
+    settings = Settings.load(with_options(words, {}).environ)
+    argv = engine_command(settings, model_path="m", served_names=["m"], has_gpu=False).argv
+    shown = "\n".join(argv)
+    assert '--lora-modules\n{"name": "a", "path": "b,c"}\nd=e' in shown
+    assert "--middleware\nm.a\n--middleware\nm.b" in shown
+    assert shown.endswith("--speculative-config.method\na b")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--prot", "1"], "unknown option: --prot; did you mean --port?"),
+        (["--zzzzzzzz"], "unknown option: --zzzzzzzz; serve --help lists ours"),
+        (["-x"], "unknown option: -x; "),
+        (["--port"], "--port: a value is missing; allowed is --port VALUE"),
+        (["--port", "--warmup"], "--port: a value is missing"),
+        (["a/b", "c/d"], "unexpected argument: c/d; "),
+        (["--no-warmup=false"], "--no-warmup: takes no value; "),
+        (["--ssl-keyfile", "x"], "--ssl-keyfile is not allowed; TLS is left to "),
+        (["--speculative-config", "x"], "SPECULATIVE_CONFIG='x' is no JSON"),
+        (["--port.a", "1"], "unknown option: --port.a; "),
+    ],
+)
+def test_a_wrong_option_is_one_line(words: list[str], says: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        with_options(words, {})
+    assert str(raised.value).startswith(says)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["api-keys", "api-key", "hf-token"])
+def test_a_secret_is_taken_and_warned_about_without_repeating_it(name: str) -> None:
+    line = with_options([f"--{name}", "secret-1"], {})
+    assert "secret-1" in json.dumps(line.environ)
+    (warning,) = line.warnings
+    assert warning.startswith(f"--{name}: every user of this machine can read a command line")
+    assert "secret-1" not in warning
+
+
+@pytest.mark.parametrize("words", [["--help"], ["serve", "--help"], ["check", "-h"]])
+def test_help_fits_100_columns_and_its_short_form_imports_no_library(words: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "proxy", *words]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert ("--wedge-seconds" in done.stdout) is (len(words) == 2)
+    assert ("pydantic" in done.stderr) is (len(words) == 2)
+
+
+def test_an_unknown_option_of_the_process_is_exit_code_2_and_one_line() -> None:
+    command = [sys.executable, "-m", "proxy", "--no-such-option"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("unknown option: --no-such-option; ")
+    assert done.stderr.count("\n") == 1
