@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 NAME = "vllm-sidecar"
 _COMMANDS = ("serve", "check", "models", "keys")
@@ -78,7 +79,7 @@ def _use_options(words: list[str]) -> None:
 
 def _called() -> str:
     """What the user has called: the installed command, or the module."""
-    return NAME if os.path.basename(sys.argv[0]) == NAME else "python3 -m proxy"
+    return NAME if Path(sys.argv[0]).name == NAME else "python3 -m proxy"
 
 
 def run() -> int:

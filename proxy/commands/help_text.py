@@ -1,4 +1,4 @@
-"""What `--help` prints. The short text needs the standard library only, so that it comes at once."""
+"""What `--help` prints. The short text needs no library, so that it comes at once."""
 
 from __future__ import annotations
 

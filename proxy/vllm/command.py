@@ -52,7 +52,7 @@ _TOLERATED = {
     "DISABLE_LOG_REQUESTS": "the engine does not log requests unless asked",
     "VLLM_CONFIG_FILE": "use variables or VLLM_EXTRA_ARGS",
     "VLLM_API_KEY": "use API_KEYS",
-    "LITELLM_MASTER_KEY": "it is the gateway's (docs/gateway.md); the keys of this server are API_KEYS",
+    "LITELLM_MASTER_KEY": "it is the gateway's (docs/gateway.md); here use API_KEYS",
     "LITELLM_SALT_KEY": "it is the gateway's, set it there (docs/gateway.md)",
     "UI_PASSWORD": "it is the gateway's, set it there (docs/gateway.md)",
     "POSTGRES_PASSWORD": "the gateway's database has GATEWAY_DB_PASSWORD (docs/gateway.md)",

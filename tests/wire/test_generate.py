@@ -45,6 +45,14 @@ def counts(prompt: int, completion: int) -> dict[str, int]:
 # Answers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("path", ["/basic_generate", "/generate_vllm"])
+def test_the_paths_of_older_servers_take_several_prompts(service: Sidecar, path: str) -> None:
+    answer = service.ask(path, {"prompts": ["a", "b"], "max_tokens": 3})
+    assert answer.status == 200
+    assert len(answer.json()["texts"]) == 2
+    assert service.record(answer)["route"] == "generate"
+
+
 def test_a_prompt_is_a_completion(service: Sidecar) -> None:
     answer = service.ask(GENERATE, PROMPT | {"temperature": 0.5}, fake=WORDS)
     assert (answer.status, answer.header("content-type")) == (200, "application/json")

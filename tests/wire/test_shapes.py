@@ -99,7 +99,7 @@ def test_any_other_path_that_does_not_exist_is_a_line_as_any(service: Sidecar) -
 SLASHED = [(CHAT, prompt(CHAT)), (MESSAGES, prompt(MESSAGES)), ("/v1/models", None)]
 SLASHED += [("/v1/models/tiny", None), ("/chat/completions", prompt(CHAT)), ("/version", None)]
 SLASHED += [("/tokenize", {"prompt": "a"}), ("/v1/messages/count_tokens", prompt(MESSAGES))]
-SLASHED += [("/generate", {"prompt": "a"})]
+SLASHED += [("/generate", {"prompt": "a"}), ("/generate_vllm", {"prompts": ["a"]})]
 
 
 @pytest.mark.parametrize(("path", "body"), SLASHED, ids=[path for path, _ in SLASHED])

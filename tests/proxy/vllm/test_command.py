@@ -279,6 +279,22 @@ def test_no_secret_is_in_the_arguments_or_in_a_warning() -> None:
     assert "SSL_KEYFILE has no effect here: TLS is left to what stands in front" in said
 
 
+GATEWAYS = {
+    "LITELLM_MASTER_KEY": "sk-1",
+    "LITELLM_SALT_KEY": "sk-2",
+    "UI_PASSWORD": "p",
+    "POSTGRES_PASSWORD": "p",
+}
+
+
+@pytest.mark.parametrize("name", GATEWAYS)
+def test_a_variable_of_the_gateway_is_met_with_what_does_it(name: str) -> None:
+    (warning,) = warnings_about(Settings.load({name: "secret"}))
+    assert warning.startswith(f"{name} has no effect here: ")
+    assert "docs/gateway.md" in warning
+    assert "secret" not in warning
+
+
 def test_the_engine_does_not_get_what_is_not_its_own() -> None:
     given = {
         **SECRETS,
@@ -287,6 +303,7 @@ def test_the_engine_does_not_get_what_is_not_its_own() -> None:
         "VLLM_PORT": "tcp://10.0.0.1:80",
         "VLLM_EXTRA_ARGS": "--seed 1",
         "VLLM_MODEL_NAME": "x",
+        **GATEWAYS,
         "PORT": "8000",
         "HOST": "::",
         "UPSTREAM_PORT": "8001",
@@ -306,6 +323,7 @@ def test_the_engine_does_not_get_what_is_not_its_own() -> None:
         *("PUBLIC_KEY", "VLLM_PORT", "VLLM_EXTRA_ARGS", "VLLM_MODEL_NAME", "PORT", "HOST"),
         *("UPSTREAM_PORT", "PORT_HEALTH", "VLLM_STARTUP_TIMEOUT", "VLLM_CONFIG_FILE"),
         *("METRICS_PORT", "LOG_FILE"),
+        *GATEWAYS,
     }
     assert set(given) - set(left) == dropped
     assert all(left[name] == given[name] for name in set(given) - dropped)
