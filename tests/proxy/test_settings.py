@@ -213,7 +213,7 @@ def test_the_first_name_of_a_variable_wins_and_an_empty_one_does_not(
 ) -> None:
     (field,) = [field for field, spellings in variables().items() if spellings == names]
     environ = {name: f"0.{index}" for index, name in enumerate(names, start=1)}
-    if field == "max_num_batched_tokens":
+    if field in ("max_num_batched_tokens", "port"):
         environ = {name: str(index) for index, name in enumerate(names, start=1)}
     seen = []
     for name in names:
