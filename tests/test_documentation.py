@@ -169,7 +169,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.telemetry.logs",
         "proxy.vllm.command",
     ),
-    "proxy.__main__": ("proxy.commands", "proxy.check_base"),
+    "proxy.__main__": ("proxy.commands", "proxy.errors", "proxy.check_base"),
     "proxy.commands.serve": (
         *_BASE,
         "proxy.access.keys",
