@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from proxy.commands import complain
+
 NAME = "vllm-sidecar"
 _COMMANDS = ("serve", "check", "models", "keys")
 
@@ -52,7 +54,7 @@ def _run(words: list[str]) -> int:
 
             return keys.main(*rest)
     text = f"unknown command: {shlex.join(words)}"
-    print(f"{text}; allowed are none, {', '.join(_COMMANDS)} and --help", file=sys.stderr)
+    complain(f"{text}; allowed are none, {', '.join(_COMMANDS)} and --help")
     return 2
 
 
@@ -86,7 +88,7 @@ def run() -> int:
     """What `vllm-sidecar` calls: the exit code."""
     words = sys.argv[1:]
     if words not in (["--help"], ["-h"]) and (lacking := _lacking()):
-        print(f"{sys.executable} does not fit vllm-sidecar: {lacking}", file=sys.stderr)
+        complain(f"{sys.executable} does not fit vllm-sidecar: {lacking}")
         return _flushed(2)
     return _flushed(main(words))
 

@@ -172,6 +172,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.__main__": ("proxy.commands", "proxy.errors", "proxy.check_base"),
     "proxy.commands.serve": (
         *_BASE,
+        "proxy.commands",
         "proxy.access.keys",
         "proxy.app",
         "proxy.init",

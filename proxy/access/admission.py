@@ -77,16 +77,19 @@ class Admission:
         if self._draining:
             raise draining()
 
-    async def hold_again(self, failure: RequestFailure, watch: Watch | None = None) -> float:
+    @property
+    def holds(self) -> bool:
+        """Requests wait for an engine that is not ready."""
+        return bool(self._hold_seconds)
+
+    async def hold_again(self, watch: Watch | None = None) -> float:
         """A request that is inside has found no engine to connect to: wait for the next one.
 
         Returns the seconds it had to wait. The death of the engine may be noticed a moment later.
 
         Raises:
-            RequestFailure: `failure`, where requests are not held; else as `enter`.
+            RequestFailure: as `enter`.
         """
-        if not self._hold_seconds:
-            raise failure
         began = monotonic()
         for _ in range(_NOTICE_LOOKS):
             if self._refusal() is not None or self._draining:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from proxy.access.keys import Keys, warnings_about_keys
+from proxy.commands import complain
 from proxy.errors import SettingsError
 from proxy.models.preset_choice import load_settings, warnings_about_presets
 from proxy.preflight.checkup import check_up
@@ -42,7 +43,7 @@ def main(environ: Mapping[str, str]) -> int:
         open_tracing(settings)
         findings = uvloop.run(check_up(settings))
     except SettingsError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     findings = [*preset, *findings, *_collectors(settings), keys, _listener(settings)]
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
+from proxy.commands import complain
 from proxy.errors import SettingsError
 from proxy.settings.keys import new_key_line
 
@@ -13,6 +12,6 @@ def main(label: str | None = None) -> int:
     try:
         print(new_key_line(label))
     except SettingsError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     return 0

@@ -7,11 +7,11 @@ they were here. Exit codes: 0, 2 an argument, a variable or the file of presets 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import NoReturn
 
+from proxy.commands import complain
 from proxy.errors import SettingsError
 from proxy.machine.hardware import Gpu, Hardware, detect
 from proxy.models.fit import fit
@@ -45,7 +45,7 @@ def main(environ: Mapping[str, str], *arguments: str) -> int:
                 f"{given.name!r} is no preset; allowed are {', '.join(presets)}.{hint}"
             )
     except SettingsError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     if given.name is None:
         print("\n".join(table(presets.values(), hardware)))

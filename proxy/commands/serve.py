@@ -10,15 +10,14 @@ import gc
 import logging
 import os
 import socket
-import sys
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import uvloop
 
 from proxy.access.keys import Keys
 from proxy.app import build
+from proxy.commands import complain
 from proxy.errors import SettingsError
 from proxy.init import serve_as_child
 from proxy.lifecycle import Lifecycle
@@ -54,14 +53,14 @@ def serve() -> int:
         )
         spans = open_tracing(settings)
     except SettingsError as error:
-        _complain(str(error))
+        complain(error)
         return 2
     allow_many_connections()
     try:
         ports = (settings.port, settings.port_health, settings.port_of_metrics)
         sockets = listen(settings.host, tuple(filter(None, ports)))
     except OSError as error:
-        _complain(f"cannot listen on {settings.host}: {error.strerror}")
+        complain(f"cannot listen on {settings.host}: {error.strerror}")
         return 1
     # What is there now stays for good: no collection need ever look at it again.
     gc.freeze()
@@ -86,8 +85,3 @@ def _end_without_threads(code: int) -> None:
     timer = threading.Timer(_LAST_SECONDS, end)
     timer.daemon = True
     timer.start()
-
-
-def _complain(text: str) -> None:
-    with suppress(OSError):  # the exit code says it too
-        print(text, file=sys.stderr)

@@ -181,9 +181,11 @@ class Relay:
         before = monotonic()
         try:
             connection = await self._upstream.connection()
-        except EngineUnreachable as failure:
+        except EngineUnreachable:
+            if not self._lifecycle.holds:
+                raise
             # The engine has seen nothing: this is no retry.
-            await self._lifecycle.hold_again(record, failure, exchange.on_disconnect)
+            await self._lifecycle.hold_again(record, exchange.on_disconnect)
             before = monotonic()
             connection = await self._upstream.connection()
         if connection.is_new:

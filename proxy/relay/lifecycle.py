@@ -65,9 +65,13 @@ class Gate(Protocol):
         """Seconds it had to wait, with `watch` on its client. Raises a RequestFailure where it may
         not be sent."""
 
-    async def hold_again(self, failure: RequestFailure, watch: Watch | None) -> float:
+    @property
+    def holds(self) -> bool:
+        """Requests wait for an engine that is not ready."""
+
+    async def hold_again(self, watch: Watch | None) -> float:
         """A request that is inside has found no engine: seconds it had to wait for the next one.
-        Raises `failure` where requests do not wait."""
+        Raises a RequestFailure as `enter`."""
 
     def leave(self, key: str | None) -> None:
         """The request that entered is over."""
@@ -118,13 +122,18 @@ class RequestLifecycle:
             for end in self._on_end:
                 end(record)
 
-    async def hold_again(self, record: Record, failure: RequestFailure, watch: Watch) -> None:
+    @property
+    def holds(self) -> bool:
+        """Requests wait for an engine that is not ready."""
+        return self._gate.holds
+
+    async def hold_again(self, record: Record, watch: Watch) -> None:
         """A request that is inside has found no engine: wait for the next one.
 
         Raises:
-            RequestFailure: `failure`, where requests do not wait; else as for one that comes in.
+            RequestFailure: as for one that comes in.
         """
-        record.held_seconds = await self._gate.hold_again(failure, watch)
+        record.held_seconds = await self._gate.hold_again(watch)
 
     def attach_body(self, record: Record, body: Parts) -> None:
         """The body of a request that is inside, where it is held whole (else empty).

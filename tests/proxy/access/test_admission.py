@@ -14,7 +14,6 @@ from proxy.errors import (
     Draining,
     EngineGivenUp,
     EngineUnavailable,
-    EngineUnreachable,
     RequestFailure,
 )
 from tests.patience import PATIENCE
@@ -171,7 +170,7 @@ async def test_a_request_that_finds_no_engine_is_held_until_the_next_one_is_read
     engine = Engine(ready=True)
     door = admission(engine, HOLD_SECONDS)
     await door.enter()
-    held = asyncio.ensure_future(door.hold_again(EngineUnreachable("gone")))
+    held = asyncio.ensure_future(door.hold_again())
     await asyncio.sleep(0.05)
     assert not held.done()
     engine.become_unready()
@@ -182,11 +181,9 @@ async def test_a_request_that_finds_no_engine_is_held_until_the_next_one_is_read
     assert door.in_flight == 1
 
 
-async def test_a_request_that_finds_no_engine_is_refused_where_requests_are_not_held() -> None:
-    door = admission(Engine(ready=True))
-    await door.enter()
-    with pytest.raises(EngineUnreachable):
-        await door.hold_again(EngineUnreachable("gone"))
+def test_without_holding_a_request_that_finds_no_engine_is_not_held() -> None:
+    assert not admission(Engine(ready=True)).holds
+    assert admission(Engine(ready=True), HOLD_SECONDS).holds
 
 
 async def test_the_house_is_empty_when_the_last_one_has_left() -> None:
