@@ -14,20 +14,42 @@ from tests.measure import hold_back
 _HERE = Path(__file__).parent
 # They watch other processes over time, and a shared machine may stand still for seconds.
 _ON_A_CLOCK = (
-    *("engine", "fake_engine", "fleet", "gateway", "hub", "monitoring", "page"),
-    *("proxy/engine", "soak", "wire"),
+    "engine",
+    "fake_engine",
+    "fleet",
+    "gateway",
+    "hub",
+    "monitoring",
+    "page",
+    "proxy/engine",
+    "soak",
+    "wire",
 )
 _RERUNS = 2
 # The files that take longest begin first: at the end no process waits for another one's.
 _LONGEST_FIRST = (
     "engine/test_wedge.py",
-    *("proxy/engine/test_lifecycle.py", "hub/test_download.py", "page/test_dashboard_page.py"),
-    *("proxy/engine/test_wedged_engine.py", "proxy/test_check.py", "proxy/engine/test_deaths.py"),
-    *("fleet/test_fleet.py", "openapi/test_openapi.py", "gateway/test_budget.py"),
-    *("wire/test_client_leaves.py", "wire/test_tracing.py", "proxy/relay/test_stream.py"),
-    *("wire/test_slow_clients.py", "proxy/preflight/test_vllm_server.py", "wire/test_uploads.py"),
-    *("wire/test_slow_readers.py", "wire/test_keep_alive.py", "gateway/test_gateway.py"),
-    *("soak/test_kills.py", "wire/test_graceful_stop.py", "fleet/test_discovery.py"),
+    "proxy/engine/test_lifecycle.py",
+    "hub/test_download.py",
+    "page/test_dashboard_page.py",
+    "proxy/engine/test_wedged_engine.py",
+    "proxy/commands/test_check.py",
+    "proxy/engine/test_deaths.py",
+    "fleet/test_fleet.py",
+    "openapi/test_openapi.py",
+    "gateway/test_budget.py",
+    "wire/test_client_leaves.py",
+    "wire/test_tracing.py",
+    "proxy/relay/test_stream.py",
+    "wire/test_slow_clients.py",
+    "proxy/preflight/test_vllm_server.py",
+    "wire/test_uploads.py",
+    "wire/test_slow_readers.py",
+    "wire/test_keep_alive.py",
+    "gateway/test_gateway.py",
+    "soak/test_kills.py",
+    "wire/test_graceful_stop.py",
+    "fleet/test_discovery.py",
 )
 
 

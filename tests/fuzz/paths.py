@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,6 +19,7 @@ from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from proxy.access.routes import ALIASES, RouteTable
 from tests.fuzz.seeds import TOKENS
 from tests.fuzz.source import Source
+from tests.tools import installed
 
 TABLE = RouteTable()
 ALLOWED = {
@@ -94,10 +93,7 @@ def _any_kind(path: str) -> BaseRoute:
 
 
 def _in_source() -> Iterator[str]:
-    spec = find_spec("vllm")
-    assert spec is not None
-    assert spec.origin is not None
-    for file in (Path(spec.origin).parent / "entrypoints").rglob("*.py"):
+    for file in (installed("vllm") / "entrypoints").rglob("*.py"):
         yield from _ROUTE.findall(file.read_text())
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from functools import cache
-from pathlib import Path
 
 from prometheus_client import Metric
 
 from proxy.access.routes import GENERATING
 from proxy.telemetry.metrics import Metrics
 from tests.proxy.telemetry.records import full
+from tests.tools import installed
 
 PROMETHEUS = frozenset({"up"})
 _PARTS = ("", "_total", "_bucket", "_sum", "_count")
@@ -51,9 +50,6 @@ def _families() -> list[Metric]:
 
 def _engines() -> frozenset[str]:
     """As the installed vLLM's source has them; it is read, not imported."""
-    spec = importlib.util.find_spec("vllm")
-    assert spec is not None
-    assert spec.origin is not None
-    source = (Path(spec.origin).parent / "v1/metrics/loggers.py").read_text()
+    source = (installed("vllm") / "v1/metrics/loggers.py").read_text()
     bases = re.findall(r'"(vllm:\w+)"', source)
     return frozenset(base + part for base in bases for part in _PARTS)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from importlib.util import find_spec
-from pathlib import Path
+from functools import cache
 
 import pytest
 
@@ -15,27 +14,22 @@ from proxy.settings import Settings
 from proxy.settings.preset import Preset
 from proxy.vllm.command import engine_command, warnings_about
 from proxy.vllm.flags import flag_name, known_flags
+from tests.tools import installed
 
 PRESETS = read_presets(SHIPPED)
 EACH = pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
 
 
+@cache
 def parsers(package: str, table: str) -> frozenset[str]:
     """Names in a table of the installed vLLM, read from its source: importing it takes torch."""
-    spec = find_spec("vllm")
-    assert spec is not None
-    assert spec.origin is not None
-    tree = ast.parse((Path(spec.origin).parent / package / "__init__.py").read_text())
+    tree = ast.parse((installed("vllm") / package / "__init__.py").read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
             (target,) = node.targets
             if isinstance(target, ast.Name) and target.id == table:
                 return frozenset(ast.literal_eval(key) for key in node.value.keys if key)
     raise AssertionError(f"{package} has no {table}")
-
-
-TOOLS = parsers("tool_parsers", "_TOOL_PARSERS_TO_REGISTER")
-REASONING = parsers("reasoning", "_REASONING_PARSERS_TO_REGISTER")
 
 
 def test_there_are_a_dozen_and_more() -> None:
@@ -60,8 +54,10 @@ def test_a_preset_makes_a_command_of_flags_that_vllm_has(preset: Preset) -> None
 @EACH
 def test_parsers_are_ones_that_the_installed_vllm_has(preset: Preset) -> None:
     given = preset.engine_variables
-    assert given.get("TOOL_CALL_PARSER") in {*TOOLS, None}
-    assert given.get("REASONING_PARSER") in {*REASONING, None}
+    tools = parsers("tool_parsers", "_TOOL_PARSERS_TO_REGISTER")
+    reasoning = parsers("reasoning", "_REASONING_PARSERS_TO_REGISTER")
+    assert given.get("TOOL_CALL_PARSER") in {*tools, None}
+    assert given.get("REASONING_PARSER") in {*reasoning, None}
     assert ("TOOL_CALL_PARSER" in given) == ("ENABLE_AUTO_TOOL_CHOICE" in given)
 
 

@@ -6,7 +6,6 @@ import ast
 import gc
 import re
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from proxy.protocols.protocol import Ask, Done, Error, Event, Finish, Text, Usag
 from proxy.relay.translation import Translation
 from tests.fuzz.making import repeatable
 from tests.proxy.house import house
+from tests.tools import installed
 
 ROOT = Path(__file__).resolve().parents[3]
 REQUESTS = {
@@ -35,10 +35,7 @@ REQUESTS = {
 
 def fields(package: str, name: str) -> set[str]:
     """The fields of a request of the installed vLLM; its source is read, not run."""
-    spec = find_spec("vllm")
-    assert spec is not None
-    assert spec.origin is not None
-    file = Path(spec.origin).parent / "entrypoints" / "openai" / package / "protocol.py"
+    file = installed("vllm") / "entrypoints" / "openai" / package / "protocol.py"
     (found,) = [
         node
         for node in ast.parse(file.read_text()).body

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import random
 import re
 import runpy
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +31,7 @@ from proxy.telemetry.record import Outcome, Record
 from proxy.vllm.reading import EngineReading
 from tests.proxy.telemetry.records import finished, full
 from tests.proxy.telemetry.reference import Reference
+from tests.tools import installed
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 GPU = GpuReading(1, 0.5, 12e9, 48e9, 61, 250)
@@ -394,10 +393,7 @@ def bounds(metrics: Metrics, name: str) -> list[float]:
 @pytest.fixture(scope="module")
 def vllm_buckets() -> dict[str, Any]:
     """vLLM's own table, without importing vLLM."""
-    spec = importlib.util.find_spec("vllm")
-    if spec is None or spec.origin is None:
-        pytest.skip("vLLM is not installed")
-    return runpy.run_path(str(Path(spec.origin).parent / "v1/metrics/buckets.py"))
+    return runpy.run_path(str(installed("vllm") / "v1/metrics/buckets.py"))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from proxy.vllm.diagnosis import diagnose
 from proxy.vllm.flags import known_flags
 from tests.proxy.vllm.case import Case, assert_told
 from tests.proxy.vllm.source_errors import FROM_SOURCE
+from tests.tools import installed
 
 SERVED = "INFO:     Application startup complete."
 GENERIC_TAIL = (
@@ -192,10 +192,7 @@ IN_SOURCE = {
 
 def _installed(file: str) -> Path:
     package, _, rest = file.partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        pytest.skip(f"{package} is not installed")
-    return Path(spec.origin).parent / rest
+    return installed(package) / rest
 
 
 @pytest.mark.parametrize("file", IN_SOURCE)
