@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return _run(list(arguments))
     except SettingsError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
 
 
@@ -76,7 +76,7 @@ def _use_options(words: list[str]) -> None:
         del os.environ[name]
     os.environ.update(line.environ)
     for warning in line.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        complain(f"warning: {warning}")
 
 
 def _called() -> str:
