@@ -81,7 +81,8 @@ class Sandbox:
         shutil.copytree(PROJECT / "scripts", self.root / "scripts")
         for name in ("Makefile", "requirements.txt", "requirements-engine.txt"):
             shutil.copy(PROJECT / name, self.root)
-        shutil.copy(PROJECT / "requirements-dev.txt", self.root)
+        for name in ("requirements-dev.txt", "constraints-dev.txt"):
+            shutil.copy(PROJECT / name, self.root)
 
     @property
     def bin(self) -> Path:
