@@ -56,7 +56,7 @@ class PodIdle:
         seconds = self._limit_seconds
         try:
             await pod.stop()
-        except (httpx.HTTPError, ValueError) as error:
+        except Exception as error:  # whatever it is, the sidecar goes on serving
             text = "no request for %g s, but pod %s cannot be stopped: %s; next try in %g s"
             _log.error(text, seconds, pod.id, error, _RETRY_SECONDS)
         else:

@@ -107,8 +107,8 @@ class Admission:
             self._empty.set()
 
     def idle_since(self) -> float | None:
-        """When the last request ended, or was refused its place (monotonic seconds); None while
-        there is one."""
+        """When the last request ended that was let in (monotonic seconds); None while there is one,
+        or one that waits."""
         return None if self.in_flight or self._holds or self._room.waiting else self._last_request
 
     def close(self) -> None:

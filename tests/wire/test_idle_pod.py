@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import SettingsError
-from proxy.idle import RunPod
+from proxy.idle import PodIdle, RunPod
 from proxy.settings import Settings
 from tests.engine.service import wait_until
 from tests.fake_engine import FakeEngine
@@ -121,3 +122,21 @@ def test_a_runpod_that_refuses_is_logged_with_what_it_says(
             wait_until(lambda: "not today" in sidecar.text(), PATIENCE, "its log line")
             assert "cannot be stopped" in sidecar.text()
             assert sidecar.process.poll() is None
+
+
+async def test_whatever_goes_wrong_with_the_stop_the_watch_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An end of the watch would be taken for the time to exit."""
+
+    async def breaks(_: RunPod) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(RunPod, "stop", breaks)
+    asked = {"POD_IDLE_SECONDS": "1", "POD_IDLE_ACTION": "runpod-stop", **POD}
+    watch = asyncio.ensure_future(PodIdle(Settings.load(asked), lambda: 2.0).run())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert "cannot be stopped: a fault of ours" in caplog.text
+    assert not watch.done()
+    watch.cancel()
