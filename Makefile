@@ -21,8 +21,10 @@ CHECKS = "ruff check ." "ruff format --check ." "mypy" "shellcheck $(SHELL_SCRIP
   "python scripts/check_kubernetes.py" "python scripts/prometheus_rule.py --check" "python scripts/runpod_hub.py --check" "python scripts/reference.py --check" \
   "scripts/check-monitoring.sh" "python monitoring/dashboards.py --check" \
   "bandit -q -c pyproject.toml -r proxy scripts" "python scripts/audit.py" \
-  "python scripts/check_links.py" "codespell *.md docs proxy scripts deploy monitoring examples" \
-  "mkdocs build --strict"
+  "python scripts/check_links.py" "codespell *.md docs proxy scripts deploy monitoring examples .github" \
+  "mkdocs build --strict" "actionlint" "zizmor --offline --quiet .github" \
+  "check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml" \
+  "check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/wish.yml"
 
 # Empty stamps: what was installed from which file, and when.
 MADE := $(VENV)/.made-stamp
@@ -31,7 +33,7 @@ ENGINE := $(VENV)/.engine-stamp
 TOOLS := $(VENV)/.tools-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench image clean system-tools peers
+.PHONY: help run test check bench image release clean system-tools peers
 # Targets that run something need the whole environment, in this order.
 .NOTPARALLEL:
 
@@ -59,7 +61,7 @@ else
 	$(PYTEST) --cov-report=term:skip-covered $(TESTS)
 endif
 
-check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## lint, types, shell, Docker, Compose, Kubernetes, RunPod, flags, alerts, security, links, spelling, the site
+check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## lint, types, shell, Docker, Compose, Kubernetes, RunPod, flags, alerts, security, links, spelling, the site, workflows
 	@export PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1; failed=; \
 	for command in $(CHECKS); do \
 	  echo "check: $$command"; $$command || failed+=" '$$command'"; \
@@ -73,6 +75,9 @@ bench: $(REQUIREMENTS) $(ENGINE) $(TOOLS) ## the side-by-side benchmark
 image: $(REQUIREMENTS) $(ENGINE) $(TOOLS) ## build the image on a stand-in for vLLM's and run it; root on Debian, no GPU, no Docker
 	@REQUIRE_TOOLS=1 scripts/install-tools.sh image
 	IMAGE_TESTS=1 $(BIN)/python -m pytest tests/image
+
+release: $(REQUIREMENTS) $(ENGINE) $(TOOLS) ## check and build a release, VERSION=0.1.0; with PUBLISH=1 tag and push it
+	@$(BIN)/python scripts/release.py $(if $(PUBLISH),--publish) $(VERSION)
 
 clean: ## remove .venv and every cache of the tools
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
