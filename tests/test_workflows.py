@@ -35,7 +35,7 @@ def test_there_are_workflows_for_changes_days_tags_and_holes() -> None:
 @WORKFLOW
 def test_actions_are_pinned_by_hash_with_their_version_beside_it(file: Path) -> None:
     for line in re.findall(r"uses: (.*)", file.read_text()):
-        assert re.fullmatch(r"\./\S+|[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
+        assert re.fullmatch(r"\$/\S+|[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
 
 
 def test_an_action_has_one_version_in_all_workflows() -> None:
@@ -93,3 +93,11 @@ def test_images_are_built_on_the_vllm_that_the_dockerfile_names() -> None:
         (version, ""),
         (f"{version}-cu129", "-cu129"),
     ]
+
+
+def test_the_hooks_of_a_commit_have_the_versions_of_the_checks() -> None:
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    pinned = (ROOT / "requirements-dev.txt").read_text().splitlines()
+    named = set(re.findall(r"[\w-]+==[\w.]+", hooks))
+    assert len(named) == 5
+    assert named <= set(pinned)
