@@ -9,11 +9,9 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from proxy.commands import complain
 
-NAME = "vllm-sidecar"
 _COMMANDS = ("serve", "check", "models", "keys")
 
 
@@ -29,10 +27,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(words: list[str]) -> int:
     command, rest = _command(words)
-    if command in ("serve", "check") and {"--help", "-h"} & set(rest):
+    if _asks_for_help(words):
         from proxy.commands.help_text import long_help, short_help
+        from proxy.installation import COMMAND
 
-        print((long_help if words[0] in _COMMANDS else short_help)(_called()), end="")
+        print((long_help if words[0] in _COMMANDS else short_help)(COMMAND), end="")
         return 0
     match command, rest:
         case "serve", _:  # SageMaker says the word, too
@@ -65,6 +64,12 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
     return words[0] if words[0] in _COMMANDS else "", words[1:]
 
 
+def _asks_for_help(words: list[str]) -> bool:
+    """Whether it is answered by a text that needs no package."""
+    command, rest = _command(words)
+    return command in ("serve", "check") and bool({"--help", "-h"} & set(rest))
+
+
 def _use_options(words: list[str]) -> None:
     """Put them into the environment: the engine and every child of ours read it there."""
     if not words:
@@ -79,15 +84,10 @@ def _use_options(words: list[str]) -> None:
         complain(f"warning: {warning}")
 
 
-def _called() -> str:
-    """What the user has called: the installed command, or the module."""
-    return NAME if Path(sys.argv[0]).name == NAME else "python3 -m proxy"
-
-
 def run() -> int:
     """What `vllm-sidecar` calls: the exit code."""
     words = sys.argv[1:]
-    if words not in (["--help"], ["-h"]) and (lacking := _lacking()):
+    if not _asks_for_help(words) and (lacking := _lacking()):
         complain(f"{sys.executable} does not fit vllm-sidecar: {lacking}")
         return _flushed(2)
     return _flushed(main(words))

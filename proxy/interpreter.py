@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
+from proxy.installation import IS_CHECKOUT
+
 _PROJECT = Path(__file__).resolve().parent.parent
 # One package that only an installed sidecar has.
 _PACKAGE = "uvloop"
@@ -29,6 +31,9 @@ def use_the_projects() -> None:
     if python.is_file() and Path(sys.prefix) != _PROJECT / ".venv":
         arguments = sys.orig_argv[sys.orig_argv.index(_COMMAND[0]) :]
         os.execv(python, [str(python), *arguments])  # nosec B606
-    text = f"{sys.executable} lacks {_PACKAGE}; `make run` makes a .venv that has all packages"
+    remedy = "`make run` makes a .venv that has all packages"
+    if not IS_CHECKOUT:
+        remedy = "`pip install vllm-sidecar` installs what the sidecar needs"
+    text = f"{sys.executable} lacks {_PACKAGE}; {remedy}"
     print(text, file=sys.stderr)
     raise SystemExit(2)

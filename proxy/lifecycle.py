@@ -9,15 +9,16 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from proxy.app import Sidecar
-from proxy.engine.progress_bar import ProgressBar, can_be_drawn
+from proxy.engine.progress_bar import ProgressBar
 from proxy.models.preset_choice import warnings_about_presets
 from proxy.server.listener import Server
-from proxy.settings import OnEngineFailure
+from proxy.settings import OnEngineFailure, Settings
 from proxy.tasks import spawn
 from proxy.telemetry import logs
+from proxy.terminal import can_rewrite_a_line
 from proxy.vllm.command import warnings_about
 
 _log = logging.getLogger("proxy")
@@ -71,7 +72,7 @@ class Lifecycle:
         if sidecar.settings.upstream_url is None:  # else models are kept elsewhere
             sidecar.meters.disk.start()
         self._background = [spawn(sidecar.meters.engine.run(), name="engine meter")]
-        if can_be_drawn(sys.stderr, os.environ):
+        if can_rewrite_a_line(sys.stderr, os.environ):
             bar = ProgressBar(sys.stderr, lambda: sidecar.service.snapshot)
             self._background.append(spawn(bar.run(), name="progress bar"))
         return sidecar.engine.start()
@@ -79,8 +80,8 @@ class Lifecycle:
     def announce_settings(self) -> None:
         """Log where clients come in, what a preset gave, and what looks wrong."""
         settings = self._sidecar.settings
-        if settings.outside_url is not None:
-            _log.info("port %d is reached from outside at %s", settings.port, settings.outside_url)
+        for name, url in addresses(settings):
+            _log.info("%-9s  %s", name, url)
         if (idle := self._sidecar.pod_idle.announcement) is not None:
             _log.info(idle)
         if settings.preset is not None:
@@ -117,6 +118,17 @@ class Lifecycle:
             task.cancel()
         self._sidecar.meters.gpu.stop()
         self._sidecar.meters.disk.stop()
+
+
+def addresses(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Where the API, the dashboard and the metrics are, as an operator opens them."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    here = f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}"
+    base = settings.outside_url or f"{here}:{settings.port}"
+    yield "API", f"{base}/v1"
+    yield "dashboard", f"{base}/dashboard"
+    metrics_port = settings.port_of_metrics
+    yield "metrics", f"{base if metrics_port is None else f'{here}:{metrics_port}'}/metrics"
 
 
 async def _end(part: str, end: Callable[[], Awaitable[None] | None]) -> None:

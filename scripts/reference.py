@@ -4,9 +4,9 @@
     .venv/bin/python scripts/reference.py            writes them
     .venv/bin/python scripts/reference.py --check    writes nothing, exits 1 where one is stale
 
-docs/configuration.md and .env.example come from proxy/settings, the fields of docs/logs.md and
-docs/log-schema.json from proxy/telemetry/log_fields.py, the metrics of docs/metrics.md from
-proxy/telemetry/catalogue.py, the relayed routes of docs/endpoints.md from
+docs/configuration.md, .env.example and what `serve --help` prints come from proxy/settings, the
+fields of docs/logs.md and docs/log-schema.json from proxy/telemetry/log_fields.py, the metrics of
+docs/metrics.md from proxy/telemetry/catalogue.py, the relayed routes of docs/endpoints.md from
 proxy/access/routes.py. Of a page, only what stands between
 `<!-- BEGIN name -->` and `<!-- END name -->` is written; the rest is written by hand.
 """
@@ -32,17 +32,19 @@ sys.path.insert(0, str(ROOT))
 from proxy.access.routes import ROUTES, Endpoint, Route  # noqa: E402
 from proxy.engine.phase import Phase  # noqa: E402
 from proxy.settings import Settings, variables  # noqa: E402
-from proxy.settings.values import Group  # noqa: E402
+from proxy.settings.values import Group, first_sentence  # noqa: E402
 from proxy.telemetry.catalogue import DECLARED  # noqa: E402
 from proxy.telemetry.log_fields import Field, LogFields  # noqa: E402
 from proxy.telemetry.logs import IN_FLIGHT_FIELDS  # noqa: E402
 from proxy.telemetry.metrics import Modality  # noqa: E402
 from proxy.telemetry.record import Outcome  # noqa: E402
+from proxy.vllm.flags import flag_name  # noqa: E402
 
 COMMAND = "scripts/reference.py"
 # Above this a maximum only keeps a number within what timers and counters hold.
 _SHOWN_MAXIMUM = 1_000_000
 _LINE_CHARS = 100
+_OPTION_CHARS = 34
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]+\)")
 # Characters of a value that a shell would read as something else.
 _SHELL_SPECIAL = re.compile(r"[^\w@%+=:,./*-]")
@@ -300,6 +302,23 @@ def paths_of(endpoint: Endpoint) -> str:
     return ", ".join(f"`{path}`" for path in endpoint.paths)
 
 
+def options() -> str:
+    """What `serve --help` says of every option: grouped, at most 100 columns wide."""
+    parts = []
+    for title, _, declared in groups():
+        parts.append(f"\n{title}\n")
+        for each in declared:
+            option = f"  --{flag_name(each.name)}"
+            effect = first_sentence(each.effect).replace("`", "")
+            lines = textwrap.wrap(effect, _LINE_CHARS - _OPTION_CHARS)
+            if len(option) > _OPTION_CHARS - 2:
+                parts.append(f"{option}\n")
+                option = ""
+            parts.append(f"{option:<{_OPTION_CHARS}}{lines[0]}\n")
+            parts += [f"{'':{_OPTION_CHARS}}{line}\n" for line in lines[1:]]
+    return "".join(parts)
+
+
 def without_links(text: str) -> str:
     return _LINK.sub(r"\1", text)
 
@@ -312,6 +331,7 @@ def pages() -> dict[Path, str]:
     """Every file that is written, whole or in part, and its text."""
     return {
         ROOT / ".env.example": env_example(),
+        ROOT / "proxy" / "commands" / "options.txt": options(),
         ROOT / "docs" / "configuration.md": filled(
             "docs/configuration.md", {"variables": configuration()}
         ),

@@ -14,6 +14,7 @@ import pytest
 from proxy.__main__ import main
 from proxy.access.routes import Route
 from proxy.commands import serve
+from proxy.lifecycle import addresses
 from proxy.settings import Settings, variables
 from proxy.vllm.command import engine_command, warnings_about
 from tests import test_kubernetes as kubernetes
@@ -191,4 +192,33 @@ async def test_the_address_that_vast_gives_is_logged(caplog: pytest.LogCaptureFi
     given = {"PUBLIC_IPADDR": "65.130.162.74", "VAST_TCP_PORT_8000": "33526"}
     async with house(**given) as there:
         there.lifecycle.announce_settings()
-    assert "port 8000 is reached from outside at http://65.130.162.74:33526" in caplog.text
+    assert "API        http://65.130.162.74:33526/v1" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("given", "urls"),
+    [
+        ({}, ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/metrics")),
+        ({"HOST": "::"}, ("http://[::1]:8000/v1", "http://[::1]:8000/metrics")),
+        ({"HOST": "10.0.0.7"}, ("http://10.0.0.7:8000/v1", "http://10.0.0.7:8000/metrics")),
+        ({"METRICS_PORT": "9100"}, ("http://127.0.0.1:8000/v1", "http://127.0.0.1:9100/metrics")),
+        (
+            {"RUNPOD_POD_ID": "abc"},
+            (
+                "https://abc-8000.proxy.runpod.net/v1",
+                "https://abc-8000.proxy.runpod.net/metrics",
+            ),
+        ),
+        (
+            {"RUNPOD_POD_ID": "abc", "RUNPOD_ENDPOINT_ID": "def"},
+            ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/metrics"),
+        ),
+    ],
+)
+def test_a_start_says_where_the_api_the_dashboard_and_the_metrics_are(
+    given: dict[str, str], urls: tuple[str, str]
+) -> None:
+    found = dict(addresses(Settings.load(given)))
+    assert list(found) == ["API", "dashboard", "metrics"]
+    assert (found["API"], found["metrics"]) == urls
+    assert found["dashboard"] == found["API"].replace("/v1", "/dashboard")

@@ -50,16 +50,25 @@ def inside(name: str, rooms: tuple[str, ...]) -> bool:
     return any(name == room or name.startswith(f"{room}.") for room in rooms)
 
 
-_BASE = ("proxy.errors", "proxy.settings", "proxy.tasks")
+_BASE = (
+    "proxy.errors",
+    "proxy.installation",
+    "proxy.settings",
+    "proxy.tasks",
+    "proxy.terminal",
+)
 MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.errors": (),
     "proxy.tasks": (),
     "proxy.json_scan": (),
     "proxy.init": (),
     "proxy.check_base": (),
+    "proxy.installation": (),
+    "proxy.interpreter": ("proxy.installation",),
+    "proxy.terminal": (),
     "proxy.idle": ("proxy.errors", "proxy.settings"),
     "proxy.settings": ("proxy.errors", "proxy.settings"),
-    "proxy.machine": ("proxy.errors", "proxy.machine"),
+    "proxy.machine": ("proxy.errors", "proxy.installation", "proxy.machine"),
     "proxy.preflight.finding": ("proxy.errors",),
     "proxy.engine": (*_BASE, "proxy.engine"),
     "proxy.vllm": (
@@ -169,7 +178,12 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.telemetry.logs",
         "proxy.vllm.command",
     ),
-    "proxy.__main__": ("proxy.commands", "proxy.errors", "proxy.check_base"),
+    "proxy.__main__": (
+        "proxy.check_base",
+        "proxy.commands",
+        "proxy.errors",
+        "proxy.installation",
+    ),
     "proxy.commands.serve": (
         *_BASE,
         "proxy.commands",

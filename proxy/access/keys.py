@@ -18,6 +18,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from proxy.errors import SettingsError, Unauthorized
+from proxy.installation import COMMAND
 from proxy.settings import Settings
 from proxy.settings.environment import shown
 from proxy.settings.keys import GOOD_KEY_CHARS, ApiKey, joined, parse_key_lines
@@ -161,14 +162,14 @@ def warnings_about_keys(settings: Settings, keys: Iterable[ApiKey]) -> tuple[str
     short = [each.label for each in keys if len(each.key) < GOOD_KEY_CHARS]
     if short:
         text = f"These keys are so short that they can be guessed: {', '.join(short)}. "
-        warnings.append(text + "`python3 -m proxy keys` makes a good one.")
+        warnings.append(f"{text}`{COMMAND} keys` makes a good one.")
     return tuple(warnings)
 
 
 def _open_to_all(settings: Settings) -> str:
     return (
         f"There is no API key, and HOST={settings.host} is not this machine alone: whoever reaches "
-        f"port {settings.port} may use the model. `python3 -m proxy keys` makes a key for API_KEYS."
+        f"port {settings.port} may use the model. `{COMMAND} keys` makes a key for API_KEYS."
     )
 
 

@@ -26,8 +26,10 @@ from proxy.server.listener import listen
 from proxy.settings import Settings
 from proxy.telemetry.log_file import open_log_file
 from proxy.telemetry.tracing import open_tracing
+from proxy.terminal import Colour, coloured, takes_colours
 
 _HEAD = ("CHECK", "RESULT", "FOUND, AND WHAT TO DO")
+_COLOURS = {Result.OK: Colour.GREEN, Result.WARN: Colour.YELLOW, Result.FAIL: Colour.RED}
 _LEAST_COLUMNS = 30
 _COLLECTOR_SECONDS = 3.0
 
@@ -47,11 +49,14 @@ def main(environ: Mapping[str, str]) -> int:
         return 2
     findings = [*preset, *findings, *_collectors(settings), keys, _listener(settings)]
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print("\n".join(table(findings, columns)))
+    lines = table(findings, columns, in_colour=takes_colours(sys.stdout, environ))
+    print("\n".join(lines))
     return 1 if any(finding.result is Result.FAIL for finding in findings) else 0
 
 
-def table(findings: Sequence[Finding], columns: int | None) -> Iterator[str]:
+def table(
+    findings: Sequence[Finding], columns: int | None, *, in_colour: bool = False
+) -> Iterator[str]:
     """Lines of at most `columns` characters; None: as long as they are, for grep and logs."""
     names = max(len(_HEAD[0]), *(len(finding.check) for finding in findings))
     results = max(len(_HEAD[1]), *(len(result) for result in Result))
@@ -62,7 +67,10 @@ def table(findings: Sequence[Finding], columns: int | None) -> Iterator[str]:
         lines = textwrap.wrap(finding.found, width)
         if finding.remedy:
             lines += textwrap.wrap(f"-> {finding.remedy}", width, subsequent_indent="   ")
-        yield f"{finding.check:{names}}  {finding.result:{results}}  {lines[0]}"
+        result = f"{finding.result:{results}}"
+        if in_colour:
+            result = coloured(result, _COLOURS[finding.result])
+        yield f"{finding.check:{names}}  {result}  {lines[0]}"
         yield from (" " * margin + line for line in lines[1:])
 
 

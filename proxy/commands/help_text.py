@@ -1,10 +1,11 @@
-"""What `--help` prints. The short text needs no library, so that it comes at once."""
+"""What `--help` prints. It needs no library, so that it comes at once."""
 
 from __future__ import annotations
 
-import textwrap
+from pathlib import Path
 
-_COLUMNS = 100
+# Written by scripts/reference.py from the declarations of the variables.
+_OPTIONS = Path(__file__).with_name("options.txt")
 _SHORT = """\
 usage: {command} [serve] [MODEL] [OPTIONS]
        {command} check [MODEL] [OPTIONS]
@@ -44,26 +45,5 @@ def short_help(command: str) -> str:
 
 
 def long_help(command: str) -> str:
-    """The short text, then every option of ours: grouped, at most 100 columns wide."""
-    from proxy.settings import Settings, variables
-    from proxy.settings.values import Group, first_sentence
-    from proxy.vllm.flags import flag_name
-
-    names = variables()
-    parts = [short_help(command)]
-    groups = [base for base in Settings.__mro__ if issubclass(base, Group)]
-    for group in reversed(groups[1:]):
-        own = [field for field in group.__annotations__ if field in names]
-        if not own:
-            continue
-        parts.append(f"\n{group.model_config.get('title', group.__name__)}\n")
-        for field in own:
-            option = f"  --{flag_name(names[field][0])}"
-            text = first_sentence(Settings.model_fields[field].description or "").replace("`", "")
-            lines = textwrap.wrap(text, _COLUMNS - 34)
-            if len(option) > 32:
-                parts.append(f"{option}\n")
-                option = ""
-            parts.append(f"{option:<34}{lines[0]}\n")
-            parts += [f"{'':34}{line}\n" for line in lines[1:]]
-    return "".join(parts)
+    """The short text, then every option of ours, by group."""
+    return short_help(command) + _OPTIONS.read_text(encoding="utf-8")

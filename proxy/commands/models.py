@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from proxy.commands import complain
 from proxy.errors import SettingsError
+from proxy.installation import COMMAND
 from proxy.machine.hardware import Gpu, Hardware, detect
 from proxy.models.fit import fit
 from proxy.models.preset_choice import presets_of
@@ -31,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(environ: Mapping[str, str], *arguments: str) -> int:
-    parser = _Parser(prog="python3 -m proxy models", description=__doc__)
+    parser = _Parser(prog=f"{COMMAND} models", description=__doc__)
     parser.add_argument("name", nargs="?", help="a preset: all that it sets")
     parser.add_argument("--gpu-gb", metavar="GB", help="GPUs that are not here: 24, or 24,24")
     try:

@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from proxy.lifecycle import Lifecycle
 from proxy.models.preset_choice import load_settings
 from proxy.protocols.named import named_protocols
 from proxy.server.listener import allow_many_connections, listen
-from proxy.settings import Settings
+from proxy.settings import LogFormat, Settings
 from proxy.telemetry import logs
 from proxy.telemetry.tracing import open_tracing
 
@@ -48,9 +49,10 @@ def serve() -> int:
         named_protocols(settings)
         if os.getpid() == 1 and (code := serve_as_child()) is not None:
             return code
-        logs.configure(
-            settings.log_format, settings.log_level, settings.log_file, settings.log_target
-        )
+        # A person looks at a terminal, and a program at a pipe.
+        is_unset = "log_format" not in settings.model_fields_set
+        log_format = LogFormat.TEXT if is_unset and sys.stdout.isatty() else settings.log_format
+        logs.configure(log_format, settings.log_level, settings.log_file, settings.log_target)
         spans = open_tracing(settings)
     except SettingsError as error:
         complain(error)

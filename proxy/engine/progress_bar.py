@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import select
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import TextIO
@@ -22,11 +22,6 @@ _REDRAW_SECONDS = 0.25
 _CELLS = 24
 _ERASE_LINE = "\r\x1b[K"
 _SHOWN = (Phase.CHECKING, Phase.DOWNLOADING, Phase.LOADING, Phase.COMPILING, Phase.WARMING)
-
-
-def can_be_drawn(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Whether a line can be rewritten there."""
-    return stream.isatty() and environ.get("TERM", "dumb") != "dumb"
 
 
 class ProgressBar:

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from proxy.errors import Cause, EngineFailure
+from proxy.installation import INSTALL_ENGINE
 
 # Below this nothing can be fetched or cached at all; a download checks what it needs.
 _MIN_FREE_BYTES = 64 * 1024 * 1024
@@ -22,7 +23,7 @@ def check_executable(name: str) -> str:
             Cause.NOT_INSTALLED,
             f"The command `{name}` is neither on the PATH nor beside this Python: vLLM is "
             "not installed here.",
-            remedy="Install it (scripts/install-engine.sh), or set UPSTREAM_URL.",
+            remedy=f"Install it ({INSTALL_ENGINE}), or set UPSTREAM_URL.",
             permanent=True,
         )
     return found

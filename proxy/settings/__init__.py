@@ -142,7 +142,13 @@ class Settings(
     def outside_url(self) -> str | None:
         """Where clients reach the API on a platform that maps its port and says to which."""
         host, port = self.environ.get("PUBLIC_IPADDR"), self.environ.get(f"{_VAST}{self.port}")
-        return f"http://{host}:{port}" if host and port else None
+        if host and port:
+            return f"http://{host}:{port}"
+        # A serverless worker has a pod's variables too, and no address of its own.
+        pod = self.environ.get("RUNPOD_POD_ID")
+        if pod and not self.environ.get("RUNPOD_ENDPOINT_ID"):
+            return f"https://{pod}-{self.port}.proxy.runpod.net"
+        return None
 
     @property
     def port_of_metrics(self) -> int | None:

@@ -20,7 +20,7 @@ class TelemetrySettings(Group, title="Logs, metrics and traces"):
     log_format: LogFormat = variable(
         "LOG_FORMAT",
         default=LogFormat.JSON,
-        effect="Format of the log: `json`, or `text` for a terminal.",
+        effect="Format of the log: `json`, or `text`, which is the default on a terminal.",
     )
     log_file: str | None = variable(
         "LOG_FILE",

@@ -22,6 +22,7 @@ from proxy.telemetry.log_file import open_log_file
 from proxy.telemetry.log_output import Descriptor, Output, Target, instant
 from proxy.telemetry.record import Record
 from proxy.telemetry.tracing import open_log_export
+from proxy.terminal import Colour, coloured, takes_colours
 
 # What is logged of a request that was running when the engine died; never what was in it.
 IN_FLIGHT_FIELDS = (
@@ -64,6 +65,8 @@ _STANDARD_ATTRIBUTES = frozenset(
 # WARNING websockets writes heads and messages of sessions: keys, questions, answers.
 _LIBRARIES = ("httpx", "httpcore", "urllib3", "websockets", "asyncio")
 
+_COLOURS = {logging.WARNING: Colour.YELLOW, logging.ERROR: Colour.RED}
+
 _encode = msgspec.json.Encoder().encode
 _root = logging.getLogger()
 _log = logging.getLogger("proxy.log")
@@ -74,18 +77,24 @@ _handler: OutputHandler | None = None  # set by `configure`
 
 
 class TextFormatter(logging.Formatter):
-    """One readable line; the fields of a request follow its message."""
+    """One readable line; the fields of a request follow its message, paler on a terminal."""
 
     default_time_format = "%H:%M:%S"
     default_msec_format = "%s.%03d"
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_colour: bool = False) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)-14s %(message)s")
+        self._in_colour = in_colour
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
-        fields: dict[str, Any] = getattr(record, "fields", {})
-        return line + "".join(f" {name}={_on_a_line(value)}" for name, value in fields.items())
+        given: dict[str, Any] = getattr(record, "fields", {})
+        fields = " ".join(f"{name}={_on_a_line(value)}" for name, value in given.items())
+        if self._in_colour:
+            if (colour := _COLOURS.get(record.levelno)) is not None:
+                line = line.replace(record.levelname, coloured(record.levelname, colour), 1)
+            fields = fields and coloured(fields, Colour.DIM)
+        return f"{line} {fields}" if fields else line
 
 
 def _on_a_line(value: Any) -> str:
@@ -177,7 +186,9 @@ def configure(
         targets.append(log_export)
     # A terminal is shared with the progress bar, which makes way for one line at a time.
     output = Output(targets, by_turns=not os.isatty(_STDOUT))
-    formatter = JsonFormatter() if log_format is LogFormat.JSON else TextFormatter()
+    in_colour = file is None and otlp is None and takes_colours(sys.stdout, os.environ)
+    is_json = log_format is LogFormat.JSON
+    formatter = JsonFormatter() if is_json else TextFormatter(in_colour=in_colour)
     if _handler is None:
         atexit.register(flush)
     else:

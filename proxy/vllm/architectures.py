@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from proxy.errors import Cause, EngineFailure
+from proxy.installation import INSTALL_ENGINE
 from proxy.preflight.finding import Finding, Result
 from proxy.settings import Settings
 from proxy.vllm.description import Description, ModelConfig
@@ -117,8 +118,8 @@ def _importable(names: str, module: str, settings: Settings) -> Finding:
 
 def missing_package_remedy(package: str) -> str:
     return (
-        f"Install the {package} that fits the installed torch (scripts/install-engine.sh does where"
-        " there is one), use vLLM's image, or set MODEL_NAME to a model that does without."
+        f"Install the {package} that fits the installed torch ({INSTALL_ENGINE} does where there is"
+        " one), use vLLM's image, or set MODEL_NAME to a model that does without."
     )
 
 

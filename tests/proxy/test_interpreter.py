@@ -19,6 +19,8 @@ def checkout(tmp_path: Path) -> Path:
     """A fresh clone."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PROJECT / "proxy", tmp_path / "clone/proxy", ignore=ignored)
+    (tmp_path / "clone/scripts").mkdir()
+    shutil.copy(PROJECT / "scripts/install-engine.sh", tmp_path / "clone/scripts")
     return tmp_path / "clone"
 
 

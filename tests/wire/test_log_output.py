@@ -175,6 +175,54 @@ def test_a_stdout_that_is_closed_is_no_trouble(shared_engine: FakeEngine, tmp_pa
     assert '"message":"POST /v1/chat/completions 200 ok"' in file.read_text()
 
 
+class Shown:
+    """What a terminal shows, read until nobody writes to it any more."""
+
+    def __init__(self, terminal: int) -> None:
+        self._terminal = terminal
+        self._text = b""
+        self._reading = Thread(target=self._read, daemon=True)
+        self._reading.start()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # it is how a terminal says that nobody writes any more
+            while data := os.read(self._terminal, 65536):
+                self._text += data
+
+    def text(self) -> bytes:
+        self._reading.join(PATIENCE)
+        os.close(self._terminal)
+        return self._text
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_a_terminal_is_shown_text_that_begins_with_the_addresses(
+    shared_engine: FakeEngine, tmp_path: Path, no_color: str
+) -> None:
+    shared_engine.reset()
+    ours, theirs = pty.openpty()
+    environ = {"LOG_FORMAT": "", "TERM": "xterm", "NO_COLOR": no_color}
+    with Writing(tmp_path, shared_engine, theirs, **environ) as service:
+        os.close(theirs)
+        shown = Shown(ours)
+        service.wait_until_ready()
+        assert service.stop() == 0
+    lines = shown.text().decode().splitlines()
+    assert [line.partition(" INFO    proxy          ")[2] for line in lines[:3]] == [
+        f"API        {service.url}/v1",
+        f"dashboard  {service.url}/dashboard",
+        f"metrics    {service.url}/metrics",
+    ]
+    assert any("\x1b[2m" in line for line in lines) is (no_color == "")
+
+
+def test_a_pipe_gets_json_unasked(shared_engine: FakeEngine, tmp_path: Path) -> None:
+    shared_engine.reset()
+    with Sidecar(tmp_path, shared_engine, LOG_FORMAT="") as service:
+        service.wait_until_ready()
+        assert service.lines()[0]["message"] == f"API        {service.url}/v1"
+
+
 def test_a_terminal_that_is_stopped_stops_nothing_and_goes_on_later(
     shared_engine: FakeEngine, tmp_path: Path
 ) -> None:
@@ -186,19 +234,9 @@ def test_a_terminal_that_is_stopped_stops_nothing_and_goes_on_later(
         os.write(ours, b"\x13")  # Ctrl-S
         service.is_served()
         os.write(ours, b"\x11")  # Ctrl-Q
-        text = b""
-
-        def read() -> None:
-            nonlocal text
-            with suppress(OSError):  # it is how a terminal says that nobody writes any more
-                while data := os.read(ours, 65536):
-                    text += data
-
-        reading = Thread(target=read, daemon=True)
-        reading.start()
+        shown = Shown(ours)
         assert service.stop() == 0
-        reading.join(PATIENCE)
-    os.close(ours)
+    text = shown.text()
     assert text.count(b" INFO    proxy.access   POST /v1/chat/completions 200 ok ") == 150
     assert b"stopped: 0 requests finished" in text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from proxy.errors import Cause
+from proxy.installation import INSTALL_ENGINE
 from proxy.vllm.diagnosis.rule import Rule, line, said
 
 # huggingface_hub warns before it writes; the error itself names no size.
@@ -309,7 +310,7 @@ IMPORT_RULES: tuple[Rule, ...] = (
         Cause.MISSING_PACKAGE,
         said(r"cannot import name '(?P<name>\w+)' from '(?P<packages>[\w.]+)'"),
         "A Python package does not fit this vLLM: {packages} has no {name}.",
-        "Use vLLM's image, or make the environment anew (scripts/install-engine.sh).",
+        f"Use vLLM's image, or make the environment anew ({INSTALL_ENGINE}).",
     ),
     Rule(
         Cause.MISSING_PACKAGE,

@@ -279,6 +279,13 @@ def test_a_table_for_a_file_has_one_line_for_each_sentence() -> None:
     assert len(list(table([LONG], None))) == 3
 
 
+def test_colours_say_the_result_and_move_no_column() -> None:
+    findings = [Finding("port", Result.FAIL, "It is taken."), Finding("disk", Result.OK, "Fine.")]
+    plain, coloured = list(table(findings, None)), list(table(findings, None, in_colour=True))
+    assert coloured[1] == plain[1].replace("fail  ", "\x1b[31mfail  \x1b[0m")
+    assert coloured[2] == plain[2].replace("ok    ", "\x1b[32mok    \x1b[0m")
+
+
 def test_a_terminal_that_is_hardly_one_still_gets_a_table() -> None:
     assert list(table([LONG], 5))
 

@@ -97,13 +97,13 @@ def test_a_secret_is_taken_and_warned_about_without_repeating_it(name: str) -> N
 
 
 @pytest.mark.parametrize("words", [["--help"], ["serve", "--help"], ["check", "-h"]])
-def test_help_fits_100_columns_and_its_short_form_imports_no_library(words: list[str]) -> None:
+def test_help_fits_100_columns_and_imports_no_library(words: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "proxy", *words]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert ("--wedge-seconds" in done.stdout) is (len(words) == 2)
-    assert ("pydantic" in done.stderr) is (len(words) == 2)
+    assert "pydantic" not in done.stderr
 
 
 def test_an_unknown_option_of_the_process_is_exit_code_2_and_one_line() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from proxy.engine.phase import Phase
-from proxy.engine.progress_bar import ProgressBar, can_be_drawn, describe
+from proxy.engine.progress_bar import ProgressBar, describe
 from proxy.engine.state import Snapshot
 from proxy.tasks import spawn
 from tests.engine.service import PROJECT, free_ports, wait_until
@@ -64,22 +64,6 @@ def test_a_phase_is_told_with_its_time_and_what_is_left() -> None:
 @pytest.mark.parametrize("phase", [Phase.READY, Phase.FAILED, Phase.DRAINING, Phase.STOPPED])
 def test_after_the_start_there_is_no_line(phase: Phase) -> None:
     assert describe(Snapshot(phase=phase)) is None
-
-
-@pytest.mark.parametrize(
-    ("stream", "environ", "drawn"),
-    [
-        (Terminal(), {"TERM": "xterm"}, True),
-        (Terminal(), {"TERM": "xterm", "NO_COLOR": "1"}, True),
-        (Terminal(), {"TERM": "dumb"}, False),
-        (Terminal(), {}, False),
-        (io.StringIO(), {"TERM": "xterm"}, False),
-    ],
-)
-def test_a_line_is_only_drawn_where_it_can_be_rewritten(
-    stream: io.StringIO, environ: dict[str, str], drawn: bool
-) -> None:
-    assert can_be_drawn(stream, environ) is drawn
 
 
 def test_one_line_is_rewritten_and_taken_away_at_the_end() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.settings import LogFormat
 from proxy.telemetry.log_fields import present_fields
-from proxy.telemetry.logs import configure, log_request
+from proxy.telemetry.logs import TextFormatter, configure, log_request
 from proxy.telemetry.record import Record
 from tests.proxy.telemetry.conftest import Lines
 from tests.proxy.telemetry.records import finished, full
@@ -71,6 +71,16 @@ def test_text_is_a_readable_line_with_the_fields_behind_it(lines: Lines) -> None
     assert " modalities=text,image,video,audio " in line
     assert " duration_ms=500.0 " in line
     assert len(re.findall(r" (\w+)=", line)) == len(present_fields(full()))
+
+
+def test_a_terminal_sees_what_is_wrong_in_colour_and_fields_paler() -> None:
+    record = logging.LogRecord("proxy", logging.WARNING, "", 0, "WARNING: no key", (), None)
+    record.fields = {"seconds": 3.5}
+    plain, coloured = TextFormatter().format(record), TextFormatter(in_colour=True).format(record)
+    assert plain.endswith(" WARNING proxy          WARNING: no key seconds=3.5")
+    assert coloured == plain.replace("WARNING", "\x1b[33mWARNING\x1b[0m", 1).replace(
+        "seconds=3.5", "\x1b[2mseconds=3.5\x1b[0m"
+    )
 
 
 @pytest.mark.parametrize("log_format", LogFormat)
