@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from time import monotonic, time
 
 from proxy.access.account import Account, Charge, Used
-from proxy.errors import QuotaUsedUp, RateLimited
+from proxy.errors import MAX_HEEDED_SECONDS, QuotaUsedUp, RateLimited
 from proxy.settings.allowance import ALL, NOTHING, Allowance, KeyLimits
 from proxy.settings.keys import ApiKey
 
@@ -102,9 +102,14 @@ class Accounts:
 
 
 def _refusal(accounts: tuple[Account, ...], now: float, wall: float) -> RateLimited | QuotaUsedUp:
-    """That of the account which takes longest until it has room."""
+    """That of the account which takes longest until it has room.
+
+    A wait of minutes is told in two or three parts: clients try twice more.
+    """
     refusals = [each.refusal(now, wall) for each in accounts if not each.has_room(now, wall)]
     failure = max(refusals, key=lambda each: each.retry_after_seconds or 0)
+    if isinstance(failure, RateLimited):
+        failure.retry_after_seconds = min(failure.retry_after_seconds or 0, MAX_HEEDED_SECONDS)
     lines = _lines(accounts, now, wall).splitlines()
     failure.headers += tuple(_header(line) for line in lines)
     return failure

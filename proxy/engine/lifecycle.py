@@ -173,7 +173,7 @@ class Engine(Supervisor):
         self._state.enter(
             Phase.RESTARTING,
             **changes,
-            eta_seconds=wait + before.start_seconds,
+            eta_seconds=wait + (before.expected_start_seconds or before.start_seconds),
             restarts=before.restarts + 1,
             last_restart_cause=failure.cause,
         )

@@ -17,20 +17,21 @@ from proxy.errors import MAX_HEEDED_SECONDS, Cause, EngineGivenUp, EngineUnavail
 
 _log = logging.getLogger("proxy.engine")
 
-# How long a client is told to wait where nothing better is known, seconds.
+# `Retry-After` where nothing better is known, seconds. Most clients try twice more, so two such
+# waits are longer than the start of a small model.
 _RETRY_AFTER = {
     Phase.DOWNLOADING: 30,
-    Phase.LOADING: 15,
-    Phase.WARMING: 5,
-    Phase.READY: 20,
-    Phase.DEGRADED: 20,
+    Phase.WARMING: 10,
+    Phase.DRAINING: 10,
+    Phase.STOPPED: 10,
 }
-_DEFAULT_RETRY_AFTER = 10
-# A start is never as long as the one before: who comes a little late finds it ready.
-_MARGIN = 1.1
-_MARGIN_SECONDS = 1.0
-# In these an engine that worked is gone, or will probably be: a whole start lies ahead.
-_LOST = (Phase.READY, Phase.DEGRADED)
+_DEFAULT_RETRY_AFTER = 25
+# A start is never as long as the one before, and how much longer it may be does not shrink while it
+# lasts: the margin is a share of the whole start, so that the first retry finds it over.
+_MARGIN = 0.2
+_MARGIN_SECONDS = 2.0
+# In these a whole start lies ahead: the engine is gone or will probably be, or was not started yet.
+_BEFORE_A_START = (Phase.READY, Phase.DEGRADED, Phase.CHECKING)
 
 _LEVELS = {
     Phase.FAILED: logging.ERROR,
@@ -87,12 +88,17 @@ class Snapshot:
         return sum(self.phase_seconds.get(phase, 0.0) for phase in START_PHASES)
 
     @property
+    def expected_start_seconds(self) -> float:
+        """How long the newest start that became ready took; 0 where none is known."""
+        return sum(self.expected_seconds.values())
+
+    @property
     def seconds_left(self) -> float | None:
         """Until ready, from now; None where nothing is known, or the start is overdue."""
         elapsed, expected = monotonic() - self.since, self.expected_seconds
         left: float | None = None
         if self.phase is Phase.DOWNLOADING and self.eta_seconds is not None:
-            left = self.eta_seconds + sum(expected.values())
+            left = self.eta_seconds + self.expected_start_seconds
         elif self.phase in START_PHASES and self.phase in expected:
             later = START_PHASES[START_PHASES.index(self.phase) + 1 :]
             rest = sum(expected.get(phase, 0.0) for phase in later)
@@ -167,12 +173,12 @@ class EngineState:
         now = self.snapshot
         if now.phase is Phase.FAILED:
             return None
-        left = now.seconds_left
-        if left is None and now.phase in _LOST:
-            left = sum(now.expected_seconds.values())
-        if not left:
-            return _RETRY_AFTER.get(now.phase, _DEFAULT_RETRY_AFTER)
-        return min(math.ceil(left * _MARGIN + _MARGIN_SECONDS), MAX_HEEDED_SECONDS)
+        left, whole = now.seconds_left, now.expected_start_seconds
+        if left is None and now.phase in _BEFORE_A_START:
+            left = whole
+        margin = max(left or 0.0, whole) * _MARGIN + _MARGIN_SECONDS
+        wait = left + margin if left else _RETRY_AFTER.get(now.phase, _DEFAULT_RETRY_AFTER)
+        return min(math.ceil(max(wait, margin)), MAX_HEEDED_SECONDS)
 
     def _replace(
         self, changes: dict[str, Any], phase: Phase, since: float, spent: Mapping[Phase, float]

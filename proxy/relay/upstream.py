@@ -10,6 +10,8 @@ from proxy.errors import EngineUnreachable, Overloaded, RequestFailure
 from proxy.relay.connection import Connection
 
 CONNECT_TIMEOUT_SECONDS = 5.0
+# Until other requests have ended and left theirs, perhaps.
+_DESCRIPTOR_SECONDS = 5
 
 
 class Upstream:
@@ -53,7 +55,7 @@ class Upstream:
         except (OSError, TimeoutError) as error:
             if error.errno in (EMFILE, ENFILE):
                 text = "This server has no file descriptor left: raise its limit (ulimit -n)."
-                raise Overloaded(text, retry_after_seconds=self._retry_after()) from error
+                raise Overloaded(text, retry_after_seconds=_DESCRIPTOR_SECONDS) from error
             raise self._unreachable("The engine does not accept connections.") from error
         if connection.closed:  # before we could ask
             raise self._unreachable("The engine ended the connection before it was asked anything.")

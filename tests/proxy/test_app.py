@@ -139,7 +139,7 @@ async def test_an_engine_that_nobody_can_reach_is_a_503_that_says_when_to_ask_ag
         answer = await there.chat()
         assert answer.status_code == 503
         assert error(answer)["code"] == "engine_unreachable"
-        assert answer.headers["retry-after"] == "20"
+        assert answer.headers["retry-after"] == "25"
         assert "x-should-retry" not in answer.headers, "the engine has seen nothing of it"
         (line,) = access_log()
         assert (line["model"], line["outcome"]) == ("demo", "engine_unavailable")

@@ -14,7 +14,9 @@ const { resolve } = createRequire(path.resolve(folder, "package.json"));
 const load = (module) => import(pathToFileURL(resolve(module)));
 
 const messages = [{ role: "user", content: "What do you see?" }];
-const place = { baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 };
+// With RETRIES=1 they try again as they do out of the box, else not at all.
+const retries = process.env.RETRIES ? {} : { maxRetries: 0 };
+const place = { baseURL: `${url}/v1`, apiKey: "none", ...retries };
 
 async function readAll(stream) {
   for await (const _ of stream);
@@ -32,9 +34,9 @@ async function anthropic() {
 
 async function langchain(useResponsesApi) {
   const { ChatOpenAI } = await load("@langchain/openai");
-  const { baseURL, apiKey, maxRetries } = place;
+  const { baseURL, apiKey } = place;
   const model = new ChatOpenAI({
-    model: "tiny", useResponsesApi, apiKey, maxRetries, configuration: { baseURL },
+    model: "tiny", useResponsesApi, apiKey, ...retries, configuration: { baseURL },
   });
   return readAll(await model.stream("What do you see?"));
 }

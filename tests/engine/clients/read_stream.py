@@ -1,6 +1,7 @@
 """Reads one stream to its end; prints how that ended as JSON: {} or {"error": "what was raised"}.
 
-Each client is imported where it is asked for: they live in different environments.
+Each client is imported where it is asked for: they live in different environments. With RETRIES=1
+they try again as they do out of the box, else not at all.
 
 .cache/bench/pydantic-ai/bin/python tests/engine/clients/read_stream.py \
     http://127.0.0.1:8000 pydantic-ai-responses
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 QUESTION = "What do you see?"
 MESSAGES: Any = [{"role": "user", "content": QUESTION}]
+RETRIES: Any = {} if os.environ.get("RETRIES") else {"max_retries": 0}
 
 
 def read_all(stream: Iterable[Any]) -> None:
@@ -26,7 +29,7 @@ def read_all(stream: Iterable[Any]) -> None:
 def openai(url: str, name: str) -> None:
     from openai import OpenAI
 
-    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    with OpenAI(base_url=f"{url}/v1", api_key="none", **RETRIES) as client:
         match name:
             case "openai-chat":
                 chat = client.chat.completions
@@ -46,7 +49,7 @@ def openai(url: str, name: str) -> None:
 def anthropic(url: str, name: str) -> None:
     from anthropic import Anthropic
 
-    with Anthropic(base_url=url, api_key="none", max_retries=0) as client:
+    with Anthropic(base_url=url, api_key="none", **RETRIES) as client:
         if name == "anthropic-messages":
             read_all(
                 client.messages.create(model="tiny", messages=MESSAGES, max_tokens=8, stream=True)
@@ -63,7 +66,7 @@ def langchain(url: str, name: str) -> None:
         model="tiny",
         base_url=f"{url}/v1",
         api_key="none",
-        max_retries=0,
+        **RETRIES,
         use_responses_api=name == "langchain-responses",
     )
     read_all(model.stream(QUESTION))
@@ -75,7 +78,7 @@ def pydantic_ai(url: str, name: str) -> None:
     from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
-    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", **RETRIES)
     kind: Any = OpenAIResponsesModel if name == "pydantic-ai-responses" else OpenAIChatModel
     agent: Any = Agent(kind("tiny", provider=OpenAIProvider(openai_client=client)))
 

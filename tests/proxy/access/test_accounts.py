@@ -99,6 +99,18 @@ def test_tokens_are_charged_afterwards_and_debts_are_paid_back(time: Time) -> No
     assert shown(them.admit("alice"))["remaining-tokens"] == "1"
 
 
+@pytest.mark.parametrize("limits", ["rpm=1", "tpm=60", "all: tpm=60", "tpm=60,rpm=1,tpd=5000"])
+def test_no_wait_of_a_minute_s_limit_is_told_that_clients_do_not_heed(
+    time: Time, limits: str
+) -> None:
+    them = accounts(limits, alice=NOTHING)
+    them.admit("alice")
+    them.charge("alice", 1000)
+    with pytest.raises(RateLimited) as refused:
+        them.admit("alice")
+    assert refused.value.retry_after_seconds == 59
+
+
 def test_a_refused_request_costs_nothing(time: Time) -> None:
     them = accounts("rpm=1; all: rpm=100", alice=NOTHING, bob=NOTHING)
     them.admit("alice")

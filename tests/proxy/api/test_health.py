@@ -113,7 +113,7 @@ async def test_health_tells_how_far_the_start_is_and_why_it_failed(
 @pytest.mark.parametrize(
     ("phase", "known", "seconds"),
     [
-        (Phase.LOADING, {"eta_seconds": 40.0}, "45"),
+        (Phase.LOADING, {"eta_seconds": 40.0}, "50"),
         (Phase.DOWNLOADING, {}, "30"),
         (Phase.FAILED, {"cause": Cause.DISK_FULL}, None),
         (Phase.READY, {}, None),

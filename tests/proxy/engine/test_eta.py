@@ -77,7 +77,7 @@ def test_a_back_off_is_counted_down(state: EngineState, clock: Clock) -> None:
     assert state.snapshot.seconds_left == 6
     refusal = state.refusal()
     assert refusal is not None
-    assert refusal.retry_after_seconds == 8
+    assert refusal.retry_after_seconds == 10
     clock.now += 100
     assert state.snapshot.seconds_left is None
 

@@ -128,14 +128,14 @@ def test_only_a_ready_engine_takes_requests(phase: Phase) -> None:
 @pytest.mark.parametrize(
     ("phase", "known", "words", "seconds"),
     [
-        (Phase.CHECKING, {}, "The engine is starting, phase checking.", 10),
+        (Phase.CHECKING, {}, "The engine is starting, phase checking.", 25),
         (Phase.DOWNLOADING, {}, "phase downloading.", 30),
         (Phase.DOWNLOADING, {"progress": 0.256}, "phase downloading (26%).", 30),
-        (Phase.LOADING, {"eta_seconds": 41.6}, "phase loading.", 47),
-        (Phase.WARMING, {"eta_seconds": 0.2}, "phase warming.", 2),
+        (Phase.LOADING, {"eta_seconds": 41.6}, "phase loading.", 52),
+        (Phase.WARMING, {"eta_seconds": 0.2}, "phase warming.", 3),
         (Phase.DOWNLOADING, {"eta_seconds": 3600.0}, "phase downloading.", 59),
-        (Phase.RESTARTING, {"reason": "it died", "eta_seconds": 4.0}, "restarting: it died", 6),
-        (Phase.DEGRADED, {"reason": "no answer"}, "degraded: no answer", 20),
+        (Phase.RESTARTING, {"reason": "it died", "eta_seconds": 4.0}, "restarting: it died", 7),
+        (Phase.DEGRADED, {"reason": "no answer"}, "degraded: no answer", 25),
         (Phase.FAILED, {"reason": "no such model"}, "cannot start: no such model", None),
         (Phase.DRAINING, {}, "shutting down", 10),
         (Phase.STOPPED, {}, "shutting down", 10),
@@ -156,7 +156,7 @@ def test_a_refusal_says_why_and_when_to_ask_again(
 STARTED = {Phase.LOADING: 20.0, Phase.COMPILING: 10.0, Phase.WARMING: 5.0}
 
 
-@pytest.mark.parametrize("phase", [Phase.READY, Phase.DEGRADED])
+@pytest.mark.parametrize("phase", [Phase.READY, Phase.DEGRADED, Phase.CHECKING])
 def test_of_an_engine_that_worked_the_length_of_a_start_is_known(phase: Phase) -> None:
     state = EngineState()
     state.enter(phase, expected_seconds=STARTED)
@@ -168,7 +168,15 @@ def test_whoever_asks_again_in_time_finds_a_start_as_long_as_the_last_over(phase
     state = EngineState()
     state.enter(phase, expected_seconds=STARTED, eta_seconds=36.0)
     left = state.snapshot.seconds_left or 0
-    assert left + 1 < (state.retry_after() or 0) < 1.2 * left + 2
+    assert left + 0.2 * sum(STARTED.values()) < (state.retry_after() or 0) < 1.2 * left + 10
+
+
+@pytest.mark.parametrize("phase", [Phase.LOADING, Phase.COMPILING, Phase.WARMING])
+def test_a_start_that_is_overdue_is_given_as_much_time_as_any(clock: Clock, phase: Phase) -> None:
+    state = EngineState()
+    state.enter(phase, expected_seconds=STARTED)
+    clock.now += 60
+    assert (state.retry_after() or 0) >= 9, "clients ask only twice more"
 
 
 WAITING_HELPS = [phase for phase in Phase if phase not in (Phase.READY, Phase.FAILED)]

@@ -80,7 +80,7 @@ def test_a_model_that_vllm_cannot_run_is_not_fetched(start: Start, hub: FakeHub)
     assert "no implementation of FooBarForCausalLM" in health["reason"]
     assert "newer image" in health["remedy"]
     assert service.client.get("/info").json()["engine"]["cause"] == "unsupported_model"
-    assert service.phases() == ["failed"]
+    wait_until(lambda: service.phases() == ["failed"], PATIENCE, "the line of the only transition")
     assert hub.count("GET /cdn/*") == 0
 
 

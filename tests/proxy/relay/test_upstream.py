@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 
 import pytest
 
-from proxy.errors import EngineUnreachable
+from proxy.errors import EngineUnreachable, Overloaded
 from proxy.relay.connection import Connection
 from proxy.relay.upstream import Upstream
 from tests.patience import PATIENCE
@@ -71,3 +72,14 @@ async def test_a_connection_with_bytes_that_nobody_has_read_is_not_used_again(
             assert second is not first
             assert first.closed
     upstream.close()
+
+
+async def test_where_no_descriptor_is_left_the_wait_is_not_that_of_a_start() -> None:
+    class Full(Upstream):
+        async def _connect(self) -> Connection:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    upstream = Full("127.0.0.1", 9, "engine", retry_after=lambda: 59)
+    with pytest.raises(Overloaded, match="ulimit") as refused:
+        await upstream.connection()
+    assert refused.value.retry_after_seconds == 5
