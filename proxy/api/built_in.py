@@ -74,6 +74,7 @@ async def _refused(request: Request, failure: Exception) -> Response:
 async def _wrong_method(request: Request, failure: Exception) -> Response:
     assert isinstance(failure, HTTPException)
     wrong = MethodNotAllowed(f"{request.url.path} does not take {request.method}; it takes GET.")
-    allowed = (failure.headers or {}).get("Allow", "GET")
-    wrong.headers = ((b"allow", allowed.encode()),)
+    # Starlette joins a set, whose order is another one in each process.
+    allowed = sorted((failure.headers or {}).get("Allow", "GET").split(", "))
+    wrong.headers = ((b"allow", ", ".join(allowed).encode()),)
     return await _refused(request, wrong)

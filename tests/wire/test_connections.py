@@ -105,7 +105,7 @@ def test_a_method_that_few_use_is_the_engines_to_refuse(service: Sidecar, method
     assert answer.status == 405
     assert [each.method for each in service.seen(answer)] == [method]
     own = service.ask(HEALTH, method=method)
-    assert (own.status, set(own.header("allow").split(", "))) == (405, {"GET", "HEAD"})
+    assert (own.status, own.header("allow")) == (405, "GET, HEAD")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ import pytest
 
 from tests.wire.client import CHAT, RESPONSES, STREAM, new_id, prompt
 from tests.wire.service import Sidecar, fields
-from tests.wire.streams import nameless
+from tests.wire.streams import CHUNKED, DONE, FINISH, ROLE, WORD, chunk, nameless, raw
+from tests.wire.test_clock import timed
 
 
 def test_no_line_is_too_long(service: Sidecar) -> None:
@@ -42,11 +43,15 @@ def test_usage_after_a_long_answer_is_known(service: Sidecar) -> None:
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
 def test_thinking_is_no_waiting(service: Sidecar, field: str) -> None:
-    fake = {"reasoning": 10, "tokens": 12, "interval_ms": 40}
-    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
-    record = service.record(answer)
-    assert record["ttft_ms"] < 300  # the first text comes after 400
-    assert record["reasoning_tokens"] == 10
+    thought = ROLE.replace(b'"role":"assistant","content":""', b'"%b":"Hm"' % field.encode())
+    thinking = CHUNKED + chunk(ROLE) + chunk(thought)
+    fake = raw(
+        thinking + chunk(WORD) + chunk(FINISH) + chunk(DONE) + b"0\r\n\r\n",
+        cut=f"at:{len(thinking)}",
+        cut_ms=400,
+    )
+    record, _, thought_ms = timed(service, CHAT, fake, b'"Hm"')
+    assert 0 < record["ttft_ms"] <= thought_ms
 
 
 def test_buckets_reach_to_hours(service: Sidecar) -> None:

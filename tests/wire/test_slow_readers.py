@@ -161,27 +161,22 @@ async def test_2000_streams_at_once(service: Sidecar) -> None:
 
 
 def test_a_long_event_in_small_pieces_holds_up_nobody(service: Sidecar) -> None:
-    """250 KB in pieces of 250 bytes, while another stream's tokens are timed."""
+    """250 KB in pieces of 250 bytes cost the loop less in all than one stream may be held up."""
     event = {"event_bytes": 250_000, "tokens": 1, "chunk_bytes": 250, "cut": "every:257"}
-    with service.connect() as client:
-        client.ask(CHAT, prompt(CHAT, STREAM), fake=event)
-        other = service.ask(CHAT, prompt(CHAT, STREAM), fake={"tokens": 50, "interval_ms": 10})
-        assert client.answer().whole
-    assert service.record(other)["itl_max_ms"] < 150
+    before = service.loop_cpu_seconds()
+    assert service.ask(CHAT, prompt(CHAT, STREAM), fake=event).whole
+    assert service.loop_cpu_seconds() - before < 0.15
 
 
 def test_a_large_body_holds_up_nobody(service: Sidecar) -> None:
-    """20 MB of JSON are read while another stream's tokens are timed."""
+    """20 MB of JSON cost the loop less in all than one stream may be held up."""
     parts = [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 20 * MIB}}]
     large = request(CHAT, {"messages": [{"role": "user", "content": parts}], "stream": True})
-    with service.connect() as other, service.connect() as client:
-        request_id = other.ask(CHAT, prompt(CHAT, STREAM), fake={"tokens": 100, "interval_ms": 10})
-        assert other.head().status == 200
+    before = service.loop_cpu_seconds()
+    with service.connect() as client:
         client.send(large)
         assert client.answer().whole
-        while other.chunk():
-            pass
-    assert service.record(request_id)["itl_max_ms"] < 250
+    assert service.loop_cpu_seconds() - before < 0.25
 
 
 def test_pages_that_nobody_reads_are_not_piled_up(own_service: Sidecar) -> None:
