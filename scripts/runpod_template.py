@@ -1,7 +1,10 @@
 """Creates a RunPod template from deploy/runpod, or updates the one of that name.
 
+    python3 scripts/runpod_template.py stock-image
     python3 scripts/runpod_template.py pod        --image YOU/vllm-sidecar:0.1
     python3 scripts/runpod_template.py serverless --image YOU/vllm-sidecar:0.1 --apply
+
+`stock-image` is a pod of vLLM's own image, which takes the sidecar in as it starts.
 
 Without `--apply` it only prints the template. With it, the key is read from RUNPOD_API_KEY, which
 must be allowed to read and write templates. An update starts a rolling release of the endpoints
@@ -30,9 +33,12 @@ ONLY_AT_CREATION = ("category", "isServerless")
 Template = dict[str, Any]
 
 
-def template(kind: str, image: str, name: str | None) -> Template:
+def template(kind: str, image: str | None, name: str | None) -> Template:
     content: Template = json.loads((FOLDER / f"{kind}.json").read_text(encoding="utf-8"))
-    content["imageName"] = image
+    if image is not None:
+        content["imageName"] = image
+    elif "imageName" not in content:
+        sys.exit(f"runpod_template: {kind}: --image YOU/vllm-sidecar:0.1 is missing")
     content["readme"] = (FOLDER / "README.md").read_text(encoding="utf-8")
     return content | ({"name": name} if name else {})
 
@@ -81,8 +87,8 @@ def apply(api: str, key: str, wanted: Template) -> str:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="runpod_template", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("kind", choices=("pod", "serverless"))
-    parser.add_argument("--image", required=True, help="what scripts/build-and-push.sh has pushed")
+    parser.add_argument("kind", choices=("stock-image", "pod", "serverless"))
+    parser.add_argument("--image", help="what scripts/build-and-push.sh has pushed")
     parser.add_argument("--name", help="instead of the one in the file")
     parser.add_argument("--apply", action="store_true", help="do it, with RUNPOD_API_KEY")
     parser.add_argument("--api", default=API, help=f"instead of {API}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import wave
@@ -13,10 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from proxy import __version__
 from proxy.settings import variables
 from proxy.telemetry.log_fields import LogFields
 from tests.fake_engine import FakeEngine
 from tests.readme import ROOT, blocks, commands, in_front, run_console
+from tests.test_deployment import dockerfile
 from tests.wire.service import Sidecar
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,11 +60,24 @@ def test_each_guarantee_has_a_page_and_a_test() -> None:
 
 
 def test_every_command_is_run_below() -> None:
-    assert [typed[0].split()[0] for typed in CONSOLES] == ["make", "cp", "curl"]
-    assert [len(typed) for typed in CONSOLES] == [2, 2, 3]
+    assert [typed[0].split()[0] for typed in CONSOLES] == ["docker", "make", "cp", "curl"]
+    assert [len(typed) for typed in CONSOLES] == [1, 2, 2, 3]
 
 
-@pytest.mark.parametrize("command", CONSOLES[0])
+def test_the_stock_image_is_the_dockerfiles_and_the_package_is_this_version() -> None:
+    """Its form; `make image` runs it, on a stand-in for vLLM's image."""
+    (command,) = CONSOLES[0]
+    words = shlex.split(command)
+    assert words[:2] == ["docker", "run"]
+    base = " ".join(dockerfile("ARG"))
+    (image,) = (word for word in words if word.startswith("vllm/vllm-openai:"))
+    assert set(image.split(":")) <= set(re.split(r"[ =]", base))
+    assert words[-1] == f"pip install --no-deps vllm-sidecar=={__version__} && exec vllm-sidecar"
+    page = blocks("docs/deploying.md", "console")
+    assert blocks("README.md", "console")[0] in page
+
+
+@pytest.mark.parametrize("command", CONSOLES[1])
 def test_the_two_commands_are_targets_that_make_knows(command: str) -> None:
     done = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -69,7 +85,7 @@ def test_the_two_commands_are_targets_that_make_knows(command: str) -> None:
 
 def test_docker_is_asked_for_what_compose_has(tmp_path: Path) -> None:
     """Its form only: there is no Docker where the tests run."""
-    copy, start = CONSOLES[1]
+    copy, start = CONSOLES[2]
     (tmp_path / ".env.example").write_bytes((ROOT / ".env.example").read_bytes())
     subprocess.run(copy.split(), cwd=tmp_path, check=True)
     assert (tmp_path / ".env").is_file()
@@ -94,11 +110,11 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory, engine: FakeEngine) -> Ite
 
 def test_quick_start_asks_what_readme_asks() -> None:
     (asking,) = (each for each in QUICK_START if "request.json" in each[0])
-    assert asking[0] == CONSOLES[2][1]
+    assert asking[0] == CONSOLES[3][1]
 
 
 def test_curl_asks_about_a_picture_and_gets_a_stream(sidecar: Sidecar, tmp_path: Path) -> None:
-    done = run_console(CONSOLES[2], sidecar.port, tmp_path)
+    done = run_console(CONSOLES[3], sidecar.port, tmp_path)
     assert done.returncode == 0, done.stderr
     health, _, stream = done.stdout.partition("data: ")
     assert json.loads(health)["status"] == "ready"

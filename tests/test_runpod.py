@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 from proxy.settings import Settings, variables
 from proxy.vllm.command import warnings_about
 from scripts.reference import as_text
+from tests.readme import blocks, commands
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "rpa_NOBODYS"
@@ -229,6 +231,32 @@ def test_what_cannot_be_sent_is_told_in_one_line(
     assert done.returncode == 1
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_stock_image_takes_the_package_in_as_readme_says() -> None:
+    content = json.loads(script("stock-image", key=None).stdout)
+    (command,) = commands(blocks("README.md", "console")[0])
+    words = shlex.split(command)
+    base = next(word for word in words if word.startswith("vllm/"))
+    assert content["imageName"] == base
+    assert content["dockerEntrypoint"] == [words[words.index("--entrypoint") + 1], "-c"]
+    assert content["dockerStartCmd"] == [words[words.index("-c") + 1]]
+    assert content.keys() <= CREATE_FIELDS
+    pod = read("deploy/runpod/pod.json")
+    image = {"HF_HOME": "/workspace/huggingface", "VLLM_CACHE_ROOT": "/workspace/vllm"}
+    assert content["env"] == {**pod["env"], **image}, "what the image of ours sets"
+    assert all(
+        f"{name}={folder}" in (ROOT / "Dockerfile").read_text() for name, folder in image.items()
+    )
+    same = pod.keys() - {"name", "dockerEntrypoint", "dockerStartCmd", "env"}
+    assert {field: content[field] for field in same} == {field: pod[field] for field in same}
+
+
+def test_an_image_of_ones_own_must_be_named(api: Api) -> None:
+    done = script("pod", "--api", api.url, "--apply")
+    assert done.returncode == 1
+    assert done.stderr == "runpod_template: pod: --image YOU/vllm-sidecar:0.1 is missing\n"
+    assert not api.calls
 
 
 @pytest.mark.parametrize("kind", ["pod", "serverless"])

@@ -72,12 +72,14 @@ class Container:
 
 
 @contextmanager
-def running(image: str, *options: str, **environ: str) -> Iterator[Container]:
+def running(
+    image: str, *options: str, command: Sequence[str] = (), **environ: str
+) -> Iterator[Container]:
     """A container of an image; what it wrote outside of volumes is gone with it."""
     port, engine_port = free_ports(2)
     place = {"HOST": "127.0.0.1", "PORT": str(port), "UPSTREAM_PORT": str(engine_port)}
     variables = [f"--env={name}={value}" for name, value in (place | environ).items()]
-    said = call("podman", "run", "--detach", *always(), *options, *variables, image)
+    said = call("podman", "run", "--detach", *always(), *options, *variables, image, *command)
     url = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=url, trust_env=False) as client:
         container = Container(said.split()[-1], client)

@@ -24,12 +24,12 @@ MOUNT = f"--volume={sysconfig.get_path('platlib')}:/usr/local/lib/{_PYTHON}/dist
 _PACKAGES = "python3,g++,libc6-dev,ca-certificates,libgomp1,libnuma1,procps"
 
 
-def build() -> str:
-    """The image's name. The first time it takes two minutes, then seconds."""
-    base = dockerfile("FROM")[0]
-    for name, value in (each.split("=") for each in dockerfile("ARG") if "=" in each):
-        base = base.replace(f"${{{name}}}", value)
-    base = f"docker.io/{base}"
+def base() -> str:
+    """The name of the stand-in for vLLM's image. The first time it takes two minutes."""
+    name = dockerfile("FROM")[0]
+    for argument, value in (each.split("=") for each in dockerfile("ARG") if "=" in each):
+        name = name.replace(f"${{{argument}}}", value)
+    base = f"docker.io/{name}"
     if not call("podman", "images", "--quiet", base):
         _make_rootfs()
         subprocess.run(["tar", "-C", _ROOTFS, "-cf", CACHE / "base.tar", "."], check=True)
@@ -37,6 +37,12 @@ def build() -> str:
         call("podman", "import", entry_point, str(CACHE / "base.tar"), base)
         (CACHE / "base.tar").unlink()
         shutil.rmtree(_ROOTFS)
+    return base
+
+
+def build() -> str:
+    """The name of the image that the Dockerfile makes of it, in seconds."""
+    base()
     alone = ("--isolation=chroot", "--network=host", "--pull-never", "--format=docker")
     call("buildah", "bud", *alone, MOUNT, f"--tag={IMAGE}", str(ROOT))
     return IMAGE

@@ -9,12 +9,18 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from tests.image import stand_in
 from tests.image.podman import ROOT, Container, always, call, running
+from tests.readme import blocks, commands
 from tests.test_deployment import image_health_check
+from tests.test_package import build_wheel
 
 pytestmark = [
     pytest.mark.alone,
@@ -40,7 +46,7 @@ def volume() -> Iterator[str]:
 def less_rights() -> list[str]:
     """The options of docs/deploying.md."""
     text = (ROOT / "docs/deploying.md").read_text()
-    (found,) = re.findall(r"^Less rights: `(.*?)`", text, re.MULTILINE | re.DOTALL)
+    (found,) = re.findall(r"^With fewer rights: `(.*?)`", text, re.MULTILINE | re.DOTALL)
     return shlex.split(found.replace("\n", " "))
 
 
@@ -88,3 +94,67 @@ def test_the_shared_memory_that_docker_gives_unasked_is_too_little_and_it_says_s
 def test_it_takes_commands(image: str) -> None:
     options = ("--rm", *always(), stand_in.MOUNT)
     assert "python3 -m proxy check" in call("podman", "run", *options, image, "--help")
+
+
+# vLLM's own image ---------------------------------------------------------------------------------
+
+ENGINE = "/opt/engine"
+PIP = f'#!/bin/sh\nPYTHONPATH={ENGINE} exec python3 -m pip "$@"\n'
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[str]:
+    """The address of a package index that has the wheel of this tree."""
+    folder = tmp_path / "simple/vllm-sidecar"
+    folder.mkdir(parents=True)
+    wheel = build_wheel(tmp_path)
+    wheel.rename(folder / wheel.name)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/simple"
+        server.shutdown()
+
+
+def in_the_stock_image(index: str, folder: Path) -> list[str]:
+    """What vLLM's image has and its stand-in lacks: vLLM that leaves room for packages, and pip."""
+    (folder / "pip").write_text(PIP)
+    (folder / "pip").chmod(0o755)
+    source = stand_in.MOUNT.removeprefix("--volume=").partition(":")[0]
+    return [
+        f"--volume={source}:{ENGINE}:ro",
+        f"--volume={folder / 'pip'}:/usr/local/bin/pip:ro",
+        f"--env=PYTHONPATH={ENGINE}",
+        f"--env=PIP_INDEX_URL={index}",
+        "--env=PIP_BREAK_SYSTEM_PACKAGES=1",
+    ]
+
+
+def documented() -> tuple[list[str], list[str]]:
+    """README's first command: options and image, and what the image is told to run."""
+    words = shlex.split(commands(blocks("README.md", "console")[0])[0])
+    entry = words.index("--entrypoint")
+    return words[entry : entry + 2], words[entry + 3 :]
+
+
+def test_the_stock_image_serves_once_it_has_taken_the_package_in(
+    index: str, tmp_path: Path
+) -> None:
+    options, command = documented()
+    more = (*in_the_stock_image(index, tmp_path), MEMORY, *options)
+    with running(stand_in.base(), *more, command=command, MODEL_NAME="demo") as container:
+        container.wait_for("ready")
+        assert stream(container).endswith("data: [DONE]\n\n")
+        assert container.client.get("/dashboard").status_code == 200
+        assert container.stop() == 0
+        assert "0 were cut" in container.logs()
+
+
+def test_the_wheels_address_does_as_well(index: str, tmp_path: Path) -> None:
+    options, (_, command) = documented()
+    (wheel,) = tmp_path.glob("simple/*/*.whl")
+    address = f"{index}/vllm-sidecar/{wheel.name}"
+    command = re.sub(r"vllm-sidecar==\S+", address, command) + " check demo"
+    more = (*always(), *in_the_stock_image(index, tmp_path), *options)
+    printed = call("podman", "run", "--rm", *more, stand_in.base(), "-c", command)
+    assert re.search(r"^engine       ok      vLLM", printed, re.MULTILINE), printed
