@@ -5,7 +5,7 @@
     ├── EngineFailure                 the engine cannot start or has died, with cause and remedy
     └── RequestFailure                one request cannot be answered
         ├── Unauthorized              client    401 (no API key, or not one of ours)
-        ├── ForeignPage               client    403 (a web page that may not open a WebSocket)
+        ├── OriginNotAllowed          client    403 (a web page that may not open a WebSocket)
         ├── HostNotAllowed            client    403 (a web page asks by a name that is anybody's)
         ├── UnknownRoute              client    404
         ├── RouteNotServed            client    404 (the engine's model does not do that)
@@ -14,24 +14,24 @@
         ├── NoWebSocket               client    426 (a route that is asked by HTTP only)
         ├── MalformedRequest          client    400 (what came is not HTTP)
         ├── InvalidRequest            client    400 (a protocol of ours cannot take it)
-        ├── SlowClient                client    408 (it does not finish what it has begun)
+        ├── RequestTimeout            client    408 (it does not finish what it has begun)
         ├── HeadTooLarge              client    431
         ├── BodyTooLarge              client    413
         ├── MediaRefused              client    400 (a URL that may not be fetched)
         ├── MediaUnavailable          client    400 (a URL that could not be fetched)
         ├── PoisonedRequest           client    422 (the engine died of it, twice)
         ├── RateLimited               client    429 (a minute's worth is used up)
-        ├── QuotaUsedUp               client    429 (a day's worth is)
+        ├── QuotaExceeded             client    429 (a day's worth is)
         ├── ClientClosed              client    499 (never sent, only logged)
         ├── Draining                  proxy     503
         ├── CutOff                    proxy     503 (it ran when DRAIN_SECONDS were over)
         ├── Overloaded                proxy     503 (MAX_IN_FLIGHT, and MAX_WAITING wait)
         ├── InternalFailure           proxy     500
         ├── EngineUnavailable         upstream  503 (loading or restarting)
-        │   └── EngineGivenUp         upstream  503 (it cannot be started: waiting is of no use)
+        │   └── EngineFailed          upstream  503 (it cannot be started: waiting is of no use)
         ├── EngineUnreachable         upstream  503 (no connection: it never saw the request)
         ├── EngineDied                upstream  502 (the connection broke after sending)
-        ├── EngineGarbled             upstream  502 (what came back is not HTTP)
+        ├── InvalidEngineResponse     upstream  502 (what came back is not HTTP)
         └── EngineTimeout             upstream  504
 
 Each `RequestFailure` says who failed (`Source`); the same word stands in the log
@@ -161,7 +161,7 @@ class Unauthorized(RequestFailure):
     headers = ((b"www-authenticate", b"Bearer"),)
 
 
-class ForeignPage(RequestFailure):
+class OriginNotAllowed(RequestFailure):
     status, type, code, source = 403, "invalid_request_error", "origin_not_allowed", Source.CLIENT
 
 
@@ -199,7 +199,7 @@ class InvalidRequest(RequestFailure):
     status, type, code, source = 400, "invalid_request_error", "invalid_request", Source.CLIENT
 
 
-class SlowClient(RequestFailure):
+class RequestTimeout(RequestFailure):
     status, type, code, source = 408, "invalid_request_error", "request_timeout", Source.CLIENT
 
 
@@ -231,7 +231,7 @@ class RateLimited(RequestFailure):
     status, type, code, source = 429, "requests", "rate_limit_exceeded", Source.CLIENT
 
 
-class QuotaUsedUp(RequestFailure):
+class QuotaExceeded(RequestFailure):
     status, type, code, source = 429, "insufficient_quota", "insufficient_quota", Source.CLIENT
 
 
@@ -266,7 +266,7 @@ class EngineUnavailable(RequestFailure):
     status, type, code, source = 503, "server_error", "engine_unavailable", Source.UPSTREAM
 
 
-class EngineGivenUp(EngineUnavailable):
+class EngineFailed(EngineUnavailable):
     code = "engine_failed"
 
 
@@ -279,7 +279,7 @@ class EngineDied(RequestFailure):
     repeats_work = True
 
 
-class EngineGarbled(RequestFailure):
+class InvalidEngineResponse(RequestFailure):
     status, type, code, source = 502, "server_error", "engine_garbled", Source.UPSTREAM
     repeats_work = True
 

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from proxy.access.bucket import PERIOD_SECONDS, PRECISION_SECONDS, Bucket
-from proxy.errors import QuotaUsedUp, RateLimited
+from proxy.errors import QuotaExceeded, RateLimited
 from proxy.settings.allowance import Allowance
 
 _DAY_SECONDS = 86_400
@@ -121,14 +121,14 @@ class Account:
                 return False
         return True
 
-    def refusal(self, now: float, wall: float) -> RateLimited | QuotaUsedUp:
+    def refusal(self, now: float, wall: float) -> RateLimited | QuotaExceeded:
         """Why there is no room, and for how long: of several reasons the one that lasts longest."""
         tpd = self.allowance.tpd
         if tpd is not None and self._day_tokens >= tpd:
             left = self._day_ends - wall
             text = f"{self._whose} {self._day_tokens} of {tpd} tokens a day (tpd). The day ends "
             text += f"at 00:00 UTC, in {duration(left).decode()}."
-            used_up = QuotaUsedUp(text, retry_after_seconds=math.ceil(left))
+            used_up = QuotaExceeded(text, retry_after_seconds=math.ceil(left))
             used_up.headers = _TOMORROW  # hours, which no `Retry-After` that is heeded can say
             return used_up
         bucket = max(self._buckets, key=lambda each: each.seconds_until(1, now))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from time import monotonic, time
 
 from proxy.access.account import Account, Charge, Used
-from proxy.errors import MAX_HEEDED_SECONDS, QuotaUsedUp, RateLimited
+from proxy.errors import MAX_HEEDED_SECONDS, QuotaExceeded, RateLimited
 from proxy.settings.allowance import ALL, NOTHING, Allowance, KeyLimits
 from proxy.settings.keys import ApiKey
 
@@ -50,7 +50,7 @@ class Accounts:
         """Let one request of a key in; `x-ratelimit-*` for its answer, as lines of a head.
 
         Raises:
-            RateLimited, QuotaUsedUp: with these headers too.
+            RateLimited, QuotaExceeded: with these headers too.
         """
         accounts = self._of_one.get(label, self._of_all)
         if not accounts:
@@ -101,7 +101,7 @@ class Accounts:
         return key.allowance.or_else(ours)
 
 
-def _refusal(accounts: tuple[Account, ...], now: float, wall: float) -> RateLimited | QuotaUsedUp:
+def _refusal(accounts: tuple[Account, ...], now: float, wall: float) -> RateLimited | QuotaExceeded:
     """That of the account which takes longest until it has room.
 
     A wait of minutes is told in two or three parts: clients try twice more.

@@ -8,7 +8,7 @@ from contextlib import suppress
 from time import monotonic
 
 from proxy.access.waiting_room import WaitingRoom, Watch
-from proxy.errors import EngineGivenUp, EngineUnavailable, RequestFailure, draining
+from proxy.errors import EngineFailed, EngineUnavailable, RequestFailure, draining
 
 # None where the engine takes work; else why not, and when to ask again.
 Refusal = Callable[[], EngineUnavailable | None]
@@ -143,7 +143,7 @@ class Admission:
         return max(0, self._left - self._cut), self._cut
 
     async def _hold(self, refusal: EngineUnavailable, watch: Watch | None) -> None:
-        if not self._hold_seconds or isinstance(refusal, EngineGivenUp):
+        if not self._hold_seconds or isinstance(refusal, EngineFailed):
             raise refusal
         hold = asyncio.timeout(self._hold_seconds)
         left: list[RequestFailure] = []

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from proxy.errors import ForeignPage, RequestFailure
+from proxy.errors import OriginNotAllowed, RequestFailure
 from proxy.server.request import Headers, Request
 
 _ANY = "*"
@@ -89,7 +89,7 @@ class Cors:
             return None
         shown = origin[:_MAX_SHOWN_BYTES].decode("latin-1")
         text = f"Pages of {shown} may not open a session here; CORS_ORIGINS lists those that may."
-        return ForeignPage(text)
+        return OriginNotAllowed(text)
 
     def _allows(self, origin: bytes) -> bool:
         return bool(origin) and (self._any or origin in self._origins)

@@ -66,7 +66,7 @@ class Door:
         """One request of a key, for the engine: lines for the head of its answer.
 
         Raises:
-            RateLimited, QuotaUsedUp: the key, or all together, have used what they may.
+            RateLimited, QuotaExceeded: the key, or all together, have used what they may.
         """
         return self._accounts.admit(key)
 

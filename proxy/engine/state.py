@@ -13,7 +13,7 @@ from typing import Any
 
 from proxy.engine.history import START_PHASES
 from proxy.engine.phase import ENDS, TRANSITIONS, Phase
-from proxy.errors import MAX_HEEDED_SECONDS, Cause, EngineGivenUp, EngineUnavailable
+from proxy.errors import MAX_HEEDED_SECONDS, Cause, EngineFailed, EngineUnavailable
 
 _log = logging.getLogger("proxy.engine")
 
@@ -161,7 +161,7 @@ class EngineState:
         now = self.snapshot
         if now.ready:
             return None
-        kind = EngineGivenUp if now.phase is Phase.FAILED else EngineUnavailable
+        kind = EngineFailed if now.phase is Phase.FAILED else EngineUnavailable
         return kind(_unavailable_text(now), retry_after_seconds=self.retry_after())
 
     def retry_after(self) -> int | None:

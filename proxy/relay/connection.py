@@ -14,7 +14,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Protocol, cast
 
-from proxy.errors import EngineDied, EngineGarbled, RequestFailure
+from proxy.errors import EngineDied, InvalidEngineResponse, RequestFailure
 from proxy.relay.fast_path import FastPath
 from proxy.relay.headers import Header
 from proxy.relay.response import Response
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
 
         Raises:
             EngineDied: the connection closed first.
-            EngineGarbled: what came is not HTTP.
+            InvalidEngineResponse: what came is not HTTP.
         """
         while not self.response.has_head:
             await self._wait()
@@ -236,7 +236,7 @@ class Connection(asyncio.Protocol):
             self.first_byte = now
         try:
             response.feed(data)
-        except EngineGarbled as failure:
+        except InvalidEngineResponse as failure:
             self._fail(failure)
         if self._sink is None or response.is_whole:
             self._wake()

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from proxy.access.routes import Route
-from proxy.errors import EngineGarbled, ModelNotFound
+from proxy.errors import InvalidEngineResponse, ModelNotFound
 from proxy.relay.refusal import speaks_anthropic
 from proxy.server.exchange import Exchange
 from proxy.server.request import Headers, Request
@@ -117,7 +117,7 @@ class ModelsResponse:
             try:
                 body = models_answer(body, self._question)
             except (msgspec.MsgspecError, UnicodeDecodeError):
-                raise EngineGarbled("The engine's list of models cannot be read.") from None
+                raise InvalidEngineResponse("The engine's list of models cannot be read.") from None
             self._head = [pair for pair in self._head if pair[0] not in _OF_THE_BODY]
             self._head += [
                 (b"content-type", b"application/json"),
@@ -129,4 +129,4 @@ class ModelsResponse:
     def write(self, data: bytes) -> None:
         self._list += data
         if len(self._list) > _MAX_LIST_BYTES:
-            raise EngineGarbled("The engine's list of models is too long to be read.")
+            raise InvalidEngineResponse("The engine's list of models is too long to be read.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httptools
 
-from proxy.errors import EngineGarbled
+from proxy.errors import InvalidEngineResponse
 from proxy.server.request import Headers, first_of_each
 
 _FIRST_STATUS, _LAST_STATUS = 100, 599
@@ -40,7 +40,7 @@ class Response:
         """Read on.
 
         Raises:
-            EngineGarbled: this is not HTTP. What came before it can still be taken.
+            InvalidEngineResponse: this is not HTTP. What came before it can still be taken.
         """
         try:
             self._parser.feed_data(data)
@@ -78,9 +78,9 @@ class Response:
         chunks.clear()
         return taken
 
-    def _garbled(self, text: str) -> EngineGarbled:
+    def _garbled(self, text: str) -> InvalidEngineResponse:
         self._is_garbled = True
-        return EngineGarbled(text)
+        return InvalidEngineResponse(text)
 
     # httptools
 

@@ -16,8 +16,8 @@ import msgspec
 from proxy.access.routes import Route
 from proxy.errors import (
     BodyTooLarge,
-    EngineGarbled,
     InternalFailure,
+    InvalidEngineResponse,
     InvalidRequest,
     MethodNotAllowed,
     RequestFailure,
@@ -109,7 +109,9 @@ class Translation:
         self._pieces, self._held_bytes = [], 0
         self._status, self._head = status, headers
         if get(headers, b"content-encoding") not in (None, b"identity"):
-            raise EngineGarbled("The engine's answer is compressed, and cannot be translated.")
+            raise InvalidEngineResponse(
+                "The engine's answer is compressed, and cannot be translated."
+            )
         if self._streaming:
             self._exchange.start(status, self._headers(self._protocol.stream_type))
 
@@ -154,14 +156,14 @@ class Translation:
         if self._held_bytes > MAX_ANSWER_BYTES:
             most = MAX_ANSWER_BYTES // 1024 // 1024
             text = f"The engine's answer is larger than {most} MiB, and cannot be translated."
-            raise EngineGarbled(f"{text} Ask for less at a time, or for a stream.")
+            raise InvalidEngineResponse(f"{text} Ask for less at a time, or for a stream.")
 
     def _answer(self, whole: bytes) -> None:
         """Translate a whole answer, and send it."""
         try:
             events = events_of_answer(self._status, whole)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise EngineGarbled("The engine's answer cannot be read.") from None
+            raise InvalidEngineResponse("The engine's answer cannot be read.") from None
         content_type = self._protocol.answer_type
         try:
             body = self._rendered(events)
@@ -188,14 +190,14 @@ class Translation:
             ):
                 comments += event
         if start != len(data):
-            raise EngineGarbled("An event of the engine's is too long to be translated.")
+            raise InvalidEngineResponse("An event of the engine's is too long to be translated.")
         return comments + (self._rendered(events) if events else b"")
 
     def _read(self, payload: bytes) -> list[Event]:
         try:
             return events_of_stream(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise EngineGarbled("An event of the engine's cannot be read.") from None
+            raise InvalidEngineResponse("An event of the engine's cannot be read.") from None
 
     def _rendered(self, events: Sequence[Event]) -> bytes:
         try:

@@ -18,8 +18,8 @@ from proxy.errors import (
     ClientClosed,
     CutOff,
     EngineDied,
-    EngineGarbled,
     EngineUnreachable,
+    InvalidEngineResponse,
     MalformedRequest,
     RequestFailure,
 )
@@ -274,7 +274,9 @@ class _Session:
             if closed.rcvd is not None:
                 self.client.close(_sendable(closed.rcvd.code), closed.rcvd.reason)
             elif closed.sent is not None and closed.sent.code in _FAULTS:
-                return EngineGarbled("What the engine sent in the session is no WebSocket message.")
+                return InvalidEngineResponse(
+                    "What the engine sent in the session is no WebSocket message."
+                )
             else:
                 return EngineDied("The engine ended the session without closing it.")
         return None

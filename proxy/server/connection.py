@@ -11,7 +11,7 @@ from typing import cast
 
 import httptools
 
-from proxy.errors import HeadTooLarge, MalformedRequest, RequestFailure, SlowClient, draining
+from proxy.errors import HeadTooLarge, MalformedRequest, RequestFailure, RequestTimeout, draining
 from proxy.server.exchange import Exchange
 from proxy.server.hang_up import has_hung_up
 from proxy.server.request import (
@@ -303,7 +303,9 @@ class ClientConnection(asyncio.Protocol):
             self.transport.close()
         else:
             part = "head" if self._in_head else "body"
-            self._refuse(SlowClient(f"The rest of the request's {part} did not come ({limit})."))
+            self._refuse(
+                RequestTimeout(f"The rest of the request's {part} did not come ({limit}).")
+            )
 
     def close_when_done(self) -> None:
         """Take no more requests. The one that runs is answered first: by a refusal where the rest

@@ -108,7 +108,7 @@ class Exchange:
         Raises:
             BodyTooLarge: it is longer than `limit_bytes`, or declared to be.
             ClientClosed: the client left before its end.
-            MalformedRequest, SlowClient: its rest is not HTTP, or does not come.
+            MalformedRequest, RequestTimeout: its rest is not HTTP, or does not come.
         """
         if not self.is_complete:
             self._check_declared(limit_bytes)
@@ -125,7 +125,7 @@ class Exchange:
         """The body, piece by piece.
 
         Raises:
-            BodyTooLarge, ClientClosed, MalformedRequest, SlowClient: as `whole_body`.
+            BodyTooLarge, ClientClosed, MalformedRequest, RequestTimeout: as `whole_body`.
         """
         self._check_declared(limit_bytes)
         while True:

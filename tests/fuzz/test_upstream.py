@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.errors import EngineGarbled, EngineTimeout
+from proxy.errors import EngineTimeout, InvalidEngineResponse
 from proxy.relay.headers import Headers
 from proxy.relay.response import MAX_HEAD_BYTES
 from tests.fuzz.making import PLACES, in_pieces, jumble, repeatable, spoilt
@@ -136,7 +136,7 @@ async def test_what_comes_before_a_request_is_no_answer_to_it() -> None:
 @pytest.mark.parametrize("status", [b"000", b"042", b"099", b"600", b"999"])
 def test_a_status_that_is_none_is_garbled(status: bytes) -> None:
     wire = b"HTTP/1.1 %b X\r\ncontent-length: 5\r\n\r\nstale" % status
-    assert check(Script([wire + ANSWERS[0]])).failure is EngineGarbled
+    assert check(Script([wire + ANSWERS[0]])).failure is InvalidEngineResponse
 
 
 @pytest.mark.parametrize("pace", Pace)
@@ -181,7 +181,7 @@ async def test_a_head_or_trailers_without_an_end_are_garbled_and_not_collected(
         exchange.connection.data_received(endless)
         sent += len(endless)
     await using
-    assert exchange.result.failure is EngineGarbled
+    assert exchange.result.failure is InvalidEngineResponse
     assert sent <= MAX_HEAD_BYTES + len(endless)
 
 

@@ -51,7 +51,7 @@ def test_no_two_failures_share_a_code() -> None:
 def test_a_retry_is_advised_against_only_where_the_engine_may_have_worked() -> None:
     repeats = {leaf for leaf in leaves() if leaf.repeats_work}
     died = {errors.EngineDied, errors.PoisonedRequest}
-    assert repeats == died | {errors.CutOff, errors.EngineGarbled, errors.EngineTimeout}
+    assert repeats == died | {errors.CutOff, errors.InvalidEngineResponse, errors.EngineTimeout}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from proxy.access import ledger as ledger_module
 from proxy.access.account import duration
 from proxy.access.accounts import Accounts
 from proxy.access.ledger import Ledger
-from proxy.errors import QuotaUsedUp, RateLimited
+from proxy.errors import QuotaExceeded, RateLimited
 from proxy.settings.allowance import NOTHING, Allowance, KeyLimits, parse_key_limits
 from proxy.settings.keys import ApiKey, parse_key_lines
 from tests.patience import PATIENCE
@@ -183,13 +183,13 @@ def test_tokens_of_a_day_end_with_the_day(time: Time) -> None:
         "reset-tokens": "0ms",
     }
     them.charge("alice", 101)
-    with pytest.raises(QuotaUsedUp, match=r"101 of 100 tokens a day.*in 12h0m0s") as refused:
+    with pytest.raises(QuotaExceeded, match=r"101 of 100 tokens a day.*in 12h0m0s") as refused:
         them.admit("alice")
     assert (b"x-should-retry", b"false") in refused.value.headers
     assert (refused.value.type, refused.value.code) == ("insufficient_quota",) * 2
     assert shown(refused.value.headers[1:])["reset-tokens"] == "12h0m0s"
     time.passes(DAY / 2 - 1)
-    with pytest.raises(QuotaUsedUp):
+    with pytest.raises(QuotaExceeded):
         them.admit("alice")
     time.passes(1)
     them.admit("alice")
@@ -205,7 +205,7 @@ def test_a_clock_that_was_ahead_blocks_nobody_after_the_day_has_ended(
     time.wall -= ahead
     assert shown(them.admit("alice"))["remaining-tokens"] == "40"
     them.charge("alice", 60)
-    with pytest.raises(QuotaUsedUp, match=r"120 of 100 tokens a day.*in 12h0m0s"):
+    with pytest.raises(QuotaExceeded, match=r"120 of 100 tokens a day.*in 12h0m0s"):
         them.admit("alice")
     time.passes(DAY / 2)
     assert shown(them.admit("alice"))["remaining-tokens"] == "100"
@@ -274,7 +274,7 @@ async def test_what_was_used_survives_a_restart(time: Time, tmp_path: Path) -> N
     found = shown(again.admit("alice"))
     assert (found["remaining-requests"], found["remaining-tokens"]) == ("28", "100")
     again.charge("alice", 500)
-    with pytest.raises(QuotaUsedUp, match="1000 of 1000"):
+    with pytest.raises(QuotaExceeded, match="1000 of 1000"):
         again.admit("alice")
 
 
@@ -401,7 +401,7 @@ async def test_what_several_sidecars_use_adds_up(time: Time, tmp_path: Path) -> 
     both[1].charge("alice", 500)
     for ledger in (ledgers[1], ledgers[0]):
         await ledger.write()
-    with pytest.raises(QuotaUsedUp, match="1000 of 1000"):
+    with pytest.raises(QuotaExceeded, match="1000 of 1000"):
         both[0].admit("alice")
 
 
@@ -501,7 +501,7 @@ async def test_a_day_that_was_written_by_a_clock_ahead_ends_with_this_day(
     time.wall -= 30 * DAY
     again = accounts("tpd=100,tpm=60", alice=NOTHING)
     await Ledger(path, again).load()
-    with pytest.raises(QuotaUsedUp, match=r"in 12h0m0s"):
+    with pytest.raises(QuotaExceeded, match=r"in 12h0m0s"):
         again.admit("alice")
     time.passes(DAY / 2)
     again.admit("alice")

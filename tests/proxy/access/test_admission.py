@@ -12,7 +12,7 @@ from proxy.access.waiting_room import Watch
 from proxy.errors import (
     ClientClosed,
     Draining,
-    EngineGivenUp,
+    EngineFailed,
     EngineUnavailable,
     RequestFailure,
 )
@@ -204,8 +204,8 @@ async def test_nobody_is_held_for_an_engine_that_was_given_up() -> None:
     async def never() -> None:
         await asyncio.Event().wait()
 
-    door = Admission(lambda: EngineGivenUp("The engine cannot start."), never, hold_seconds=120)
-    with pytest.raises(EngineGivenUp):
+    door = Admission(lambda: EngineFailed("The engine cannot start."), never, hold_seconds=120)
+    with pytest.raises(EngineFailed):
         await asyncio.wait_for(door.enter(), PATIENCE)
 
 

@@ -21,7 +21,7 @@ QUOTES = 'It said: "no"\n\n→ ünïcödé'
 CLIENTS_FAULT = "invalid_request_error"
 SHAPES: dict[type[RequestFailure], tuple[int, str, str, str]] = {
     errors.Unauthorized: (401, CLIENTS_FAULT, "invalid_api_key", "authentication_error"),
-    errors.ForeignPage: (403, CLIENTS_FAULT, "origin_not_allowed", "permission_error"),
+    errors.OriginNotAllowed: (403, CLIENTS_FAULT, "origin_not_allowed", "permission_error"),
     errors.HostNotAllowed: (403, CLIENTS_FAULT, "host_not_allowed", "permission_error"),
     errors.NoWebSocket: (426, CLIENTS_FAULT, "no_websocket", CLIENTS_FAULT),
     errors.UnknownRoute: (404, CLIENTS_FAULT, "unknown_route", "not_found_error"),
@@ -30,30 +30,30 @@ SHAPES: dict[type[RequestFailure], tuple[int, str, str, str]] = {
     errors.MethodNotAllowed: (405, CLIENTS_FAULT, "method_not_allowed", CLIENTS_FAULT),
     errors.MalformedRequest: (400, CLIENTS_FAULT, "malformed_request", CLIENTS_FAULT),
     errors.InvalidRequest: (400, CLIENTS_FAULT, "invalid_request", CLIENTS_FAULT),
-    errors.SlowClient: (408, CLIENTS_FAULT, "request_timeout", "timeout_error"),
+    errors.RequestTimeout: (408, CLIENTS_FAULT, "request_timeout", "timeout_error"),
     errors.HeadTooLarge: (431, CLIENTS_FAULT, "head_too_large", CLIENTS_FAULT),
     errors.BodyTooLarge: (413, CLIENTS_FAULT, "body_too_large", "request_too_large"),
     errors.MediaRefused: (400, CLIENTS_FAULT, "media_url_refused", CLIENTS_FAULT),
     errors.MediaUnavailable: (400, CLIENTS_FAULT, "media_fetch_failed", CLIENTS_FAULT),
     errors.PoisonedRequest: (422, CLIENTS_FAULT, "request_kills_engine", CLIENTS_FAULT),
     errors.RateLimited: (429, "requests", "rate_limit_exceeded", "rate_limit_error"),
-    errors.QuotaUsedUp: (429, "insufficient_quota", "insufficient_quota", "rate_limit_error"),
+    errors.QuotaExceeded: (429, "insufficient_quota", "insufficient_quota", "rate_limit_error"),
     errors.ClientClosed: (499, "client_closed", "client_closed", "api_error"),
     errors.Draining: (503, "server_error", "draining", "overloaded_error"),
     errors.CutOff: (503, "server_error", "cut_off", "overloaded_error"),
     errors.Overloaded: (503, "server_error", "overloaded", "overloaded_error"),
     errors.InternalFailure: (500, "server_error", "internal_error", "api_error"),
     errors.EngineUnavailable: (503, "server_error", "engine_unavailable", "overloaded_error"),
-    errors.EngineGivenUp: (503, "server_error", "engine_failed", "overloaded_error"),
+    errors.EngineFailed: (503, "server_error", "engine_failed", "overloaded_error"),
     errors.EngineUnreachable: (503, "server_error", "engine_unreachable", "overloaded_error"),
     errors.EngineDied: (502, "server_error", "engine_died", "api_error"),
-    errors.EngineGarbled: (502, "server_error", "engine_garbled", "api_error"),
+    errors.InvalidEngineResponse: (502, "server_error", "engine_garbled", "api_error"),
     errors.EngineTimeout: (504, "server_error", "engine_timeout", "timeout_error"),
 }
 
 
 def test_the_table_has_every_failure() -> None:
-    assert {*FAILURES, errors.EngineGivenUp} == SHAPES.keys()
+    assert {*FAILURES, errors.EngineFailed} == SHAPES.keys()
 
 
 @pytest.mark.parametrize("leaf", SHAPES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.access.routes import Route
-from proxy.errors import BodyTooLarge, EngineGarbled
+from proxy.errors import BodyTooLarge, InvalidEngineResponse
 from proxy.protocols.generate import Generate
 from proxy.relay import translation as translating
 from proxy.relay.translation import Translation
@@ -45,7 +45,7 @@ def test_the_engine_is_not_asked_for_what_could_not_be_read(connection: FakeConn
 def test_a_compressed_answer_cannot_be_translated(
     connection: FakeConnection, head: Headers
 ) -> None:
-    with pytest.raises(EngineGarbled, match="compressed"):
+    with pytest.raises(InvalidEngineResponse, match="compressed"):
         translation(connection).start(200, [*head, (b"content-encoding", b"gzip")])
 
 
@@ -64,7 +64,7 @@ def test_an_answer_too_large_to_translate_is_given_up(
     one = translation(connection)
     one.start(200, JSON)
     one.write(b"x" * 20)
-    with pytest.raises(EngineGarbled, match="cannot be translated"):
+    with pytest.raises(InvalidEngineResponse, match="cannot be translated"):
         one.write(b"x")
     assert connection.wire.writes == [], "so that the client can be told"
 
@@ -92,7 +92,7 @@ async def test_an_end_that_cannot_be_read_is_told_and_ends_the_stream(
     one = translation(connection, b'{"prompt": "a"}')
     await one.whole_body(100)
     one.start(200, STREAM)
-    with pytest.raises(EngineGarbled):
+    with pytest.raises(InvalidEngineResponse):
         one.end(b"data: nothing")
     written = b"".join(connection.wire.writes)
     assert b'"code":"engine_garbled"' in written
