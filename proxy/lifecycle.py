@@ -57,7 +57,7 @@ class Lifecycle:
             delay = settings.drain_delay_seconds if sidecar.service.ready else 0
             self.announce_stop()
             await asyncio.wait({hurry}, timeout=delay)
-        hurry.add_done_callback(lambda _: sidecar.admission.hurry())
+        hurry.add_done_callback(lambda _: sidecar.models.admission.hurry())
         await self.shutdown(server)
         is_idle = idle is not None and idle.done()
         return 0 if stop.done() or is_idle else 1
@@ -71,11 +71,12 @@ class Lifecycle:
         sidecar.meters.gpu.start()
         if sidecar.settings.upstream_url is None:  # else models are kept elsewhere
             sidecar.meters.disk.start()
-        self._background = [spawn(sidecar.meters.engine.run(), name="engine meter")]
+        model = sidecar.models.default
+        self._background = [spawn(model.meter.run(), name="engine meter")]
         if can_rewrite_a_line(sys.stderr, os.environ):
             bar = ProgressBar(sys.stderr, lambda: sidecar.service.snapshot)
             self._background.append(spawn(bar.run(), name="progress bar"))
-        return sidecar.engine.start()
+        return model.engine.start()
 
     def announce_settings(self) -> None:
         """Log where clients come in, what a preset gave, and what looks wrong."""
@@ -93,22 +94,23 @@ class Lifecycle:
     def announce_stop(self) -> None:
         """Say "not ready" from now on, but go on taking requests."""
         self._sidecar.service.stopping = True
-        self._sidecar.admission.count_anew()
+        self._sidecar.models.admission.count_anew()
 
     async def shutdown(self, server: Server | None = None) -> None:
         """End everything, in this order. What fails is logged, and the rest ends all the same."""
         sidecar = self._sidecar
-        await _end("admission", sidecar.admission.close)  # no more requests
-        await _end("engine", sidecar.engine.stop)  # running requests finish, or are cut
+        admission, model = sidecar.models.admission, sidecar.models.default
+        await _end("admission", admission.close)  # no more requests
+        await _end("engine", model.engine.stop)  # running requests finish, or are cut
         await _end("meters", self._end_meters)
-        await _end("connections to the engine", sidecar.upstream.close)
-        await _end("probe", sidecar.probe.close)
+        await _end("connections to the engine", model.upstream.close)
+        await _end("probe", model.probe.close)
         if server is not None:
             await _end("server", server.stop)  # answers that are still being written
         await _end("usage of keys", sidecar.door.stop)
         if sidecar.spans is not None:
             await _end("spans", sidecar.spans.stop)
-        finished, cut = sidecar.admission.drained
+        finished, cut = admission.drained
         fields = {"finished": finished, "cut": cut}
         text = "stopped: %d requests finished, %d were cut"
         _log.info(text, finished, cut, extra={"fields": fields})

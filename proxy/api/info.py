@@ -27,7 +27,7 @@ def info_router(service: Service) -> APIRouter:
 
 
 def describe(service: Service) -> dict[str, Any]:
-    now, settings, hardware = service.snapshot, service.settings, service.hardware()
+    now, settings, hardware = service.snapshot, service.settings, service.models.default.hardware()
     engine = {
         "version": engine_version() if settings.upstream_url is None else None,
         "url": settings.upstream_url,

@@ -22,7 +22,7 @@ def metrics_router(service: Service) -> APIRouter:
     async def engine_page() -> Response:
         """vLLM's page, untouched, and alone: its `http_*` and `process_*` have no prefix."""
         try:
-            page = await service.probe.metrics_page()
+            page = await service.models.default.probe.metrics_page()
         except httpx.HTTPError:
             refusal = service.state.refusal()
             raise refusal or EngineUnavailable("The engine does not answer.") from None

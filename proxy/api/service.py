@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
 from proxy.engine.phase import Phase
 from proxy.engine.state import EngineState, Snapshot
-from proxy.machine.hardware import Hardware
+from proxy.pool.pool import ModelPool
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.recent import Recent
-from proxy.vllm.probe import Probe
 
 _OVER = (Phase.FAILED, Phase.STOPPED)
 
@@ -22,13 +20,16 @@ class Service:
     """The running sidecar, as its endpoints see it."""
 
     settings: Settings
-    state: EngineState
+    models: ModelPool
     metrics: Metrics
-    probe: Probe
-    hardware: Callable[[], Hardware]
     recent: Recent = field(default_factory=Recent)
     started: float = field(default_factory=monotonic)
     stopping: bool = False
+
+    @property
+    def state(self) -> EngineState:
+        """That of the default model's engine."""
+        return self.models.default.state
 
     @property
     def snapshot(self) -> Snapshot:

@@ -25,8 +25,8 @@ from proxy.relay.keep_alive import Heartbeat, KeepAlive
 from proxy.relay.lifecycle import RequestLifecycle, record_of
 from proxy.relay.models import ModelsResponse, models_question
 from proxy.relay.refusal import refusal, speaks_anthropic
+from proxy.relay.routing import Model, Models
 from proxy.relay.translation import Translation
-from proxy.relay.upstream import Upstream
 from proxy.relay.upstream_request import Media, UpstreamRequest, upstream_request
 from proxy.server.exchange import Exchange
 from proxy.tasks import spawn
@@ -53,7 +53,7 @@ class Relay:
 
     def __init__(
         self,
-        upstream: Upstream,
+        models: Models,
         lifecycle: RequestLifecycle,
         limits: Limits,
         media: Media,
@@ -61,7 +61,7 @@ class Relay:
         withheld: frozenset[bytes] = frozenset(),
     ) -> None:
         """`withheld` are names of headers that the engine does not get."""
-        self._upstream = upstream
+        self._only = models.only
         self._lifecycle = lifecycle
         self._limits = limits
         self._media = media
@@ -108,8 +108,13 @@ class Relay:
                 exchange, out, route, limits.max_body_bytes, self._media, record
             )
             route = asked.route
-            self._lifecycle.attach_body(record, asked.fingerprinted)
-            connection = await self._send(exchange, asked, record)
+            model = self._only
+            if model is None:
+                watch = exchange.on_disconnect
+                model = await self._lifecycle.enter(record, record.model, watch)
+            # Raises where the engine may die of it.
+            model.in_flight.attach_body(record, asked.fingerprinted)
+            connection = await self._send(exchange, asked, record, model)
             exchange.on_disconnect(connection.abort)
             if asked.pieces is not None:
                 uplink = spawn(asked.send(connection, record), name="uplink")
@@ -177,22 +182,24 @@ class Relay:
             return False
         return asked.length != 0 or asked.pieces is not None
 
-    async def _send(self, exchange: Exchange, asked: UpstreamRequest, record: Record) -> Connection:
-        before = monotonic()
+    async def _send(
+        self, exchange: Exchange, asked: UpstreamRequest, record: Record, model: Model
+    ) -> Connection:
+        upstream, before = model.upstream, monotonic()
         try:
-            connection = await self._upstream.connection()
+            connection = await upstream.connection()
         except EngineUnreachable:
-            if not self._lifecycle.holds:
+            if not model.admission.holds:
                 raise
             # The engine has seen nothing: this is no retry.
-            await self._lifecycle.hold_again(record, exchange.on_disconnect)
+            record.held_seconds = await model.admission.hold_again(exchange.on_disconnect)
             before = monotonic()
-            connection = await self._upstream.connection()
+            connection = await upstream.connection()
         if connection.is_new:
             record.connect_seconds = monotonic() - before
         request_headers = headers.to_upstream(
             asked.headers,
-            self._upstream.authority,
+            upstream.authority,
             record.request_id.encode(),
             record.span_headers,
             self._withheld,

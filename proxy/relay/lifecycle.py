@@ -6,14 +6,12 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 from proxy import errors
 from proxy.access.routes import Route
 from proxy.errors import InternalFailure, RequestFailure
 from proxy.relay import headers
-from proxy.relay.connection import Parts
-from proxy.relay.in_flight import InFlightRequests
+from proxy.relay.routing import Model, Models, Watch
 from proxy.server.request import Request
 from proxy.telemetry.record import Outcome, Record
 
@@ -54,27 +52,6 @@ _COUNT = re.compile(rb"\d{1,4}")
 
 Work = Callable[[], Awaitable[None]]
 Refuse = Callable[[RequestFailure], Awaitable[None]]
-# Calls back when the client leaves; None ends the watch.
-Watch = Callable[[Callable[[RequestFailure], None] | None], None]
-
-
-class Gate(Protocol):
-    """May a request be sent now?"""
-
-    async def enter(self, key: str | None, watch: Watch | None) -> float:
-        """Seconds it had to wait, with `watch` on its client. Raises a RequestFailure where it may
-        not be sent."""
-
-    @property
-    def holds(self) -> bool:
-        """Requests wait for an engine that is not ready."""
-
-    async def hold_again(self, watch: Watch | None) -> float:
-        """A request that is inside has found no engine: seconds it had to wait for the next one.
-        Raises a RequestFailure as `enter`."""
-
-    def leave(self, key: str | None) -> None:
-        """The request that entered is over."""
 
 
 class RequestLifecycle:
@@ -82,16 +59,18 @@ class RequestLifecycle:
 
     def __init__(
         self,
-        gate: Gate,
-        in_flight: InFlightRequests,
+        models: Models,
         *,
         on_start: Sequence[Callable[[Record], None]] = (),
         on_end: Sequence[Callable[[Record], None]] = (),
     ) -> None:
         """`on_start` is called in order with each record as it begins, `on_end` when it is
         finished; the latter changes nothing in it."""
-        self._gate = gate
-        self._in_flight = in_flight
+        self._models = models
+        self._only = models.only
+        self._gate = models.admission
+        # By the id of their record: the model whose engine they are at, where there are several.
+        self._models_of: dict[int, Model] = {}
         self._on_start = on_start
         self._on_end = on_end
 
@@ -101,9 +80,11 @@ class RequestLifecycle:
         """Do `work` inside the gate. A failure goes into the record, then to `refuse`."""
         for start in self._on_start:
             start(record)
+        only = self._only
         try:
             record.waited_seconds = await self._gate.enter(record.key, watch)
-            self._in_flight.begin(record)
+            if only is not None:
+                only.in_flight.begin(record)
             try:
                 await work()
             finally:
@@ -118,30 +99,26 @@ class RequestLifecycle:
             raise
         finally:
             record.finish()
-            self._in_flight.end(record)
+            if only is not None:
+                only.in_flight.end(record)
+            elif (model := self._models_of.pop(id(record), None)) is not None:
+                model.in_flight.end(record)
+                model.admission.leave(record.key)
             for end in self._on_end:
                 end(record)
 
-    @property
-    def holds(self) -> bool:
-        """Requests wait for an engine that is not ready."""
-        return self._gate.holds
-
-    async def hold_again(self, record: Record, watch: Watch) -> None:
-        """A request that is inside has found no engine: wait for the next one.
+    async def enter(self, record: Record, name: str | None, watch: Watch) -> Model:
+        """Let a request in at the model that it names; None: it names none.
 
         Raises:
-            RequestFailure: as for one that comes in.
+            ModelNotFound: there is none of that name.
+            RequestFailure: it may not be sent now.
         """
-        record.held_seconds = await self._gate.hold_again(watch)
-
-    def attach_body(self, record: Record, body: Parts) -> None:
-        """The body of a request that is inside, where it is held whole (else empty).
-
-        Raises:
-            PoisonedRequest, EngineUnavailable: the engine may die of it.
-        """
-        self._in_flight.attach_body(record, body)
+        model = self._models.find(name)
+        record.waited_seconds += await model.admission.enter(record.key, watch)
+        model.in_flight.begin(record)
+        self._models_of[id(record)] = model
+        return model
 
     async def reject(self, record: Record, failure: RequestFailure, refuse: Refuse) -> None:
         """A request that never comes to the gate; it is recorded like any other."""

@@ -28,7 +28,7 @@ class Upstream:
     ) -> None:
         """`retry_after` returns the seconds until an engine that is gone may be back."""
         self._host, self._port, self._uds = host, port, uds
-        self._retry_after = retry_after
+        self.retry_after = retry_after
         self._ended: RequestFailure | None = None
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
@@ -63,7 +63,7 @@ class Upstream:
         return connection
 
     def _unreachable(self, text: str) -> EngineUnreachable:
-        return EngineUnreachable(text, retry_after_seconds=self._retry_after())
+        return EngineUnreachable(text, retry_after_seconds=self.retry_after())
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()

@@ -29,6 +29,8 @@ from proxy.relay.event import note_realtime_event
 from proxy.relay.headers import Headers
 from proxy.relay.lifecycle import RequestLifecycle, record_of
 from proxy.relay.refusal import refusal
+from proxy.relay.routing import Model, Models
+from proxy.relay.upstream import Upstream
 from proxy.server.request import Request
 from proxy.server.websocket import ClientWebSocket, SessionEnded
 from proxy.tasks import spawn
@@ -60,21 +62,18 @@ class WebSocketRelay:
 
     def __init__(
         self,
-        authority: str,
+        models: Models,
         lifecycle: RequestLifecycle,
         *,
         max_message_bytes: int,
         withheld: frozenset[bytes] = frozenset(),
-        retry_after: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """`withheld` are names of headers that the engine does not get; `retry_after` is as
-        `Upstream` has it."""
-        self._authority = authority
+        """`withheld` are names of headers that the engine does not get."""
+        self._only = models.only
         self._withheld = withheld
         self._lifecycle = lifecycle
         self._max_message_bytes = max_message_bytes
-        self._retry_after = retry_after
-        self._running: set[_Session] = set()
+        self._running: dict[_Session, Model] = {}
 
     async def __call__(
         self, request: Request, client: ClientWebSocket, route: Route, key: str | None
@@ -98,15 +97,20 @@ class WebSocketRelay:
         session = _Session(client, record)
         await self._lifecycle.reject(record, failure, partial(session.refuse, route))
 
-    def cut(self, failure: RequestFailure) -> None:
-        """End the sessions that still run for this reason, and tell their clients."""
-        for session in self._running:
-            session.cut(failure)
+    def cut(self, model: Model, failure: RequestFailure) -> None:
+        """End the sessions with one engine for this reason, and tell their clients."""
+        for session, other in self._running.items():
+            if other is model:
+                session.cut(failure)
 
     async def _relay(self, request: Request, session: _Session, record: Record) -> None:
-        self._running.add(session)
+        model = self._only
+        if model is None:
+            watch = session.client.on_disconnect
+            model = await self._lifecycle.enter(record, record.model, watch)
+        self._running[session] = model
         try:
-            engine = await self._connect(request, session, record)
+            engine = await self._connect(request, session, record, model.upstream)
             try:
                 session.accept(engine.subprotocol)
                 await session.run(engine)
@@ -115,10 +119,10 @@ class WebSocketRelay:
         except InvalidStatus as refused:
             session.pass_refusal(refused)
         finally:
-            self._running.discard(session)
+            del self._running[session]
 
     async def _connect(
-        self, request: Request, session: _Session, record: Record
+        self, request: Request, session: _Session, record: Record, upstream: Upstream
     ) -> ClientConnection:
         """Raises InvalidStatus, EngineUnreachable, ClientClosed where the client has left, or
         what the session was cut for."""
@@ -137,7 +141,7 @@ class WebSocketRelay:
                 client.on_disconnect(leave)
                 session.on_cut = leave
                 return await _Connect(
-                    f"ws://{self._authority}{path}",
+                    f"ws://{upstream.authority.decode()}{path}",
                     additional_headers=_to_engine(request.headers, record, self._withheld),
                     subprotocols=[Subprotocol(name) for name in client.subprotocols] or None,
                     compression=None,  # the two are on one machine
@@ -156,7 +160,7 @@ class WebSocketRelay:
             if left:
                 raise left[0] from None
             text = "The engine does not accept WebSocket sessions."
-            raise EngineUnreachable(text, retry_after_seconds=self._retry_after()) from error
+            raise EngineUnreachable(text, retry_after_seconds=upstream.retry_after()) from error
         finally:
             client.on_disconnect(None)
             session.on_cut = None

@@ -24,13 +24,13 @@ async def test_a_part_that_fails_to_end_does_not_keep_the_others_from_ending(
 
     async with house() as there:
         sidecar = there.sidecar
-        monkeypatch.setattr(sidecar.upstream, "close", breaks)
+        monkeypatch.setattr(sidecar.models.default.upstream, "close", breaks)
         monkeypatch.setattr(sidecar.meters.gpu, "stop", breaks)
         monkeypatch.setattr(sidecar.door, "stop", closes)
         caplog.set_level(logging.INFO, "proxy")
         await there.lifecycle.shutdown()
         with pytest.raises(Draining):
-            await sidecar.admission.enter()
+            await sidecar.models.admission.enter()
     assert ended[0] == "usage of keys"
     failed = [line.getMessage() for line in caplog.records if line.levelno == logging.ERROR]
     assert failed[:2] == [
@@ -53,8 +53,14 @@ async def test_the_engine_ends_before_the_connections_to_it(
 
     async with house() as there:
         sidecar = there.sidecar
-        monkeypatch.setattr(sidecar.admission, "close", noted("admission", sidecar.admission.close))
-        monkeypatch.setattr(sidecar.upstream, "close", noted("upstream", sidecar.upstream.close))
+        monkeypatch.setattr(
+            sidecar.models.admission, "close", noted("admission", sidecar.models.admission.close)
+        )
+        monkeypatch.setattr(
+            sidecar.models.default.upstream,
+            "close",
+            noted("upstream", sidecar.models.default.upstream.close),
+        )
         monkeypatch.setattr(sidecar.door, "stop", noted("usage", sidecar.door.stop))
         await there.lifecycle.shutdown()
         assert order == ["admission", "upstream", "usage"]

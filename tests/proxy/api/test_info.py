@@ -97,7 +97,7 @@ async def test_gpus_are_listed() -> None:
     async with house() as there:
         service = there.sidecar.service
         assert (await asked(there))["hardware"] == {"gpus": []}
-        service.hardware = lambda: Hardware((Gpu("NVIDIA A40", 48 * GIB),), "580.95")
+        service.models.default.hardware = lambda: Hardware((Gpu("NVIDIA A40", 48 * GIB),), "580.95")
         gpu = {"name": "NVIDIA A40", "memory_bytes": 48 * GIB}
         assert describe(service)["hardware"] == {"gpus": [gpu], "driver": "580.95"}
 

@@ -20,6 +20,7 @@ from proxy.relay.in_flight import InFlightRequests
 from proxy.relay.lifecycle import RequestLifecycle
 from proxy.relay.upstream import Upstream
 from proxy.telemetry.record import Record
+from tests.proxy.relay.routing import OneModel
 from tests.proxy.server.exchanges import FakeConnection, exchange_on, request_of
 
 
@@ -98,8 +99,8 @@ class _OpenGate:
 async def test_media_that_the_engine_does_not_read_are_given_back_with_the_request() -> None:
     media = _Media()
     in_flight = InFlightRequests(PoisonGuard(enabled=True))
-    lifecycle = RequestLifecycle(_OpenGate(), in_flight)
-    relay = Relay(cast("Upstream", _Gone()), lifecycle, Limits(1000), media)
+    models = OneModel(_OpenGate(), in_flight, cast("Upstream", _Gone()))
+    relay = Relay(models, RequestLifecycle(models), Limits(1000), media)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"2")]
     client = FakeConnection()
     exchange = exchange_on(client, request=request_of(headers=headers))

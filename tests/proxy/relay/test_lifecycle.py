@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import pytest
 
@@ -10,8 +11,11 @@ from proxy.access.poison import PoisonGuard
 from proxy.access.routes import Route
 from proxy.errors import EngineDied, RequestFailure
 from proxy.relay.in_flight import InFlightRequests
-from proxy.relay.lifecycle import RequestLifecycle, Watch
+from proxy.relay.lifecycle import RequestLifecycle
+from proxy.relay.routing import Watch
+from proxy.relay.upstream import Upstream
 from proxy.telemetry.record import Outcome, Record
+from tests.proxy.relay.routing import OneModel
 
 
 class House:
@@ -47,9 +51,9 @@ async def end_of(work: asyncio.Future[None]) -> tuple[Record, list[RequestFailur
     async def refuse(failure: RequestFailure) -> None:
         told.append(failure)
 
+    in_flight = InFlightRequests(PoisonGuard(enabled=True))
     lifecycle = RequestLifecycle(
-        house,
-        InFlightRequests(PoisonGuard(enabled=True)),
+        OneModel(house, in_flight, cast("Upstream", None)),
         on_start=[house.began],
         on_end=[house.ended],
     )

@@ -1,0 +1,103 @@
+"""One model with all that is its own: engine, state, connections, requests in flight."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from proxy.access.admission import Admission
+from proxy.access.poison import PoisonGuard
+from proxy.access.waiting_room import WaitingRoom
+from proxy.engine.attached import AttachedEngine
+from proxy.engine.lifecycle import Engine
+from proxy.engine.phase import Phase
+from proxy.engine.state import EngineState, Snapshot
+from proxy.engine.supervisor import Supervisor
+from proxy.errors import CutOff, RequestFailure
+from proxy.machine.hardware import Hardware
+from proxy.preflight.vllm_server import VllmServer
+from proxy.relay.in_flight import InFlightRequests
+from proxy.relay.upstream import Upstream
+from proxy.settings import Settings
+from proxy.telemetry.logs import log_in_flight
+from proxy.vllm.engine_meter import EngineMeter
+from proxy.vllm.probe import Probe
+
+_log = logging.getLogger("proxy")
+
+_SERVING = (Phase.READY, Phase.DEGRADED)
+_DEAD = (Phase.RESTARTING, Phase.FAILED)
+
+
+class ServedModel:
+    """What fails, loads or dies in one of them touches no other."""
+
+    def __init__(self, settings: Settings, room: WaitingRoom) -> None:
+        """`room` has the places at its engine."""
+        self.settings = settings
+        self.state = EngineState()
+        self.admission = Admission(
+            self.state.refusal, self.state.wait_until_ready, _hold_seconds(settings), room
+        )
+        self.poison = PoisonGuard(enabled=settings.poison_guard)
+        self.in_flight = InFlightRequests(self.poison)
+        host, port = _engine_address(settings)
+        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.upstream = Upstream(host, port, authority, retry_after=self.state.retry_after)
+        self.probe = Probe(f"http://{authority}")
+        self.meter = EngineMeter(self.probe, self.state)
+        self.cut_sessions: Callable[[RequestFailure], None] = lambda failure: None
+        """Ends the WebSocket sessions to its engine."""
+        self.hardware: Callable[[], Hardware] = Hardware
+        """The machine that the engine runs on, as far as that is ours."""
+        self.engine = self._supervisor()
+        self.state.listen(self._report_lost_requests)
+
+    def _supervisor(self) -> Supervisor:
+        settings, state = self.settings, self.state
+        if settings.upstream_url:
+            return AttachedEngine(settings, state, self.probe, self._drained, self.in_flight)
+        server = VllmServer(settings, state, self.probe)
+        self.hardware = lambda: server.hardware
+        return Engine(settings, state, server, self._drained, self.in_flight)
+
+    async def _drained(self, seconds: float) -> bool:
+        """Wait for running requests; cut those that still run then."""
+        is_drained = await self.admission.emptied(seconds)
+        if not is_drained:
+            self.cut()
+        return is_drained
+
+    def cut(self) -> None:
+        """End all that still runs at its engine, for good."""
+        failure = CutOff("This server was shut down before the answer was whole.")
+        self.upstream.cut(failure)
+        self.cut_sessions(failure)
+
+    def _report_lost_requests(self, before: Snapshot, after: Snapshot) -> None:
+        """The engine has died: log the requests that it has lost, and suspect them."""
+        if not (before.phase in _SERVING and after.phase in _DEAD):
+            return
+        lost = self.in_flight.pop_lost()
+        log_in_flight([record for record, _ in lost])
+        fingerprints = (fingerprint for _, fingerprint in lost if fingerprint is not None)
+        refused = self.poison.died(fingerprints)
+        for record, fingerprint in lost:
+            if fingerprint in refused:
+                _log.warning(
+                    "the engine has died of this request again: refused for ten minutes",
+                    extra={"fields": {"request_id": record.request_id}},
+                )
+
+
+def _hold_seconds(settings: Settings) -> float:
+    """A request that is held longer than it may take in all has nothing left to do."""
+    return min(settings.hold_seconds, settings.request_timeout or settings.hold_seconds)
+
+
+def _engine_address(settings: Settings) -> tuple[str, int]:
+    if settings.upstream_url is None:
+        return "127.0.0.1", settings.upstream_port
+    url = urlsplit(settings.upstream_url)
+    return url.hostname or "127.0.0.1", url.port or 80

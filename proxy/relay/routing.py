@@ -1,0 +1,60 @@
+"""The models that requests are for, as the relay sees them: it does not know an engine's life."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from proxy.errors import RequestFailure
+from proxy.relay.in_flight import InFlightRequests
+from proxy.relay.upstream import Upstream
+
+# Calls back when the client leaves; None ends the watch.
+Watch = Callable[[Callable[[RequestFailure], None] | None], None]
+
+
+class Gate(Protocol):
+    """May a request be sent now?"""
+
+    async def enter(self, key: str | None, watch: Watch | None) -> float:
+        """Seconds it had to wait, with `watch` on its client. Raises a RequestFailure where it may
+        not be sent."""
+
+    @property
+    def holds(self) -> bool:
+        """Requests wait for an engine that is not ready."""
+
+    async def hold_again(self, watch: Watch | None) -> float:
+        """A request that is inside has found no engine: seconds it had to wait for the next one.
+        Raises a RequestFailure as `enter`."""
+
+    def leave(self, key: str | None) -> None:
+        """The request that entered is over."""
+
+
+class Model(Protocol):
+    """One model: where its engine is, who is let in, and what the engine owes."""
+
+    @property
+    def upstream(self) -> Upstream: ...
+
+    @property
+    def admission(self) -> Gate: ...
+
+    @property
+    def in_flight(self) -> InFlightRequests: ...
+
+
+class Models(Protocol):
+    """All models."""
+
+    @property
+    def only(self) -> Model | None:
+        """The model of a set of one: a request is for it, whatever it names."""
+
+    @property
+    def admission(self) -> Gate:
+        """Lets requests into the sidecar; that of the model where there is only one."""
+
+    def find(self, name: str | None) -> Model:
+        """The model that a request names; None is the default. Raises ModelNotFound."""

@@ -1,0 +1,23 @@
+"""A set of one model, as the relay sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.relay.in_flight import InFlightRequests
+from proxy.relay.routing import Gate
+from proxy.relay.upstream import Upstream
+
+
+@dataclass
+class OneModel:
+    admission: Gate
+    in_flight: InFlightRequests
+    upstream: Upstream
+
+    @property
+    def only(self) -> OneModel:
+        return self
+
+    def find(self, name: str | None) -> OneModel:
+        return self
