@@ -8,9 +8,9 @@ What makes it less simple than a search (vLLM 0.32):
 - a process of the engine that is killed leaves no error of its own, only the remark of
   another process; and a normal SIGTERM prints the same EngineDeadError as a crash.
 
-So rules look at errors only (never at a line that vLLM itself calls INFO or WARNING), for
-an engine that has served only at what it said from its death on, and what no rule knows is
-UNKNOWN with vLLM's own last words.
+So rules look at errors only, never at a line that vLLM itself calls INFO or WARNING. For an
+engine that has served they look only at what it printed from its death on. What no rule
+explains is UNKNOWN, with vLLM's own last lines.
 """
 
 from __future__ import annotations
@@ -21,17 +21,23 @@ from collections.abc import Collection, Iterable, Sequence
 
 from proxy.errors import Cause, EngineFailure
 from proxy.vllm.diagnosis.facts import facts_of
-from proxy.vllm.diagnosis.rule import Rule
-from proxy.vllm.diagnosis.rules import RUN_RULES, START_RULES
-from proxy.vllm.diagnosis.words import (
+from proxy.vllm.diagnosis.log_excerpt import (
     MAX_QUOTED_LINES,
     errors,
     index,
-    last_words,
+    last_lines,
     quote,
     root_errors,
 )
+from proxy.vllm.diagnosis.machine_rules import MACHINE_RULES, RUN_RULES
+from proxy.vllm.diagnosis.model_rules import IMPORT_RULES, MODEL_RULES
+from proxy.vllm.diagnosis.rule import Rule
+from proxy.vllm.diagnosis.settings_rules import SETTING_RULES
 from proxy.vllm.log_lines import LogLine, clean_lines, parse_line
+
+START_RULES: tuple[Rule, ...] = (*SETTING_RULES, *MODEL_RULES, *MACHINE_RULES, *IMPORT_RULES)
+"""For an engine that has not served yet; all its errors are looked at, the most specific rule
+first. RUN_RULES are for one that has."""
 
 _NEWEST_LINES = 60
 _MAX_LINE_CHARS = 4_000
@@ -40,9 +46,9 @@ _MAX_LINE_CHARS = 4_000
 _CRASHED = re.compile(r"EngineCore encountered a fatal error")
 _NATIVE_CRASH = re.compile(r"Fatal Python error: (?P<text>.+)|terminate called after (?P<what>.+)")
 _VANISHED = re.compile(
-    r"(?P<who>Worker) proc \S+ died unexpectedly|"
-    r"\[shutdown\] MPClient: (?P<core>engine core) exited unexpectedly|"
-    r"Engine core process (?P<name>\S+) died unexpectedly"
+    r"(?P<worker>Worker) proc \S+ died unexpectedly|"
+    r"\[shutdown\] MPClient: engine core exited unexpectedly|"
+    r"Engine core process \S+ died unexpectedly"
 )
 _ASKED_TO_STOP = re.compile(r"\[shutdown\] API server: shutdown triggered")
 _BEGINNING = re.compile(r"non-default args: ")
@@ -50,8 +56,18 @@ _CORES_FAILED = re.compile(
     r"RuntimeError: Engine core initialization failed\..*core proc\(s\): \{(?P<procs>[^}]*)\}"
 )
 
-_RAM = "Give the container more memory (RAM); the kernel's log names what was killed."
+_SIGNALS_FROM_OUTSIDE = {
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+}
 _SEE_LOG = "Look at the engine's lines in the log."
+_NATIVE_REMEDIES: dict[int, str] = {
+    signal.SIGBUS: "Give the container more shared memory (docker run --shm-size=8g).",
+    signal.SIGILL: "This processor lacks instructions that the image uses: take another machine.",
+}
 
 
 def diagnose(
@@ -67,40 +83,42 @@ def diagnose(
     for an engine that still ran when it was given up. `known_flags` are the names of vLLM's
     flags, to find the one that was meant.
     """
-    words = [parse_line(clean[:_MAX_LINE_CHARS]) for line in lines for clean in clean_lines(line)]
-    if was_ready:
-        return _stopped_serving(words, exit_code, known_flags)
-    return _could_not_start(words, exit_code, known_flags)
-
-
-def _could_not_start(
-    words: Sequence[LogLine], exit_code: int | None, known_flags: Collection[str]
-) -> EngineFailure:
-    return (
-        _by_rule(START_RULES, errors(words), known_flags)
-        or _by_death(words, starting=True)
-        or (_timed_out(words) if exit_code is None else None)
-        or _by_signal(_signal_in(exit_code))
-        or (_asked_to_stop() if index(words, _ASKED_TO_STOP) is not None else None)
-        or _by_vanishing(words)
-        or _unknown(words, exit_code)
-    )
-
-
-def _stopped_serving(
-    words: Sequence[LogLine], exit_code: int | None, known_flags: Collection[str]
-) -> EngineFailure:
-    death = _death_in(words)
-    asked = index(words, _ASKED_TO_STOP)
-    if asked is not None and (death is None or asked < death):
-        return _by_signal(_signal_in(exit_code)) or _asked_to_stop()
-    last = [] if death is None else words[death:]
-    return (
-        _by_rule(RUN_RULES, errors(last), known_flags)
-        or _by_death(last)
-        or (_wedged() if exit_code is None else None)
-        or _by_signal(_signal_in(exit_code))
-        or _ended(words, exit_code)
+    output = [parse_line(clean[:_MAX_LINE_CHARS]) for line in lines for clean in clean_lines(line)]
+    marks = (index(output, mark) for mark in (_CRASHED, _NATIVE_CRASH, _VANISHED))
+    # From here on everything is consequence.
+    death = min((mark for mark in marks if mark is not None), default=None)
+    stop = index(output, _ASKED_TO_STOP)
+    if not was_ready:
+        return (
+            _by_rule(START_RULES, errors(output), known_flags)
+            or (_by_death(output, death, starting=True) if death is not None else None)
+            or (_too_slow(output) if exit_code is None else _by_exit_code(exit_code))
+            or (_asked_to_stop() if stop is not None else None)
+            or _by_missing_process(output)
+            or _unexplained(
+                Cause.UNKNOWN,
+                f"The engine could not start (exit code {exit_code})",
+                root_errors(output)[:MAX_QUOTED_LINES] or last_lines(output),
+            )
+        )
+    if stop is not None and (death is None or stop < death):
+        return _by_exit_code(exit_code) or _asked_to_stop()
+    if death is not None:
+        failure = _by_rule(RUN_RULES, errors(output[death:]), known_flags)
+        failure = failure or _by_death(output, death, starting=False)
+        if failure is not None:
+            return failure
+    if exit_code is None:
+        return _failure(
+            Cause.WEDGED,
+            "The engine runs, but does not answer any more.",
+            "If it comes back, raise WEDGE_SECONDS, or look at the GPU (nvidia-smi).",
+        )
+    return _by_exit_code(exit_code) or _unexplained(
+        Cause.CRASHED,
+        f"The engine ended by itself with exit code {exit_code}",
+        # Only the newest lines: a request may have failed hours ago.
+        root_errors(output[-_NEWEST_LINES:])[-1:],
     )
 
 
@@ -115,77 +133,69 @@ def _by_rule(rules: Iterable[Rule], text: str, flags: Collection[str]) -> Engine
     return None
 
 
-def _death_in(words: Sequence[LogLine]) -> int | None:
-    """Where the engine begins to die: everything after it is consequence."""
-    marks = (index(words, mark) for mark in (_CRASHED, _NATIVE_CRASH, _VANISHED))
-    return min((index for index in marks if index is not None), default=None)
-
-
-def _by_death(words: Sequence[LogLine], *, starting: bool = False) -> EngineFailure | None:
+def _by_death(output: Sequence[LogLine], death: int, *, starting: bool) -> EngineFailure | None:
     """A process that dies by its own error says so; one that is killed is missed by others."""
-    death = _death_in(words)
-    if death is None:
-        return None
-    message = words[death].message
-    if found := _VANISHED.match(message):
+    message = output[death].message
+    if vanished := _VANISHED.match(message):
         # While starting, an error of its own may stand above: then nobody killed it.
-        return None if starting and root_errors(words[:death]) else _vanished(found)
-    if found := _NATIVE_CRASH.match(message):
-        return _native(quote([found["text"] or found["what"]]))
-    request = "its first request" if starting else "a request"
-    return _crashed_on(request, quote(root_errors(words[death:])[:1]))
-
-
-def _crashed_on(request: str, reason: str) -> EngineFailure:
-    return EngineFailure(
+        if starting and root_errors(output[:death]):
+            return None
+        process = "worker" if vanished["worker"] else "core"
+        return _killed(f"The engine's {process} process vanished without an error: killed")
+    if crash := _NATIVE_CRASH.match(message):
+        return _native_crash(quote([crash["text"] or crash["what"]]))
+    return _unexplained(
         Cause.CRASHED,
-        f"The engine crashed on {request}" + (f": {reason}" if reason else "."),
-        remedy="If one kind of request brings it back, refuse that kind; otherwise use another "
-        "image or model.",
-        permanent=False,
+        f"The engine crashed on {'its first request' if starting else 'a request'}",
+        root_errors(output[death:])[:1],
+        "If one kind of request brings it back, refuse that kind; otherwise use another image or"
+        " model.",
     )
 
 
-def _native(what: str, remedy: str = _SEE_LOG) -> EngineFailure:
-    sentence = f"The engine crashed in native code ({what})."
-    return EngineFailure(Cause.CRASHED, sentence, remedy=remedy, permanent=False)
-
-
-def _vanished(found: re.Match[str]) -> EngineFailure:
-    who = "worker" if found["who"] else "core"
-    return _killed(f"The engine's {who} process vanished without an error: killed")
-
-
-def _by_vanishing(words: Sequence[LogLine]) -> EngineFailure | None:
-    """A start in which a process went missing, and nobody raised an error that says why."""
-    found = _CORES_FAILED.search(errors(words))
-    # Without the beginning of the output the error may have been in the part that is lost.
-    if found is None or index(words, _BEGINNING) is None or root_errors(words):
+def _by_exit_code(code: int | None) -> EngineFailure | None:
+    """Why a signal ended it; a shell between us and the engine reports 128 + its number."""
+    if code is None:
         return None
-    code = re.search(r": -(\d+)", found["procs"])
-    if code and int(code[1]) != signal.SIGKILL:
-        return _by_signal(int(code[1]))
-    return _killed("A process of the engine vanished while it started: killed")
-
-
-def _killed(sentence: str) -> EngineFailure:
-    return EngineFailure(
-        Cause.KILLED,
-        f"{sentence}, most likely by the kernel for want of memory (RAM).",
-        remedy=_RAM,
-        permanent=False,
-    )
-
-
-def _by_signal(number: int | None) -> EngineFailure | None:
-    if number is None:
+    number = -code if code < 0 else code - 128
+    if not 0 < number <= 64:
         return None
     if number == signal.SIGKILL:
         return _killed("The engine was killed (signal 9)")
-    name = _signal_name(number)
-    if number in _FROM_OUTSIDE:
+    names = {each.value: each.name for each in signal.Signals}
+    name = names.get(number, f"signal {number}")
+    if number in _SIGNALS_FROM_OUTSIDE:
         return _ended_from_outside(f"The engine was ended from outside ({name}).")
-    return _native(name, _NATIVE_REMEDIES.get(number, _SEE_LOG))
+    return _native_crash(name, _NATIVE_REMEDIES.get(number, _SEE_LOG))
+
+
+def _by_missing_process(output: Sequence[LogLine]) -> EngineFailure | None:
+    """A start in which a process went missing, and nobody raised an error that says why."""
+    failed = _CORES_FAILED.search(errors(output))
+    # Without the beginning of the output the error may have been in the part that is lost.
+    if failed is None or index(output, _BEGINNING) is None or root_errors(output):
+        return None
+    code = re.search(r": (-\d+)", failed["procs"])
+    if code and int(code[1]) != -signal.SIGKILL:
+        return _by_exit_code(int(code[1]))
+    return _killed("A process of the engine vanished while it started: killed")
+
+
+def _too_slow(output: Sequence[LogLine]) -> EngineFailure:
+    return _unexplained(
+        Cause.START_TIMEOUT,
+        "The engine did not start in time",
+        last_lines(output)[-1:],
+        "A large model on a slow disk needs longer; otherwise " + _SEE_LOG.lower(),
+    )
+
+
+def _killed(sentence: str) -> EngineFailure:
+    return _failure(
+        Cause.KILLED,
+        f"{sentence}, most likely by the kernel for want of memory (RAM).",
+        "Give the container more memory (RAM); the kernel's log names what was killed.",
+    )
 
 
 def _asked_to_stop() -> EngineFailure:
@@ -194,66 +204,24 @@ def _asked_to_stop() -> EngineFailure:
 
 def _ended_from_outside(sentence: str) -> EngineFailure:
     remedy = "No setting is wrong: look for what sends signals inside the container."
-    return EngineFailure(Cause.KILLED, sentence, remedy=remedy, permanent=False)
+    return _failure(Cause.KILLED, sentence, remedy)
 
 
-def _timed_out(words: Sequence[LogLine]) -> EngineFailure:
-    said = quote(last_words(words)[-1:])
-    return EngineFailure(
-        Cause.START_TIMEOUT,
-        "The engine did not start in time" + (f"; it said last: {said}" if said else "."),
-        remedy="A large model on a slow disk needs longer; otherwise " + _SEE_LOG.lower(),
-        permanent=False,
-    )
+def _native_crash(reason: str, remedy: str = _SEE_LOG) -> EngineFailure:
+    return _failure(Cause.CRASHED, f"The engine crashed in native code ({reason}).", remedy)
 
 
-def _wedged() -> EngineFailure:
-    return EngineFailure(
-        Cause.WEDGED,
-        "The engine runs, but does not answer any more.",
-        remedy="If it comes back, raise WEDGE_SECONDS, or look at the GPU (nvidia-smi).",
-        permanent=False,
-    )
+def _unexplained(
+    cause: Cause, sentence: str, quoted: Sequence[str], remedy: str = _SEE_LOG
+) -> EngineFailure:
+    """What no rule explains: the engine's own lines, where there are any."""
+    reason = quote(quoted)
+    return _failure(cause, sentence + (f": {reason}" if reason else "."), remedy)
 
 
-def _ended(words: Sequence[LogLine], exit_code: int | None) -> EngineFailure:
-    # Only the newest lines: a request may have failed hours ago.
-    said = quote(root_errors(words[-_NEWEST_LINES:])[-1:])
-    return EngineFailure(
-        Cause.CRASHED,
-        f"The engine ended by itself with exit code {exit_code}" + (f": {said}" if said else "."),
-        remedy=_SEE_LOG,
-        permanent=False,
-    )
+def _failure(cause: Cause, sentence: str, remedy: str) -> EngineFailure:
+    """One after which another start is worth trying."""
+    return EngineFailure(cause, sentence, remedy=remedy, permanent=False)
 
 
-def _unknown(words: Sequence[LogLine], exit_code: int | None) -> EngineFailure:
-    said = quote(root_errors(words)[:MAX_QUOTED_LINES] or last_words(words))
-    return EngineFailure(
-        Cause.UNKNOWN,
-        f"The engine could not start (exit code {exit_code})" + (f": {said}" if said else "."),
-        remedy=_SEE_LOG,
-        permanent=False,
-    )
-
-
-_FROM_OUTSIDE = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1}
-_NATIVE_REMEDIES: dict[int, str] = {
-    signal.SIGBUS: "Give the container more shared memory (docker run --shm-size=8g).",
-    signal.SIGILL: "This processor lacks instructions that the image uses: take another machine.",
-}
-
-
-def _signal_in(exit_code: int | None) -> int | None:
-    """The signal's number; a shell between us and the engine reports 128 + number."""
-    if exit_code is None:
-        return None
-    number = -exit_code if exit_code < 0 else exit_code - 128
-    return number if 0 < number <= 64 else None
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+__all__ = ["RUN_RULES", "START_RULES", "diagnose"]

@@ -6,7 +6,7 @@ No GPU was at hand: rules marked [C] follow the source of vLLM 0.32, torch 2.13 
 from __future__ import annotations
 
 from proxy.errors import Cause
-from proxy.vllm.diagnosis.rule import Rule, said
+from proxy.vllm.diagnosis.rule import Rule, error
 
 _LESS_WEIGHT = "TENSOR_PARALLEL_SIZE over more GPUs, QUANTIZATION, or a smaller model"
 
@@ -23,7 +23,7 @@ _CUDA_WARNING = r"(?:\S{1,300} UserWarning: CUDA initialization: )?"
 _GPU_ERRORS: tuple[Rule, ...] = (
     Rule(
         Cause.CRASHED,
-        said(r"CUDA error: (?P<problem>uncorrectable ECC error[^\n]*)"),
+        error(r"CUDA error: (?P<problem>uncorrectable ECC error[^\n]*)"),
         "The GPU has a hardware fault: {problem}.",
         "Move to another machine; this GPU needs a reset or a replacement.",
         permanent=False,
@@ -31,14 +31,14 @@ _GPU_ERRORS: tuple[Rule, ...] = (
     Rule(
         Cause.CRASHED,
         # [C] vllm pynccl_wrapper.py; torch's DistBackendError begins alike.
-        said(r"NCCL error(?: in)?: (?P<problem>[^\n'\"]+)"),
+        error(r"NCCL error(?: in)?: (?P<problem>[^\n'\"]+)"),
         "The GPUs cannot talk to each other (NCCL: {problem}).",
         "Set NCCL_DEBUG=WARN to see why; NCCL_P2P_DISABLE=1 or a larger /dev/shm often helps.",
         permanent=False,
     ),
     Rule(
         Cause.CRASHED,
-        said(
+        error(
             r"CUDA error: (?P<problem>an illegal memory access[^\n'\"]*|device-side assert[^\n'\"]*"
             r"|unspecified launch failure|misaligned address|an illegal instruction[^\n'\"]*)"
         ),
@@ -50,7 +50,7 @@ _GPU_ERRORS: tuple[Rule, ...] = (
 
 _HOST_MEMORY = Rule(
     Cause.OUT_OF_MEMORY,
-    said(r"(?:.*DefaultCPUAllocator: can't allocate memory|std::bad_alloc|MemoryError\b)"),
+    error(r"(?:.*DefaultCPUAllocator: can't allocate memory|std::bad_alloc|MemoryError\b)"),
     "The machine ran out of memory (RAM, not GPU memory).",
     "Give the container more memory, or lower what the engine keeps there (CPU_OFFLOAD_GB, "
     "VLLM_CPU_KVCACHE_SPACE).",
@@ -60,7 +60,7 @@ _HOST_MEMORY = Rule(
 MACHINE_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.KV_CACHE_TOO_SMALL,
-        said(
+        error(
             r"To serve at least one request [^\n]*?\((?P<asked>\d+)\), \((?P<size>[\d.]+) GiB KV"
             r"[^\n]*?KV cache memory \((?P<left>[\d.]+) GiB\)"
             r"[^\n]*?estimated maximum model length is (?P<tokens>\d+)"
@@ -71,7 +71,7 @@ MACHINE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.KV_CACHE_TOO_SMALL,
-        said(
+        error(
             r"To serve at least one request [^\n]*?\((?P<asked>\d+)\), \((?P<size>[\d.]+) GiB KV"
             r"[^\n]*?KV cache memory \((?P<left>[\d.]+) GiB\)"
         ),
@@ -81,13 +81,13 @@ MACHINE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.KV_CACHE_TOO_SMALL,
-        said(r"No available memory for the cache blocks"),
+        error(r"No available memory for the cache blocks"),
         "The weights leave no memory for the KV cache.",
         f"Raise GPU_MEMORY_UTIL; if it is high already: {_LESS_WEIGHT}.",
     ),
     Rule(
         Cause.OUT_OF_MEMORY,
-        said(
+        error(
             r"(?:Free memory on device \S+|Available memory on node \d+)"
             r" \((?P<free>\d+(?:\.\d+)?)/(?P<total>\d+(?:\.\d+)?) GiB\) on startup is less than "
             r"desired (?P<device>\w+) memory utilization \((?P<share>[\d.]+), (?P<asked>[\d.]+)"
@@ -100,7 +100,7 @@ MACHINE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.OUT_OF_MEMORY,
-        said(
+        error(
             r"Available memory on node \d+ \((?P<left>[\d.]+)/[\d.]+ GiB\) on kv cache allocation "
             r"is less than requested memory for kv \((?P<asked>[\d.]+) GiB\)"
         ),
@@ -110,7 +110,7 @@ MACHINE_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.OUT_OF_MEMORY,
         # [C] v1/worker/gpu_model_runner.py
-        said(
+        error(
             r"CUDA out of memory occurred when warming up (?P<step>\w+) with "
             r"(?P<count>\d+) dummy requests"
         ),
@@ -119,21 +119,21 @@ MACHINE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.OUT_OF_MEMORY,
-        said(_TORCH_MEMORY + r"[^\n]* Process \d+ has "),
+        error(_TORCH_MEMORY + r"[^\n]* Process \d+ has "),
         "Out of GPU memory at start ({size} more were needed); other processes use the same GPU.",
         "Stop what else uses that GPU, or lower GPU_MEMORY_UTIL.",
         permanent=False,
     ),
     Rule(
         Cause.OUT_OF_MEMORY,
-        said(_TORCH_MEMORY),
+        error(_TORCH_MEMORY),
         "Out of GPU memory at start: {size} more were needed{gpu_memory}.",
         f"Lower GPU_MEMORY_UTIL, MAX_NUM_SEQS or MAX_BATCHED_TOKENS; if the weights do not fit: "
         f"{_LESS_WEIGHT}.",
     ),
     Rule(
         Cause.OUT_OF_MEMORY,
-        said(r"(?:Failed to load model - not enough GPU memory|CUDA error: out of memory)"),
+        error(r"(?:Failed to load model - not enough GPU memory|CUDA error: out of memory)"),
         "Out of GPU memory at start.",
         f"Lower GPU_MEMORY_UTIL; if the weights do not fit: {_LESS_WEIGHT}.",
     ),
@@ -141,7 +141,7 @@ MACHINE_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.DRIVER_TOO_OLD,
         # [C] torch/csrc/cuda/Module.cpp
-        said(
+        error(
             _CUDA_WARNING
             + r"The NVIDIA driver on your system is too old \(found version (?P<driver>\d{4,6})\)"
         ),
@@ -151,7 +151,7 @@ MACHINE_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.DRIVER_TOO_OLD,
         # [C] CUDA runtime, errors 35, 803 and 222
-        said(
+        error(
             _CUDA_WARNING
             + r"[^\n]{0,300}?(?:CUDA driver version is insufficient for CUDA runtime version"
             r"|forward compatibility was attempted on non supported HW"
@@ -164,7 +164,7 @@ MACHINE_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.TOO_FEW_GPUS,
         # [C] vllm/config/parallel.py
-        said(
+        error(
             r"World size \((?P<asked>\d+)\) is larger than the number of available GPUs "
             r"\((?P<count>\d+)\)"
         ),
@@ -173,7 +173,7 @@ MACHINE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.TOO_FEW_GPUS,
-        said(
+        error(
             r"Not enough allowed NUMA nodes to bind threads of (?P<asked>\d+) local CPUWorkers"
             r"(?:\. Allowed NUMA nodes are \[(?P<nodes>[\d, ]*)\])?"
         ),
@@ -183,14 +183,14 @@ MACHINE_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.TOO_FEW_GPUS,
         # [C] torch
-        said(r"CUDA error: invalid device ordinal"),
+        error(r"CUDA error: invalid device ordinal"),
         "More GPUs were asked for than this container has.",
         "Lower TENSOR_PARALLEL_SIZE, or add GPUs.",
     ),
     Rule(
         Cause.TOO_FEW_GPUS,
         # [C] torch, vllm/config/device.py
-        said(
+        error(
             r"(?:Found no NVIDIA driver on your system|No CUDA GPUs are available"
             r"|CUDA error: no CUDA-capable device|Failed to infer device type)"
         ),
@@ -200,7 +200,7 @@ MACHINE_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.GPU_UNSUPPORTED,
         # [C] vllm/config/vllm.py, quantization/moe_wna16.py, compressed_tensors.py, quark.py
-        said(
+        error(
             r"(?:The quantization method (?P<method>[^\n]{1,60}?) is|Quantization scheme is) not "
             r"supported for the current GPU\. (?:Minimum|Min|Required) capability: (?P<least>\d+)\."
             r" Current capability: (?P<capability>\d+)"
@@ -212,27 +212,27 @@ MACHINE_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.GPU_UNSUPPORTED,
         # [C] vllm/platforms/cuda.py
-        said(r"No valid attention backend found for (?P<device>\w+) with "),
+        error(r"No valid attention backend found for (?P<device>\w+) with "),
         "No attention kernel of this vLLM fits this model on this GPU with these settings.",
         "Unset ATTENTION_BACKEND, KV_CACHE_DTYPE and BLOCK_SIZE; otherwise use a newer GPU.",
     ),
     Rule(
         Cause.GPU_UNSUPPORTED,
-        said(r"CUDA error: no kernel image is available for execution on the device"),
+        error(r"CUDA error: no kernel image is available for execution on the device"),
         "This image holds no code for this GPU model.",
         "Use another GPU, or an image that was built for this one.",
     ),
     Rule(
         Cause.UNKNOWN,
         # [C] v1/worker/gpu_worker.py
-        said(r"Error in memory profiling\. Initial free memory"),
+        error(r"Error in memory profiling\. Initial free memory"),
         "Another process gave GPU memory back while the engine measured it.",
         "Start again; better, give the engine a GPU of its own.",
         permanent=False,
     ),
     Rule(
         Cause.DISK_FULL,
-        said(
+        error(
             r"Insufficient space in (?P<place>\S+) for [^\n]*?"
             r"(?P<need>\d+ MiB) required, (?P<free>\d+ MiB) free"
         ),
@@ -242,7 +242,7 @@ MACHINE_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.START_TIMEOUT,
         # [C] v1/engine/core_client.py
-        said(r"Timed out waiting for engine core processes to start.*?Waited (?P<seconds>\d+)s"),
+        error(r"Timed out waiting for engine core processes to start.*?Waited (?P<seconds>\d+)s"),
         "vLLM gave up waiting for its own engine after {seconds} s.",
         "Set VLLM_ENGINE_READY_TIMEOUT_S higher, or put the model on a faster disk.",
         permanent=False,
@@ -253,7 +253,7 @@ MACHINE_RULES: tuple[Rule, ...] = (
 RUN_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.OUT_OF_MEMORY,
-        said(_TORCH_MEMORY),
+        error(_TORCH_MEMORY),
         "Out of GPU memory while serving: {size} more were needed{gpu_memory}.",
         "Lower GPU_MEMORY_UTIL (it leaves more for activations), MAX_NUM_SEQS, MAX_BATCHED_TOKENS "
         "or IMAGE_LIMIT.",
@@ -261,7 +261,7 @@ RUN_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.OUT_OF_MEMORY,
-        said(r"(?:CUDA|HIP) error: out of memory"),
+        error(r"(?:CUDA|HIP) error: out of memory"),
         "Out of GPU memory while serving.",
         "Lower GPU_MEMORY_UTIL (it leaves more for activations), MAX_NUM_SEQS, MAX_BATCHED_TOKENS "
         "or IMAGE_LIMIT.",
@@ -270,14 +270,14 @@ RUN_RULES: tuple[Rule, ...] = (
     _HOST_MEMORY,
     Rule(
         Cause.DISK_FULL,
-        said(r"(?:\[Errno (?:28|122)\]|.*\(os error 28\))"),
+        error(r"(?:\[Errno (?:28|122)\]|.*\(os error 28\))"),
         "The disk (or /dev/shm) became full while serving.",
         "Make room, or give the volume or /dev/shm more space.",
         permanent=False,
     ),
     Rule(
         Cause.WEDGED,
-        said(r"RPC call to (?P<step>\w+) timed out"),
+        error(r"RPC call to (?P<step>\w+) timed out"),
         "A worker of the engine did not answer any more ({step} timed out).",
         "If it comes back, look at the GPU (nvidia-smi, Xid errors) and at NCCL_DEBUG=WARN.",
         permanent=False,

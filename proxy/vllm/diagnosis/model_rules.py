@@ -6,7 +6,7 @@ import re
 
 from proxy.errors import Cause
 from proxy.installation import INSTALL_ENGINE
-from proxy.vllm.diagnosis.rule import Rule, line, said
+from proxy.vllm.diagnosis.rule import Rule, error, line
 
 # huggingface_hub warns before it writes; the error itself names no size.
 _SPACE = re.compile(
@@ -34,7 +34,7 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.MODEL_GATED,
-        said(r"You are trying to access a gated repo\b"),
+        error(r"You are trying to access a gated repo\b"),
         "The model is gated, and HF_TOKEN is missing or has no access.",
         "Accept the terms on the model's page and set HF_TOKEN.",
     ),
@@ -52,7 +52,7 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.MODEL_NOT_FOUND,
-        said(r"(?P<model>\S+) is not a local folder and is not a valid model identifier"),
+        error(r"(?P<model>\S+) is not a local folder and is not a valid model identifier"),
         "The hub has no model {model}, or it is private and HF_TOKEN has no access.",
         "Correct MODEL_NAME; for a private model set HF_TOKEN.",
     ),
@@ -64,7 +64,7 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.MODEL_NOT_FOUND,
-        said(r"(?P<revision>\S+) is not a valid git identifier"),
+        error(r"(?P<revision>\S+) is not a valid git identifier"),
         "The model has no revision {revision}.",
         "Correct or unset MODEL_REVISION.",
     ),
@@ -76,13 +76,13 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.MODEL_NOT_FOUND,
-        said(r"Repo id must (?:be in the form|use alphanumeric)[^\n]*?: '(?P<model>[^'\n]+)'"),
+        error(r"Repo id must (?:be in the form|use alphanumeric)[^\n]*?: '(?P<model>[^'\n]+)'"),
         "{model} is neither a directory in the container nor the name of a model on the hub.",
         "Correct MODEL_NAME, or mount the model there.",
     ),
     Rule(
         Cause.MODEL_NOT_FOUND,
-        said(r"Cannot find an appropriate cached snapshot folder .*outgoing traffic has been dis"),
+        error(r"Cannot find an appropriate cached snapshot folder .*outgoing traffic has been dis"),
         "The model is not in the local cache, and HF_HUB_OFFLINE forbids downloading it.",
         "Unset HF_HUB_OFFLINE, or set HF_HOME to a cache that holds the model.",
     ),
@@ -94,19 +94,19 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.MODEL_NOT_FOUND,
-        said(r"Invalid repository ID or local directory specified: '(?P<model>[^'\n]+)'"),
+        error(r"Invalid repository ID or local directory specified: '(?P<model>[^'\n]+)'"),
         "{model} holds no model: there is no config.json.",
         "Set MODEL_NAME to a directory with config.json, or to a model on the hub.",
     ),
     Rule(
         Cause.MODEL_NOT_FOUND,
-        said(r"Cannot find any model weights with `(?P<model>[^`\n]+)`"),
+        error(r"Cannot find any model weights with `(?P<model>[^`\n]+)`"),
         "{model} holds no weights.",
         "Complete the download, or set MODEL_NAME to a model that has weights.",
     ),
     Rule(
         Cause.HUB_RATE_LIMITED,
-        said(r"(?:Client error '429 |429 Client Error|429 Too Many Requests)"),
+        error(r"(?:Client error '429 |429 Client Error|429 Too Many Requests)"),
         "The hub refuses more requests for now (429).",
         "Set HF_TOKEN (its limits are higher), or wait some minutes.",
         permanent=False,
@@ -121,19 +121,19 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.TOKEN_INVALID,
-        said(r"Client error '401 |401 Client Error|Invalid credentials in Authorization header"),
+        error(r"Client error '401 |401 Client Error|Invalid credentials in Authorization header"),
         "The hub does not accept HF_TOKEN (401).",
         "Set HF_TOKEN to a valid token, or unset it for a public model.",
     ),
     Rule(
         Cause.DISK_FULL,
-        said(r"\[Errno 28\] No space left on device: '/(?:dev/shm/)?(?:psm_|sem\.|torch_|nccl-)"),
+        error(r"\[Errno 28\] No space left on device: '/(?:dev/shm/)?(?:psm_|sem\.|torch_|nccl-)"),
         "Shared memory (/dev/shm) is full.",
         "Give the container more shared memory (docker run --shm-size=8g, or --ipc=host).",
     ),
     Rule(
         Cause.DISK_FULL,
-        said(r"(?:\[Errno (?:28|122)\]|.*\(os error 28\))"),
+        error(r"(?:\[Errno (?:28|122)\]|.*\(os error 28\))"),
         "The disk is full{space}.",
         "Make room, give the volume more space, or set HF_HOME to a larger one.",
         also=_SPACE,
@@ -141,7 +141,7 @@ MODEL_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.CACHE_NOT_WRITABLE,
         # Not any path: what must only be read may be forbidden, too.
-        said(
+        error(
             r"(?:\[Errno 13\] [^\n']{1,40}: '[^'\n]*(?:/hub\b|huggingface|/models--)"
             r"|PermissionError at \S+ when downloading)"
         ),
@@ -150,25 +150,25 @@ MODEL_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.CACHE_NOT_WRITABLE,
         # [C] VLLM_CACHE_ROOT, vllm/envs.py
-        said(r"\[Errno (?:13|30)\] [^\n']{1,40}: '(?P<path>[^'\n]*/\.cache/vllm\b[^'\n]*)'"),
+        error(r"\[Errno (?:13|30)\] [^\n']{1,40}: '(?P<path>[^'\n]*/\.cache/vllm\b[^'\n]*)'"),
         "vLLM's cache of compiled code cannot be written ({path}).",
         "Set VLLM_CACHE_ROOT to a directory that this user can write to.",
     ),
     Rule(
         Cause.CACHE_NOT_WRITABLE,
-        said(r"\[Errno 30\] Read-only file system"),
+        error(r"\[Errno 30\] Read-only file system"),
         *_MODEL_CACHE,
     ),
     Rule(
         Cause.HUB_UNREACHABLE,
-        said(r"Server error '(?P<status>5\d\d)[^\n]* for url '(?:https?://)?(?P<host>[^/'\n]+)"),
+        error(r"Server error '(?P<status>5\d\d)[^\n]* for url '(?:https?://)?(?P<host>[^/'\n]+)"),
         "The hub at {host} answers {status}.",
         "Try again later, or serve a local copy (MODEL_NAME=/path).",
         permanent=False,
     ),
     Rule(
         Cause.HUB_UNREACHABLE,
-        said(r"We couldn't connect to '(?P<endpoint>[^'\n]+)' to load the files"),
+        error(r"We couldn't connect to '(?P<endpoint>[^'\n]+)' to load the files"),
         "The hub at {endpoint} cannot be reached.",
         "Check the network and HF_ENDPOINT, or serve a local copy (MODEL_NAME=/path).",
         permanent=False,
@@ -187,20 +187,20 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.CORRUPT_FILE,
-        said(r"Error while deserializing header: header too large"),
+        error(r"Error while deserializing header: header too large"),
         "A weights file is no safetensors file (a Git LFS pointer, perhaps).",
         "Fetch the file again (git lfs pull), or delete the model from HF_HOME.",
     ),
     Rule(
         Cause.CORRUPT_FILE,
-        said(r"Error while deserializing header: (?P<problem>[^\n'\"]+)"),
+        error(r"Error while deserializing header: (?P<problem>[^\n'\"]+)"),
         "A weights file is cut off or damaged ({problem}).",
         "Delete the model from HF_HOME (or MODEL_NAME's directory) and fetch it again.",
     ),
     Rule(
         Cause.CORRUPT_FILE,
         # [C] model_executor/model_loader/weight_utils.py, default_loader.py
-        said(
+        error(
             r"(?:Weight files referenced in index but missing|Following weights were not "
             r"initialized from checkpoint): \{'(?:[^'\n]*/)?(?P<file>[^'/\n]+)'"
         ),
@@ -209,19 +209,19 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.CORRUPT_FILE,
-        said(r"(?:PytorchStreamReader failed|invalid load key, )"),
+        error(r"(?:PytorchStreamReader failed|invalid load key, )"),
         "A weights file is cut off or damaged.",
         "Delete the model from HF_HOME (or MODEL_NAME's directory) and fetch it again.",
     ),
     Rule(
         Cause.CORRUPT_FILE,
-        said(r"start \(\d+\) \+ length \(\d+\) exceeds dimension size"),
+        error(r"start \(\d+\) \+ length \(\d+\) exceeds dimension size"),
         "The weights do not have the shapes that config.json says.",
         "Fetch config.json and the weights again, from one revision (MODEL_REVISION).",
     ),
     Rule(
         Cause.CORRUPT_FILE,
-        said(r"It looks like the config file at '(?:[^'\n]*/)?(?P<file>[^'/\n]+)' is not a valid"),
+        error(r"It looks like the config file at '(?:[^'\n]*/)?(?P<file>[^'/\n]+)' is not a valid"),
         "{file} of the model is not valid JSON.",
         "Fetch the model again, or correct that file.",
     ),
@@ -233,14 +233,14 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.UNSUPPORTED_MODEL,
-        said(r"Model architectures \['(?P<arch>\w+)'[^\]\n]*\] are not supported"),
+        error(r"Model architectures \['(?P<arch>\w+)'[^\]\n]*\] are not supported"),
         "This vLLM has no implementation of {arch}.",
         "Set MODEL_NAME to a model that vLLM supports, or use a newer image.",
     ),
     Rule(
         Cause.UNSUPPORTED_MODEL,
         # [C] vllm/model_executor/models/registry.py
-        said(
+        error(
             r"Model architecture (?P<arch>\w+) was supported in vLLM until v(?P<version>[\d.]*\d)"
         ),
         "vLLM ran {arch} up to version {version}, and does not any more.",
@@ -249,7 +249,7 @@ MODEL_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.UNSUPPORTED_MODEL,
         # [C] vllm/model_executor/models/registry.py
-        said(
+        error(
             r"Model architecture (?P<arch>\w+) is not supported in-tree anymore\. "
             r"Please install the plugin at (?P<address>\S+) "
         ),
@@ -259,7 +259,7 @@ MODEL_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.MISSING_PACKAGE,
         # [C] transformers/dynamic_module_utils.py
-        said(
+        error(
             r"This modeling file requires the following packages that were not found in your "
             r"environment: (?P<packages>[\w., -]+?)\. Run"
         ),
@@ -269,19 +269,19 @@ MODEL_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.MISSING_PACKAGE,
         # [C] vllm/model_executor/models/deepseek_vl2.py, minicpmv.py
-        said(r"Please install (?P<packages>[\w.=<>-]+)$"),
+        error(r"Please install (?P<packages>[\w.=<>-]+)$"),
         "This model needs a Python package that is not installed: {packages}.",
         "Build an image in which it is installed, or set MODEL_NAME to another model.",
     ),
     Rule(
         Cause.UNSUPPORTED_MODEL,
-        said(r".*?has model type `(?P<arch>[^`\n]+)` but Transformers does not recognize"),
+        error(r".*?has model type `(?P<arch>[^`\n]+)` but Transformers does not recognize"),
         "The model type {arch} is not known.",
         "Set MODEL_NAME to a model that vLLM supports, or use a newer image.",
     ),
     Rule(
         Cause.UNSUPPORTED_MODEL,
-        said(
+        error(
             r"Unknown quantization method: (?P<value>\S+?)\. Must be one of \[(?P<choices>[^\]]+)"
         ),
         "This vLLM does not know the quantization {value}.",
@@ -289,7 +289,7 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.NO_TOKENIZER,
-        said(
+        error(
             r"(?:Can't load tokenizer for|Couldn't instantiate the backend tokenizer"
             r"|Unable to load vocabulary from file)"
         ),
@@ -301,21 +301,21 @@ MODEL_RULES: tuple[Rule, ...] = (
 IMPORT_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.MISSING_PACKAGE,
-        said(r"No module named '(?P<packages>[\w.]+)'"),
+        error(r"No module named '(?P<packages>[\w.]+)'"),
         "The engine or the model needs a Python package that is not installed: {packages}.",
         "Install the one that fits the installed torch, use vLLM's image, or set MODEL_NAME to a "
         "model that does without.",
     ),
     Rule(
         Cause.MISSING_PACKAGE,
-        said(r"cannot import name '(?P<name>\w+)' from '(?P<packages>[\w.]+)'"),
+        error(r"cannot import name '(?P<name>\w+)' from '(?P<packages>[\w.]+)'"),
         "A Python package does not fit this vLLM: {packages} has no {name}.",
         f"Use vLLM's image, or make the environment anew ({INSTALL_ENGINE}).",
     ),
     Rule(
         Cause.MISSING_PACKAGE,
         # Not the driver's own: without those there is no GPU, which is told so.
-        said(
+        error(
             r"(?P<library>lib(?!cuda|nvidia)[\w.+-]+\.so[\w.]*): "
             r"cannot open shared object file: No such file"
         ),

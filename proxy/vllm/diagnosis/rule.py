@@ -1,4 +1,4 @@
-"""One rule of the diagnosis: what the engine says -> what we say."""
+"""One rule of the diagnosis: what the engine prints -> what a user reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEAD = (
 )
 
 
-def said(text: str) -> re.Pattern[str]:
+def error(text: str) -> re.Pattern[str]:
     """A pattern that fits an error whose message begins with `text`."""
     return re.compile(f"{_HEAD}(?:{text})", re.MULTILINE)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.errors import Cause
-from proxy.vllm.diagnosis.rule import Rule, line, said
+from proxy.vllm.diagnosis.rule import Rule, error, line
 
 # argparse names an argument by all its forms: `-tp/--tensor-parallel-size`.
 _ARGUMENT = r"vllm[^:\n]{0,40}: error: argument (?:[^:\n]*/)?(?P<flag>--[\w.-]+)[^:\n]*: "
@@ -60,49 +60,51 @@ SETTING_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.BAD_FLAG,
-        said(r"invalid tool call parser: (?P<value>\S+) \(chose from \{(?P<choices>[^}]*)"),
+        error(r"invalid tool call parser: (?P<value>\S+) \(chose from \{(?P<choices>[^}]*)"),
         "TOOL_CALL_PARSER cannot be {value}.",
         "Set TOOL_CALL_PARSER to one of {choices}.",
     ),
     Rule(
         Cause.BAD_FLAG,
-        said(r"Reasoning parser '(?P<value>[^']+)' not found\. Available parsers: (?P<choices>.*)"),
+        error(
+            r"Reasoning parser '(?P<value>[^']+)' not found\. Available parsers: (?P<choices>.*)"
+        ),
         "REASONING_PARSER cannot be {value}.",
         "Set REASONING_PARSER to one of {choices}.",
     ),
     Rule(
         Cause.BAD_FLAG,
-        said(r"--enable-auto-tool-choice requires --tool-call-parser"),
+        error(r"--enable-auto-tool-choice requires --tool-call-parser"),
         "ENABLE_AUTO_TOOL_CHOICE needs a tool call parser.",
         "Set TOOL_CALL_PARSER to the parser of this model, or unset ENABLE_AUTO_TOOL_CHOICE.",
     ),
     Rule(
         Cause.BAD_FLAG,
-        said(r"(?P<flag>--[\w-]+) requires (?P<need>[^\n'\"]+)"),
+        error(r"(?P<flag>--[\w-]+) requires (?P<need>[^\n'\"]+)"),
         "{variable} cannot be used alone: it requires {need}.",
         "Unset {variable}, or set what it requires.",
     ),
     Rule(
         Cause.BAD_FLAG,
-        said(r"The supplied chat template string \((?P<value>[^)\n]+)\) appears path-like"),
+        error(r"The supplied chat template string \((?P<value>[^)\n]+)\) appears path-like"),
         "The chat template {value} does not exist.",
         "Set CHAT_TEMPLATE to a file that exists in the container.",
     ),
     Rule(
         Cause.BAD_FLAG,
-        said(r"Loading lora (?P<name>\S+) failed: No adapter found for (?P<value>[^\s'\"]+)"),
+        error(r"Loading lora (?P<name>\S+) failed: No adapter found for (?P<value>[^\s'\"]+)"),
         "The LoRA adapter {name} is not at {value}.",
         "Correct LORA_MODULES, or mount the adapter there.",
     ),
     Rule(
         Cause.BAD_FLAG,
-        said(r"\[Errno 2\] No such file or directory: '(?P<value>[^'\n]+\.ya?ml)'"),
+        error(r"\[Errno 2\] No such file or directory: '(?P<value>[^'\n]+\.ya?ml)'"),
         "The configuration file {value} does not exist.",
         "Correct CONFIG (or --config in VLLM_EXTRA_ARGS).",
     ),
     Rule(
         Cause.BAD_FLAG,
-        said(
+        error(
             r"Total number of attention heads \((?P<heads>\d{1,6})\)"
             r" must be divisible by tensor parallel size \((?P<size>\d{1,6})\)"
         ),
@@ -112,7 +114,7 @@ SETTING_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.BAD_FLAG,
         # [C] vllm/platforms/cuda.py
-        said(
+        error(
             r"Bfloat16 is only supported on GPUs with compute capability of at least 8\.0\. "
             r"Your (?P<device>.+?) GPU (?:has|does)"
         ),
@@ -121,19 +123,19 @@ SETTING_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.BAD_FLAG,
-        said(r"bind\(\): port must be 0-65535"),
+        error(r"bind\(\): port must be 0-65535"),
         "The engine's port is out of range.",
         "Set UPSTREAM_PORT to a number from 1 to 65535.",
     ),
     Rule(
         Cause.BAD_FLAG,
-        said(r"\[Errno 99\] .*[Cc]annot assign requested address"),
+        error(r"\[Errno 99\] .*[Cc]annot assign requested address"),
         "The engine was told to listen on an address that this machine does not have.",
         "Remove --host from VLLM_EXTRA_ARGS.",
     ),
     Rule(
         Cause.PORT_IN_USE,
-        said(r"\[Errno 98\] .*[Aa]ddress already in use"),
+        error(r"\[Errno 98\] .*[Aa]ddress already in use"),
         "Another process holds the engine's port.",
         "Set UPSTREAM_PORT to a free port, or stop the process that holds it.",
         # The engine that was killed a moment ago may hold it: a retry is of use.
@@ -141,7 +143,7 @@ SETTING_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.CONTEXT_TOO_LONG,
-        said(
+        error(
             r"User-specified max_model_len \((?P<asked>\d+)\) is greater than the derived "
             r"max_model_len \((?:\w+=None or )?\w+=(?P<tokens>\d+)"
         ),

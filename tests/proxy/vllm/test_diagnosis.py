@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import Cause, EngineFailure
-from proxy.vllm.diagnosis import diagnose
-from proxy.vllm.diagnosis.rules import RUN_RULES, START_RULES
-from proxy.vllm.diagnosis.words import MAX_QUOTED_CHARS, errors
+from proxy.vllm.diagnosis import RUN_RULES, START_RULES, diagnose
+from proxy.vllm.diagnosis.log_excerpt import MAX_QUOTED_CHARS, errors
 from proxy.vllm.flags import known_flags
 from proxy.vllm.log_lines import parse_line
 from tests.proxy.vllm.case import UNSPECIFIC, Case, assert_told

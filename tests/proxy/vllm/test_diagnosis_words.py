@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import Cause
-from proxy.vllm.diagnosis import diagnose
-from proxy.vllm.diagnosis.rules import RUN_RULES, START_RULES
-from proxy.vllm.diagnosis.words import MAX_QUOTED_CHARS
+from proxy.vllm.diagnosis import RUN_RULES, START_RULES, diagnose
+from proxy.vllm.diagnosis.log_excerpt import MAX_QUOTED_CHARS
 from proxy.vllm.flags import known_flags
 from tests.proxy.vllm.case import UNSPECIFIC
 

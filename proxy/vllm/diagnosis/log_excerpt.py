@@ -1,4 +1,4 @@
-"""What the engine said, as a diagnosis needs it: its errors, its last words, a quotation."""
+"""Parts of the engine's output that a diagnosis needs: its errors, its last lines, a quotation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.vllm.log_lines import LogLine
 MAX_QUOTED_LINES = 3
 MAX_QUOTED_CHARS = 300
 _ERROR = re.compile(rf"(?P<name>{EXCEPTION}):? ?(?P<text>.*)|\s+Value error, (?P<value>.+)")
-# Errors that only tell of another one.
+# Errors that only report another one.
 _CONSEQUENCE = re.compile(
     r".*(?:EngineDeadError|BrokenPipeError|CancelledError|SystemExit|KeyboardInterrupt)\b"
     r"|RuntimeError: (?:Engine core initialization failed|cancelled$|Caught handled exception)"
@@ -20,7 +20,7 @@ _CONSEQUENCE = re.compile(
     r"|AsyncLLM output_handler failed"
     r"|.*ValidationError: \d+ validation errors? for "
 )
-_NO_WORDS = re.compile(
+_NOISE = re.compile(
     r"\s|nanobind: |See https://nanobind|.*resource_tracker|usage: |Traceback |Process \w+:$"
     r"|(?:During handling|The above exception)|\W*$|\[shutdown\]|Loading .*%|Dumping "
 )
@@ -31,35 +31,35 @@ _QUOTED_ERROR = re.compile(
 _DIRECTORIES = re.compile(r"(?<![\w:/.])/(?:[\w.@+-]+/)+(?=[\w.@+-])")
 
 
-def index(words: Sequence[LogLine], mark: re.Pattern[str]) -> int | None:
+def index(output: Sequence[LogLine], mark: re.Pattern[str]) -> int | None:
     """Where the first message stands that begins with `mark`."""
     # uvicorn's access log repeats what a client sent; vLLM's own marks stand at the beginning.
-    return next((i for i, word in enumerate(words) if mark.match(word.message)), None)
+    return next((i for i, line in enumerate(output) if mark.match(line.message)), None)
 
 
-def errors(words: Iterable[LogLine]) -> str:
+def errors(output: Iterable[LogLine]) -> str:
     """What may be an error: not what vLLM or uvicorn call by a lower level."""
     return "\n".join(
-        word.message for word in words if not word.source or word.level in ("ERROR", "CRITICAL")
+        line.message for line in output if not line.source or line.level in ("ERROR", "CRITICAL")
     )
 
 
-def root_errors(words: Iterable[LogLine]) -> list[str]:
+def root_errors(output: Iterable[LogLine]) -> list[str]:
     """The last lines of tracebacks that explain something, oldest first, each once."""
     texts: dict[str, str] = {}
-    for message in errors(words).splitlines():
+    for message in errors(output).splitlines():
         message = _QUOTED_ERROR.sub(r"\g<text>", message)
-        found = _ERROR.match(message)
-        if found and not _CONSEQUENCE.match(message):
-            texts.setdefault(found["value"] or found["text"] or message, message.strip())
+        match = _ERROR.match(message)
+        if match and not _CONSEQUENCE.match(message):
+            texts.setdefault(match["value"] or match["text"] or message, message.strip())
     return list(texts.values())
 
 
-def last_words(words: Sequence[LogLine]) -> list[str]:
+def last_lines(output: Iterable[LogLine]) -> list[str]:
     """The newest lines that say something, oldest first."""
-    spoken = [word.message for word in words if word.source != "uvicorn"]
-    told = [text for text in spoken if not (_NO_WORDS.match(text) or _CONSEQUENCE.match(text))]
-    return told[-MAX_QUOTED_LINES:]
+    messages = (line.message for line in output if line.source != "uvicorn")
+    telling = [text for text in messages if not (_NOISE.match(text) or _CONSEQUENCE.match(text))]
+    return telling[-MAX_QUOTED_LINES:]
 
 
 def quote(messages: Sequence[str]) -> str:
