@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from proxy.access.access_control import AccessControl
 from proxy.access.cors import Cors
-from proxy.access.door import Door
 from proxy.access.hosts import Hosts
 from proxy.access.keys import CREDENTIALS
 from proxy.access.routes import GENERATING, Route, RouteTable
@@ -56,7 +56,7 @@ class Sidecar:
     """Answers every request."""
     service: Service
     """What the sidecar's own endpoints read."""
-    door: Door
+    access: AccessControl
     models: ModelPool
     meters: Meters
     pod_idle: PodIdle
@@ -70,8 +70,8 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
         SettingsError: the file of keys or a protocol's module cannot be used.
     """
     metrics = Metrics(GENERATING)
-    door = Door(settings, _ledger_path(settings), metrics.keys.set_labels)
-    room = door.waiting_room()
+    access = AccessControl(settings, _ledger_path(settings), metrics.keys.set_labels)
+    room = access.make_waiting_room()
     metrics.gauges.waiting = lambda: room.waiting
     model = ServedModel(settings, room)
     model.state.listen(partial(_count_change, metrics))
@@ -89,7 +89,7 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
         on_start=(spans.start, metrics.request_started)
         if spans is not None
         else (metrics.request_started,),
-        on_end=_observers(spans, metrics, service, door),
+        on_end=_observers(spans, metrics, service, access),
     )
     withheld = CREDENTIALS if settings.needs_key else frozenset[bytes]()
     named = named_protocols(settings)
@@ -101,15 +101,15 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
     )
     for each in models:
         each.cut_sessions = partial(websockets.cut, each)
-    dispatch = _dispatch(settings, service, door, relay, websockets, named)
+    dispatch = _dispatch(settings, service, access, relay, websockets, named)
     pod_idle = PodIdle(settings, models.idle_seconds)
-    return Sidecar(settings, dispatch, service, door, models, meters, pod_idle, spans)
+    return Sidecar(settings, dispatch, service, access, models, meters, pod_idle, spans)
 
 
 def _dispatch(
     settings: Settings,
     service: Service,
-    door: Door,
+    access: AccessControl,
     relay: Relay,
     websockets: WebSocketRelay,
     named: Sequence[Protocol],
@@ -120,11 +120,11 @@ def _dispatch(
     )
     own, scraped = built_in_endpoints(service, routes.listed)
     hosts, cors = Hosts(settings.allowed_hosts, settings.cors_origins), Cors(settings.cors_origins)
-    return Dispatch(routes, hosts, cors, door, relay, websockets, own, scraped, settings)
+    return Dispatch(routes, hosts, cors, access, relay, websockets, own, scraped, settings)
 
 
 def _observers(
-    spans: Spans | None, metrics: Metrics, service: Service, door: Door
+    spans: Spans | None, metrics: Metrics, service: Service, access: AccessControl
 ) -> tuple[Callable[[Record], None], ...]:
     """What is done with each record that is finished, in this order."""
 
@@ -133,7 +133,7 @@ def _observers(
         spans.end(record, metrics.model_label(record.model))
 
     def charge(record: Record) -> None:
-        door.charge(record.payer, record.charged_tokens)
+        access.charge(record.payer, record.charged_tokens)
 
     observers = (metrics.request_ended, service.recent.add, charge, log_request)
     return (end_span, *observers) if spans is not None else observers

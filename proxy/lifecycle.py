@@ -57,7 +57,7 @@ class Lifecycle:
             delay = settings.drain_delay_seconds if sidecar.service.ready else 0
             self.announce_stop()
             await asyncio.wait({hurry}, timeout=delay)
-        hurry.add_done_callback(lambda _: sidecar.models.admission.hurry())
+        hurry.add_done_callback(lambda _: sidecar.models.admission.cut_now())
         await self.shutdown(server)
         is_idle = idle is not None and idle.done()
         return 0 if stop.done() or is_idle else 1
@@ -66,7 +66,7 @@ class Lifecycle:
         """Start the engine; the task ends when it cannot be started any more."""
         sidecar = self._sidecar
         self.announce_settings()
-        sidecar.door.start()
+        sidecar.access.start()
         sidecar.service.metrics.gauges.loop_lag.start()
         sidecar.meters.gpu.start()
         if sidecar.settings.upstream_url is None:  # else models are kept elsewhere
@@ -88,13 +88,13 @@ class Lifecycle:
         if settings.preset is not None:
             _log.info("preset: %s", settings.preset.sentence())
         presets = warnings_about_presets(settings)
-        for warning in (*presets, *warnings_about(settings), *self._sidecar.door.warnings):
+        for warning in (*presets, *warnings_about(settings), *self._sidecar.access.warnings):
             _log.warning(warning)
 
     def announce_stop(self) -> None:
         """Say "not ready" from now on, but go on taking requests."""
         self._sidecar.service.stopping = True
-        self._sidecar.models.admission.count_anew()
+        self._sidecar.models.admission.reset_drain_counters()
 
     async def shutdown(self, server: Server | None = None) -> None:
         """End everything, in this order. What fails is logged, and the rest ends all the same."""
@@ -107,7 +107,7 @@ class Lifecycle:
         await _end("probe", model.probe.close)
         if server is not None:
             await _end("server", server.stop)  # answers that are still being written
-        await _end("usage of keys", sidecar.door.stop)
+        await _end("usage of keys", sidecar.access.stop)
         if sidecar.spans is not None:
             await _end("spans", sidecar.spans.stop)
         finished, cut = admission.drained

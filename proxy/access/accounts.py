@@ -34,7 +34,7 @@ class Accounts:
         """Requests of all keys together."""
         return self._limits.all.in_flight
 
-    def know(self, keys: Iterable[ApiKey]) -> None:
+    def set_keys(self, keys: Iterable[ApiKey]) -> None:
         """These keys are good now; who has an account already keeps what has been used."""
         now, wall = monotonic(), time()
         for key in keys:

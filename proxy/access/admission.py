@@ -118,10 +118,10 @@ class Admission:
             _end(hold)
         self._room.close(draining())
 
-    async def emptied(self, seconds: float) -> bool:
+    async def wait_idle(self, seconds: float) -> bool:
         """Wait until every request that was let in is over; False where some are to be cut.
 
-        They are after so many seconds, or when somebody is in a hurry.
+        They are after so many seconds, or after `cut_now`.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -129,12 +129,12 @@ class Admission:
         self._cut = self.in_flight
         return not self.in_flight
 
-    def hurry(self) -> None:
-        """Wait for nobody any longer."""
+    def cut_now(self) -> None:
+        """End the wait of `wait_idle`: what still runs is cut."""
         self._empty.set()
 
-    def count_anew(self) -> None:
-        """From now on `drained` counts."""
+    def reset_drain_counters(self) -> None:
+        """Let `drained` count from now on."""
         self._left = 0
 
     @property

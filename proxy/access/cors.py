@@ -78,7 +78,7 @@ class Cors:
             headers.append((b"access-control-expose-headers", _EXPOSED))
         return headers
 
-    def foreign(self, request: Request) -> RequestFailure | None:
+    def check_websocket_origin(self, request: Request) -> RequestFailure | None:
         """Why the page that opens a WebSocket may not; None where it may, or is no page.
 
         Browsers name the page's origin, other clients mostly none. A page of this host need not be

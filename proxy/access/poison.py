@@ -27,7 +27,7 @@ REFUSED_SECONDS = 600.0
 # How long one suspect keeps the others out; one that has run for so long has most likely
 # survived what killed the engine.
 TRIAL_SECONDS = 30.0
-_NEWS_SECONDS = 1.0
+_DEATH_NOTICE_SECONDS = 1.0
 _RETRY_AFTER_SECONDS = 2
 # Of one death. More than these in flight, and no two deaths will tell whose fault it was.
 _MAX_SUSPECTS = 1000
@@ -56,17 +56,17 @@ class _Suspect:
 
 
 class PoisonGuard:
-    """Knows the suspects; while there are none `armed` is false, and nothing need be asked."""
+    """Knows the suspects; while there are none `active` is false, and nothing need be asked."""
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
-        self.armed = False
+        self.active = False
         self._suspects: dict[Fingerprint, _Suspect] = {}
         self._lengths: set[int] = set()
         self._tried: tuple[Fingerprint, float] | None = None
 
     def check(self, length: int, compute: Callable[[], Fingerprint]) -> Fingerprint | None:
-        """Let a request in, and name it where its end is of interest (`over`).
+        """Let a request in, and name it where its end is of interest (`request_ended`).
 
         Raises:
             PoisonedRequest: it has brought the engine down.
@@ -75,8 +75,8 @@ class PoisonGuard:
         self._forget()
         if length not in self._lengths:
             return None
-        known = compute()
-        suspect = self._suspects.get(known)
+        fingerprint = compute()
+        suspect = self._suspects.get(fingerprint)
         if suspect is None:
             return None
         now = monotonic()
@@ -87,16 +87,16 @@ class PoisonGuard:
         if suspect.on_trial:
             if self._tried is not None and now - self._tried[1] < TRIAL_SECONDS:
                 raise EngineUnavailable(_NOT_YET, retry_after_seconds=_RETRY_AFTER_SECONDS)
-            self._tried = (known, now)
-        return known
+            self._tried = (fingerprint, now)
+        return fingerprint
 
-    def over(self, known: Fingerprint, *, answered: bool) -> None:
+    def request_ended(self, fingerprint: Fingerprint, *, answered: bool) -> None:
         """A request that `check` has named has ended."""
-        if self._tried is not None and self._tried[0] == known:
+        if self._tried is not None and self._tried[0] == fingerprint:
             # One that failed may have killed the engine, of which we will hear in a moment.
-            ended = monotonic() - TRIAL_SECONDS + _NEWS_SECONDS
-            self._tried = None if answered else (known, ended)
-        if answered and self._suspects.pop(known, None) is not None:
+            ended = monotonic() - TRIAL_SECONDS + _DEATH_NOTICE_SECONDS
+            self._tried = None if answered else (fingerprint, ended)
+        if answered and self._suspects.pop(fingerprint, None) is not None:
             self._count()
 
     def died(self, in_flight: Iterable[Fingerprint]) -> set[Fingerprint]:
@@ -105,15 +105,17 @@ class PoisonGuard:
         self._tried = None
         now = monotonic()
         lost = list(dict.fromkeys(in_flight))[:_MAX_SUSPECTS] if self.enabled else []
-        for known in lost:
-            self._suspects.setdefault(known, _Suspect()).deaths.append(now)
+        for fingerprint in lost:
+            self._suspects.setdefault(fingerprint, _Suspect()).deaths.append(now)
         self._count()
-        most = max((len(self._suspects[known].deaths) for known in lost), default=0)
+        most = max((len(self._suspects[fingerprint].deaths) for fingerprint in lost), default=0)
         if most < _ENOUGH_DEATHS:
             return set()
-        likeliest = [known for known in lost if len(self._suspects[known].deaths) == most]
-        for known in likeliest:
-            self._suspects[known].on_trial = True
+        likeliest = [
+            fingerprint for fingerprint in lost if len(self._suspects[fingerprint].deaths) == most
+        ]
+        for fingerprint in likeliest:
+            self._suspects[fingerprint].on_trial = True
         if len(likeliest) > 1:
             return set()
         self._suspects[likeliest[0]].refused_until = now + REFUSED_SECONDS
@@ -123,15 +125,15 @@ class PoisonGuard:
         """Drop what is too old to count."""
         now = monotonic()
         old = [
-            known
-            for known, suspect in self._suspects.items()
+            fingerprint
+            for fingerprint, suspect in self._suspects.items()
             if suspect.deaths[-1] + WINDOW_SECONDS < now and suspect.refused_until < now
         ]
-        for known in old:
-            del self._suspects[known]
+        for fingerprint in old:
+            del self._suspects[fingerprint]
         if old:
             self._count()
 
     def _count(self) -> None:
-        self.armed = bool(self._suspects)
+        self.active = bool(self._suspects)
         self._lengths = {length for length, _ in self._suspects}

@@ -63,18 +63,18 @@ class WaitingRoom:
             RateLimited: the same where the key has all the places it may have.
             RequestFailure: what `watch` has said, or `close`.
         """
-        self._make_room(key)
+        self._evict_for(key)
         place: _Place = asyncio.get_running_loop().create_future()
         self._queues.setdefault(key, deque()).append(place)
         self.waiting += 1
         if watch is not None:
-            watch(partial(_end, place))
+            watch(partial(_reject, place))
         try:
             async with asyncio.timeout(self.max_seconds):
                 await place
         except BaseException as error:
             if place.cancelled() or place.exception() is not None:
-                self._forget(key, place)
+                self._remove(key, place)
             else:  # it was given in the very moment in which nobody wanted it any more
                 self.leave(key)
             if isinstance(error, TimeoutError):
@@ -91,14 +91,14 @@ class WaitingRoom:
         if not self._taken_by[key]:
             del self._taken_by[key]
         if self._queues:
-            self._give()
+            self._grant()
 
     def close(self, failure: RequestFailure) -> None:
         """Send away all who wait."""
         for key, queue in list(self._queues.items()):
             for place in list(queue):
-                self._forget(key, place)
-                _end(place, failure)
+                self._remove(key, place)
+                _reject(place, failure)
 
     def _is_full(self) -> bool:
         return self._max_places is not None and self._taken >= self._max_places
@@ -111,7 +111,7 @@ class WaitingRoom:
         self._taken += 1
         self._taken_by[key] = self._taken_by.get(key, 0) + 1
 
-    def _give(self) -> None:
+    def _grant(self) -> None:
         """Give free places to those who wait, in turn to each key that may have more."""
         while not self._is_full():
             keys = [key for key in self._queues if self._may_have_more(key)]
@@ -120,14 +120,14 @@ class WaitingRoom:
             key = keys[0]
             queue = self._queues[key]
             place = queue[0]
-            self._forget(key, place)
+            self._remove(key, place)
             if queue:  # its turn comes again after that of all others
                 self._queues[key] = self._queues.pop(key)
             if not place.done():
                 self._take(key)
                 place.set_result(None)
 
-    def _make_room(self, key: str | None) -> None:
+    def _evict_for(self, key: str | None) -> None:
         """See that one more may wait. Who has the most waiting gives way to others: one key cannot
         fill the room for all."""
         if self.waiting < self._max_waiting:
@@ -137,10 +137,10 @@ class WaitingRoom:
         if not self._max_waiting or len(self._queues[longest]) <= len(own) + 1:
             raise self._refusal(key)
         newest = self._queues[longest][-1]
-        self._forget(longest, newest)
-        _end(newest, self._refusal(longest))
+        self._remove(longest, newest)
+        _reject(newest, self._refusal(longest))
 
-    def _forget(self, key: str | None, place: _Place) -> None:
+    def _remove(self, key: str | None, place: _Place) -> None:
         queue = self._queues.get(key)
         if queue is not None and place in queue:
             queue.remove(place)
@@ -159,6 +159,6 @@ class WaitingRoom:
         return Overloaded(f"{text} Try again.", retry_after_seconds=min(rounds, _MAX_RETRY_SECONDS))
 
 
-def _end(place: _Place, failure: RequestFailure) -> None:
+def _reject(place: _Place, failure: RequestFailure) -> None:
     if not place.done():
         place.set_exception(failure)

@@ -64,7 +64,7 @@ class ServedModel:
 
     async def _drained(self, seconds: float) -> bool:
         """Wait for running requests; cut those that still run then."""
-        is_drained = await self.admission.emptied(seconds)
+        is_drained = await self.admission.wait_idle(seconds)
         if not is_drained:
             self.cut()
         return is_drained

@@ -29,12 +29,12 @@ _LOST = (Outcome.ENGINE_DIED, Outcome.ENGINE_ERROR)
 class Guard(Protocol):
     """Knows requests that have brought the engine down."""
 
-    armed: bool
+    active: bool
     enabled: bool
 
     def check(self, length: int, compute: Callable[[], Fingerprint]) -> Fingerprint | None: ...
 
-    def over(self, fingerprint: Fingerprint, *, answered: bool) -> None: ...
+    def request_ended(self, fingerprint: Fingerprint, *, answered: bool) -> None: ...
 
 
 class Lost(NamedTuple):
@@ -70,7 +70,7 @@ class InFlightRequests:
         if not body:
             return
         self._bodies[id(record)] = body
-        if self._guard.armed:
+        if self._guard.active:
             fingerprint = self._guard.check(sum(map(len, body)), lambda: _fingerprint(record, body))
             if fingerprint is not None:
                 self._suspects[id(record)] = fingerprint
@@ -87,7 +87,7 @@ class InFlightRequests:
         self._bodies.pop(key, None)
         self._reported.discard(key)
         if self._suspects and (suspect := self._suspects.pop(key, None)) is not None:
-            self._guard.over(suspect, answered=record.outcome is Outcome.OK)
+            self._guard.request_ended(suspect, answered=record.outcome is Outcome.OK)
 
     def pop_lost(self) -> list[Lost]:
         """The engine has died: the requests that were lost with it. Each is returned once."""

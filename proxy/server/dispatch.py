@@ -6,8 +6,8 @@ import asyncio
 
 import msgspec
 
+from proxy.access.access_control import AccessControl
 from proxy.access.cors import Cors
-from proxy.access.door import Door
 from proxy.access.hosts import Hosts
 from proxy.access.routes import WITH_SESSIONS, Route, RouteTable
 from proxy.api.built_in import BuiltInEndpoints
@@ -32,7 +32,7 @@ class Dispatch:
         routes: RouteTable,
         hosts: Hosts,
         cors: Cors,
-        door: Door,
+        access: AccessControl,
         relay: Relay,
         websockets: WebSocketRelay,
         built_in: BuiltInEndpoints,
@@ -44,7 +44,7 @@ class Dispatch:
         self._hosts = hosts
         self._cors = cors
         self._answers_pages = bool(settings.cors_origins)
-        self._door = door
+        self._access = access
         self._relay = relay
         self._websockets = websockets
         self._built_in = built_in
@@ -77,11 +77,11 @@ class Dispatch:
             exchange.added = self._cors.lines(request)
 
         key = None
-        if self._door.guarded and not (route is None and path in built_in.open_paths):
+        if self._access.guarded and not (route is None and path in built_in.open_paths):
             try:
-                key = self._door.identify(request.named)
+                key = self._access.identify(request.named)
                 if route is not None:
-                    exchange.added += self._door.admit(key)
+                    exchange.added += self._access.admit(key)
             except RequestFailure as refused:
                 await self._relay.refuse(exchange, refused, route or Route.UNKNOWN, key)
                 return
@@ -114,13 +114,15 @@ class Dispatch:
         try:
             # Where a key is needed no page comes in: it can send none with a handshake.
             if not self._needs_key:
-                foreign = self._hosts.check(request.named) or self._cors.foreign(request)
-                if foreign is not None:
-                    raise foreign
-            if self._door.guarded:
-                key = self._door.identify(request.named)
+                refusal = self._hosts.check(request.named) or self._cors.check_websocket_origin(
+                    request
+                )
+                if refusal is not None:
+                    raise refusal
+            if self._access.guarded:
+                key = self._access.identify(request.named)
                 if route in WITH_SESSIONS:
-                    self._door.admit(key)
+                    self._access.admit(key)
             path = decoded(request.path)[:_SHOWN_CHARS]
             if route is None:
                 raise UnknownRoute(f"There is no WebSocket session at {path} here.")

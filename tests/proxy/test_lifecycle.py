@@ -26,7 +26,7 @@ async def test_a_part_that_fails_to_end_does_not_keep_the_others_from_ending(
         sidecar = there.sidecar
         monkeypatch.setattr(sidecar.models.default.upstream, "close", breaks)
         monkeypatch.setattr(sidecar.meters.gpu, "stop", breaks)
-        monkeypatch.setattr(sidecar.door, "stop", closes)
+        monkeypatch.setattr(sidecar.access, "stop", closes)
         caplog.set_level(logging.INFO, "proxy")
         await there.lifecycle.shutdown()
         with pytest.raises(Draining):
@@ -61,6 +61,6 @@ async def test_the_engine_ends_before_the_connections_to_it(
             "close",
             noted("upstream", sidecar.models.default.upstream.close),
         )
-        monkeypatch.setattr(sidecar.door, "stop", noted("usage", sidecar.door.stop))
+        monkeypatch.setattr(sidecar.access, "stop", noted("usage", sidecar.access.stop))
         await there.lifecycle.shutdown()
         assert order == ["admission", "upstream", "usage"]

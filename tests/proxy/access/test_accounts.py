@@ -47,7 +47,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 def accounts(text: str = "", **keys: Allowance) -> Accounts:
     made = Accounts(parse_key_limits(text) if text else KeyLimits())
-    made.know([ApiKey(label, f"sk-{label}", allowance) for label, allowance in keys.items()])
+    made.set_keys([ApiKey(label, f"sk-{label}", allowance) for label, allowance in keys.items()])
     return made
 
 
@@ -216,7 +216,7 @@ def test_a_clock_that_was_ahead_blocks_nobody_after_the_day_has_ended(
 
 def test_the_files_columns_win_over_a_label_and_that_over_all_others(time: Time) -> None:
     them = Accounts(parse_key_limits("rpm=1,tpm=10,tpd=7; bob: rpm=2"))
-    them.know(parse_key_lines("alice:k1\nbob : k2\ncarol:k3 rpm=3   tpd=9 # since May"))
+    them.set_keys(parse_key_lines("alice:k1\nbob : k2\ncarol:k3 rpm=3   tpd=9 # since May"))
     limits = {label: shown(them.admit(label)) for label in ("alice", "bob", "carol")}
     assert [limits[each]["limit-requests"] for each in limits] == ["1", "2", "3"]
     assert {limits[each]["limit-tokens"] for each in limits} == {"10"}
@@ -234,12 +234,12 @@ def test_a_change_of_the_file_changes_limits_and_forgives_nothing(time: Time) ->
     them = accounts(alice=Allowance(rpm=10), bob=Allowance(rpm=1))
     for _ in range(10):
         them.admit("alice")
-    them.know([ApiKey("alice", "other", Allowance(rpm=12))])
+    them.set_keys([ApiKey("alice", "other", Allowance(rpm=12))])
     assert shown(them.admit("alice"))["remaining-requests"] == "1"
-    them.know([ApiKey("alice", "other", NOTHING)])
+    them.set_keys([ApiKey("alice", "other", NOTHING)])
     assert them.admit("alice") == b""
     them.admit("bob")
-    them.know([ApiKey("bob", "again", Allowance(rpm=1))])
+    them.set_keys([ApiKey("bob", "again", Allowance(rpm=1))])
     with pytest.raises(RateLimited):
         them.admit("bob")
 

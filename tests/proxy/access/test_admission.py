@@ -47,37 +47,37 @@ def admission(engine: Engine, hold_seconds: float = 0) -> Admission:
     return Admission(engine.refusal, engine.wait_until_ready, hold_seconds)
 
 
-async def entering(door: Admission, watch: Watch | None = None) -> asyncio.Task[float]:
+async def entering(gate: Admission, watch: Watch | None = None) -> asyncio.Task[float]:
     """A request that has come as far as it gets at once."""
-    task = asyncio.create_task(door.enter(watch=watch))
+    task = asyncio.create_task(gate.enter(watch=watch))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return task
 
 
 async def test_a_ready_engine_lets_in_at_once() -> None:
-    door = admission(Engine(ready=True))
-    await door.enter()
-    await door.enter()
-    assert door.in_flight == 2
+    gate = admission(Engine(ready=True))
+    await gate.enter()
+    await gate.enter()
+    assert gate.in_flight == 2
 
 
 async def test_without_holding_a_request_is_refused_at_once_with_the_reason() -> None:
-    door = admission(Engine(ready=False))
+    gate = admission(Engine(ready=False))
     with pytest.raises(EngineUnavailable, match="loading"):
-        await door.enter()
-    assert door.in_flight == 0
+        await gate.enter()
+    assert gate.in_flight == 0
 
 
 async def test_a_held_request_goes_in_as_soon_as_the_engine_is_ready() -> None:
     engine = Engine(ready=False)
-    door = admission(engine, HOLD_SECONDS)
-    held = await entering(door)
+    gate = admission(engine, HOLD_SECONDS)
+    held = await entering(gate)
     assert not held.done()
-    assert door.in_flight == 0, "what waits is not in flight: a drain need not wait for it"
+    assert gate.in_flight == 0, "what waits is not in flight: a drain need not wait for it"
     engine.become_ready()
     await asyncio.wait_for(held, PATIENCE)
-    assert door.in_flight == 1
+    assert gate.in_flight == 1
 
 
 async def test_a_request_is_held_no_longer_than_allowed_and_told_the_newest_reason() -> None:
@@ -97,42 +97,42 @@ async def test_a_request_whose_time_is_up_when_the_engine_is_ready_goes_in() -> 
         finally:
             engine.become_ready()
 
-    door = Admission(engine.refusal, too_late, 0.01)
-    await asyncio.wait_for(door.enter(), PATIENCE)
-    assert door.in_flight == 1
+    gate = Admission(engine.refusal, too_late, 0.01)
+    await asyncio.wait_for(gate.enter(), PATIENCE)
+    assert gate.in_flight == 1
 
 
 async def test_a_closed_door_turns_away_with_advice_to_ask_again() -> None:
-    door = admission(Engine(ready=True))
-    await door.enter()
-    door.close()
+    gate = admission(Engine(ready=True))
+    await gate.enter()
+    gate.close()
     with pytest.raises(Draining) as refused:
-        await door.enter()
+        await gate.enter()
     assert refused.value.retry_after_seconds == 1
-    assert door.in_flight == 1
+    assert gate.in_flight == 1
 
 
 async def test_a_closed_door_says_so_and_not_that_the_engine_is_loading() -> None:
-    door = admission(Engine(ready=False), HOLD_SECONDS)
-    door.close()
+    gate = admission(Engine(ready=False), HOLD_SECONDS)
+    gate.close()
     with pytest.raises(Draining):
-        await asyncio.wait_for(door.enter(), PATIENCE)
+        await asyncio.wait_for(gate.enter(), PATIENCE)
 
 
 async def test_closing_turns_away_those_that_are_held() -> None:
-    door = admission(Engine(ready=False), HOLD_SECONDS)
-    held = [await entering(door) for _ in range(3)]
-    door.close()
+    gate = admission(Engine(ready=False), HOLD_SECONDS)
+    held = [await entering(gate) for _ in range(3)]
+    gate.close()
     results = await asyncio.wait_for(asyncio.gather(*held, return_exceptions=True), PATIENCE)
     assert [type(result) for result in results] == [Draining] * 3
-    assert door.in_flight == 0
+    assert gate.in_flight == 0
 
 
 async def test_a_client_that_leaves_is_held_no_longer() -> None:
     told: list[Callable[[RequestFailure], None] | None] = []
     engine = Engine(ready=False)
-    door = admission(engine, HOLD_SECONDS)
-    held = await entering(door, told.append)
+    gate = admission(engine, HOLD_SECONDS)
+    held = await entering(gate, told.append)
     (leave,) = told
     assert leave is not None
     leave(ClientClosed("gone"))
@@ -140,8 +140,8 @@ async def test_a_client_that_leaves_is_held_no_longer() -> None:
         await asyncio.wait_for(held, PATIENCE)
     assert told[-1] is None, "its watch has ended"
     engine.become_ready()
-    await door.enter()
-    assert door.in_flight == 1
+    await gate.enter()
+    assert gate.in_flight == 1
 
 
 async def test_a_client_that_has_left_before_it_is_held_is_not_held() -> None:
@@ -156,21 +156,21 @@ async def test_a_client_that_has_left_before_it_is_held_is_not_held() -> None:
 
 async def test_a_client_that_leaves_while_held_leaves_nothing_behind() -> None:
     engine = Engine(ready=False)
-    door = admission(engine, HOLD_SECONDS)
-    held = await entering(door)
+    gate = admission(engine, HOLD_SECONDS)
+    held = await entering(gate)
     held.cancel()
     with pytest.raises(asyncio.CancelledError):
         await held
-    door.close()
-    assert await door.emptied(PATIENCE)
+    gate.close()
+    assert await gate.wait_idle(PATIENCE)
 
 
 async def test_a_request_that_finds_no_engine_is_held_until_the_next_one_is_ready() -> None:
     """The engine died a moment ago, and its state does not say so yet."""
     engine = Engine(ready=True)
-    door = admission(engine, HOLD_SECONDS)
-    await door.enter()
-    held = asyncio.ensure_future(door.hold_again())
+    gate = admission(engine, HOLD_SECONDS)
+    await gate.enter()
+    held = asyncio.ensure_future(gate.hold_again())
     await asyncio.sleep(0.05)
     assert not held.done()
     engine.become_unready()
@@ -178,7 +178,7 @@ async def test_a_request_that_finds_no_engine_is_held_until_the_next_one_is_read
     assert not held.done()
     engine.become_ready()
     assert await asyncio.wait_for(held, PATIENCE) > 0
-    assert door.in_flight == 1
+    assert gate.in_flight == 1
 
 
 def test_without_holding_a_request_that_finds_no_engine_is_not_held() -> None:
@@ -187,50 +187,50 @@ def test_without_holding_a_request_that_finds_no_engine_is_not_held() -> None:
 
 
 async def test_the_house_is_empty_when_the_last_one_has_left() -> None:
-    door = admission(Engine(ready=True))
-    assert await door.emptied(PATIENCE)
-    await door.enter()
-    await door.enter()
-    emptied = asyncio.create_task(door.emptied(PATIENCE))
-    door.leave()
+    gate = admission(Engine(ready=True))
+    assert await gate.wait_idle(PATIENCE)
+    await gate.enter()
+    await gate.enter()
+    idle = asyncio.create_task(gate.wait_idle(PATIENCE))
+    gate.leave()
     await asyncio.sleep(0)
-    assert not emptied.done()
-    door.leave()
-    assert await emptied
-    assert door.in_flight == 0
+    assert not idle.done()
+    gate.leave()
+    assert await idle
+    assert gate.in_flight == 0
 
 
 async def test_nobody_is_held_for_an_engine_that_was_given_up() -> None:
     async def never() -> None:
         await asyncio.Event().wait()
 
-    door = Admission(lambda: EngineFailed("The engine cannot start."), never, hold_seconds=120)
+    gate = Admission(lambda: EngineFailed("The engine cannot start."), never, hold_seconds=120)
     with pytest.raises(EngineFailed):
-        await asyncio.wait_for(door.enter(), PATIENCE)
+        await asyncio.wait_for(gate.enter(), PATIENCE)
 
 
 async def test_who_is_still_inside_after_the_drain_is_counted_as_cut() -> None:
-    door = admission(Engine(ready=True))
+    gate = admission(Engine(ready=True))
     for _ in range(4):
-        await door.enter()
-    door.leave()
-    door.count_anew()
-    door.leave()
-    door.close()
-    assert await door.emptied(0.01) is False
+        await gate.enter()
+    gate.leave()
+    gate.reset_drain_counters()
+    gate.leave()
+    gate.close()
+    assert await gate.wait_idle(0.01) is False
     for _ in range(2):
-        door.leave()
-    assert door.drained == (1, 2)
+        gate.leave()
+    assert gate.drained == (1, 2)
 
 
 async def test_in_a_hurry_nobody_is_waited_for() -> None:
-    door = admission(Engine(ready=True))
-    await door.enter()
-    door.close()
-    emptied = asyncio.create_task(door.emptied(120))
+    gate = admission(Engine(ready=True))
+    await gate.enter()
+    gate.close()
+    idle = asyncio.create_task(gate.wait_idle(120))
     await asyncio.sleep(0)
-    door.hurry()
-    assert await asyncio.wait_for(emptied, PATIENCE) is False
-    assert await door.emptied(120) is False, "nor later"
-    door.leave()
-    assert door.drained == (0, 1)
+    gate.cut_now()
+    assert await asyncio.wait_for(idle, PATIENCE) is False
+    assert await gate.wait_idle(120) is False, "nor later"
+    gate.leave()
+    assert gate.drained == (0, 1)

@@ -82,7 +82,7 @@ HERE = "box.example.com"
 def test_a_page_of_this_host_or_of_an_allowed_origin_may_open_a_session(
     origins: list[str], headers: dict[str, str], may: bool
 ) -> None:
-    failure = Cors(origins).foreign(request(**headers))
+    failure = Cors(origins).check_websocket_origin(request(**headers))
     assert (failure is None) is may
     if failure is not None:
         assert headers["origin"] in failure.message
@@ -90,7 +90,7 @@ def test_a_page_of_this_host_or_of_an_allowed_origin_may_open_a_session(
 
 
 def test_an_origin_that_goes_on_and_on_is_not_repeated_whole() -> None:
-    failure = Cors([]).foreign(request(host=HERE, origin="https://" + "x" * 10_000))
+    failure = Cors([]).check_websocket_origin(request(host=HERE, origin="https://" + "x" * 10_000))
     assert failure is not None
     assert len(failure.message) < 300
 

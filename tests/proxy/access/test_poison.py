@@ -48,13 +48,13 @@ def ask(guard: PoisonGuard, known: Fingerprint) -> Fingerprint | None:
 def answer(guard: PoisonGuard, known: Fingerprint) -> None:
     """Let it in, and answer it to its end."""
     assert ask(guard, known) == known
-    guard.over(known, answered=True)
+    guard.request_ended(known, answered=True)
 
 
 def test_one_death_arms_it_and_refuses_nobody(guard: PoisonGuard) -> None:
-    assert not PoisonGuard(enabled=True).armed
+    assert not PoisonGuard(enabled=True).active
     assert guard.died([BAD, GOOD]) == set()
-    assert guard.armed
+    assert guard.active
     assert ask(guard, BAD) == BAD
     assert ask(guard, GOOD) == GOOD
 
@@ -73,7 +73,7 @@ def test_what_was_in_flight_at_two_deaths_is_refused_for_ten_minutes(
         ask(guard, BAD)
     clock.now += 61
     assert ask(guard, BAD) is None
-    assert not guard.armed
+    assert not guard.active
 
 
 def test_two_deaths_far_apart_are_no_pattern(guard: PoisonGuard, clock: Clock) -> None:
@@ -92,7 +92,7 @@ def test_one_that_was_answered_in_between_is_cleared(guard: PoisonGuard) -> None
 def test_one_that_failed_or_whose_client_left_is_not_cleared(guard: PoisonGuard) -> None:
     guard.died([BAD])
     assert ask(guard, BAD) == BAD
-    guard.over(BAD, answered=False)
+    guard.request_ended(BAD, answered=False)
     assert guard.died([BAD]) == {BAD}
 
 
@@ -110,7 +110,7 @@ def test_where_several_may_be_to_blame_none_is_refused_and_they_go_one_at_a_time
         with pytest.raises(EngineUnavailable) as later:
             ask(guard, waiting)
         assert later.value.retry_after_seconds == 2
-    guard.over(GOOD, answered=True)
+    guard.request_ended(GOOD, answered=True)
     assert ask(guard, GOOD) is None, "cleared"
     answer(guard, OTHER)
     assert ask(guard, BAD) == BAD
@@ -142,7 +142,7 @@ def test_the_next_one_is_tried_once_it_is_known_that_the_engine_lives(
     for _ in range(2):
         guard.died([GOOD, OTHER])
     assert ask(guard, GOOD) == GOOD
-    guard.over(GOOD, answered=False)
+    guard.request_ended(GOOD, answered=False)
     with pytest.raises(EngineUnavailable):
         ask(guard, OTHER)
     clock.now += 1
@@ -177,4 +177,4 @@ def test_turned_off_it_never_arms(clock: Clock) -> None:
     guard = PoisonGuard(enabled=False)
     for _ in range(3):
         assert guard.died([BAD]) == set()
-    assert not guard.armed
+    assert not guard.active

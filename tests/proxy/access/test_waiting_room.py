@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.access.door import Door
+from proxy.access.access_control import AccessControl
 from proxy.access.waiting_room import WaitingRoom
 from proxy.errors import ClientClosed, Draining, Overloaded, RateLimited, RequestFailure
 from proxy.settings import Settings
@@ -76,8 +76,8 @@ def test_nobody_waits_longer_than_a_whole_request_may_take(
     tmp_path: Path, waiting: float, whole: float | None, seconds: float
 ) -> None:
     environ = {"WAITING_TIMEOUT": str(waiting), "REQUEST_TIMEOUT": str(whole or "")}
-    door = Door(Settings.load(environ), tmp_path / "used", lambda labels: None)
-    assert door.waiting_room().max_seconds == seconds
+    access = AccessControl(Settings.load(environ), tmp_path / "used", lambda labels: None)
+    assert access.make_waiting_room().max_seconds == seconds
 
 
 async def test_who_waited_for_the_own_limit_is_told_of_that_one() -> None:

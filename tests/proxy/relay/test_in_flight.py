@@ -234,7 +234,7 @@ def test_a_request_that_is_answered_is_cleared(
     ended(in_flight, entered(in_flight), Outcome.ENGINE_DIED)
     die(in_flight, guard)
     ended(in_flight, entered(in_flight), outcome)
-    assert guard.armed is not cleared
+    assert guard.active is not cleared
 
 
 def test_nothing_is_kept_of_requests_that_are_over(in_flight: InFlightRequests) -> None:

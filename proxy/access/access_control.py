@@ -1,4 +1,4 @@
-"""The door: who comes in, and who has used enough. All of it is known from a request's head."""
+"""Authentication and rate limits of a request: all that its head can tell."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from proxy.settings.allowance import KeyLimits
 from proxy.tasks import spawn
 
 
-class Door:
-    """Where `guarded` is false, everybody may come in, and nobody need be asked."""
+class AccessControl:
+    """Where `guarded` is false every request is admitted, and nothing need be checked."""
 
     def __init__(
-        self, settings: Settings, ledger: Path, know: Callable[[tuple[str, ...]], None]
+        self, settings: Settings, ledger: Path, on_labels_changed: Callable[[tuple[str, ...]], None]
     ) -> None:
-        """`know` is told the labels of the keys that are good.
+        """`on_labels_changed` gets the labels of the good keys, at once and after each change.
 
         Raises:
             SettingsError: the file of keys cannot be read.
         """
         self._settings = settings
         self._needs_key = settings.needs_key
-        self._know = know
+        self._on_labels_changed = on_labels_changed
         self._keys = Keys(settings)
         self._accounts = Accounts(settings.key_limits or KeyLimits())
         self._ledger = Ledger(ledger, self._accounts)
@@ -70,7 +70,7 @@ class Door:
         """
         return self._accounts.admit(key)
 
-    def waiting_room(self) -> WaitingRoom:
+    def make_waiting_room(self) -> WaitingRoom:
         """The places that there are at the engine."""
         limits = (self._settings.max_in_flight, self._accounts.all_in_flight)
         places = min(filter(None, limits), default=None)
@@ -89,6 +89,6 @@ class Door:
             self._accounts.charge(key, tokens)
 
     def _keys_changed(self) -> None:
-        self._know(self._keys.labels)
-        self._accounts.know(self._keys.all)
+        self._on_labels_changed(self._keys.labels)
+        self._accounts.set_keys(self._keys.all)
         self.guarded = self._settings.needs_key or self._accounts.limited
