@@ -37,7 +37,6 @@ _LONGEST_FIRST = (
     "proxy/engine/test_deaths.py",
     "fleet/test_fleet.py",
     "openapi/test_openapi.py",
-    "gateway/test_budget.py",
     "wire/test_client_leaves.py",
     "wire/test_tracing.py",
     "proxy/relay/test_stream.py",

@@ -22,6 +22,7 @@ PREFIXES = ("VLLM_", "OTEL_", "SM_VLLM_", "VAST_", "GATEWAY_", "ANTHROPIC_", "PY
 OTHERS = {
     "BENCH_BEFORE",
     "BENCH_PYTHON",
+    "COMPOSE_FILE",
     "CUDA_VISIBLE_DEVICES",
     "GRAFANA_ADMIN_PASSWORD",
     "HF_HUB_CACHE",
@@ -63,7 +64,7 @@ def test_targets_of_a_page_are_ones_of_the_makefile(page: Path) -> None:
 def test_profiles_of_a_page_are_ones_of_compose(page: Path) -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
     profiles = {profile for service in services for profile in service.get("profiles", ())}
-    named = set(re.findall(r"compose[^`\n]*--profile ([a-z]+)", page.read_text()))
+    named = set(re.findall(r"compose[^`\n]*--profile ([a-z-]+)", page.read_text()))
     assert named <= profiles
 
 

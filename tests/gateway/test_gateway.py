@@ -1,30 +1,77 @@
-"""Real LiteLLM in front of the sidecar: names, streams, prices, a budget that ends.
+"""Real LiteLLM in front of the sidecar, with the configurations of deploy/gateway.
 
-Without a database. What needs one, keys of users and their spend, is in test_budget.py.
+The engines behind the sidecars are fake ones; the rest is what is deployed. One process imports
+LiteLLM and each gateway is a fork of it: that is why all of this is one file. What stands in for an
+executable of Prisma's is in database.py.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
+from math import isclose
 from pathlib import Path
 from typing import NamedTuple
 
 import openai
 import pytest
 
+from proxy.models.preset_choice import load_settings
 from tests.engine.service import Line, wait_until
 from tests.fake_engine import FakeEngine
-from tests.gateway.litellm import LiteLLM, config, price
+from tests.gateway.database import Postgres
+from tests.gateway.litellm import (
+    FOLDER,
+    MASTER_KEY,
+    ForkServer,
+    LiteLLM,
+    config,
+    fork_server,
+    price,
+)
 from tests.patience import PATIENCE
+from tests.readme import ROOT
 from tests.test_deployment import compose
-from tests.wire.service import Sidecar
+from tests.wire.service import Sidecar, refused_port
 
-ROOT = Path(__file__).resolve().parents[2]
 SIDECAR_KEY = "sk-of-the-gateway-at-the-sidecar"
-NAMES = ("tiny", "small")
+# A preset's name and its repository: clients may use both at the sidecar.
+NAMES = ("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B-Instruct")
+(NAME, _) = NAMES
+LARGER = "qwen2.5-1.5b"
+OUTSIDE = "gpt-4o-mini"
 PROMPT = "What do you see?"
 TOKENS = 5
+UI_PASSWORD = "of-the-user-interface"
+SPENT = """
+    SELECT spend, (SELECT coalesce(sum(spend), 0) FROM "LiteLLM_SpendLogs" WHERE api_key = token)
+    FROM "LiteLLM_VerificationToken" WHERE token = '{}'
+"""
+
+
+def stream(gateway: LiteLLM, model: str = NAME, key: str = MASTER_KEY, prompt: str = PROMPT) -> str:
+    """The text of one streamed chat."""
+    chunks = gateway.openai(key).chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": prompt}],
+        max_tokens=TOKENS,
+        stream=True,
+    )
+    texts = [choice.delta.content for chunk in chunks for choice in chunk.choices]
+    return "".join(text for text in texts if text)
+
+
+def generations(sidecar: Sidecar) -> list[Line]:
+    """The sidecar's lines of generations."""
+    return [line for line in sidecar.lines("proxy.access") if line["route"] != "models"]
+
+
+def new_line(sidecar: Sidecar, before: int) -> Line:
+    """The one line that came since there were `before` of them."""
+    wait_until(lambda: len(generations(sidecar)) > before, PATIENCE, "the sidecar's line")
+    (line,) = generations(sidecar)[before:]
+    return line
 
 
 class Both(NamedTuple):
@@ -34,58 +81,75 @@ class Both(NamedTuple):
     sidecar: Sidecar
 
     def lines(self) -> list[Line]:
-        return [line for line in self.sidecar.lines("proxy.access") if line["route"] != "models"]
+        return generations(self.sidecar)
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    folder = tmp_path_factory.mktemp("gateway")
-    given = config()
-    # The same models once more, with a budget of their own: enough for one question.
-    (local,) = (each for each in given["model_list"] if each["model_name"] == "local/*")
-    limits = {"max_budget": price(1, 1), "budget_duration": "1d"}
-    metered = {"model_name": "metered/*", "litellm_params": local["litellm_params"] | limits}
-    given["model_list"].append(metered)
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with fork_server(tmp_path_factory.mktemp("forks")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def sidecar(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    """It starts while LiteLLM is imported."""
+    folder = tmp_path_factory.mktemp("sidecar")
     with (
         FakeEngine("--served-model-name", *NAMES) as engine,
         Sidecar(folder, engine, API_KEYS=f"gateway:{SIDECAR_KEY}") as sidecar,
     ):
         sidecar.wait_until_ready()
-        place = {"SIDECAR_URL": f"{sidecar.url}/v1", "SIDECAR_API_KEY": SIDECAR_KEY}
-        with LiteLLM(folder, given, **place) as gateway:
-            yield Both(gateway, sidecar)
+        yield sidecar
 
 
-def test_names_are_those_that_the_sidecar_serves(both: Both) -> None:
+def place(sidecar: Sidecar, model: str = NAME) -> dict[str, str]:
+    """Where LiteLLM finds the one sidecar."""
+    return {
+        "SIDECAR_URL": f"{sidecar.url}/v1",
+        "SIDECAR_API_KEY": SIDECAR_KEY,
+        "GATEWAY_MODEL": model,
+        "GATEWAY_LITELLM_MODEL": f"openai/{model}",
+    }
+
+
+@pytest.fixture(scope="module")
+def both(
+    forks: ForkServer, sidecar: Sidecar, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Both]:
+    given = config()
+    # The same model once more, with a budget of its own: enough for one question.
+    local, *_ = given["model_list"]
+    limits = {"max_budget": price(1, 1), "budget_duration": "1d"}
+    metered = {"model_name": "metered", "litellm_params": local["litellm_params"] | limits}
+    given["model_list"].append(metered)
+    with forks.gateway(tmp_path_factory.mktemp("gateway"), given, **place(sidecar)) as gateway:
+        yield Both(gateway, sidecar)
+
+
+# One sidecar --------------------------------------------------------------------------------------
+
+
+def test_the_model_has_its_own_name(both: Both) -> None:
     names = {model.id for model in both.gateway.openai().models.list()}
-    assert names >= {f"local/{name}" for name in NAMES}
+    assert NAME in names
+    assert not {name for name in names if name.startswith(("local/", "openai/", "anthropic/"))}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_openai_streams_through_both(both: Both, name: str) -> None:
+def test_openai_streams_through_both(both: Both) -> None:
     before = len(both.lines())
-    chunks = both.gateway.openai().chat.completions.create(
-        model=f"local/{name}",
-        messages=[{"role": "user", "content": PROMPT}],
-        max_tokens=TOKENS,
-        stream=True,
-    )
-    texts = [choice.delta.content for chunk in chunks for choice in chunk.choices]
-    assert len([text for text in texts if text]) == TOKENS
-    wait_until(lambda: len(both.lines()) > before, PATIENCE, "its line")
-    line = both.lines()[before]
+    assert stream(both.gateway)
+    line = new_line(both.sidecar, before)
     assert (line["outcome"], line["stream"], line["key"]) == ("ok", True, "gateway")
-    assert (line["model"], line["completion_tokens"]) == (name, TOKENS)
+    assert (line["model"], line["completion_tokens"]) == (NAME, TOKENS)
 
 
 def test_anthropic_streams_through_both(both: Both) -> None:
     before = len(both.lines())
     with both.gateway.anthropic().messages.stream(
-        model="local/tiny", max_tokens=20, messages=[{"role": "user", "content": PROMPT}]
-    ) as stream:
-        answer = stream.get_final_message()
-    wait_until(lambda: len(both.lines()) > before, PATIENCE, "its line")
-    (line,) = both.lines()[before:]
+        model=NAME, max_tokens=20, messages=[{"role": "user", "content": PROMPT}]
+    ) as events:
+        answer = events.get_final_message()
+    line = new_line(both.sidecar, before)
     # LiteLLM translates it: the sidecar is asked in OpenAI's words.
     assert (line["outcome"], line["route"], line["stream"]) == ("ok", "responses", True)
     assert (answer.usage.input_tokens, answer.usage.output_tokens) == (
@@ -96,7 +160,7 @@ def test_anthropic_streams_through_both(both: Both) -> None:
 
 def test_an_answer_has_its_price(both: Both) -> None:
     answer = both.gateway.openai().chat.completions.with_raw_response.create(
-        model="local/tiny", messages=[{"role": "user", "content": PROMPT}], max_tokens=TOKENS
+        model=NAME, messages=[{"role": "user", "content": PROMPT}], max_tokens=TOKENS
     )
     usage = answer.parse().usage
     assert usage is not None
@@ -104,26 +168,27 @@ def test_an_answer_has_its_price(both: Both) -> None:
     assert float(answer.headers["x-litellm-response-cost"]) == pytest.approx(due)
 
 
-def test_what_the_engine_refuses_comes_back_with_its_words(both: Both) -> None:
-    with pytest.raises(openai.NotFoundError, match="The model `nobody` does not exist"):
-        both.gateway.openai().chat.completions.create(
-            model="local/nobody", messages=[{"role": "user", "content": PROMPT}]
-        )
+def test_what_the_sidecar_refuses_comes_back_with_its_words(
+    forks: ForkServer, sidecar: Sidecar, tmp_path: Path
+) -> None:
+    with (
+        forks.gateway(tmp_path, config(), **place(sidecar, "nobody")) as gateway,
+        pytest.raises(openai.NotFoundError, match="The model `nobody` does not exist"),
+    ):
+        stream(gateway, "nobody")
+
+
+def test_a_name_that_the_gateway_does_not_have_is_refused(both: Both) -> None:
+    before = len(both.lines())
+    with pytest.raises(openai.BadRequestError, match="nobody"):
+        stream(both.gateway, "nobody")
+    assert len(both.lines()) == before
 
 
 def test_who_is_over_the_budget_is_refused_and_the_sidecar_is_not_asked(both: Both) -> None:
-    client = both.gateway.openai()
-
     def refused() -> bool:
         try:
-            list(
-                client.chat.completions.create(
-                    model="metered/tiny",
-                    messages=[{"role": "user", "content": PROMPT}],
-                    max_tokens=TOKENS,
-                    stream=True,
-                )
-            )
+            stream(both.gateway, "metered")
         except openai.RateLimitError as error:
             return "budget" in str(error)
         return False
@@ -138,37 +203,297 @@ def test_who_is_over_the_budget_is_refused_and_the_sidecar_is_not_asked(both: Bo
 def test_without_a_good_key_the_sidecar_is_not_asked(both: Both) -> None:
     before = len(both.lines())
     with pytest.raises(openai.APIStatusError):
-        both.gateway.openai("sk-somebody-else").chat.completions.create(
-            model="local/tiny", messages=[{"role": "user", "content": PROMPT}]
-        )
+        stream(both.gateway, key="sk-somebody-else")
     assert len(both.lines()) == before
 
 
-# What is shipped
+# The answer cache ---------------------------------------------------------------------------------
 
 
-def test_compose_gives_the_gateway_what_its_configuration_reads() -> None:
+def test_without_a_cache_the_same_request_is_answered_anew(both: Both) -> None:
+    before = len(both.lines())
+    for _ in range(2):
+        stream(both.gateway, prompt="Twice?")
+    wait_until(lambda: len(both.lines()) == before + 2, PATIENCE, "two lines of the sidecar's")
+
+
+def test_with_the_cache_the_same_request_is_answered_once(
+    forks: ForkServer, sidecar: Sidecar, tmp_path: Path
+) -> None:
+    with forks.gateway(tmp_path, config(), **place(sidecar), GATEWAY_CACHE="true") as gateway:
+        before = len(generations(sidecar))
+        first = stream(gateway, prompt="Once?")
+        new_line(sidecar, before)
+        # It keeps an answer a moment after it was given.
+        wait_until(lambda: hit(gateway, "Once?"), PATIENCE, "an answer from the cache")
+        before = len(generations(sidecar))
+        assert stream(gateway, prompt="Once?") == first
+        assert len(generations(sidecar)) == before
+        assert stream(gateway, prompt="And another?")
+        new_line(sidecar, before)
+
+
+def hit(gateway: LiteLLM, prompt: str) -> bool:
+    """Does a stream come from the cache; its headers name the entry then."""
+    body = {
+        "model": NAME,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": TOKENS,
+        "stream": True,
+    }
+    answer = gateway.client.post("/v1/chat/completions", json=body).raise_for_status()
+    return "x-litellm-cache-key" in answer.headers
+
+
+# Two models and one from outside ------------------------------------------------------------------
+
+
+class TwoModels(NamedTuple):
+    """LiteLLM, a sidecar for each model, and what stands for the provider outside."""
+
+    gateway: LiteLLM
+    sidecars: dict[str, Sidecar]
+    outside: FakeEngine
+
+
+@pytest.fixture(scope="module")
+def two_models(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoModels]:
+    folders = {name: tmp_path_factory.mktemp(name) for name in (NAME, LARGER)}
+    with (
+        FakeEngine("--served-model-name", NAME) as engine,
+        FakeEngine("--served-model-name", LARGER) as other_engine,
+        FakeEngine("--served-model-name", OUTSIDE) as outside,
+        Sidecar(folders[NAME], engine) as sidecar,
+        Sidecar(folders[LARGER], other_engine) as other,
+    ):
+        sidecars = {NAME: sidecar, LARGER: other}
+        for each in sidecars.values():
+            each.wait_until_ready()
+        urls = {
+            "MODEL_1_URL": f"{sidecar.url}/v1",
+            "MODEL_2_URL": f"{other.url}/v1",
+            "OPENAI_BASE_URL": f"{outside.url}/v1",
+        }
+        given = config("two-models.yaml")
+        with forks.gateway(tmp_path_factory.mktemp("gateway"), given, **urls) as gateway:
+            yield TwoModels(gateway, sidecars, outside)
+
+
+def test_all_three_are_listed_by_their_names(two_models: TwoModels) -> None:
+    names = {model.id for model in two_models.gateway.openai().models.list()}
+    assert names == {NAME, LARGER, OUTSIDE}
+
+
+@pytest.mark.parametrize("name", [NAME, LARGER])
+def test_each_model_is_answered_by_its_sidecar(two_models: TwoModels, name: str) -> None:
+    before = {each: len(generations(two_models.sidecars[each])) for each in (NAME, LARGER)}
+    assert stream(two_models.gateway, name)
+    assert new_line(two_models.sidecars[name], before.pop(name))["model"] == name
+    ((other, count),) = before.items()
+    assert len(generations(two_models.sidecars[other])) == count
+
+
+def test_the_outside_model_is_answered_outside(two_models: TwoModels) -> None:
+    before = {name: len(generations(each)) for name, each in two_models.sidecars.items()}
+    assert stream(two_models.gateway, OUTSIDE)
+    (asked,) = [
+        each for each in two_models.outside.requests() if each.target.endswith("completions")
+    ]
+    assert asked.header("authorization") == ["Bearer none"], "not the sidecar's key"
+    assert {name: len(generations(each)) for name, each in two_models.sidecars.items()} == before
+
+
+def test_the_small_model_answers_for_the_larger_one_that_is_down(
+    forks: ForkServer, two_models: TwoModels, tmp_path: Path
+) -> None:
+    small = two_models.sidecars[NAME]
+    before = len(generations(small))
+    urls = {
+        "MODEL_1_URL": f"{small.url}/v1",
+        "MODEL_2_URL": f"http://127.0.0.1:{refused_port()}/v1",
+    }
+    with forks.gateway(tmp_path, config("two-models.yaml"), **urls) as gateway:
+        assert stream(gateway, LARGER)
+        assert new_line(small, before)["model"] == NAME
+        # The other way round there is none.
+        urls["MODEL_1_URL"], urls["MODEL_2_URL"] = urls["MODEL_2_URL"], urls["MODEL_1_URL"]
+    with (
+        forks.gateway(tmp_path, config("two-models.yaml"), **urls) as gateway,
+        pytest.raises(openai.APIStatusError),
+    ):
+        stream(gateway, NAME)
+
+
+# The database -------------------------------------------------------------------------------------
+
+
+class WithDatabase(NamedTuple):
+    """LiteLLM with its database, and the sidecar."""
+
+    gateway: LiteLLM
+    database: Postgres
+    sidecar: Sidecar
+
+    def new_key(self, alias: str, max_budget: float) -> str:
+        """A key, made as docs/gateway.md says."""
+        asked = {"key_alias": alias, "max_budget": max_budget, "budget_duration": "30d"}
+        answer = self.gateway.client.post("/key/generate", json=asked).raise_for_status()
+        return str(answer.json()["key"])
+
+    def shown(self, key: str) -> float:
+        """What LiteLLM says that a key has spent."""
+        answer = self.gateway.client.get("/key/info", params={"key": key}).raise_for_status()
+        return float(answer.json()["info"]["spend"])
+
+    def kept(self, key: str) -> tuple[float, float]:
+        """The same in PostgreSQL: at the key, and the sum of its requests."""
+        token = hashlib.sha256(key.encode()).hexdigest()  # LiteLLM keeps no keys
+        (row,) = self.database.rows(SPENT.format(token))
+        of_key, of_requests = map(float, row)
+        return of_key, of_requests
+
+    def stream(self, key: str) -> float:
+        """One streamed chat through both, and what it costs by the configuration."""
+        before = len(generations(self.sidecar))
+        assert stream(self.gateway, key=key)
+        line = new_line(self.sidecar, before)
+        assert (line["outcome"], line["stream"], line["key"]) == ("ok", True, "gateway")
+        return price(line["prompt_tokens"], line["completion_tokens"])
+
+    def refusal(self, key: str) -> dict[str, str] | None:
+        """What a stream is refused with; then the sidecar is not asked."""
+        before = len(generations(self.sidecar))
+        try:
+            self.stream(key)
+        except openai.APIStatusError as error:
+            refused = error.body
+        else:
+            return None
+        assert len(generations(self.sidecar)) == before
+        assert isinstance(refused, dict)
+        return refused
+
+
+@pytest.fixture(scope="module")
+def with_database(
+    forks: ForkServer, sidecar: Sidecar, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WithDatabase]:
+    folder = tmp_path_factory.mktemp("gateway")
+    with Postgres() as database:
+        environ = place(sidecar) | {"UI_PASSWORD": UI_PASSWORD} | database.environ
+        with forks.gateway(folder, config(), **environ) as gateway:
+            yield WithDatabase(gateway, database, sidecar)
+
+
+def test_a_key_streams_until_its_budget_is_spent(with_database: WithDatabase) -> None:
+    all_three = with_database
+    due = all_three.stream(MASTER_KEY)
+    assert due > 0
+    # One question is within the budget, and two are not.
+    alice, bob = (all_three.new_key(name, max_budget=1.5 * due) for name in ("alice", "bob"))
+    assert all_three.shown(alice) == 0
+    assert all_three.stream(alice) == due
+    wait_until(lambda: isclose(all_three.shown(alice), due), PATIENCE, "the spend")
+    # Keys and requests are not written in one go.
+    wait_until(
+        lambda: all(isclose(each, due) for each in all_three.kept(alice)),
+        PATIENCE,
+        "the spend in PostgreSQL",
+    )
+
+    assert all_three.stream(alice) == due
+    # It adds up what was spent a moment after each answer.
+    wait_until(lambda: all_three.refusal(alice) is not None, PATIENCE, "the end of the budget")
+    wait_until(lambda: all_three.kept(alice)[0] > 1.5 * due, PATIENCE, "the rest in PostgreSQL")
+    refused = all_three.refusal(alice)
+    assert refused is not None
+    assert refused["type"] == "budget_exceeded"
+    assert "Budget has been exceeded! Key=alice" in refused["message"]
+    assert all_three.stream(bob) == due
+
+
+@pytest.mark.parametrize(
+    ("password", "status"), [(UI_PASSWORD, 303), ("another", 401), (MASTER_KEY, 401)]
+)
+def test_the_user_interface_asks_for_its_password(
+    with_database: WithDatabase, password: str, status: int
+) -> None:
+    form = {"username": "admin", "password": password}
+    assert with_database.gateway.client.post("/login", data=form).status_code == status
+
+
+# What is shipped ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("gateway", "litellm.yaml"), ("two-models", "two-models.yaml")]
+)
+def test_compose_gives_the_gateway_what_its_configuration_reads(name: str, file: str) -> None:
     services = compose()["services"]
-    gateway, database = services["gateway"], services["gateway-db"]
-    assert gateway["profiles"] == database["profiles"] == ["gateway"]
-    text = (ROOT / "deploy/gateway/litellm.yaml").read_text()
+    gateway, database = services[name], services["gateway-db"]
+    assert gateway["profiles"] == [name]
+    assert name in database["profiles"]
+    text = (FOLDER / file).read_text()
     read = set(re.findall(r"os\.environ/(\w+)", text))
-    assert read <= set(gateway["environment"])
-    port = services["sidecar"]["environment"]["PORT"]
-    assert gateway["environment"]["SIDECAR_URL"] == f"http://sidecar:{port}/v1"
-    (volume,) = gateway["volumes"]
-    assert f"--config={volume.split(':')[1]}" in gateway["command"]
+    environment = gateway["environment"] | gateway["environment"].get("<<", {})
+    assert read <= set(environment)
+    assert f"./deploy/gateway/{file}:/etc/litellm.yaml:ro" in gateway["volumes"]
+    assert "--config=/etc/litellm.yaml" in gateway["command"]
     assert all(published.startswith("127.0.0.1:") for published in gateway["ports"])
     assert "ports" not in database
+    urls = [value for value in environment.values() if value.startswith("http://")]
+    for host, port in (re.findall(r"http://(.*):(\d+)/v1", url)[0] for url in urls):
+        assert services[host]["environment"]["PORT"] == port
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_each_of_two_models_is_served_under_its_name_in_its_share_of_the_gpu(number: int) -> None:
+    services = compose()["services"]
+    service = services[f"model-{number}"]
+    assert service["env_file"][0] == {"path": ".env", "required": False}
+    assert service["env_file"][1] == {"path": f"deploy/gateway/model-{number}.env"}
+    settings = load_settings(environment_of(number) | service["environment"])
+    entry = config("two-models.yaml")["model_list"][number - 1]
+    assert settings.served_model_names == (entry["model_name"],)
+    assert entry["litellm_params"]["model"] == f"openai/{entry['model_name']}"
+    assert entry["litellm_params"]["api_base"] == f"os.environ/MODEL_{number}_URL"
+    assert service["deploy"] == services["sidecar-1"]["deploy"], "GPU 0"
+    assert (
+        service["environment"]["HF_HUB_CACHE"]
+        == services["sidecar-1"]["environment"]["HF_HUB_CACHE"]
+    )
+    assert "ports" not in service
+
+
+def test_two_models_start_one_after_the_other_and_leave_something_of_the_gpu() -> None:
+    waits = compose()["services"]["model-2"]["depends_on"]
+    assert waits == {"model-1": {"condition": "service_healthy"}}
+    shares = [float(environment_of(number)["GPU_MEMORY_UTIL"]) for number in (1, 2)]
+    assert sum(shares) <= 0.9
+
+
+def environment_of(number: int) -> dict[str, str]:
+    lines = (FOLDER / f"model-{number}.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
 
 def test_example_names_the_variables_that_compose_takes() -> None:
-    example = (ROOT / "deploy/gateway/env.example").read_text()
-    named = set(re.findall(r"^(\w+)=$", example, re.MULTILINE))
+    named = set(re.findall(r"^(\w+)=$", (FOLDER / "env.example").read_text(), re.MULTILINE))
     services = compose()["services"]
-    values = [*services["gateway"]["environment"].values()]
-    values += services["gateway-db"]["environment"].values()
-    assert named == {name for value in values for name in re.findall(r"\$\{(\w+):-", value)}
+    environments = [
+        services[name]["environment"] for name in ("gateway", "two-models", "gateway-db")
+    ]
+    values = [value for each in environments for value in each.values()]
+    taken = {name for value in values for name in re.findall(r"\$\{(\w+):-", value)}
+    assert named == taken - {"MODEL_NAME"}, "which the sidecar's .env has"
+    local = services["gateway"]["environment"]
+    assert local["GATEWAY_LITELLM_MODEL"] == f"openai/{local['GATEWAY_MODEL']}"
+
+
+def test_resetting_the_database_removes_the_volume_that_it_is_on() -> None:
+    (volume,) = compose()["services"]["gateway-db"]["volumes"]
+    name = f"{compose()['name']}_{volume.split(':')[0]}"
+    assert f"$ docker volume rm {name}\n" in (ROOT / "docs/gateway.md").read_text()
 
 
 def test_image_is_of_the_version_that_is_tested() -> None:
