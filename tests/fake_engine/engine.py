@@ -46,8 +46,10 @@ class Engine:
         self.on_death: Callable[[], None] = lambda: None
         """Set by the life: the engine core has died."""
         self.awake = asyncio.Event()
-        """Not set while the core is stopped (SIGSTOP): no token is made, /health stays 200."""
         self.awake.set()
+        self.is_core_stopped: Callable[[], bool] = lambda: False
+        """Set by the life. While the core is stopped (SIGSTOP) no token is made, and /health stays
+        200."""
         seats = options.max_num_seqs
         self._seats = asyncio.Semaphore(seats) if seats else None
 
@@ -70,6 +72,12 @@ class Engine:
         """A generation has ended."""
         if self._seats is not None:
             self._seats.release()
+
+    async def until_awake(self) -> None:
+        """Wait until the core runs; the life sets `awake` when it does again."""
+        if self.is_core_stopped():
+            self.awake.clear()
+        await self.awake.wait()
 
     def answered(self) -> None:
         """A generation was answered to the end; perhaps it was the last one."""

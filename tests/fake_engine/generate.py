@@ -95,7 +95,7 @@ class Generation:
             events = iter((sse.Event(self._json(None), 0.0, self._tokens()),))
             reply = Reply(200, events=events)
         reply.gate = self._scheduled
-        reply.working = self._engine.awake.wait
+        reply.working = self._engine.until_awake
         reply.on_tokens = self._on_tokens
         return reply
 
@@ -109,14 +109,14 @@ class Generation:
         """Until there is a seat and, for a whole answer, until it is generated."""
         await self._engine.take_seat()
         self._seated = True
-        await self._engine.awake.wait()
+        await self._engine.until_awake()
         self._running = True
         self._times.scheduled = time.monotonic()
         self._engine.metrics.running += 1
         self._engine.metrics.prompt_tokens += self.plan.prompt_tokens
         if not self.plan.body.streams:
             await asyncio.sleep(self.plan.total_seconds)
-            await self._engine.awake.wait()
+            await self._engine.until_awake()
 
     def _on_tokens(self, count: int) -> None:
         self._engine.metrics.tokens(self._times, count)

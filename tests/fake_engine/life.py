@@ -83,6 +83,8 @@ class Life:
     def _spawn(self) -> None:
         if self._scenario.children and self._child is None:
             self._child = sleeper.spawn("VLLM::EngineCore", self._scenario.children - 1)
+            pid = self._child.pid
+            self._engine.is_core_stopped = lambda: _is_stopped(pid)
 
     def _bind(self) -> None:
         """Bound, not listening: until then every connect is refused."""
@@ -146,9 +148,7 @@ class Life:
         """The death of EngineCore is the death of the engine; stopped, it generates nothing."""
         while self._child is not None:
             await asyncio.sleep(CHILD_POLL_SECONDS)
-            if _is_stopped(self._child.pid):
-                self._engine.awake.clear()
-            else:
+            if not _is_stopped(self._child.pid):
                 self._engine.awake.set()
             if self._child.poll() is not None and self._engine.state is State.SERVING:
                 self._child = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,8 +26,7 @@ READERS = [
 
 def kill_engine(service: Service) -> None:
     before = service.phases().count("loading")
-    pid = service.find(f"{sys.executable} {BIN}")
-    os.kill(pid, signal.SIGKILL)
+    service.kill(service.find(f"{sys.executable} {BIN}"))
     assert service.phases().count("loading") == before, "it is not back already"
 
 
