@@ -19,7 +19,7 @@ from proxy.engine.state import Snapshot
 from proxy.idle import PodIdle
 from proxy.machine.disk_meter import DiskMeter
 from proxy.machine.gpu_meter import GpuMeter
-from proxy.media.intake import intake
+from proxy.media.resolver import media_resolver
 from proxy.models.fetch import data_directory, model_cache
 from proxy.pool.model import ServedModel
 from proxy.pool.pool import ModelPool
@@ -94,7 +94,12 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
     withheld = CREDENTIALS if settings.needs_key else frozenset[bytes]()
     named = named_protocols(settings)
     relay = Relay(
-        models, lifecycle, limits_of(settings), intake(settings), (Generate(), *named), withheld
+        models,
+        lifecycle,
+        limits_of(settings),
+        media_resolver(settings),
+        (Generate(), *named),
+        withheld,
     )
     websockets = WebSocketRelay(
         models, lifecycle, max_message_bytes=settings.max_body_bytes, withheld=withheld

@@ -82,14 +82,14 @@ class Leaf(NamedTuple):
     end: int
 
 
-class Found(NamedTuple):
+class Leaves(NamedTuple):
     """The values in their order, and where the object ends that is the whole text."""
 
     leaves: list[Leaf]
     end: int
 
 
-def find(text: Text, shape: Shape, start: int = 0, max_values: int = MAX_VALUES) -> Scan[Found]:
+def find(text: Text, shape: Shape, start: int = 0, max_values: int = MAX_VALUES) -> Scan[Leaves]:
     """The values that `shape` names in the object that is the whole text from `start` on.
 
     Raises:
@@ -162,13 +162,13 @@ class _Scanner:
         self._text = text
         self._work = 0
 
-    def find(self, shape: Shape, at: int, max_values: int) -> Scan[Found]:
+    def find(self, shape: Shape, at: int, max_values: int) -> Scan[Leaves]:
         try:
             return (yield from self._find(shape, at, max_values))
         except IndexError:
             raise Malformed("it ends too early") from None
 
-    def _find(self, wanted: Shape | None, at: int, max_values: int) -> Scan[Found]:
+    def _find(self, wanted: Shape | None, at: int, max_values: int) -> Scan[Leaves]:
         text, frames = self._text, list[_Frame]()
         at = yield from self._after_spaces(at)
         if text[at] != _OPENING_BRACE:
@@ -207,7 +207,7 @@ class _Scanner:
                     end = yield from self._after_spaces(at)
                     if end != len(text):
                         raise Malformed("more than one value")
-                    return Found(sorted(frame.leaves(), key=lambda leaf: leaf.start), at)
+                    return Leaves(sorted(frame.leaves(), key=lambda leaf: leaf.start), at)
                 frames[-1].add(frame.leaves())
                 is_inside = False
             # Another member or element begins here.

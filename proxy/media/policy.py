@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from proxy.errors import MediaRefused, MediaUnavailable
 from proxy.media.address import is_address, is_public
-from proxy.media.resolver import Resolver
+from proxy.media.dns import DnsResolver
 
 # Host and port -> addresses; raises OSError or UnicodeError where there is none.
 Resolve = Callable[[str, int], Awaitable[list[str]]]
@@ -79,7 +79,7 @@ class Policy:
         self._domains = frozenset(domain.lower() for domain in domains)
         self._allow_private = allow_private
         self._allow_local_files = allow_local_files
-        self._resolve = resolve or Resolver()
+        self._resolve = resolve or DnsResolver()
         self._is_reachable = is_reachable
 
     def target(self, url: str, param: str) -> Target | None:

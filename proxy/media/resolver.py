@@ -1,59 +1,148 @@
-"""Asks the system where a host is."""
+"""What is done about the media URLs of a request before the engine sees it."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-from contextlib import suppress
-from threading import Thread
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from time import monotonic
 
-# A name server that does not answer holds a thread for many seconds: not one of the threads that
-# the rest of the sidecar uses, and none that the end of the process waits for.
-_THREADS = 32
-_SECONDS = 10.0
+from proxy.errors import MediaRefused, RequestFailure
+from proxy.json_scan import in_slices
+from proxy.media.fetch import Fetcher, FetchLimits, File
+from proxy.media.memory import MediaMemory, Share
+from proxy.media.policy import Policy, Target
+from proxy.media.url_scan import UrlSpan, find_urls, might_contain_urls, replace_urls
+from proxy.settings import Settings
+from proxy.tasks import spawn
+from proxy.telemetry.record import Record
 
-_Answer = asyncio.Future[list[str]]
+# The limits are of a prompt; some routes take several.
+_MIN_MAX_URLS = 32
 
 
-class Resolver:
-    """One question for each call, and nothing kept of the answers."""
+@dataclass(slots=True)
+class _Wanted:
+    """What a URL leads to, the first name it has in the body, and how often it stands there."""
 
-    def __init__(self) -> None:
-        self._turns = asyncio.Semaphore(_THREADS)
+    target: Target
+    param: str
+    times: int = 0
 
-    async def __call__(self, host: str, port: int) -> list[str]:
-        """The addresses of a host, in the system's order.
+
+class MediaResolver:
+    """Judges the URLs in bodies and, with a fetcher, puts what they lead to in their place."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        fetcher: Fetcher | None,
+        *,
+        max_urls: int,
+        max_body_bytes: int,
+        memory_bytes: int,
+    ) -> None:
+        self._policy = policy
+        self._fetcher = fetcher
+        self._max_urls = max_urls
+        self._max_body_bytes = max_body_bytes
+        self.memory = MediaMemory(memory_bytes, max_body_bytes)
+
+    def is_needed(self, route: str, body: bytes | bytearray) -> bool:
+        """Whether there may be anything to do; quick, and mostly no."""
+        return might_contain_urls(route, body)
+
+    async def resolve(
+        self, route: str, body: bytes | bytearray, record: Record
+    ) -> tuple[Sequence[bytes | memoryview], Callable[[], None]] | None:
+        """The body that the engine is to get, in pieces, and what gives back their memory.
+
+        None where it is the client's own body.
 
         Raises:
-            OSError, UnicodeError: it has none, or is none, or nobody told in time.
+            MediaRefused, MediaUnavailable: a URL is not for fetching, or leads to nothing.
         """
-        async with asyncio.timeout(_SECONDS):
-            await self._turns.acquire()
-            answer: _Answer = asyncio.get_running_loop().create_future()
+        scan = await in_slices(find_urls(route, body))
+        wanted = self._wanted(scan.urls)
+        if not wanted:
+            return None
+        if self._fetcher is None:
+            await asyncio.gather(
+                *(self._policy.addresses(one.target, one.param) for one in wanted.values())
+            )
+            return None
+        started = monotonic()
+        share = self.memory.share(self._max_body_bytes - len(scan.body))
+        with ExitStack() as stack:
+            stack.enter_context(closing(share))
             try:
-                Thread(target=self._ask, args=(answer, host, port), daemon=True).start()
-            except RuntimeError as error:  # there can be no more threads
-                self._turns.release()
-                raise OSError(str(error)) from None
-            return list(dict.fromkeys(await answer))
+                files = await self._fetched(self._fetcher, wanted, share)
+            finally:
+                record.media_seconds = monotonic() - started
+            record.media_bytes = sum(file.size for file in files.values())
+            pieces = replace_urls(scan, {url: file.as_data_url() for url, file in files.items()})
+            return pieces, stack.pop_all().close
 
-    def _ask(self, answer: _Answer, host: str, port: int) -> None:
-        found: list[str] | Exception
+    def _wanted(self, urls: Sequence[UrlSpan]) -> dict[str, _Wanted]:
+        wanted: dict[str, _Wanted] = {}
+        for number, span in enumerate(urls):
+            target = self._policy.target(span.url, span.param)
+            if target is None:
+                continue
+            if number >= self._max_urls:
+                raise _too_many(span, self._max_urls)
+            wanted.setdefault(span.url, _Wanted(target, span.param)).times += 1
+        return wanted
+
+    async def _fetched(
+        self, fetcher: Fetcher, wanted: dict[str, _Wanted], share: Share
+    ) -> dict[str, File]:
+        """All at once, each one once; the first that fails ends the others."""
+        files: dict[str, File] = {}
+
+        async def fetch(url: str, one: _Wanted) -> RequestFailure | None:
+            try:
+                files[url] = await fetcher.fetch(one.target, one.param, share, one.times)
+            except RequestFailure as failure:
+                return failure
+            return None
+
+        tasks = [spawn(fetch(*one), name="media") for one in wanted.items()]
         try:
-            found = [
-                str(address[0])
-                for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            ]
-        except (OSError, ValueError) as error:
-            found = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            answer.get_loop().call_soon_threadsafe(self._tell, answer, found)
+            for task in asyncio.as_completed(tasks):
+                if (failure := await task) is not None:
+                    raise failure
+        finally:
+            for each in tasks:
+                each.cancel()
+        return files
 
-    def _tell(self, answer: _Answer, found: list[str] | Exception) -> None:
-        self._turns.release()
-        if answer.done():  # who asked has left
-            return
-        if isinstance(found, list):
-            answer.set_result(found)
-        else:
-            answer.set_exception(found)
+
+def media_resolver(settings: Settings) -> MediaResolver:
+    """What the settings ask for."""
+    local_files = "ALLOWED_LOCAL_MEDIA_PATH" in settings.environ
+    policy = Policy(
+        settings.allowed_media_domains,
+        allow_private=settings.allow_private_media,
+        allow_local_files=local_files or "--allowed-local-media-path" in settings.extra_args,
+    )
+    limits = FetchLimits(
+        int(settings.media_fetch_max_mb * 1024 * 1024),
+        min(filter(None, (settings.media_fetch_timeout, settings.request_timeout)), default=None),
+        settings.media_fetch_concurrency,
+    )
+    fetcher = Fetcher(policy, limits) if settings.sidecar_fetches_media else None
+    most = settings.image_limit + settings.video_limit + settings.audio_limit
+    return MediaResolver(
+        policy,
+        fetcher,
+        max_urls=max(most, _MIN_MAX_URLS),
+        max_body_bytes=settings.max_body_bytes,
+        memory_bytes=settings.media_memory_bytes,
+    )
+
+
+def _too_many(span: UrlSpan, most: int) -> MediaRefused:
+    text = f"{span.param} is one URL too many: {most} in a request are fetched"
+    return MediaRefused(f"{text} (IMAGE_LIMIT, VIDEO_LIMIT, AUDIO_LIMIT).", param=span.param)

@@ -25,9 +25,9 @@ from proxy.telemetry.record import Record
 class Media(Protocol):
     """Judges the media URLs of a body, and may put what they lead to in their place."""
 
-    def concerns(self, route: str, body: bytes | bytearray) -> bool: ...
+    def is_needed(self, route: str, body: bytes | bytearray) -> bool: ...
 
-    async def settle(
+    async def resolve(
         self, route: str, body: bytes | bytearray, record: Record
     ) -> tuple[Sequence[bytes | memoryview], Callable[[], None]] | None:
         """The body with what they lead to, in pieces, and what gives back their memory."""
@@ -133,8 +133,8 @@ async def upstream_request(
     record.images, record.videos, record.audios = seen.images, seen.videos, seen.audios
     record.media_counted = seen.is_counted
     with_media = None
-    if media.concerns(route, body):
-        with_media = await _settled(exchange, media, route, body, record)
+    if media.is_needed(route, body):
+        with_media = await _resolved(exchange, media, route, body, record)
     whole, give_back = with_media or ((body,), None)
     parts: Parts = whole
     if seen.lacks_usage_option:
@@ -157,10 +157,10 @@ async def _let_go(
     give_back()
 
 
-async def _settled(
+async def _resolved(
     exchange: Exchange, media: Media, route: Route, body: bytes | bytearray, record: Record
 ) -> tuple[Sequence[bytes | memoryview], Callable[[], None]] | None:
-    """What `Media.settle` returns; a client that leaves ends the fetching."""
+    """What `Media.resolve` returns; a client that leaves ends the fetching."""
     left: list[RequestFailure] = []
 
     def leave(failure: RequestFailure) -> None:
@@ -171,7 +171,7 @@ async def _settled(
     try:
         async with asyncio.timeout(None) as until:
             exchange.on_disconnect(leave)
-            return await media.settle(route, body, record)
+            return await media.resolve(route, body, record)
     except TimeoutError:
         raise left[0] from None  # nothing else in there lets one out
     finally:

@@ -13,7 +13,7 @@ from typing import Any
 from proxy.access.routes import Route
 from proxy.errors import MediaRefused
 from proxy.json_scan import in_one_go
-from proxy.media.places import find, may_hold_urls, rewritten
+from proxy.media.url_scan import find_urls, might_contain_urls, replace_urls
 from tests.fuzz.seeds import TOKENS
 from tests.fuzz.source import Source
 
@@ -48,16 +48,16 @@ def check(route: Route, body: bytes) -> list[str]:
     read, said = _as_engine(body)
     meant = list(urls(route, said)) if read else []
     try:
-        found = in_one_go(find(route, bytearray(body)))
+        found = in_one_go(find_urls(route, bytearray(body)))
     except MediaRefused:
         assert _depth(body) > _DEEP
         return []
-    places = [(place.param, place.url) for place in found.places]
+    places = [(place.param, place.url) for place in found.urls]
     if read:
         assert sorted(places) == sorted(meant)
-        assert may_hold_urls(route, body) or not meant
+        assert might_contain_urls(route, body) or not meant
         _check_replaced(found.body, said, places, found)
-    for place in found.places:
+    for place in found.urls:
         literal = bytes(found.body[place.start : place.end])
         assert json.loads(literal.decode("utf-8", "surrogatepass")) == place.url
     return [url for _, url in places]
@@ -65,12 +65,12 @@ def check(route: Route, body: bytes) -> list[str]:
 
 def _check_replaced(body: bytes | bytearray, said: Any, places: list[Any], found: Any) -> None:
     """Nothing changes but the URLs, neither for a reader of JSON nor in the bytes between."""
-    nothing = b"".join(rewritten(found, {}))
+    nothing = b"".join(replace_urls(found, {}))
     assert nothing == body
     values = {url: [b"data:x,", b"new"] for _, url in places}
-    new = b"".join(rewritten(found, values))
+    new = b"".join(replace_urls(found, values))
     assert _text(json.loads(new)) == _text(replaced(said, dict(places)))
-    between = [body[a.end : b.start] for a, b in zip(found.places, found.places[1:], strict=False)]
+    between = [body[a.end : b.start] for a, b in zip(found.urls, found.urls[1:], strict=False)]
     at = 0
     for piece in between:
         at = new.index(piece, at) + len(piece)

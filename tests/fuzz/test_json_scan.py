@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxy import json_scan
 from proxy.access.routes import Route
 from proxy.errors import MediaRefused
-from proxy.media.places import find
+from proxy.media.url_scan import find_urls
 from tests.fuzz import body as bodies
 from tests.fuzz import media
 from tests.fuzz.making import jumble, repeatable, spoilt
@@ -133,4 +133,4 @@ def test_values_are_counted_outside_of_strings(
 def test_a_refusal_is_none_of_the_windows() -> None:
     deep = b'{"messages":' + b"[" * 300 + b'"http://a/"' + b"]" * 300 + b"}"
     with small_windows(2), pytest.raises(MediaRefused, match="nested too deeply"):
-        json_scan.in_one_go(find(Route.CHAT, deep))
+        json_scan.in_one_go(find_urls(Route.CHAT, deep))

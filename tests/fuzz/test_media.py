@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.access.routes import Route
 from proxy.errors import MediaRefused
 from proxy.json_scan import in_one_go
-from proxy.media.places import find, may_hold_urls
+from proxy.media.url_scan import find_urls, might_contain_urls
 from tests.fuzz.making import jumble, repeatable, spoilt
 from tests.fuzz.media import LISTS, NODES, ROOTS, ROUTES, URLS, check
 from tests.fuzz.seeds import MEDIA_BODIES, TOKENS
@@ -157,7 +157,7 @@ def test_a_body_of_any_depth_is_read_or_refused(depth: int) -> None:
 def test_too_many_values_to_look_through_are_refused_where_one_may_be_a_url(many: str) -> None:
     values = f'{many * 200_000}{{"content": [{{"image_url": "http://a/"}}]}}'
     with pytest.raises(MediaRefused, match="too many values"):
-        in_one_go(find(Route.CHAT, f'{{"messages":[{values}]}}'.encode()))
+        in_one_go(find_urls(Route.CHAT, f'{{"messages":[{values}]}}'.encode()))
     assert check(Route.CHAT, f'{{"x":[{values}],"messages":[]}}'.encode()) == []
 
 
@@ -172,17 +172,17 @@ def test_a_url_behind_megabytes_is_found_to_the_byte() -> None:
     url = {"image_url": {"url": "http://a/"}}
     body = json.dumps({"messages": [{"content": [data, text, url, data, url]}], "x": [text] * 3})
     assert check(Route.CHAT, body.encode()) == ["http://a/", "http://a/"]
-    assert may_hold_urls(Route.CHAT, body.encode())
+    assert might_contain_urls(Route.CHAT, body.encode())
 
 
 @pytest.mark.parametrize("begin", [b"http://a/", rb"\u0068ttp://a/", b"data\\u003a"])
 def test_a_url_that_is_too_long_is_refused_by_its_name(begin: bytes) -> None:
     body = b'{"messages":[{"image_url":"%b%b"}]}' % (begin, b"x" * 70_000)
     with pytest.raises(MediaRefused, match=r"^messages\[0\]\.image_url is longer than 64 KiB"):
-        in_one_go(find(Route.CHAT, body))
+        in_one_go(find_urls(Route.CHAT, body))
 
 
 def test_a_long_body_in_another_encoding_is_refused() -> None:
     body = ('{"messages":[{"image_url":"http://a/"}]}' + " " * 100_000).encode("utf-16")
     with pytest.raises(MediaRefused, match="not in UTF-8"):
-        in_one_go(find(Route.CHAT, body))
+        in_one_go(find_urls(Route.CHAT, body))

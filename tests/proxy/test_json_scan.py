@@ -26,7 +26,7 @@ from proxy.json_scan import (
     in_one_go,
     in_slices,
 )
-from proxy.media.places import find as find_urls
+from proxy.media.url_scan import find_urls
 from proxy.relay.body_inspection import scan as scan_body
 
 SIZE = 2 * 1024 * 1024

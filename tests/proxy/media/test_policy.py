@@ -11,8 +11,8 @@ from urllib3.util import parse_url
 
 from proxy.errors import MediaRefused, MediaUnavailable
 from proxy.json_scan import in_one_go
-from proxy.media.places import find
 from proxy.media.policy import Policy, Target
+from proxy.media.url_scan import find_urls
 from tests.attacks.urls import NAMES, NO_URLS, REFUSED, written
 
 PARAM = "messages[0].content[1].image_url.url"
@@ -58,7 +58,7 @@ async def test_a_name_is_refused_when_one_of_its_addresses_is_not_public(
 def test_what_has_no_scheme_for_us_has_none_for_the_engine(url: str) -> None:
     """`parse_url` is what vLLM's connector reads a URL with; ValueError is its 400."""
     body = b'{"messages":[{"content":[{"image_url":{"url":%b}}]}]}' % _json(written(url, PORT))
-    assert in_one_go(find("chat", body)).places == []
+    assert in_one_go(find_urls("chat", body)).urls == []
     try:
         scheme = parse_url(written(url, PORT)).scheme
     except ValueError:

@@ -67,10 +67,10 @@ class _Media:
 
     given_back = 0
 
-    def concerns(self, route: str, body: bytes | bytearray) -> bool:
+    def is_needed(self, route: str, body: bytes | bytearray) -> bool:
         return True
 
-    async def settle(self, *_: Any) -> Any:
+    async def resolve(self, *_: Any) -> Any:
         return [b"{}"], self._give_back
 
     def _give_back(self) -> None:

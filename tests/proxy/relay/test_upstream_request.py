@@ -19,10 +19,10 @@ class _Media:
         self._fetches = fetches
         self.given_back = 0
 
-    def concerns(self, route: str, body: bytes | bytearray) -> bool:
+    def is_needed(self, route: str, body: bytes | bytearray) -> bool:
         return True
 
-    async def settle(self, *_: Any) -> tuple[Sequence[bytes], Callable[[], None]] | None:
+    async def resolve(self, *_: Any) -> tuple[Sequence[bytes], Callable[[], None]] | None:
         return (PIECES, self._give_back) if self._fetches else None
 
     def _give_back(self) -> None:

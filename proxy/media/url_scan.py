@@ -31,7 +31,7 @@ _TOO_LONG = "{name} is longer than {most} KiB and no data URL; URLs must be shor
 Text = bytes | bytearray
 
 
-class Place(NamedTuple):
+class UrlSpan(NamedTuple):
     """One URL: how it is called, and from where to where its string reaches, quotes included."""
 
     param: str
@@ -40,14 +40,14 @@ class Place(NamedTuple):
     end: int
 
 
-class Found(NamedTuple):
+class ScanResult(NamedTuple):
     """A body in UTF-8, and its URLs in their order."""
 
     body: Text
-    places: list[Place]
+    urls: list[UrlSpan]
 
 
-def may_hold_urls(route: str, body: Text) -> bool:
+def might_contain_urls(route: str, body: Text) -> bool:
     """False where there can be none; costs a search for quotes, of a small body only."""
     if _roots(route) is None:
         return False
@@ -60,7 +60,7 @@ def may_hold_urls(route: str, body: Text) -> bool:
     return hides or _MAY_BE_URL.search(body) is not None
 
 
-def find(route: str, body: Text) -> Scan[Found]:
+def find_urls(route: str, body: Text) -> Scan[ScanResult]:
     """All URLs that the engine would fetch for this body; none where it cannot read it.
 
     Raises:
@@ -69,7 +69,7 @@ def find(route: str, body: Text) -> Scan[Found]:
     """
     roots = _roots(route)
     if roots is None:
-        return Found(body, [])
+        return ScanResult(body, [])
     encoding = json.detect_encoding(body[:4])
     start = 0
     if encoding == "utf-8-sig":
@@ -80,32 +80,32 @@ def find(route: str, body: Text) -> Scan[Found]:
         try:
             body = body.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
-            return Found(body, [])
+            return ScanResult(body, [])
     try:
         leaves = (yield from find_values(body, roots, start)).leaves
-        places = [_place(body, leaf) for leaf in leaves]
+        spans = [_url_span(body, leaf) for leaf in leaves]
     except TooManyValues as error:
         if (yield from contains(body, _MAY_HOLD_URL, _LONGEST_SIGN)):
             raise MediaRefused(_TOO_ODD.format(problem=f"has {error}")) from None
-        places = []
+        spans = []
     except ValueError:
-        places = []
-    return Found(body, [place for place in places if place is not None])
+        spans = []
+    return ScanResult(body, [span for span in spans if span is not None])
 
 
-def rewritten(found: Found, values: Mapping[str, list[bytes]]) -> list[bytes | memoryview]:
+def replace_urls(scan: ScanResult, values: Mapping[str, list[bytes]]) -> list[bytes | memoryview]:
     """The body with each URL that is in `values` replaced by a string of these pieces."""
-    view = memoryview(found.body)
+    view = memoryview(scan.body)
     pieces: list[bytes | memoryview] = []
     at = 0
-    for place in found.places:
-        if place.url in values:
-            pieces += [view[at : place.start], b'"', *values[place.url], b'"']
-            at = place.end
+    for span in scan.urls:
+        if span.url in values:
+            pieces += [view[at : span.start], b'"', *values[span.url], b'"']
+            at = span.end
     return [*pieces, view[at:]]
 
 
-def _place(body: Text, leaf: Leaf) -> Place | None:
+def _url_span(body: Text, leaf: Leaf) -> UrlSpan | None:
     """A string that is a URL; None for any other.
 
     Raises:
@@ -122,7 +122,7 @@ def _place(body: Text, leaf: Leaf) -> Place | None:
         text = _TOO_LONG.format(name=name, most=_MAX_URL_BYTES // 1024)
         raise MediaRefused(text, param=name)
     url = json.loads(literal.decode("utf-8", "surrogatepass"))
-    return Place(_name(leaf.path), url, leaf.start, leaf.end) if _URL.match(url) else None
+    return UrlSpan(_name(leaf.path), url, leaf.start, leaf.end) if _URL.match(url) else None
 
 
 def _name(path: Path) -> str:

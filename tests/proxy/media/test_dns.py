@@ -1,0 +1,81 @@
+"""Name servers that do not answer hold up nobody, and not the end of the process either."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from proxy.media import dns
+from proxy.media.dns import DnsResolver
+from tests.patience import PATIENCE
+
+FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("1.1.1.1", 80))] * 2
+ENDS_WHILE_IT_ASKS = """
+import asyncio, socket, time
+from proxy.media.dns import DnsResolver
+
+async def ask():
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    def silent(*_, **__):
+        loop.call_soon_threadsafe(asked.set)
+        time.sleep(100_000)
+    socket.getaddrinfo = silent
+    question = asyncio.ensure_future(DnsResolver()("example.com", 80))
+    await asked.wait()
+    question.cancel()
+
+asyncio.run(ask())
+print("over")
+"""
+
+
+async def test_an_address_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: FOUND)
+    assert await DnsResolver()("example.com", 80) == ["1.1.1.1"]
+
+
+@pytest.mark.parametrize("error", [socket.gaierror(-2, "not known"), UnicodeError("a label")])
+async def test_what_the_system_says_is_said(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(type(error)):
+        await DnsResolver()("example.com", 80)
+
+
+async def test_so_many_are_asked_at_a_time_also_where_nobody_waits_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    end, asked = threading.Event(), []
+
+    def slow(host: str, *_: Any, **__: Any) -> Any:
+        asked.append(host)
+        end.wait(PATIENCE)
+        return FOUND
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    monkeypatch.setattr(dns, "_THREADS", 2)
+    monkeypatch.setattr(dns, "_SECONDS", 0.05)
+    resolver = DnsResolver()
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await resolver("slow.example", 80)
+    assert len(asked) == 2
+    end.set()
+    monkeypatch.setattr(dns, "_SECONDS", PATIENCE)
+    assert await resolver("late.example", 80) == ["1.1.1.1"]
+
+
+def test_a_process_ends_though_a_name_server_is_silent() -> None:
+    command = [sys.executable, "-c", ENDS_WHILE_IT_ASKS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout == "over\n"
