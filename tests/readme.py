@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -22,6 +23,11 @@ def commands(console: str) -> list[str]:
     """What a block of the language console tells to type, a command an entry, comments left out."""
     typed = re.split(r"^\$ ", console, flags=re.MULTILINE)[1:]
     return [re.sub(r" +# .*$", "", command, flags=re.MULTILINE).rstrip() for command in typed]
+
+
+def words(command: str) -> list[str]:
+    """A command as a shell reads it; shlex knows no lines that go on."""
+    return shlex.split(command.replace("\\\n", " "))
 
 
 def run_console(typed: list[str], port: int, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -26,6 +26,7 @@ from proxy.vllm.flags import flag_name, known_flags
 from scripts import prometheus_rule as script
 from tests.fleet.router import compose_options, shared
 from tests.proxy.house import house
+from tests.readme import blocks, commands
 
 ROOT = Path(__file__).resolve().parent.parent
 K8S = ROOT / "deploy" / "k8s"
@@ -112,6 +113,16 @@ def test_check_names_the_place_of_a_mistake(
 
 
 # True to the sidecar ----------------------------------------------------------------------------
+
+
+def test_the_guides_command_names_the_image_with_kubectl_alone(tmp_path: Path) -> None:
+    guide = blocks("docs/deploying.md", "console")
+    (edit,) = (each for block in guide for each in commands(block) if each.startswith("sed"))
+    file = tmp_path / "kustomization.yaml"
+    file.write_text((K8S / "one-container/kustomization.yaml").read_text())
+    subprocess.run(["bash", "-c", edit], cwd=tmp_path, check=True)
+    (image,) = yaml.safe_load(file.read_text())["images"]
+    assert image == {"name": "vllm-sidecar", "newName": "YOU/vllm-sidecar", "newTag": "0.1"}
 
 
 @VARIANTS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 import wave
@@ -18,7 +17,7 @@ from proxy import __version__
 from proxy.settings import variables
 from proxy.telemetry.log_fields import LogFields
 from tests.fake_engine import FakeEngine
-from tests.readme import ROOT, blocks, commands, in_front, run_console
+from tests.readme import ROOT, blocks, commands, in_front, run_console, words
 from tests.test_deployment import dockerfile
 from tests.wire.service import Sidecar
 
@@ -67,12 +66,12 @@ def test_every_command_is_run_below() -> None:
 def test_the_stock_image_is_the_dockerfiles_and_the_package_is_this_version() -> None:
     """Its form; `make image` runs it, on a stand-in for vLLM's image."""
     (command,) = CONSOLES[0]
-    words = shlex.split(command)
-    assert words[:2] == ["docker", "run"]
+    typed = words(command)
+    assert typed[:2] == ["docker", "run"]
     base = " ".join(dockerfile("ARG"))
-    (image,) = (word for word in words if word.startswith("vllm/vllm-openai:"))
+    (image,) = (word for word in typed if word.startswith("vllm/vllm-openai:"))
     assert set(image.split(":")) <= set(re.split(r"[ =]", base))
-    assert words[-1] == f"pip install --no-deps vllm-sidecar=={__version__} && exec vllm-sidecar"
+    assert typed[-1] == f"pip install --no-deps vllm-sidecar=={__version__} && exec vllm-sidecar"
     page = blocks("docs/deploying.md", "console")
     assert blocks("README.md", "console")[0] in page
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ import pytest
 from proxy.settings import Settings, variables
 from proxy.vllm.command import warnings_about
 from scripts.reference import as_text
-from tests.readme import blocks, commands
+from tests.readme import blocks, commands, words
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "rpa_NOBODYS"
@@ -236,11 +235,11 @@ def test_what_cannot_be_sent_is_told_in_one_line(
 def test_the_stock_image_takes_the_package_in_as_readme_says() -> None:
     content = json.loads(script("stock-image", key=None).stdout)
     (command,) = commands(blocks("README.md", "console")[0])
-    words = shlex.split(command)
-    base = next(word for word in words if word.startswith("vllm/"))
+    typed = words(command)
+    base = next(word for word in typed if word.startswith("vllm/"))
     assert content["imageName"] == base
-    assert content["dockerEntrypoint"] == [words[words.index("--entrypoint") + 1], "-c"]
-    assert content["dockerStartCmd"] == [words[words.index("-c") + 1]]
+    assert content["dockerEntrypoint"] == [typed[typed.index("--entrypoint") + 1], "-c"]
+    assert content["dockerStartCmd"] == [typed[typed.index("-c") + 1]]
     assert content.keys() <= CREATE_FIELDS
     pod = read("deploy/runpod/pod.json")
     image = {"HF_HOME": "/workspace/huggingface", "VLLM_CACHE_ROOT": "/workspace/vllm"}

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = (ROOT / ".cache").resolve() / "image"
 _STORAGE = (f"--root={CACHE / 'storage'}", f"--runroot={CACHE / 'run'}")
 # vLLM on two busy cores, and more than once where a test lets it fail.
-START_SECONDS = 3 * PATIENCE
+START_SECONDS = 6 * PATIENCE
 
 
 def call(program: str, *arguments: str, check: bool = True) -> str:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.image import stand_in
 from tests.image.podman import ROOT, Container, always, call, running
-from tests.readme import blocks, commands
+from tests.readme import blocks, commands, words
 from tests.test_deployment import image_health_check
 from tests.test_package import build_wheel
 
@@ -132,9 +132,10 @@ def in_the_stock_image(index: str, folder: Path) -> list[str]:
 
 def documented() -> tuple[list[str], list[str]]:
     """README's first command: options and image, and what the image is told to run."""
-    words = shlex.split(commands(blocks("README.md", "console")[0])[0])
-    entry = words.index("--entrypoint")
-    return words[entry : entry + 2], words[entry + 3 :]
+    (command,) = commands(blocks("README.md", "console")[0])
+    typed = words(command)
+    entry = typed.index("--entrypoint")
+    return typed[entry : entry + 2], typed[entry + 3 :]
 
 
 def test_the_stock_image_serves_once_it_has_taken_the_package_in(
