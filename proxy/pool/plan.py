@@ -1,0 +1,385 @@
+"""Which model is loaded or unloaded next. Pure: no clock, no I/O.
+
+Requests for a loaded model are served at once. Requests for any other model wait for its load, and
+two bounds hold at once:
+
+* Residency: a loaded model keeps its place for at least as long as its load takes, so clients that
+  alternate between models do not make the machine spend its time loading.
+* Waiting: a model that requests wait for is passed over for busy models for at most
+  `Budget.max_wait_seconds`. Then it is overdue: once the residency of the models in its way is
+  over, they take nothing new, finish what runs, and give way. Until it is loaded, no model that
+  has waited for a shorter time is loaded onto its devices.
+
+A model never gives way while it is busy, pinned, or more than half loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+MACHINE = -1
+"""The device of a model without GPUs: the machine's own memory."""
+
+_GIB = 1024**3
+
+
+class ModelState(StrEnum):
+    """Where one model stands, as `/v1/models` shows it."""
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    READY = "ready"
+    UNLOADING = "unloading"
+    ASLEEP = "asleep"
+    FAILED = "failed"
+
+
+_IN_TRANSITION = (ModelState.LOADING, ModelState.UNLOADING)
+_CAN_LOAD = (ModelState.UNLOADED, ModelState.ASLEEP)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model at one moment. Times are monotonic seconds.
+
+    A request is counted in `waiting` until the moment in which it is counted in `in_flight`.
+    """
+
+    name: str
+    state: ModelState
+    since: float
+    gpus: tuple[int, ...] = ()
+    """NVML indices; empty on a CPU."""
+    memory_bytes: int | None = None
+    """Measured, on each of its GPUs. None: never measured."""
+    load_seconds: float = 0.0
+    """Expected; measured where there was a load."""
+    pinned: bool = False
+    is_closing: bool = False
+    """It takes nothing new and finishes what runs; then it is unloaded."""
+    in_flight: int = 0
+    waiting: int = 0
+    """Requests that wait for it to be loaded."""
+    oldest_wait_since: float | None = None
+    """When the oldest of them came. No plan changes it."""
+    last_used: float = 0.0
+    idle_unload_seconds: float = 0.0
+    """0: never unloaded for being idle."""
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        return self.gpus or (MACHINE,)
+
+    @property
+    def holds_memory(self) -> bool:
+        return self.state in (ModelState.READY, *_IN_TRANSITION)
+
+    @property
+    def is_busy(self) -> bool:
+        """Released requests count from the first: they are in flight a moment later."""
+        return self.in_flight > 0 or (self.waiting > 0 and not self.is_closing)
+
+    @property
+    def residency_ends(self) -> float:
+        return self.since + self.load_seconds
+
+    @property
+    def idle_since(self) -> float:
+        return max(self.since, self.last_used)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What all models together may take."""
+
+    memory_bytes: Mapping[int, int] = field(default_factory=dict)
+    """By device. On a device that is missing, a model must be alone."""
+    max_loaded: int | None = None
+    max_wait_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What is wanted beside what requests ask for; all by the names of models."""
+
+    load: Mapping[str, float] = field(default_factory=dict)
+    """When each was ordered. An order counts as a request that waits since then."""
+    unload: Collection[str] = ()
+    preload: Sequence[str] = ()
+    """To be loaded, in this order, while nothing has to give way for it."""
+    not_before: Mapping[str, float] = field(default_factory=dict)
+    """When a model may be loaded again whose last load failed."""
+
+
+class Action(StrEnum):
+    LOAD = "load"
+    UNLOAD = "unload"
+    CLOSE = "close"
+    REOPEN = "reopen"
+
+
+class Reason(StrEnum):
+    """Why a step is taken; a closed set, for logs and metrics."""
+
+    REQUESTED = "requested"
+    ORDERED = "ordered"
+    PINNED = "pinned"
+    PRELOAD = "preload"
+    IDLE = "idle"
+    MAKE_ROOM = "make_room"
+    """Another model needs the place."""
+    ROOM_NOT_NEEDED = "room_not_needed"
+    """The requests that wanted the place have left."""
+    ABANDONED = "abandoned"
+    """Another model needs the place, and no request waits for this load any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    action: Action
+    model: ModelView
+    reason: Reason
+    in_favor_of: str | None = None
+    """The model that gets the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    step: Step | None
+    look_again: float | None
+    """Without a step: when time alone may bring one. None: only when something changes."""
+
+
+_NO_ORDERS = Orders()
+
+
+def next_step(
+    models: Sequence[ModelView], budget: Budget, now: float, orders: Orders = _NO_ORDERS
+) -> Plan:
+    """The step that is due now. Where there is one, plan again after it was taken."""
+    wishes = _wishes(models, budget, now, orders)
+    step = next(_due_steps(models, budget, now, orders, wishes), None)
+    later = (at for at in _moments(models, budget, orders, wishes) if at > now)
+    return Plan(step, None if step else min(later, default=None))
+
+
+def obstacle(model: ModelView, models: Iterable[ModelView], budget: Budget) -> str | None:
+    """Why this model can never be loaded, however long its requests wait; None where it can."""
+    staying = [each for each in models if each.pinned and each.name != model.name]
+    staying = [each for each in staying if each.state is not ModelState.FAILED]
+    if _fits(model, staying, budget):
+        return None
+    beside = f" beside {', '.join(each.name for each in staying)} (pinned)" if staying else ""
+    needs = "is to be loaded"
+    if model.memory_bytes is not None:
+        needs = f"takes {model.memory_bytes / _GIB:.1f} GiB"
+    return f"{model.name} {needs}, but does not fit{beside}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A model that is to be loaded."""
+
+    since: float
+    model: ModelView
+    reason: Reason
+
+
+def _wishes(models: Sequence[ModelView], budget: Budget, now: float, orders: Orders) -> list[_Wish]:
+    """What is to be loaded and can be; the oldest wish first."""
+    wishes = [
+        wish
+        for model in models
+        if (wish := _wish(model, now, orders)) and obstacle(model, models, budget) is None
+    ]
+    return sorted(wishes, key=lambda wish: (wish.since, wish.model.name))
+
+
+def _wish(model: ModelView, now: float, orders: Orders) -> _Wish | None:
+    wishes = []
+    if (ordered_at := orders.load.get(model.name)) is not None and not model.holds_memory:
+        wishes.append(_Wish(ordered_at, model, Reason.ORDERED))
+    if model.state in _CAN_LOAD and now >= orders.not_before.get(model.name, now):
+        if model.waiting and model.oldest_wait_since is not None:
+            wishes.append(_Wish(model.oldest_wait_since, model, Reason.REQUESTED))
+        if model.pinned:
+            wishes.append(_Wish(model.since, model, Reason.PINNED))
+    return min(wishes, key=lambda wish: wish.since, default=None)
+
+
+def _due_steps(
+    models: Sequence[ModelView],
+    budget: Budget,
+    now: float,
+    orders: Orders,
+    wishes: Sequence[_Wish],
+) -> Iterator[Step]:
+    """What is due, the most urgent first. Only the first is taken: the others are planned anew."""
+    for model in models:
+        if model.name in orders.unload:
+            yield from _removal(model, models, Reason.ORDERED)
+        elif _is_idle(model, now):
+            yield from _removal(model, models, Reason.IDLE)
+    kept_free: set[int] = set()
+    giving_way = set(orders.unload)
+    for wish in wishes:
+        model = wish.model
+        if not kept_free.isdisjoint(_contested(model, models, budget)):
+            continue
+        if _can_load_now(model, models, budget):
+            yield Step(Action.LOAD, model, wish.reason)
+        is_overdue = now >= wish.since + budget.max_wait_seconds
+        victims = _victims(model, models, budget, now, orders, busy_too=is_overdue)
+        if is_overdue:
+            kept_free.update(_contested(model, models, budget))
+            giving_way.update(each.name for each in victims)
+        for victim in victims:
+            is_loading = victim.state is ModelState.LOADING
+            reason = Reason.ABANDONED if is_loading else Reason.MAKE_ROOM
+            yield from _removal(victim, models, reason, in_favor_of=model.name)
+    for model in models:
+        if model.is_closing and model.state is ModelState.READY and model.name not in giving_way:
+            yield Step(Action.REOPEN, model, Reason.ROOM_NOT_NEEDED)
+    if not wishes:
+        by_name = {model.name: model for model in models}
+        for model in (by_name[name] for name in orders.preload if name in by_name):
+            if model.state is ModelState.UNLOADED and _can_load_now(model, models, budget):
+                yield Step(Action.LOAD, model, Reason.PRELOAD)
+
+
+def _removal(
+    model: ModelView,
+    models: Iterable[ModelView],
+    reason: Reason,
+    in_favor_of: str | None = None,
+) -> Iterator[Step]:
+    """The next step on the way to its end, if one can be taken now."""
+    if model.state is ModelState.READY and model.is_busy:
+        if not model.is_closing:
+            yield Step(Action.CLOSE, model, reason, in_favor_of)
+    elif model.state is ModelState.LOADING or (
+        model.state is ModelState.READY and _is_its_turn(model, models)
+    ):
+        yield Step(Action.UNLOAD, model, reason, in_favor_of)
+
+
+def _is_its_turn(model: ModelView, models: Iterable[ModelView]) -> bool:
+    """Each device has one transition at a time: engines that start or end beside one another
+    mistake each other's memory for their own."""
+    return not any(
+        each.state in _IN_TRANSITION and not set(each.devices).isdisjoint(model.devices)
+        for each in models
+        if each.name != model.name
+    )
+
+
+def _can_load_now(model: ModelView, models: Sequence[ModelView], budget: Budget) -> bool:
+    occupants = [each for each in models if each.holds_memory]
+    return _is_its_turn(model, models) and _fits(model, occupants, budget)
+
+
+def _fits(model: ModelView, occupants: Sequence[ModelView], budget: Budget) -> bool:
+    """Whether there is room for it beside these.
+
+    A model that was never measured starts alone on its devices, but for pinned models: they would
+    keep it out for ever.
+    """
+    if budget.max_loaded is not None and len(occupants) >= budget.max_loaded:
+        return False
+    for device in model.devices:
+        beside = [each for each in occupants if device in each.devices]
+        taken = [each.memory_bytes for each in beside]
+        room = budget.memory_bytes.get(device)
+        if beside and (room is None or None in taken):
+            return False
+        if model.memory_bytes is None and not all(each.pinned for each in beside):
+            return False
+        needed = sum(each or 0 for each in taken) + (model.memory_bytes or 0)
+        if room is not None and needed > room:
+            return False
+    return True
+
+
+def _victims(
+    model: ModelView,
+    models: Sequence[ModelView],
+    budget: Budget,
+    now: float,
+    orders: Orders,
+    *,
+    busy_too: bool,
+) -> list[ModelView]:
+    """Those that have to give way for it; empty where there are not enough that may."""
+    # What is being unloaded has given way already.
+    staying = [each for each in models if each.state in (ModelState.READY, ModelState.LOADING)]
+    candidates = [each for each in staying if _may_give_way(each, now, orders, busy_too=busy_too)]
+    chosen: list[ModelView] = []
+    for candidate in sorted(candidates, key=lambda each: _worth_keeping(each, now)):
+        if _fits(model, staying, budget):
+            break
+        staying.remove(candidate)
+        chosen.append(candidate)
+    if not _fits(model, staying, budget):
+        return []
+    for candidate in list(chosen):
+        if _fits(model, [*staying, candidate], budget):  # its going would not help
+            staying.append(candidate)
+            chosen.remove(candidate)
+    return chosen
+
+
+def _may_give_way(model: ModelView, now: float, orders: Orders, *, busy_too: bool) -> bool:
+    if model.pinned:
+        return False
+    if model.state is ModelState.LOADING:
+        # A client that gave up may come back, so a load goes on until another model needs the
+        # place; and what is more than half done is finished.
+        is_cheap = now < model.since + model.load_seconds / 2
+        return is_cheap and not model.waiting and model.name not in orders.load
+    if now < model.residency_ends:
+        return False
+    # Those who were released when it became ready are served before it gives way.
+    is_admitting = model.waiting > 0 and not model.in_flight and not model.is_closing
+    return not model.is_busy or (busy_too and not is_admitting)
+
+
+def _worth_keeping(model: ModelView, now: float) -> tuple[bool, bool, float]:
+    """The order of giving way: least recently used first, weighed by the time to load it again."""
+    idle_seconds = now - model.idle_since
+    weighed = idle_seconds / max(model.load_seconds, 1.0)
+    return (not model.is_closing, model.is_busy, -weighed)
+
+
+def _contested(model: ModelView, models: Iterable[ModelView], budget: Budget) -> set[int]:
+    """The devices that are kept free for it; with a limit on the number of models, all."""
+    if budget.max_loaded is None:
+        return set(model.devices)
+    return {device for each in models for device in each.devices}
+
+
+def _is_idle(model: ModelView, now: float) -> bool:
+    return (
+        model.state is ModelState.READY
+        and model.idle_unload_seconds > 0
+        and now >= model.idle_since + model.idle_unload_seconds
+        and not (model.pinned or model.is_busy or model.is_closing)
+    )
+
+
+def _moments(
+    models: Iterable[ModelView],
+    budget: Budget,
+    orders: Orders,
+    wishes: Iterable[_Wish],
+) -> Iterator[float]:
+    """When time alone changes what `_due_steps` finds."""
+    yield from orders.not_before.values()
+    for wish in wishes:
+        yield wish.since + budget.max_wait_seconds
+    for model in models:
+        if model.state is ModelState.READY:
+            yield model.residency_ends
+            if model.idle_unload_seconds:
+                yield model.idle_since + model.idle_unload_seconds

@@ -1,0 +1,264 @@
+"""The one task that loads and unloads models.
+
+Whatever happens (a request comes or leaves, an engine becomes ready or dies), `notify` wakes it. It
+asks `plan` for the next step, takes it, and plans anew. Loads and unloads are tasks of its own: a
+client that leaves takes none of them along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from time import monotonic
+from typing import Protocol
+
+from proxy.pool.plan import (
+    Action,
+    Budget,
+    ModelState,
+    ModelView,
+    Orders,
+    Step,
+    next_step,
+    obstacle,
+)
+from proxy.tasks import spawn
+
+_log = logging.getLogger("proxy.pool")
+
+RETRY_SECONDS = 30.0
+"""After a load that failed, requests for the model bring the next one no sooner."""
+
+
+class ModelHandle(Protocol):
+    """What the scheduler knows of one model."""
+
+    @property
+    def view(self) -> ModelView: ...
+
+    async def load(self) -> bool:
+        """Returns when the model is ready (True), or when its load failed or was ended (False)."""
+        ...
+
+    async def unload(self) -> None:
+        """End its engine, also while it loads; returns when the engine is gone."""
+        ...
+
+    def close(self) -> None:
+        """Let no request in: those that come wait as for a model that is not loaded."""
+        ...
+
+    def reopen(self) -> None:
+        """Undo `close`."""
+        ...
+
+
+class Outcome(StrEnum):
+    """How a load or an unload ended; a closed set, for logs and metrics."""
+
+    OK = "ok"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+    """A load that was ended for another model, before it was half done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One load or unload, as it ended."""
+
+    step: Step
+    outcome: Outcome
+    seconds: float
+
+
+Observer = Callable[[Transition], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A load or an unload that has begun."""
+
+    step: Step
+    state: ModelState
+    since: float
+
+
+class Scheduler:
+    """The only one that loads and unloads the models of a pod."""
+
+    def __init__(
+        self,
+        handles: Callable[[], Iterable[ModelHandle]],
+        budget: Callable[[], Budget],
+        observers: Iterable[Observer] = (),
+        preload: Sequence[str] = (),
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """`preload`: what is loaded at the start. The first is loaded as if a request waited for
+        it, the others in this order while there is room. `clock`: monotonic seconds."""
+        self._handles = handles
+        self._budget = budget
+        self._observers = tuple(observers)
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self._load_orders = dict.fromkeys(preload[:1], clock())
+        self._unload_orders: set[str] = set()
+        self._preload = list(preload[1:])
+        self._not_before: dict[str, float] = {}
+        self._running: dict[str, _Running] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def notify(self) -> None:
+        """Something has changed: plan anew."""
+        self._changed.set()
+
+    def order_load(self, name: str) -> None:
+        """Load it as if a request waited for it, also where it has failed."""
+        self._unload_orders.discard(name)
+        self._load_orders.setdefault(name, self._clock())
+        self.notify()
+
+    def order_unload(self, name: str) -> None:
+        """Unload it once its running requests are over; a new request loads it again."""
+        self._load_orders.pop(name, None)
+        self._unload_orders.add(name)
+        self.notify()
+
+    def transition(self, name: str) -> Step | None:
+        """What is being done to this model now."""
+        running = self._running.get(name)
+        return None if running is None else running.step
+
+    def obstacle(self, name: str) -> str | None:
+        """Why this model can never be loaded, however long a request waits; None where it can."""
+        views = self.views()
+        view = next(view for view in views if view.name == name)
+        return None if view.holds_memory else obstacle(view, views, self._budget())
+
+    def views(self) -> list[ModelView]:
+        """All models; a transition shows from the moment on in which it was decided."""
+        views = []
+        for handle in self._handles():
+            view = handle.view
+            if (running := self._running.get(view.name)) is not None:
+                view = replace(view, state=running.state, since=running.since)
+            views.append(view)
+        return views
+
+    async def run(self) -> None:
+        """Take one step after the other, until cancelled."""
+        while True:
+            self._changed.clear()
+            views, now = self.views(), self._clock()
+            self._forget_done_orders(views)
+            orders = Orders(self._load_orders, self._unload_orders, self._preload, self._not_before)
+            plan = next_step(views, self._budget(), now, orders)
+            if plan.step is not None:
+                self._take(plan.step)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(plan.look_again and plan.look_again - now):
+                    await self._changed.wait()
+
+    async def stop(self) -> None:
+        """End all engines, also those that load; returns when they are gone. `run` takes no more
+        steps by then."""
+        loads = [
+            self._tasks[name]
+            for name, running in self._running.items()
+            if running.state is ModelState.LOADING
+        ]
+        await asyncio.gather(*(handle.unload() for handle in self._handles()), *loads)
+
+    def _forget_done_orders(self, views: Iterable[ModelView]) -> None:
+        for view in views:
+            if view.state is ModelState.READY:
+                self._load_orders.pop(view.name, None)
+            elif view.state in (ModelState.UNLOADED, ModelState.FAILED):
+                self._unload_orders.discard(view.name)
+
+    def _take(self, step: Step) -> None:
+        name = step.model.name
+        handle = next(each for each in self._handles() if each.view.name == name)
+        match step.action:
+            case Action.CLOSE:
+                handle.close()
+            case Action.REOPEN:
+                handle.reopen()
+            case Action.LOAD:
+                handle.reopen()
+                self._preload = [each for each in self._preload if each != name]
+                running = _Running(step, ModelState.LOADING, self._clock())
+                self._tasks[name] = spawn(self._load(handle, running), name=f"load {name}")
+                self._running[name] = running
+            case Action.UNLOAD:
+                handle.close()
+                running = _Running(step, ModelState.UNLOADING, self._clock())
+                unload = self._unload(handle, running, self._tasks.get(name))
+                self._tasks[name] = spawn(unload, name=f"unload {name}")
+                self._running[name] = running
+        if step.action in (Action.CLOSE, Action.REOPEN):
+            _log.info("%s: %s (%s)", name, step.action, _why(step))
+
+    async def _load(self, handle: ModelHandle, running: _Running) -> None:
+        name = running.step.model.name
+        outcome = Outcome.FAILED
+        try:
+            if await handle.load():
+                outcome = Outcome.OK
+        except Exception:
+            _log.exception("%s: loading failed", name)
+        if self._running[name] is not running:
+            self._report(running, Outcome.ABANDONED)
+            return
+        self._load_orders.pop(name, None)
+        self._not_before.pop(name, None)
+        if outcome is Outcome.FAILED:
+            self._not_before[name] = self._clock() + RETRY_SECONDS
+        self._end(running, outcome)
+
+    async def _unload(
+        self, handle: ModelHandle, running: _Running, load: asyncio.Task[None] | None
+    ) -> None:
+        """`load` is the load that this ends, if it is one."""
+        outcome = Outcome.OK
+        try:
+            await handle.unload()
+            if load is not None:
+                await load
+        except Exception:
+            _log.exception("%s: unloading failed", running.step.model.name)
+            outcome = Outcome.FAILED
+            # What is left of it is not known. Its devices stay as they are for a while.
+            await asyncio.sleep(RETRY_SECONDS)
+        self._end(running, outcome)
+
+    def _end(self, running: _Running, outcome: Outcome) -> None:
+        name = running.step.model.name
+        del self._running[name], self._tasks[name]
+        self._report(running, outcome)
+        self.notify()
+
+    def _report(self, running: _Running, outcome: Outcome) -> None:
+        transition = Transition(running.step, outcome, self._clock() - running.since)
+        step, seconds = running.step, transition.seconds
+        fields = {
+            "model": step.model.name,
+            "action": step.action,
+            "reason": step.reason,
+            "outcome": outcome,
+            "seconds": round(seconds, 2),
+        }
+        level = logging.ERROR if outcome is Outcome.FAILED else logging.INFO
+        text = f"{step.model.name}: {step.action} {outcome} after {seconds:.1f} s ({_why(step)})"
+        _log.log(level, text, extra={"fields": fields})
+        for observe in self._observers:
+            observe(transition)
+
+
+def _why(step: Step) -> str:
+    return f"{step.reason} for {step.in_favor_of}" if step.in_favor_of else step.reason
