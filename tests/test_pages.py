@@ -29,6 +29,7 @@ OTHERS = {
     "HTTP_PROXY",
     "MAX_CONCURRENCY",
     "MIXED_RUN_ROUNDS",
+    "NO_COLOR",
     "POD_ID",
     "PUBLIC_IPADDR",
     "SIDECAR_URL",

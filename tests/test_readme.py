@@ -112,6 +112,19 @@ def test_quick_start_asks_what_readme_asks() -> None:
     assert asking[0] == CONSOLES[3][1]
 
 
+def test_quick_start_begins_in_the_stock_image_and_asks_what_is_served(
+    sidecar: Sidecar, tmp_path: Path
+) -> None:
+    """Without a model's name, whichever that is."""
+    assert blocks("docs/quick-start.md", "console")[0] == blocks("README.md", "console")[0]
+    done = run_console(QUICK_START[1], sidecar.port, tmp_path)
+    assert done.returncode == 0, done.stderr
+    health, answer = (json.loads(line) for line in done.stdout.replace("}{", "}\n{").splitlines())
+    assert health["status"] == "ready"
+    assert answer["model"] == "demo"
+    assert answer["choices"][0]["message"]["content"]
+
+
 def test_curl_asks_about_a_picture_and_gets_a_stream(sidecar: Sidecar, tmp_path: Path) -> None:
     done = run_console(CONSOLES[3], sidecar.port, tmp_path)
     assert done.returncode == 0, done.stderr

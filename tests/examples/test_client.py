@@ -6,11 +6,12 @@ import base64
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from openai import APIError
 
-from examples.client import Client, media_url
+from examples.client import Client, main, media_url
 from tests.engine.service import Line, wait_until
 from tests.fake_engine import FakeEngine
 from tests.patience import PATIENCE
@@ -91,23 +92,35 @@ def test_the_media_that_are_shipped_are_small() -> None:
         assert 0 < path.stat().st_size < 100_000
 
 
-def run(sidecar: Sidecar, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "examples/client.py", *arguments, "--base-url", f"{sidecar.url}/v1"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def arguments(sidecar: Sidecar, *more: str) -> list[str]:
+    return ["examples/client.py", "What is here?", *more, "--base-url", f"{sidecar.url}/v1"]
 
 
-@pytest.mark.parametrize(
-    "media", [(), ("--image", "examples/picture.png"), ("--video", "examples/video.mp4")]
-)
-def test_it_runs_as_a_program(sidecar: Sidecar, media: tuple[str, ...]) -> None:
-    done = run(sidecar, "What is here?", *media)
+def test_it_runs_as_a_program(sidecar: Sidecar) -> None:
+    command = [sys.executable, *arguments(sidecar)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     for text in ("model: ", "answer tokens in ", "first token after "):
         assert text in done.stdout
 
 
-def test_a_file_that_is_not_there_is_one_line(sidecar: Sidecar) -> None:
-    done = run(sidecar, "What is here?", "--image", "none.png")
-    assert done.returncode == 1
-    assert done.stderr.startswith("failed: ")
-    assert done.stderr.count("\n") == 1
+@pytest.mark.parametrize("media", [("--image", PICTURE), ("--video", VIDEO)])
+def test_the_program_takes_media(
+    sidecar: Sidecar, media: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = len(chats(sidecar))
+    monkeypatch.setattr(sys, "argv", arguments(sidecar, *map(str, media)))
+    assert main() == 0
+    wait_until(lambda: len(chats(sidecar)) > before, PATIENCE, "its log line")
+    (line,) = chats(sidecar)[before:]
+    assert line["modalities"] == ["text", media[0].removeprefix("--")]
+
+
+def test_a_file_that_is_not_there_is_one_line(
+    sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", arguments(sidecar, "--image", "none.png"))
+    assert main() == 1
+    written = capsys.readouterr().err
+    assert written.startswith("failed: ")
+    assert written.count("\n") == 1

@@ -19,7 +19,7 @@ import pytest
 from tests.image import stand_in
 from tests.image.podman import ROOT, Container, always, call, running
 from tests.readme import blocks, commands, words
-from tests.test_deployment import image_health_check
+from tests.test_deployment import image_health_check, without_gpu
 from tests.test_package import build_wheel
 
 pytestmark = [
@@ -57,9 +57,17 @@ def stream(container: Container) -> str:
     return answer.text
 
 
-@pytest.mark.parametrize("rights", ["root", "less"])
+def without_gpu_by_compose() -> list[str]:
+    """What docker-compose.cpu.yml adds, by the options of `run`."""
+    service = without_gpu()["services"]["sidecar"]
+    values = {name: re.findall(":-(.*)}", text) for name, text in service["environment"].items()}
+    capabilities = [f"--cap-add={name}" for name in service["cap_add"]]
+    return [*capabilities, *(f"--env={name}={value}" for name, (value,) in values.items())]
+
+
+@pytest.mark.parametrize("rights", ["root", "less", "compose"])
 def test_it_serves_and_ends_with_0(image: str, volume: str, rights: str) -> None:
-    options = less_rights() if rights == "less" else []
+    options = {"less": less_rights, "compose": without_gpu_by_compose}.get(rights, list)()
     with running(image, stand_in.MOUNT, MEMORY, volume, *options) as container:
         container.wait_for("ready")
         answer = stream(container)
