@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 
 from proxy.errors import Cause, EngineFailure
@@ -20,7 +19,7 @@ from proxy.installation import INSTALL_ENGINE
 from proxy.preflight.finding import Finding, Result
 from proxy.settings import Settings
 from proxy.vllm.description import Description, ModelConfig
-from proxy.vllm.module_imports import missing_package
+from proxy.vllm.module_imports import missing_package, package_folder
 
 CHECK = "architecture"
 _MODELS = "vllm.model_executor.models."
@@ -28,13 +27,25 @@ _REGISTRY = Path("model_executor/models/registry.py")
 _SUPPORTED = "_VLLM_MODELS"
 _REMOVED = "_PREVIOUSLY_SUPPORTED_MODELS"
 _PLUGINS = "_OOT_SUPPORTED_MODELS"
+_PLUGIN_GROUP = "vllm.general_plugins"
 # vLLM takes `XForSequenceClassification`, `XModel`... from the `XForCausalLM` it knows
 # (`_SUFFIX_TO_DEFAULTS` in vllm/config/model.py).
 _SUFFIXES = (
-    *("ForCausalLM", "ForConditionalGeneration", "ChatModel", "LMHeadModel", "ForTextEncoding"),
-    *("EmbeddingModel", "ForSequenceClassification", "ForTokenClassification"),
-    *("ForAudioClassification", "ForImageClassification", "ForVideoClassification"),
-    *("ClassificationModel", "ForRewardModeling", "RewardModel", "Model"),
+    "ForCausalLM",
+    "ForConditionalGeneration",
+    "ChatModel",
+    "LMHeadModel",
+    "ForTextEncoding",
+    "EmbeddingModel",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForAudioClassification",
+    "ForImageClassification",
+    "ForVideoClassification",
+    "ClassificationModel",
+    "ForRewardModeling",
+    "RewardModel",
+    "Model",
 )
 # Flags that let vLLM see another architecture than config.json names.
 _OVERRIDES = ("hf-overrides", "model-impl", "hf-config-path", "config-format")
@@ -52,14 +63,17 @@ class Registry:
 
     def module_of(self, architecture: str) -> str | None:
         """Where vLLM has it, by its own name or by that of the model it is made from."""
-        names = (architecture, *_bases(architecture))
+        names = [architecture]
+        suffix = next((end for end in _SUFFIXES if architecture.endswith(end)), None)
+        if suffix is not None:
+            names += [architecture.removesuffix(suffix) + other for other in _SUFFIXES]
         return next((self.supported[name] for name in names if name in self.supported), None)
 
 
 @cache
 def installed_registry() -> Registry | None:
     """Of the vLLM beside this Python; None where there is none, or none that can be read."""
-    package = _package("vllm")
+    package = package_folder("vllm")
     try:
         return parse_registry((package / _REGISTRY).read_bytes()) if package else None
     except (OSError, ValueError, SyntaxError):
@@ -68,7 +82,11 @@ def installed_registry() -> Registry | None:
 
 def parse_registry(source: bytes) -> Registry:
     """Raises ValueError or SyntaxError where the source is not what it used to be."""
-    tables = dict(_dicts(ast.parse(source)))
+    tables = {}  # dict literals at the top of the module, by name
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            tables |= {each.id: node.value for each in targets if isinstance(each, ast.Name)}
     merged = tables.get(_SUPPORTED)
     parts = [part.id for part in merged.values if isinstance(part, ast.Name)] if merged else []
     # A part that is not read would have its models refused.
@@ -88,7 +106,8 @@ def check_architecture(model: Description, settings: Settings) -> Finding | None
     """None where nothing can be said.
 
     Raises:
-        EngineFailure: this vLLM certainly cannot run the model.
+        EngineFailure: this vLLM certainly cannot run the model, or a package is missing that its
+            own code of the model needs.
     """
     registry = installed_registry()
     config = model.config
@@ -97,23 +116,18 @@ def check_architecture(model: Description, settings: Settings) -> Finding | None
     names = ", ".join(config.architectures)
     modules = [module for name in config.architectures if (module := registry.module_of(name))]
     if modules:
-        return _importable(names, modules[0], settings)
+        module = modules[0]
+        package = missing_package(module if "." in module else _MODELS + module)
+        if package is None:
+            return Finding(CHECK, Result.OK, f"{names}, which this vLLM implements.")
+        text = f"vLLM's code of {names} needs the Python package {package}, which is not installed."
+        if _is_overridden(settings):
+            return Finding(CHECK, Result.WARN, f"{text} A flag may have it run by other code.")
+        remedy = missing_package_remedy(package)
+        raise EngineFailure(Cause.MISSING_PACKAGE, text, remedy=remedy, permanent=True)
     if (doubt := _doubt(config, settings)) is not None:
         return Finding(CHECK, Result.WARN, f"This vLLM has no {names} of its own; {doubt}.")
     raise _unsupported(config.architectures, registry)
-
-
-def _importable(names: str, module: str, settings: Settings) -> Finding:
-    """Raises EngineFailure where a package is missing that vLLM's own code of the model needs."""
-    package = missing_package(module if "." in module else _MODELS + module)
-    if package is None:
-        return Finding(CHECK, Result.OK, f"{names}, which this vLLM implements.")
-    text = f"vLLM's code of {names} needs the Python package {package}, which is not installed."
-    if any(_is_given(flag, settings) for flag in _OVERRIDES):
-        return Finding(CHECK, Result.WARN, f"{text} A flag may have it run by other code.")
-    raise EngineFailure(
-        Cause.MISSING_PACKAGE, text, remedy=missing_package_remedy(package), permanent=True
-    )
 
 
 def missing_package_remedy(package: str) -> str:
@@ -125,7 +139,7 @@ def missing_package_remedy(package: str) -> str:
 
 def _doubt(config: ModelConfig, settings: Settings) -> str | None:
     """Why vLLM may run what its registry does not know; None where it cannot."""
-    if any(_is_given(flag, settings) for flag in _OVERRIDES):
+    if _is_overridden(settings):
         return "a flag changes what config.json says"
     if config.ships_code:
         return "the repository ships code, which needs TRUST_REMOTE_CODE=true and may fit or not"
@@ -136,16 +150,16 @@ def _doubt(config: ModelConfig, settings: Settings) -> str | None:
     return None
 
 
-_PLUGIN_GROUP = "vllm.general_plugins"
-
-
-def _is_given(flag: str, settings: Settings) -> bool:
-    return flag.upper().replace("-", "_") in settings.environ or f"--{flag}" in settings.extra_args
+def _is_overridden(settings: Settings) -> bool:
+    return any(
+        flag.upper().replace("-", "_") in settings.environ or f"--{flag}" in settings.extra_args
+        for flag in _OVERRIDES
+    )
 
 
 def _is_in_transformers(architecture: str) -> bool:
     """Whether a file of Transformers defines it: 500 files, 50 ms; only asked when in doubt."""
-    package = _package("transformers")
+    package = package_folder("transformers")
     if package is None:
         return True  # nothing is known, so nothing is ruled out
     line = f"class {architecture}(".encode()
@@ -169,32 +183,9 @@ def _failure(text: str, remedy: str) -> EngineFailure:
     return EngineFailure(Cause.UNSUPPORTED_MODEL, text, remedy=remedy, permanent=True)
 
 
-def _bases(architecture: str) -> Iterator[str]:
-    """Names of models that vLLM would make this one from."""
-    suffix = next((end for end in _SUFFIXES if architecture.endswith(end)), None)
-    if suffix is not None:
-        yield from (architecture.removesuffix(suffix) + other for other in _SUFFIXES)
-
-
-def _dicts(tree: ast.Module) -> Iterator[tuple[str, ast.Dict]]:
-    """Dict literals at the top of a module, by name."""
-    for node in tree.body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from (
-                (target.id, node.value) for target in targets if isinstance(target, ast.Name)
-            )
-
-
 def _items(literal: ast.Dict) -> Iterator[tuple[str, str]]:
     """Its keys, and its values where they are text, or begin with one as a tuple."""
     for key, value in zip(literal.keys, literal.values, strict=True):
         if isinstance(key, ast.Constant) and isinstance(key.value, str):
             first = value.elts[0] if isinstance(value, ast.Tuple) and value.elts else value
             yield key.value, str(first.value) if isinstance(first, ast.Constant) else ""
-
-
-def _package(name: str) -> Path | None:
-    """The folder of an installed package, without importing it."""
-    spec = find_spec(name)
-    return Path(spec.origin).parent if spec and spec.origin else None

@@ -70,11 +70,29 @@ _RENAMED = {"TOKENIZER_NAME": "TOKENIZER"}
 # (VLLM_PORT is its internal port; Kubernetes sets it to a URL beside a service `vllm`).
 _NOT_FOR_THE_ENGINE = frozenset(
     {
-        *("API_KEYS", "API_KEYS_FILE", "RUNPOD_API_KEY", "PUBLIC_KEY", "JUPYTER_PASSWORD"),
-        *("LITELLM_MASTER_KEY", "LITELLM_SALT_KEY", "UI_PASSWORD", "POSTGRES_PASSWORD"),
-        *("VLLM_MODEL_NAME", "VLLM_EXTRA_ARGS", "VLLM_API_KEY", "VLLM_PORT"),
-        *("VLLM_STARTUP_TIMEOUT", "VLLM_CONFIG_FILE", "UPSTREAM_URL", "UPSTREAM_PORT"),
-        *("HOST", "PORT", "SERVICE_PORT", "PORT_HEALTH", "METRICS_PORT", "LOG_FILE"),
+        "API_KEYS",
+        "API_KEYS_FILE",
+        "HOST",
+        "JUPYTER_PASSWORD",
+        "LITELLM_MASTER_KEY",
+        "LITELLM_SALT_KEY",
+        "LOG_FILE",
+        "METRICS_PORT",
+        "PORT",
+        "PORT_HEALTH",
+        "POSTGRES_PASSWORD",
+        "PUBLIC_KEY",
+        "RUNPOD_API_KEY",
+        "SERVICE_PORT",
+        "UI_PASSWORD",
+        "UPSTREAM_PORT",
+        "UPSTREAM_URL",
+        "VLLM_API_KEY",
+        "VLLM_CONFIG_FILE",
+        "VLLM_EXTRA_ARGS",
+        "VLLM_MODEL_NAME",
+        "VLLM_PORT",
+        "VLLM_STARTUP_TIMEOUT",
     }
 )
 
@@ -98,9 +116,20 @@ def engine_command(
     argv += ["--port", str(settings.upstream_port), "--served-model-name", *served_names]
     argv += ["--revision", revision] if revision else []
     argv += _documented_arguments(settings, has_gpu)
-    argv += _tracing_arguments(settings)
-    argv += _demo_arguments(settings, has_gpu) if demo else []
-    argv += _named_like_flags(settings)
+    traces = settings.engine_traces_endpoint
+    if traces is None and settings.trace_target is not None:
+        # Where the sidecar's spans go, the engine's go too, unless somebody says otherwise.
+        traces = settings.trace_target.url
+    if traces is not None and traces != _NO_TRACES:
+        argv += ["--otlp-traces-endpoint", traces]
+    # The demo model is there to start fast: nothing is compiled for its few layers.
+    if demo and "ENFORCE_EAGER" not in settings.environ:
+        argv.append("--enforce-eager")
+    if demo and not has_gpu and not settings.dtype:
+        argv += ["--dtype", "bfloat16"]
+    for variable, value in settings.environ.items():
+        if not is_service_link(variable, value) and (name := flag_variable(variable)) is not None:
+            argv += arguments(name, value)
     argv += _extra_arguments(settings)
     return Command(tuple(argv), _environment(settings, has_gpu, demo), tuple(masked(argv)))
 
@@ -126,6 +155,9 @@ def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
     if utilization is None and has_gpu:
         utilization = DEFAULT_GPU_MEMORY_UTILIZATION
     parallel = settings.tensor_parallel_size
+    # vLLM's own keep-alive, on the two routes that have it, takes whole seconds and 0 for never; on
+    # the other routes the sidecar does it.
+    keep_alive = ceil(settings.sse_keep_alive_seconds)
     values: dict[str, object] = {
         "max-model-len": settings.max_model_len,
         "gpu-memory-utilization": utilization,
@@ -135,8 +167,9 @@ def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
         "tool-call-parser": settings.tool_call_parser,
         "reasoning-parser": settings.reasoning_parser,
         "chat-template": settings.chat_template,
-        # For the two routes that have it; on the others the sidecar does it.
-        "sse-keep-alive-interval": _keep_alive_interval(settings),
+        "sse-keep-alive-interval": (
+            keep_alive if "SSE_KEEP_ALIVE_INTERVAL" not in settings.environ else None
+        ),
         # One vision encoder a GPU, each on its share of the images, instead of every
         # encoder layer split over all GPUs.
         "mm-encoder-tp-mode": "data" if parallel > 1 else None,
@@ -148,8 +181,11 @@ def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
             }
         ),
     }
+    domains = [domain.lower() for domain in settings.allowed_media_domains]
+    if settings.sidecar_fetches_media:
+        domains = [_NO_MEDIA_DOMAIN]  # a URL that the sidecar has overlooked is not fetched either
     # A list takes all words up to the next flag: none of VLLM_EXTRA_ARGS.
-    argv = _media_arguments(settings)
+    argv = ["--allowed-media-domains", *domains] if domains else []
     argv += [word for name, value in values.items() if value for word in (f"--{name}", str(value))]
     choices = {"DTYPE": settings.dtype, "KV_CACHE_DTYPE": settings.kv_cache_dtype}
     choices["QUANTIZATION"] = settings.quantization
@@ -161,37 +197,6 @@ def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
     if has_gpu and "ENABLE_CHUNKED_PREFILL" not in settings.environ:
         argv.append("--enable-chunked-prefill")
     return argv
-
-
-def _keep_alive_interval(settings: Settings) -> int | None:
-    """vLLM's own takes whole seconds, and 0 for never."""
-    if "SSE_KEEP_ALIVE_INTERVAL" in settings.environ:
-        return None
-    return ceil(settings.sse_keep_alive_seconds) or None
-
-
-def _media_arguments(settings: Settings) -> list[str]:
-    """A URL that the sidecar has overlooked is not fetched either."""
-    if settings.sidecar_fetches_media:
-        return ["--allowed-media-domains", _NO_MEDIA_DOMAIN]
-    domains = settings.allowed_media_domains
-    return ["--allowed-media-domains", *map(str.lower, domains)] if domains else []
-
-
-def _tracing_arguments(settings: Settings) -> list[str]:
-    """Where the sidecar's spans go, the engine's go too, unless somebody says otherwise."""
-    endpoint, target = settings.engine_traces_endpoint, settings.trace_target
-    if endpoint is None and target is not None:
-        endpoint = target.url
-    if endpoint is None or endpoint == _NO_TRACES:
-        return []
-    return ["--otlp-traces-endpoint", endpoint]
-
-
-def _demo_arguments(settings: Settings, has_gpu: bool) -> list[str]:
-    """The demo model is there to start fast: nothing is compiled for its few layers."""
-    argv = [] if "ENFORCE_EAGER" in settings.environ else ["--enforce-eager"]
-    return argv if has_gpu or settings.dtype else [*argv, "--dtype", "bfloat16"]
 
 
 def flag_variable(variable: str) -> str | None:
@@ -207,16 +212,6 @@ def remedy_of_reserved(flag: str) -> str | None:
     return _RESERVED.get(flag)
 
 
-def _named_like_flags(settings: Settings) -> list[str]:
-    argv: list[str] = []
-    for variable, value in settings.environ.items():
-        if is_service_link(variable, value):
-            continue
-        if (name := flag_variable(variable)) is not None:
-            argv += arguments(name, value)
-    return argv
-
-
 def _extra_arguments(settings: Settings) -> list[str]:
     try:
         words = shlex.split(settings.extra_args)
@@ -224,7 +219,11 @@ def _extra_arguments(settings: Settings) -> list[str]:
         raise SettingsError(f"VLLM_EXTRA_ARGS: {error}; allowed are shell words") from None
     for word in words:
         name = word.partition("=")[0]
-        if name.startswith("--") and (flag := _reserved(flag_name(name[2:]))) is not None:
+        flag = flag_name(name[2:])
+        # vLLM's parser takes abbreviations: what it could read as a reserved flag is one, too.
+        if flag not in _RESERVED and flag and flag not in known_flags():
+            flag = next((other for other in _RESERVED if other.startswith(flag)), flag)
+        if name.startswith("--") and flag in _RESERVED:
             raise SettingsError(f"VLLM_EXTRA_ARGS: {name} is not allowed; {_RESERVED[flag]}")
     for word, following in pairwise([*words, "--"]):
         name, equals, value = word.partition("=")
@@ -232,15 +231,6 @@ def _extra_arguments(settings: Settings) -> list[str]:
         if name.startswith("--") and (equals or not value.startswith("--")):
             check_json(f"VLLM_EXTRA_ARGS: {name}", flag_name(name[2:]), value)
     return words
-
-
-def _reserved(name: str) -> str | None:
-    """The reserved flag that vLLM's parser, which takes abbreviations, could read `name` as."""
-    if name in _RESERVED:
-        return name
-    if not name or name in known_flags():
-        return None
-    return next((flag for flag in _RESERVED if flag.startswith(name)), None)
 
 
 def _environment(settings: Settings, has_gpu: bool, demo: bool) -> dict[str, str]:
@@ -276,7 +266,8 @@ def warnings_about(settings: Settings) -> tuple[str, ...]:
     flags = {name.upper().replace("-", "_") for name in known_flags()}
     ours_or_theirs = sorted(ours | {name for name in flags if flag_name(name) not in _RESERVED})
     warnings = list(settings.warnings)
-    if _keeps_no_counters(settings):
+    flag = settings.environ.get("DISABLE_LOG_STATS", "")
+    if is_true(flag) or "--disable-log-stats" in settings.extra_args:
         warnings.append(_NO_COUNTERS)
     for name, text in settings.environ.items():
         if is_service_link(name, text) and flag_variable(name) is not None:
@@ -289,11 +280,6 @@ def warnings_about(settings: Settings) -> tuple[str, ...]:
             near = get_close_matches(name, ours_or_theirs, n=1, cutoff=0.88)
             warnings += [f"{name} is not known. Did you mean {near[0]}?"] if near else []
     return tuple(warnings)
-
-
-def _keeps_no_counters(settings: Settings) -> bool:
-    flag = settings.environ.get("DISABLE_LOG_STATS", "")
-    return is_true(flag) or "--disable-log-stats" in settings.extra_args
 
 
 @cache

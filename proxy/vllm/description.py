@@ -1,4 +1,4 @@
-"""What is known of a model before its weights are here: its config.json and its sizes. Pure."""
+"""What can be read of a model before its weights are here: its config.json and its sizes. Pure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,19 @@ _TEXT_PARTS = ("text_config", "llm_config", "language_config")
 # each layer, head and token: latent attention, sliding windows, state spaces, encoders.
 _OTHER_CACHES = frozenset(
     {
-        *("kv_lora_rank", "sliding_window", "attention_chunk_size", "layers_block_type"),
-        *("hybrid_override_pattern", "attn_type_list", "attn_layer_indices", "multi_query"),
-        *("ssm_cfg", "mamba_d_state", "linear_num_key_heads", "state_size", "block_configs"),
+        "attention_chunk_size",
+        "attn_layer_indices",
+        "attn_type_list",
+        "block_configs",
+        "hybrid_override_pattern",
+        "kv_lora_rank",
+        "layers_block_type",
+        "linear_num_key_heads",
+        "mamba_d_state",
+        "multi_query",
+        "sliding_window",
+        "ssm_cfg",
+        "state_size",
     }
 )
 _FULL_ATTENTION = "full_attention"
@@ -72,7 +82,7 @@ def parse_config(document: Mapping[str, Any]) -> ModelConfig:
         quantized=bool(document.get("quantization_config") or document.get("compression_config")),
         dtype=next((name for name in dtypes if isinstance(name, str)), None),
         context_tokens=_count(text, "max_position_embeddings"),
-        cache_elements=_cache_elements(text) if _is_plain(document, text) else None,
+        cache_elements=_cache_elements(document, text),
     )
 
 
@@ -86,17 +96,15 @@ def describe_folder(name: str, folder: Path) -> Description:
     return Description(name, read_config(folder / "config.json"), weights or None)
 
 
-def _is_plain(document: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
-    """Whether each layer keeps a key and a value of each token."""
+def _cache_elements(document: Mapping[str, Any], text: Mapping[str, Any]) -> int | None:
+    """None unless each layer keeps a key and a value of each token."""
     kinds = text.get("layer_types") or ()
     if document.get("is_encoder_decoder") or any(kind != _FULL_ATTENTION for kind in kinds):
-        return False
+        return None
     # Qwen2's files name a window and say that it is not used.
     ignored = {"sliding_window"} if text.get("use_sliding_window") is False else set()
-    return not any(text.get(name) for name in _OTHER_CACHES - ignored)
-
-
-def _cache_elements(text: Mapping[str, Any]) -> int | None:
+    if any(text.get(name) for name in _OTHER_CACHES - ignored):
+        return None
     layers = _count(text, "num_hidden_layers")
     heads = _count(text, "num_attention_heads")
     hidden = _count(text, "hidden_size")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from time import monotonic
 
 import httpx
@@ -42,17 +43,12 @@ class EngineMeter:
         """Read on and on, until cancelled."""
         while True:
             if self._is_up():
-                await self._read()
+                with suppress(httpx.HTTPError):
+                    page = (await self._probe.metrics_page()).raise_for_status()
+                    self._newest, self._taken = read_engine_page(page.content), monotonic()
             else:
                 self._taken = None
             await asyncio.sleep(self._every_seconds)
-
-    async def _read(self) -> None:
-        try:
-            page = (await self._probe.metrics_page()).raise_for_status()
-        except httpx.HTTPError:
-            return
-        self._newest, self._taken = read_engine_page(page.content), monotonic()
 
     def _is_up(self) -> bool:
         return self._state.snapshot.phase in _UP

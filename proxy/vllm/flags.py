@@ -74,7 +74,15 @@ def arguments(variable: str, value: str) -> list[str]:
     value = value.strip()
     check_text(variable, value)
     if flag.kind == "boolean":
-        return _boolean(variable, name, flag, value)
+        # vLLM's booleans take no value: `--flag false` is refused.
+        if is_true(value):
+            return [f"--{name}"]
+        if not is_boolean(value):
+            allowed = "true, 1, yes, on and false, 0, no, off"
+            raise SettingsError(
+                f"{variable}={shown(value)}: allowed are {allowed} (vLLM's --{name})"
+            )
+        return [f"--no-{name}"] if flag.negatable else []
     if flag.choices and value not in flag.choices and flag.kind == "value":
         allowed = ", ".join(flag.choices)
         raise SettingsError(f"{variable}={shown(value)}: allowed are {allowed} (vLLM's --{name})")
@@ -113,18 +121,8 @@ def _items(variable: str, value: str) -> list[str]:
     if value[:1] not in ("{", "["):
         return [item.strip() for item in value.split(",") if item.strip()]
     try:
-        found = json.loads(value if value.startswith("[") else f"[{value}]")
+        items = json.loads(value if value.startswith("[") else f"[{value}]")
     except ValueError as error:
         text = f"{variable}={shown(value)}: no JSON ({error}); allowed are a,b too"
         raise SettingsError(text) from None
-    return [item if isinstance(item, str) else json.dumps(item) for item in found]
-
-
-def _boolean(variable: str, name: str, flag: Flag, value: str) -> list[str]:
-    # vLLM's booleans take no value: `--flag false` is refused.
-    if is_true(value):
-        return [f"--{name}"]
-    if value.lower() not in _FALSE:
-        allowed = "true, 1, yes, on and false, 0, no, off"
-        raise SettingsError(f"{variable}={shown(value)}: allowed are {allowed} (vLLM's --{name})")
-    return [f"--no-{name}"] if flag.negatable else []
+    return [item if isinstance(item, str) else json.dumps(item) for item in items]

@@ -64,15 +64,19 @@ def clean_lines(raw: bytes | str) -> list[str]:
 
 def parse_line(line: str) -> LogLine:
     """Take one clean line apart; what has no known form is INFO and keeps all its text."""
-    process, rest = _split_process(line)
-    if found := _VLLM.match(rest):
-        return LogLine(process, found["level"], found["source"], rest[found.end() :])
-    if found := _UVICORN.match(rest):
-        return LogLine(process, found["level"], "uvicorn", rest[found.end() :])
-    if found := _TORCH.match(rest):
-        level = _TORCH_LEVELS[found["letter"]]
-        return LogLine(process, level, found["source"], rest[found.end() :])
-    return LogLine(process, _plain_level(rest), "", rest)
+    tag = _PROCESS.match(line)
+    process, rest = (tag["process"], line[tag.end() :]) if tag else ("", line)
+    if match := _VLLM.match(rest):
+        return LogLine(process, match["level"], match["source"], rest[match.end() :])
+    if match := _UVICORN.match(rest):
+        return LogLine(process, match["level"], "uvicorn", rest[match.end() :])
+    if match := _TORCH.match(rest):
+        level = _TORCH_LEVELS[match["letter"]]
+        return LogLine(process, level, match["source"], rest[match.end() :])
+    if _TRACEBACK.match(rest):
+        return LogLine(process, "ERROR", "", rest)
+    warns = _PYTHON_WARNING.match(rest) or is_lost_span(rest)
+    return LogLine(process, "WARNING" if warns else "INFO", "", rest)
 
 
 def is_lost_span(message: str) -> bool:
@@ -84,15 +88,3 @@ def shorten(message: str, limit: int = MAX_LOG_MESSAGE_CHARS, *, lost: int = 0) 
     """Cut a long message for the log, and say how much is missing; `lost` of it already was."""
     cut = len(message) - limit
     return message if cut <= 0 else f"{message[:limit]}… [{cut + lost} characters cut]"
-
-
-def _split_process(line: str) -> tuple[str, str]:
-    found = _PROCESS.match(line)
-    return (found["process"], line[found.end() :]) if found else ("", line)
-
-
-def _plain_level(text: str) -> str:
-    if _TRACEBACK.match(text):
-        return "ERROR"
-    warns = _PYTHON_WARNING.match(text) or _LOST_SPANS.match(text)
-    return "WARNING" if warns else "INFO"

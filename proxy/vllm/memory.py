@@ -16,6 +16,7 @@ from proxy.vllm.description import Description, ModelConfig
 CHECK = "GPU memory"
 _GIB = 1024**3
 _SUFFIXES = {"k": 1000, "m": 1000**2, "g": 1000**3, "K": 1024, "M": 1024**2, "G": 1024**3}
+_FLOAT32 = ("float32", "float")
 # Flags that change what is counted here, wherever they are set; and ours, set as arguments.
 _OTHER_COUNTS = ("CPU_OFFLOAD_GB", "PIPELINE_PARALLEL_SIZE", "KV_CACHE_MEMORY_BYTES")
 _OURS = ("GPU_MEMORY_UTIL", "TENSOR_PARALLEL_SIZE", "MAX_MODEL_LEN", "QUANTIZATION", "TP")
@@ -29,7 +30,7 @@ def check_memory(model: Description, settings: Settings, hardware: Hardware) -> 
     room = _room_bytes(settings, hardware)
     if not weights or room is None or (settings.quantization and not config.quantized):
         return None
-    if config.dtype == "float32" and settings.dtype not in ("float32", "float"):
+    if config.dtype == "float32" and settings.dtype not in _FLOAT32:
         weights //= 2  # vLLM takes 16 bits then
     if weights > room:
         return Finding(
@@ -39,19 +40,17 @@ def check_memory(model: Description, settings: Settings, hardware: Hardware) -> 
             " the start will most likely fail for want of GPU memory.",
             "Set TENSOR_PARALLEL_SIZE over more GPUs, or take a smaller or quantized model.",
         )
-    return _of_cache(config, settings, weights, room)
-
-
-def _of_cache(config: ModelConfig, settings: Settings, weights: int, room: int) -> Finding:
-    tokens = _tokens(settings, config)
-    said = f"About {_gib(weights)} GiB of weights"
+    about = f"About {_gib(weights)} GiB of weights"
+    tokens = _longest_request(settings, config)
     if tokens is None or config.cache_elements is None:
-        return Finding(CHECK, Result.OK, f"{said} in {_gib(room)} GiB.")
-    token_bytes = config.cache_elements * _element_bytes(settings)
+        return Finding(CHECK, Result.OK, f"{about} in {_gib(room)} GiB.")
+    dtype, cache_dtype = settings.dtype or "auto", settings.kv_cache_dtype or ""
+    element_bytes = 1 if cache_dtype.startswith("fp8") else 4 if dtype in _FLOAT32 else 2
+    token_bytes = config.cache_elements * element_bytes
     cache = tokens * token_bytes
     if weights + cache <= room:
         one = f"and {_gib(cache)} GiB of KV cache for one request of {tokens} tokens"
-        return Finding(CHECK, Result.OK, f"{said} {one} in {_gib(room)} GiB.")
+        return Finding(CHECK, Result.OK, f"{about} {one} in {_gib(room)} GiB.")
     return Finding(
         CHECK,
         Result.WARN,
@@ -73,8 +72,8 @@ def _room_bytes(settings: Settings, hardware: Hardware) -> int | None:
     return int(min(sizes) * share) * count
 
 
-def _tokens(settings: Settings, config: ModelConfig) -> int | None:
-    """The longest request; None where vLLM fits it to the memory, or nobody says."""
+def _longest_request(settings: Settings, config: ModelConfig) -> int | None:
+    """In tokens; None where vLLM fits it to the memory, or nobody says."""
     asked = settings.max_model_len
     if asked is None:
         return config.context_tokens
@@ -82,12 +81,6 @@ def _tokens(settings: Settings, config: ModelConfig) -> int | None:
         return None
     factor = _SUFFIXES.get(asked[-1], 1)
     return int(float(asked.rstrip("kKmMgG")) * factor)
-
-
-def _element_bytes(settings: Settings) -> int:
-    if (settings.kv_cache_dtype or "").startswith("fp8"):
-        return 1
-    return 4 if (settings.dtype or "auto") in ("float32", "float") else 2
 
 
 def _gib(count: int) -> str:

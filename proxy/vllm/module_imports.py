@@ -21,21 +21,24 @@ _MOST_MODULES = 300
 
 def missing_package(module: str) -> str | None:
     """The first package without which `module` cannot be imported; None where none is seen."""
-    met, waiting = {module}, [module]
-    while waiting and len(met) < _MOST_MODULES:
+    seen, waiting = {module}, [module]
+    while waiting and len(seen) < _MOST_MODULES:
         for name in _imports(waiting.pop()):
             package = name.partition(".")[0]
             if not _is_installed(package):
                 return package
-            if name.startswith(_FOLLOWED) and name not in met:
-                met.add(name)
+            if name.startswith(_FOLLOWED) and name not in seen:
+                seen.add(name)
                 waiting.append(name)
     return None
 
 
 def _imports(module: str) -> Iterator[str]:
     """Names of modules, and of what may be modules, that are imported without a condition."""
-    file = _file(module)
+    name, *parts = module.split(".")
+    path = (package_folder(name) or Path("/nowhere")).joinpath(*parts)
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    file = next((file for file in candidates if file.is_file()), None)
     try:
         tree = ast.parse(file.read_bytes() if file else b"")
     except (OSError, ValueError, SyntaxError):
@@ -52,17 +55,9 @@ def _imports(module: str) -> Iterator[str]:
                 yield from (f"{source}.{alias.name}" for alias in node.names)
 
 
-def _file(module: str) -> Path | None:
-    root = _package(module.partition(".")[0])
-    if root is None:
-        return None
-    path = root.joinpath(*module.split(".")[1:])
-    candidates = (path.with_suffix(".py"), path / "__init__.py")
-    return next((file for file in candidates if file.is_file()), None)
-
-
 @cache
-def _package(name: str) -> Path | None:
+def package_folder(name: str) -> Path | None:
+    """The folder of an installed package, without importing it."""
     spec = find_spec(name)
     return Path(spec.origin).parent if spec and spec.origin else None
 

@@ -144,7 +144,7 @@ def test_what_names_no_architecture_is_not_judged(unknown: Description) -> None:
 
 
 def test_without_vllm_nothing_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(architectures, "_package", lambda _: None)
+    monkeypatch.setattr(architectures, "package_folder", lambda _: None)
     installed_registry.cache_clear()
     assert installed_registry() is None
     assert check_architecture(model("FooBarForCausalLM"), settings()) is None

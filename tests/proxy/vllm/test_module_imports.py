@@ -19,7 +19,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of an installed vLLM's models, empty as yet."""
     folder = tmp_path / "vllm/model_executor/models"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(module_imports, "_package", lambda name: tmp_path / name)
+    monkeypatch.setattr(module_imports, "package_folder", lambda name: tmp_path / name)
     return folder
 
 
