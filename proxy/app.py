@@ -17,8 +17,8 @@ from proxy.api.built_in import built_in_endpoints
 from proxy.api.service import Service
 from proxy.engine.state import Snapshot
 from proxy.idle import PodIdle
-from proxy.machine.disk_meter import DiskMeter
-from proxy.machine.gpu_meter import GpuMeter
+from proxy.machine.meters import Meter, disk_meter, gpu_meter
+from proxy.machine.reading import DiskReading, GpuReading
 from proxy.media.resolver import media_resolver
 from proxy.models.fetch import data_directory, model_cache
 from proxy.pool.model import ServedModel
@@ -43,8 +43,8 @@ if TYPE_CHECKING:  # it imports what most do without
 class Meters:
     """What reads the machine every few seconds."""
 
-    gpu: GpuMeter
-    disk: DiskMeter
+    gpu: Meter[tuple[GpuReading, ...]]
+    disk: Meter[DiskReading]
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
     models = ModelPool([model])
 
     service = Service(settings, models, metrics)
-    meters = Meters(GpuMeter(), DiskMeter(model_cache(settings)))
+    meters = Meters(gpu_meter(), disk_meter(model_cache(settings)))
     metrics.gauges.engine = model.meter.reading
-    metrics.gauges.gpus = meters.gpu.readings
+    metrics.gauges.gpus = meters.gpu.reading
     metrics.gauges.disk = meters.disk.reading
     metrics.gauges.price_per_hour = settings.gpu_price_per_hour
 

@@ -47,10 +47,15 @@ def check_port(port: int) -> None:
 def check_disk(cache: Path) -> int:
     """Bytes that are free where models are kept; there must be some."""
     try:
-        existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+        existing = existing_folder(cache)
         free = shutil.disk_usage(existing).free
     except OSError as error:
-        raise _hidden_cache(cache, error) from None
+        raise EngineFailure(
+            Cause.CACHE_NOT_WRITABLE,
+            f"The model cache {cache} cannot be looked at: {error.strerror}.",
+            remedy="Set HF_HOME to a folder that this user can write to.",
+            permanent=True,
+        ) from None
     if free < _MIN_FREE_BYTES:
         raise EngineFailure(
             Cause.DISK_FULL,
@@ -61,10 +66,6 @@ def check_disk(cache: Path) -> int:
     return free
 
 
-def _hidden_cache(cache: Path, error: OSError) -> EngineFailure:
-    return EngineFailure(
-        Cause.CACHE_NOT_WRITABLE,
-        f"The model cache {cache} cannot be looked at: {error.strerror}.",
-        remedy="Set HF_HOME to a folder that this user can write to.",
-        permanent=True,
-    )
+def existing_folder(path: Path) -> Path:
+    """`path`, or the nearest folder above it that is there: where it is going to be."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())

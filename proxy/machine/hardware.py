@@ -84,29 +84,23 @@ def _opened() -> Iterator[Any]:
 
 def detect() -> Hardware:
     """Ask NVML. A machine without a driver, or without NVML's Python package, has no GPU."""
+    gpus, trouble = [], None
     try:
         with _opened() as nvml:
-            return _read(nvml)
+            for index in range(nvml.nvmlDeviceGetCount()):
+                try:
+                    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                    memory = None
+                    # GPUs on the CPU's own memory (GB10, Jetson) do not say how much they have.
+                    with suppress(nvml.NVMLError):
+                        memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+                    gpus.append(Gpu(nvml.nvmlDeviceGetName(handle), memory))
+                except nvml.NVMLError as error:
+                    # One that has fallen off the bus is counted by NVML all the same.
+                    trouble = f"GPU {index}: {error}"
+            return Hardware(tuple(gpus), nvml.nvmlSystemGetDriverVersion(), trouble)
     except _NoNvml as error:
         return Hardware(trouble=str(error) or None)
-
-
-def _read(nvml: Any) -> Hardware:
-    """A GPU that has fallen off the bus is counted by NVML all the same."""
-    gpus, trouble = [], None
-    for index in range(nvml.nvmlDeviceGetCount()):
-        try:
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            gpus.append(Gpu(nvml.nvmlDeviceGetName(handle), _memory(nvml, handle)))
-        except nvml.NVMLError as error:
-            trouble = f"GPU {index}: {error}"
-    return Hardware(tuple(gpus), nvml.nvmlSystemGetDriverVersion(), trouble)
-
-
-def _memory(nvml: Any, handle: Any) -> int | None:
-    with suppress(nvml.NVMLError):  # GPUs on the CPU's own memory (GB10, Jetson) do not say
-        return int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-    return None
 
 
 def engine_version() -> str | None:

@@ -19,12 +19,12 @@ import glob
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -95,30 +95,34 @@ class Fetch:
             raise no_room(self._asked, plan.bytes_to_fetch, plan.bytes_free, permanent=permanent)
         if plan.bytes_to_fetch and (problem := self._cache.write_problem()):
             raise not_writable(self._asked, problem)
-        if not check:
-            _judge(self._asked.repo, plan)
-            self._emit(self._fetch(plan, files))
+        if check:
+            return
+        if plan.bytes_to_fetch:  # a warm start need not wait for these imports
+            from proxy.settings import Settings
+            from proxy.vllm.architectures import check_architecture
+
+            # Fetch no weights that vLLM cannot run: our parent finds that out, but a moment later.
+            model = Description(self._asked.repo, plan.config)
+            check_architecture(model, Settings.load(os.environ))
+        self._emit(self._fetch(plan, files))
 
     def _plan(self) -> tuple[Plan, dict[str, tuple[Path, int]]]:
         # Slow imports are not the hub's silence.
         from huggingface_hub import HfApi
 
         api = HfApi()
-        patience = Patience(self._metadata_seconds())
+        seconds = self._limits.metadata_seconds
+        with suppress(Exception):  # who needs a cache that cannot be read says so
+            snapshot = self._cache.find_snapshot(self._asked.revision)
+            if snapshot is not None and not self._cache.missing_files(snapshot):
+                seconds = min(seconds, CACHED_METADATA_SECONDS)
+        patience = Patience(seconds)
 
         def check() -> None:
             if patience.expired():
-                raise unanswered(self._asked, patience.seconds)
+                raise unanswered(self._asked, seconds)
 
-        return watch(partial(self._ask_hub, api, patience.seconds), check, patience)
-
-    def _metadata_seconds(self) -> float:
-        limit = self._limits.metadata_seconds
-        with suppress(Exception):  # a cache that cannot be read is told of by those who need it
-            snapshot = self._cache.find_snapshot(self._asked.revision)
-            if snapshot is not None and not self._cache.missing_files(snapshot):
-                return min(limit, CACHED_METADATA_SECONDS)
-        return limit
+        return watch(partial(self._ask_hub, api, seconds), check, patience)
 
     def _ask_hub(self, api: HfApi, seconds: float) -> tuple[Plan, dict[str, tuple[Path, int]]]:
         """Names and commit first, then hub's own dry run over the files chosen."""
@@ -170,7 +174,8 @@ class Fetch:
         if snapshot is None or missing:
             raise (not_cached(self._asked, missing) if offline else failure) from error
         if not offline:
-            _warn(f"{failure.message}; serving the complete snapshot {snapshot.name} of the cache")
+            text = f"{failure.message}; serving the complete snapshot {snapshot.name} of the cache"
+            print(f"warning: {text}", file=sys.stderr, flush=True)
         return Done(path=str(snapshot), revision=snapshot.name)
 
     def _fetch(self, plan: Plan, files: dict[str, tuple[Path, int]]) -> Done:
@@ -185,17 +190,6 @@ class Fetch:
             cache_dir=self._asked.cache,
             allow_patterns=[glob.escape(name) for name in files],
         )
-        report = self._reporter(size, patience)
-        snapshot = watch(fetch, report, patience)
-        # hub returns what it has, without a word, when it cannot list the files again.
-        missing = [name for name, (path, _) in files.items() if not path.exists()]
-        if missing:
-            raise left_out(self._asked, missing)
-        report()
-        self._cache.point_ref(self._asked.revision, plan.revision)
-        return Done(path=snapshot, revision=plan.revision)
-
-    def _reporter(self, size: SnapshotSize, patience: Patience) -> Callable[[], None]:
         reported = -1
 
         def report() -> None:
@@ -208,25 +202,14 @@ class Fetch:
             elif patience.expired():
                 raise stalled(self._asked, patience.seconds)
 
-        return report
-
-
-def _judge(repo: str, plan: Plan) -> None:
-    """Fetch no weights that vLLM cannot run: our parent finds that out too, but a moment later.
-
-    Raises:
-        EngineFailure: it cannot.
-    """
-    if not plan.bytes_to_fetch:
-        return  # a warm start need not wait for these imports
-    from proxy.settings import Settings
-    from proxy.vllm.architectures import check_architecture
-
-    check_architecture(Description(repo, plan.config), Settings.load(os.environ))
-
-
-def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+        snapshot = watch(fetch, report, patience)
+        # hub returns what it has, without a word, when it cannot list the files again.
+        missing = [name for name, (path, _) in files.items() if not path.exists()]
+        if missing:
+            raise left_out(self._asked, missing)
+        report()
+        self._cache.point_ref(self._asked.revision, plan.revision)
+        return Done(path=snapshot, revision=plan.revision)
 
 
 def _die(number: int, _frame: FrameType | None) -> None:
@@ -234,13 +217,6 @@ def _die(number: int, _frame: FrameType | None) -> None:
     discard_open_partials()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
-
-
-def _end_at_once(code: int) -> NoReturn:
-    """Exit without waiting for hub's threads, which may hang in a socket for minutes."""
-    discard_open_partials()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _asked(repo: str, revision: str | None) -> Asked:
@@ -259,7 +235,7 @@ def _asked(repo: str, revision: str | None) -> Asked:
     )
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m proxy.models.download")
     parser.add_argument("repo")
     parser.add_argument("--revision")
@@ -267,11 +243,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--platform-cache", type=Path, default=RUNPOD_CACHE, help="tests")
     parser.add_argument("--metadata-seconds", type=float, default=METADATA_SECONDS, help="tests")
     parser.add_argument("--stall-seconds", type=float, default=STALL_SECONDS, help="tests")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    given = _parse(arguments)
+    given = parser.parse_args(arguments)
     limits = Limits(given.metadata_seconds, given.stall_seconds)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     signal.signal(signal.SIGTERM, _die)
@@ -288,7 +260,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         failure = explain(error, asked)
         emit(Failed(failure.cause, failure.message, failure.remedy, failure.permanent))
-        _end_at_once(1)
+        # Do not wait for hub's threads, which may hang in a socket for minutes.
+        discard_open_partials()
+        sys.stderr.flush()
+        os._exit(1)
     return 0
 
 

@@ -201,7 +201,12 @@ async def _ask_child(
         async for raw in child.lines():
             match decode_event(raw):
                 case Failed() as failed:
-                    raise _failure(failed)
+                    raise EngineFailure(
+                        failed.cause,
+                        failed.message,
+                        remedy=failed.remedy,
+                        permanent=failed.permanent,
+                    )
                 case Plan() | Done() as event:
                     result = event
                     on_event(event)
@@ -216,12 +221,6 @@ async def _ask_child(
     if result is None or code != 0:
         raise _no_result(code)
     return result
-
-
-def _failure(failed: Failed) -> EngineFailure:
-    return EngineFailure(
-        failed.cause, failed.message, remedy=failed.remedy, permanent=failed.permanent
-    )
 
 
 def _no_result(code: int) -> EngineFailure:

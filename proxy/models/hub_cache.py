@@ -50,19 +50,18 @@ class RepoCache:
 
     def free_bytes(self) -> int:
         """Free space where the cache is, or where it is going to be."""
-        place = self.cache
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        return shutil.disk_usage(place).free
+        return shutil.disk_usage(self._existing_folder()).free
 
     def write_problem(self) -> str | None:
         """Why nothing can be written to the cache; None where something can."""
-        place = next(folder for folder in (self.cache, *self.cache.parents) if folder.exists())
         try:
-            with tempfile.TemporaryFile(dir=place):
+            with tempfile.TemporaryFile(dir=self._existing_folder()):
                 return None
         except OSError as error:
             return error.strerror or type(error).__name__
+
+    def _existing_folder(self) -> Path:
+        return next(folder for folder in (self.cache, *self.cache.parents) if folder.exists())
 
     def remove_leftovers(self) -> int:
         """Delete partial files of dead processes; the number of bytes won back.

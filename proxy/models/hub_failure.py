@@ -1,15 +1,14 @@
 """What huggingface_hub raised -> cause, sentence, remedy.
 
-hub 1.x speaks through httpx and 2.x through httpx2, and both let their errors through
-unwrapped here and there: those are told by the names of their classes, so that neither
-library is imported. hub's own errors are told by type.
+hub 1.x uses httpx and 2.x httpx2, and both let their errors through unwrapped here and there:
+those are recognized by the names of their classes, so that neither library is imported. hub's own
+errors are recognized by type.
 """
 
 from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,11 +41,15 @@ class Asked:
 
 def explain(error: BaseException, asked: Asked) -> EngineFailure:
     """The first error in the chain that says something; hub wraps the telling one in others."""
-    for link in _chain(error):
+    link: BaseException | None = error
+    seen: list[BaseException] = []
+    while link is not None and link not in seen:
         failure = _explain_one(link, asked)
         if failure is not None:
             return failure
-    return EngineFailure(
+        seen.append(link)
+        link = link.__cause__ or link.__context__
+    return _failure(
         Cause.UNKNOWN,
         f"the download of {asked.repo} failed: {type(error).__name__}: {_first_line(error)}",
         permanent=False,
@@ -57,42 +60,39 @@ def no_room(
     asked: Asked, needed_bytes: int, free_bytes: int, *, permanent: bool = True
 ) -> EngineFailure:
     needed, free = needed_bytes / _BYTES_PER_GB, free_bytes / _BYTES_PER_GB
-    return EngineFailure(
+    return _failure(
         Cause.DISK_FULL,
         f"{asked.repo} needs {needed:.1f} GB more on the disk, and {free:.1f} GB are free"
         f" at {asked.cache}",
-        remedy="give that volume more space, or set HF_HOME to a folder on a larger one",
+        "give that volume more space, or set HF_HOME to a folder on a larger one",
         permanent=permanent,
     )
 
 
 def not_writable(asked: Asked, problem: str) -> EngineFailure:
-    return EngineFailure(
+    return _failure(
         Cause.CACHE_NOT_WRITABLE,
         f"the cache at {asked.cache} cannot be written: {problem}",
-        remedy="set HF_HOME to a folder that this user can write to",
-        permanent=True,
+        "set HF_HOME to a folder that this user can write to",
     )
 
 
 def not_cached(asked: Asked, missing: list[str]) -> EngineFailure:
     shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     state = f"lacks {shown}" if missing else "does not hold it"
-    return EngineFailure(
+    return _failure(
         Cause.MODEL_NOT_FOUND,
         f"HF_HUB_OFFLINE is set and {asked.repo} (revision {asked.revision}) is not complete on"
         f" this machine: the cache at {asked.cache} {state}",
-        remedy="unset HF_HUB_OFFLINE for one start, or set HF_HOME to a cache that holds the model",
-        permanent=True,
+        "unset HF_HUB_OFFLINE for one start, or set HF_HOME to a cache that holds the model",
     )
 
 
 def no_files(asked: Asked) -> EngineFailure:
-    return EngineFailure(
+    return _failure(
         Cause.UNSUPPORTED_MODEL,
         f"{asked.repo} holds no file that vLLM could load",
-        remedy="set MODEL_NAME to a repository with safetensors weights and a config.json",
-        permanent=True,
+        "set MODEL_NAME to a repository with safetensors weights and a config.json",
     )
 
 
@@ -134,89 +134,68 @@ def _explain_one(error: BaseException, asked: Asked) -> EngineFailure | None:
 def _of_answer(error: HfHubHTTPError, asked: Asked) -> EngineFailure:
     from huggingface_hub.errors import DisabledRepoError, GatedRepoError, RevisionNotFoundError
 
-    status = error.response.status_code
+    repo, page = asked.repo, f"{asked.endpoint}/{asked.repo}"
+    status, headers = error.response.status_code, error.response.headers
     if isinstance(error, GatedRepoError):
-        return _gated(asked)
+        if asked.has_token:
+            return _failure(
+                Cause.MODEL_GATED,
+                f"{repo} is gated, and the account of HF_TOKEN has not been given access",
+                f"ask for access at {page}, or set HF_TOKEN to a token of an account that has it",
+            )
+        return _failure(
+            Cause.MODEL_GATED,
+            f"{repo} is gated, and there is no HF_TOKEN",
+            f"accept the conditions at {page} and set HF_TOKEN",
+        )
     if isinstance(error, DisabledRepoError):
-        return _not_found(f"{asked.repo} has been disabled on the hub")
+        return _not_found(f"{repo} has been disabled on the hub")
     if isinstance(error, RevisionNotFoundError):
-        return EngineFailure(
-            Cause.MODEL_NOT_FOUND,
-            f"{asked.repo} has no revision {asked.revision!r}",
-            remedy="set MODEL_REVISION to a branch, tag or commit of it, or leave it empty",
-            permanent=True,
+        return _not_found(
+            f"{repo} has no revision {asked.revision!r}",
+            "set MODEL_REVISION to a branch, tag or commit of it, or leave it empty",
+        )
+    if status == 401 and (asked.has_token or headers.get("X-Error-Message") == _INVALID_TOKEN):
+        return _failure(
+            Cause.TOKEN_INVALID,
+            f"the hub does not accept HF_TOKEN (asked for {repo}): invalid or expired",
+            "set HF_TOKEN to a valid token, or unset it for a public model",
         )
     if status == 401:
-        return _unauthorized(error, asked)
-    if status == 403:
-        return _refused(error, asked)
-    if status == 404:
-        return _not_found(f"{asked.repo} does not exist at {asked.endpoint}")
-    if status == 429:
-        return _rate_limited(error, asked)
-    return _unreachable(asked, f"answers with an error of its own (HTTP {status})")
-
-
-def _gated(asked: Asked) -> EngineFailure:
-    page = f"{asked.endpoint}/{asked.repo}"
-    if asked.has_token:
-        message = f"{asked.repo} is gated, and the account of HF_TOKEN has not been given access"
-        remedy = f"ask for access at {page}, or set HF_TOKEN to a token of an account that has it"
-    else:
-        message = f"{asked.repo} is gated, and there is no HF_TOKEN"
-        remedy = f"accept the conditions at {page} and set HF_TOKEN"
-    return EngineFailure(Cause.MODEL_GATED, message, remedy=remedy, permanent=True)
-
-
-def _unauthorized(error: HfHubHTTPError, asked: Asked) -> EngineFailure:
-    invalid = error.response.headers.get("X-Error-Message") == _INVALID_TOKEN
-    if invalid or asked.has_token:
-        return EngineFailure(
-            Cause.TOKEN_INVALID,
-            f"the hub does not accept HF_TOKEN (asked for {asked.repo}): invalid or expired",
-            remedy="set HF_TOKEN to a valid token, or unset it for a public model",
-            permanent=True,
+        return _not_found(
+            f"{repo} does not exist at {asked.endpoint}, or is private and there is no HF_TOKEN",
+            "check MODEL_NAME; set HF_TOKEN if the model is private",
         )
-    return EngineFailure(
-        Cause.MODEL_NOT_FOUND,
-        f"{asked.repo} does not exist at {asked.endpoint}, or is private and there is no HF_TOKEN",
-        remedy="check MODEL_NAME; set HF_TOKEN if the model is private",
-        permanent=True,
-    )
-
-
-def _refused(error: HfHubHTTPError, asked: Asked) -> EngineFailure:
-    said = f": {error.server_message}" if error.server_message else ""
-    return EngineFailure(
-        Cause.MODEL_GATED,
-        f"the hub refuses access to {asked.repo} (HTTP 403){said}",
-        remedy="set HF_TOKEN to a token that may read this repository",
-        permanent=True,
-    )
-
-
-def _rate_limited(error: HfHubHTTPError, asked: Asked) -> EngineFailure:
-    headers = error.response.headers
-    reset = _RESET_SECONDS.search(headers.get("RateLimit", ""))
-    seconds = reset[1] if reset else headers.get("Retry-After")
-    when = f"; it asks to wait {seconds} s" if seconds else ""
-    return EngineFailure(
-        Cause.HUB_RATE_LIMITED,
-        f"the hub has had too many requests from this address or account (HTTP 429){when}",
-        remedy="" if asked.has_token else "wait, or set HF_TOKEN: accounts have a higher limit",
-        permanent=False,
-    )
+    if status == 403:
+        reason = f": {error.server_message}" if error.server_message else ""
+        return _failure(
+            Cause.MODEL_GATED,
+            f"the hub refuses access to {repo} (HTTP 403){reason}",
+            "set HF_TOKEN to a token that may read this repository",
+        )
+    if status == 404:
+        return _not_found(f"{repo} does not exist at {asked.endpoint}")
+    if status == 429:
+        reset = _RESET_SECONDS.search(headers.get("RateLimit", ""))
+        seconds = reset[1] if reset else headers.get("Retry-After")
+        when = f"; it asks to wait {seconds} s" if seconds else ""
+        return _failure(
+            Cause.HUB_RATE_LIMITED,
+            f"the hub has had too many requests from this address or account (HTTP 429){when}",
+            "" if asked.has_token else "wait, or set HF_TOKEN: accounts have a higher limit",
+            permanent=False,
+        )
+    return _unreachable(asked, f"answers with an error of its own (HTTP {status})")
 
 
 def _of_disk(error: BaseException, asked: Asked) -> EngineFailure | None:
     words = _OS_ERROR.search(str(error))
     number = error.errno if isinstance(error, OSError) else int(words[1]) if words else None
     if number in _NO_SPACE:
-        return EngineFailure(
+        return _failure(
             Cause.DISK_FULL,
             f"the disk at {asked.cache} is full, and {asked.repo} is not complete",
-            remedy="give that volume more space, or set HF_HOME to a folder on a larger one",
-            permanent=True,
+            "give that volume more space, or set HF_HOME to a folder on a larger one",
         )
     if number in _NOT_WRITABLE:
         return not_writable(asked, _first_line(error))
@@ -242,34 +221,31 @@ def _of_network(error: BaseException, asked: Asked) -> EngineFailure | None:
     if _is_a(error, "UnsupportedProtocol", "InvalidURL"):
         return _unreachable(asked, f"has no usable address: {words}", permanent=True)
     if words.startswith("Consistency check failed"):
-        return EngineFailure(Cause.CORRUPT_FILE, _first_line(error), permanent=False)
+        return _failure(Cause.CORRUPT_FILE, _first_line(error), permanent=False)
     return None
 
 
-def _not_found(message: str) -> EngineFailure:
-    return EngineFailure(Cause.MODEL_NOT_FOUND, message, remedy="check MODEL_NAME", permanent=True)
+def _not_found(message: str, remedy: str = "check MODEL_NAME") -> EngineFailure:
+    return _failure(Cause.MODEL_NOT_FOUND, message, remedy)
 
 
 def _unreachable(asked: Asked, what: str, *, permanent: bool = False) -> EngineFailure:
-    return EngineFailure(
+    return _failure(
         Cause.HUB_UNREACHABLE,
         f"the hub at {asked.endpoint} {what}",
-        remedy="check the network and HF_ENDPOINT; with the model in the cache, the hub is"
-        " not needed",
+        "check the network and HF_ENDPOINT; with the model in the cache, the hub is not needed",
         permanent=permanent,
     )
 
 
+def _failure(
+    cause: Cause, message: str, remedy: str = "", *, permanent: bool = True
+) -> EngineFailure:
+    return EngineFailure(cause, message, remedy=remedy, permanent=permanent)
+
+
 def _is_a(error: BaseException, *names: str) -> bool:
     return any(kind.__name__ in names for kind in type(error).__mro__)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        seen.append(error)
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _first_line(error: BaseException) -> str:

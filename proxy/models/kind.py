@@ -31,11 +31,9 @@ def repository_of(model_name: str, revision: str | None) -> str:
     if (page := _PAGE.fullmatch(model_name)) is None:
         return model_name
     if page["revision"] not in (None, "main", revision):
-        raise EngineFailure(
-            Cause.MODEL_NOT_FOUND,
+        raise _no_model(
             f"MODEL_NAME={model_name!r} is the page of a revision.",
-            remedy=f"Set MODEL_NAME={page['name']} and MODEL_REVISION={page['revision']}.",
-            permanent=True,
+            f"Set MODEL_NAME={page['name']} and MODEL_REVISION={page['revision']}.",
         )
     return page["name"]
 
@@ -57,21 +55,17 @@ def kind_of(model_name: str) -> ModelKind:
     if model_name.startswith(("/", "./", "../", "~")) or is_folder(model_name):
         return ModelKind.LOCAL
     if model_name.startswith(("http://", "https://", "hf://")):
-        raise EngineFailure(
-            Cause.MODEL_NOT_FOUND,
+        raise _no_model(
             f"MODEL_NAME={model_name!r} is an address, and no page of a model on huggingface.co.",
-            remedy="Set MODEL_NAME to organisation/name, and HF_ENDPOINT to a hub of your own.",
-            permanent=True,
+            "Set MODEL_NAME to organisation/name, and HF_ENDPOINT to a hub of your own.",
         )
     if "://" in model_name or ":" in model_name:
         return ModelKind.OTHER
     if _REPOSITORY.fullmatch(model_name):
         return ModelKind.HUB
-    raise EngineFailure(
-        Cause.MODEL_NOT_FOUND,
+    raise _no_model(
         f"MODEL_NAME={model_name!r} is neither a repository (organisation/name) nor a folder.",
-        remedy="Set MODEL_NAME to a Hugging Face repository or to an existing path.",
-        permanent=True,
+        "Set MODEL_NAME to a Hugging Face repository or to an existing path.",
     )
 
 
@@ -91,33 +85,24 @@ def check_local_model(model_name: str, settings: Settings) -> Path:
                 f"The folder {path} holds no model: it has no config.json.",
                 "Set MODEL_NAME to the folder that holds config.json and the weights.",
             )
-        if not _loads_otherwise(settings) and (missing := missing_beside_others(path)):
-            raise _half_a_model(path, missing)
+        loads_otherwise = (
+            "LOAD_FORMAT" in settings.environ or "--load-format" in settings.extra_args
+        )
+        if not loads_otherwise and (missing := missing_beside_others(path)):
+            more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
+            raise EngineFailure(
+                Cause.CORRUPT_FILE,
+                f"The model in {path} is not complete: {missing[0]}{more} missing.",
+                remedy="Copy or fetch all of it.",
+                permanent=True,
+            )
     except OSError as error:
-        raise _hidden_model(path, error) from None
+        raise _no_model(
+            f"The model folder {path} cannot be looked at: {error.strerror}.",
+            "Set MODEL_NAME to a folder that this user may read, or run as a user who may.",
+        ) from None
     return path
-
-
-def _loads_otherwise(settings: Settings) -> bool:
-    return "LOAD_FORMAT" in settings.environ or "--load-format" in settings.extra_args
-
-
-def _half_a_model(path: Path, missing: list[str]) -> EngineFailure:
-    more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
-    return EngineFailure(
-        Cause.CORRUPT_FILE,
-        f"The model in {path} is not complete: {missing[0]}{more} missing.",
-        remedy="Copy or fetch all of it.",
-        permanent=True,
-    )
 
 
 def _no_model(message: str, remedy: str) -> EngineFailure:
     return EngineFailure(Cause.MODEL_NOT_FOUND, message, remedy=remedy, permanent=True)
-
-
-def _hidden_model(path: Path, error: OSError) -> EngineFailure:
-    return _no_model(
-        f"The model folder {path} cannot be looked at: {error.strerror}.",
-        "Set MODEL_NAME to a folder that this user may read, or run as a user who may.",
-    )

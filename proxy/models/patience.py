@@ -48,17 +48,17 @@ def watch(work: Callable[[], T], tick: Callable[[], None], patience: Patience) -
     log = logging.getLogger("huggingface_hub")
     log.addHandler(patience)
     result: concurrent.futures.Future[T] = concurrent.futures.Future()
-    threading.Thread(target=_settle, args=(result, work), daemon=True).start()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
     try:
         while not concurrent.futures.wait([result], timeout=TICK_SECONDS).done:
             tick()
         return result.result()
     finally:
         log.removeHandler(patience)
-
-
-def _settle(result: concurrent.futures.Future[T], work: Callable[[], T]) -> None:
-    try:
-        result.set_result(work())
-    except BaseException as error:
-        result.set_exception(error)

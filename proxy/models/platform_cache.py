@@ -18,17 +18,14 @@ RUNPOD_CACHE = Path("/runpod-volume/huggingface-cache/hub")
 
 def find_snapshot(cache: Path, repo: str, revision: str | None) -> Path | None:
     """The complete snapshot of `repo` below `cache`; the newest where no revision is asked for."""
-    for snapshot in _snapshots(cache, repo):
-        if revision in (None, snapshot.name) and not missing_by_index(snapshot):
-            return snapshot
-    return None
-
-
-def _snapshots(cache: Path, repo: str) -> list[Path]:
     name = "--".join(["models", *repo.split("/")]).lower()
     try:
         folders = [each for each in cache.iterdir() if each.name.lower() == name]
         found = [each for folder in folders for each in (folder / "snapshots").iterdir()]
-        return sorted(found, key=lambda each: each.stat().st_mtime, reverse=True)
+        newest_first = sorted(found, key=lambda each: each.stat().st_mtime, reverse=True)
     except OSError:
-        return []
+        return None
+    for snapshot in newest_first:
+        if revision in (None, snapshot.name) and not missing_by_index(snapshot):
+            return snapshot
+    return None

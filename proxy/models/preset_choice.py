@@ -22,10 +22,10 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         SettingsError: a variable is wrong, or the file of presets.
     """
     settings = Settings.load(environ)
-    known = presets_of(settings)
-    if settings.upstream_url is not None or settings.model_name not in known:
+    presets = presets_of(settings)
+    if settings.upstream_url is not None or settings.model_name not in presets:
         return settings
-    return Settings.load(environ, known[settings.model_name])
+    return Settings.load(environ, presets[settings.model_name])
 
 
 def presets_of(settings: Settings) -> dict[str, Preset]:
@@ -48,14 +48,14 @@ def warnings_about_presets(settings: Settings) -> tuple[str, ...]:
     name = settings.model_name
     if name is None or settings.preset is not None or not name.strip("~./"):
         return ()
-    known = presets_of(settings)
+    presets = presets_of(settings)
     if settings.upstream_url is not None:
         text = f"MODEL_NAME={name} is a preset, which has no effect with UPSTREAM_URL"
-        return (text,) if name in known else ()
+        return (text,) if name in presets else ()
     if any(sign in name for sign in "/:~"):
         return ()
     with suppress(OSError):  # longer than the name of a folder can be
         if Path(name).is_dir():
             return ()
-    near = get_close_matches(name.lower(), known, n=1, cutoff=0.8)
+    near = get_close_matches(name.lower(), presets, n=1, cutoff=0.8)
     return (f"MODEL_NAME={name} is no preset. Did you mean {near[0]}?",) if near else ()

@@ -6,6 +6,8 @@ The same functions that a start calls; what would end a start is a row that fail
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from proxy.engine.server import ModelsUnknown
 from proxy.errors import EngineFailure
@@ -64,14 +66,26 @@ async def check_up(settings: Settings) -> list[Finding]:
     except EngineFailure as failure:
         return [*_environment(settings), Finding.of("model", failure)]
     check_arguments(settings, name, hardware)
-    rows = [
-        *_environment(settings),
-        _engine(),
-        hardware_finding(settings, hardware),
-        _port(settings),
-        _disk(settings),
-    ]
-    return [*rows, *await _model(settings, name, hardware)]
+    rows = _environment(settings)
+    with _failure_as_row(rows, "engine"):
+        path, version = check_executable("vllm"), engine_version()
+        text = f"vLLM {version} at {path}." if version else f"{path}."
+        rows.append(Finding("engine", Result.OK, text))
+    rows.append(hardware_finding(settings, hardware))
+    with _failure_as_row(rows, "engine port"):
+        check_port(settings.upstream_port)
+        text = f"{settings.upstream_port} on 127.0.0.1 is free."
+        rows.append(Finding("engine port", Result.OK, text))
+    with _failure_as_row(rows, "disk"):
+        cache = model_cache(settings)
+        text = f"{check_disk(cache) / _GB:.1f} GB are free for the cache at {cache}."
+        rows.append(Finding("disk", Result.OK, text))
+    with _failure_as_row(rows, "model"):
+        source, model = await _look_at(settings, name)
+        rows.append(source)
+        with _failure_as_row(rows, "architecture"):
+            rows += inspect(model, settings, hardware)
+    return rows
 
 
 def _environment(settings: Settings) -> list[Finding]:
@@ -79,13 +93,13 @@ def _environment(settings: Settings) -> list[Finding]:
     return warnings or [Finding("environment", Result.OK, "No variable looks misspelt.")]
 
 
-def _engine() -> Finding:
+@contextmanager
+def _failure_as_row(rows: list[Finding], check: str) -> Iterator[None]:
+    """What would end a start is a row that fails, and the next check follows."""
     try:
-        path = check_executable("vllm")
+        yield
     except EngineFailure as failure:
-        return Finding.of("engine", failure)
-    version = engine_version()
-    return Finding("engine", Result.OK, f"vLLM {version} at {path}." if version else f"{path}.")
+        rows.append(Finding.of(check, failure))
 
 
 def hardware_finding(settings: Settings, hardware: Hardware) -> Finding:
@@ -95,46 +109,17 @@ def hardware_finding(settings: Settings, hardware: Hardware) -> Finding:
         text = f"{hardware.sentence()}."
         return Finding("hardware", Result.WARN, text, f"{remedy} may have to be started anew.")
     count, asked = len(hardware.gpus), settings.tensor_parallel_size
-    if 0 < count < asked and not _has_more_machines(settings):
+    # An engine over several machines has GPUs that are not seen from here.
+    has_more_machines = (
+        settings.environ.get("DISTRIBUTED_EXECUTOR_BACKEND") == "ray"
+        or "NNODES" in settings.environ
+        or "--nnodes" in settings.extra_args
+    )
+    if 0 < count < asked and not has_more_machines:
         text = f"{hardware.sentence()}, and TENSOR_PARALLEL_SIZE={asked} asks for more."
         remedy = f"Set TENSOR_PARALLEL_SIZE={count} or less, or NNODES if other machines have more."
         return Finding("hardware", Result.WARN, text, remedy)
     return Finding("hardware", Result.OK, f"{hardware.sentence()}.")
-
-
-def _has_more_machines(settings: Settings) -> bool:
-    """An engine over several machines has GPUs that are not seen from here."""
-    ray = settings.environ.get("DISTRIBUTED_EXECUTOR_BACKEND") == "ray"
-    return ray or "NNODES" in settings.environ or "--nnodes" in settings.extra_args
-
-
-def _port(settings: Settings) -> Finding:
-    try:
-        check_port(settings.upstream_port)
-    except EngineFailure as failure:
-        return Finding.of("engine port", failure)
-    return Finding("engine port", Result.OK, f"{settings.upstream_port} on 127.0.0.1 is free.")
-
-
-def _disk(settings: Settings) -> Finding:
-    cache = model_cache(settings)
-    try:
-        free = check_disk(cache)
-    except EngineFailure as failure:
-        return Finding.of("disk", failure)
-    return Finding("disk", Result.OK, f"{free / _GB:.1f} GB are free for the cache at {cache}.")
-
-
-async def _model(settings: Settings, name: str, hardware: Hardware) -> list[Finding]:
-    """Where it comes from, and what can be said of it; the last row may be one that fails."""
-    rows = []
-    try:
-        source, model = await _look_at(settings, name)
-        rows.append(source)
-        rows += inspect(model, settings, hardware)
-    except EngineFailure as failure:
-        rows.append(Finding.of("architecture" if rows else "model", failure))
-    return rows
 
 
 async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description]:
@@ -151,28 +136,26 @@ async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description]
             text = f"{name} is fetched by vLLM itself; nothing is known of it here."
             return Finding("model", Result.WARN, text), Description(name)
         case ModelKind.HUB:
-            said: list[str] = []
-            found = await look_up(settings, name, said.append)
-            return _source(name, found, said), describe(name, found)
+            lines: list[str] = []
+            offer = await look_up(settings, name, lines.append)
+            return _of_hub(name, offer, lines), describe(name, offer)
 
 
-def _source(name: str, found: Plan | Done, said: list[str]) -> Finding:
-    """What the hub, or in its place the cache, has of a model."""
-    if isinstance(found, Plan):
-        need, total = found.bytes_to_fetch / _GB, found.bytes_total / _GB
-        what = (
-            f"{need:.1f} of {total:.1f} GB are to be fetched"
-            if found.bytes_to_fetch
-            else (f"all {total:.1f} GB are in the cache")
-        )
-        text = f"{name} at {found.revision[:12]} may be read; {what}."
+def _of_hub(name: str, offer: Plan | Done, lines: list[str]) -> Finding:
+    """What the hub, or in its place the cache, has of a model; `lines` are the child's."""
+    where = f"{name} at {offer.revision[:12]}"
+    if isinstance(offer, Plan):
+        need, total = offer.bytes_to_fetch / _GB, offer.bytes_total / _GB
+        what = f"{need:.1f} of {total:.1f} GB are to be fetched"
+        if not offer.bytes_to_fetch:
+            what = f"all {total:.1f} GB are in the cache"
+        return Finding("model", Result.OK, f"{where} may be read; {what}.")
+    text = f"{where} is complete in the cache."
+    warning = next((line for line in lines if line.startswith(_WARNING)), None)
+    if warning is None:
         return Finding("model", Result.OK, text)
-    where = f"{name} at {found.revision[:12]} is complete in the cache."
-    problem = next((line for line in said if line.startswith(_WARNING)), None)
-    if problem is None:
-        return Finding("model", Result.OK, where)
-    reason = problem.removeprefix(_WARNING).partition("; serving ")[0]
-    return Finding("model", Result.WARN, f"{where} But {reason}.")
+    reason = warning.removeprefix(_WARNING).partition("; serving ")[0]
+    return Finding("model", Result.WARN, f"{text} But {reason}.")
 
 
 async def _attached(settings: Settings, url: str) -> Finding:

@@ -82,7 +82,7 @@ def installed_registry() -> Registry | None:
 
 def parse_registry(source: bytes) -> Registry:
     """Raises ValueError or SyntaxError where the source is not what it used to be."""
-    tables = {}  # dict literals at the top of the module, by name
+    tables: dict[str, ast.Dict] = {}  # dict literals at the top of the module, by name
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]

@@ -9,18 +9,22 @@ error from a source, or of a check that was made to fail here.
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
 from proxy.errors import Cause, EngineFailure
-from proxy.machine import checks
-from proxy.machine.checks import check_executable
-from proxy.models import hub_failure, kind
-from proxy.models.hub_failure import Asked
+from proxy.machine.checks import check_disk, check_executable
+from proxy.models import hub_failure
+from proxy.models.hub_failure import Asked, explain
 from proxy.models.kind import check_local_model, kind_of
 from proxy.settings import Settings
 from proxy.vllm.architectures import Registry, _unsupported
@@ -86,35 +90,48 @@ def of_checks() -> Iterator[EngineFailure]:
     yield raised(lambda: check_executable("no-such-vllm"))
     yield raised(lambda: kind_of("a/b/c"))
     yield raised(lambda: check_local_model("/models/nothing", Settings.load({})))
-    yield kind._half_a_model(Path("/models/mine"), ["model-00002-of-00002.safetensors"])
+    with TemporaryDirectory() as folder:
+        model = Path(folder, "mine")
+        model.mkdir()
+        (model / "config.json").touch()
+        shards = {str(n): f"model-0000{n}-of-00002.safetensors" for n in (1, 2)}
+        (model / shards["1"]).touch()
+        index = model / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": shards}))
+        half = raised(lambda: check_local_model(str(model), Settings.load({})))
+        half.message = half.message.replace(folder, "/models")
+        yield half
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    yield kind._hidden_model(Path("/models/mine"), denied)
-    yield checks._hidden_cache(Path("/models/huggingface"), denied)
+    with patch("pathlib.Path.is_file", side_effect=denied):
+        yield raised(lambda: check_local_model("/models/mine", Settings.load({})))
+    with patch("shutil.disk_usage", side_effect=denied):
+        yield raised(lambda: check_disk(Path("/models/huggingface")))
     yield _unsupported(("FooBarForCausalLM",), TWO)
     yield _unsupported(("MptForCausalLM",), TWO)
 
 
 def of_the_hub() -> Iterator[EngineFailure]:
     """What huggingface_hub raises, as its users are told; made to happen in tests/hub."""
-    yield hub_failure._gated(ASKED)
-    yield hub_failure._gated(WITH_TOKEN)
+    yield explain(answer(403, GatedRepoError), ASKED)
+    yield explain(answer(403, GatedRepoError), WITH_TOKEN)
     yield hub_failure.no_room(ASKED, 16_600_000_000, 3_200_000_000)
     yield hub_failure.not_cached(ASKED, ["model-00002-of-00002.safetensors"])
     yield hub_failure.not_writable(ASKED, os.strerror(errno.EROFS))
     yield hub_failure.no_files(ASKED)
     yield hub_failure.unanswered(ASKED, 120)
     yield hub_failure.stalled(ASKED, 180)
-    yield hub_failure._unauthorized(answer(401), ASKED)
-    yield hub_failure._unauthorized(answer(401), WITH_TOKEN)
-    yield hub_failure._refused(answer(403), WITH_TOKEN)
-    yield hub_failure._rate_limited(answer(429), ASKED)
+    yield explain(answer(401), ASKED)
+    yield explain(answer(401), WITH_TOKEN)
+    yield explain(answer(403), WITH_TOKEN)
+    yield explain(answer(429), ASKED)
 
 
-def answer(status: int) -> Any:
+def answer(status: int, kind: type[HfHubHTTPError] = HfHubHTTPError) -> HfHubHTTPError:
     """An error as huggingface_hub raises it, as far as it is read."""
-    headers = {"RateLimit": '"api";r=0;t=55'}
-    response = SimpleNamespace(status_code=status, headers=headers)
-    return SimpleNamespace(response=response, server_message="")
+    response: Any = SimpleNamespace(
+        status_code=status, headers={"RateLimit": '"api";r=0;t=55'}, request=None
+    )
+    return kind("", response=response)
 
 
 def of_recordings() -> Iterator[EngineFailure]:
