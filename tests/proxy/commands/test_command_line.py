@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
 
+import httpx
 import pytest
 
 from proxy.commands.command_line import with_options
 from proxy.errors import SettingsError
 from proxy.settings import Settings
 from proxy.vllm.command import engine_command
-from tests.engine.service import PROJECT
+from tests.engine.service import PROJECT, START, Service, free_ports, wait_until
+from tests.fake_engine import BIN
+from tests.patience import PATIENCE
 
 
 def changes(line: str, **environ: str) -> dict[str, str]:
@@ -112,3 +118,34 @@ def test_an_unknown_option_of_the_process_is_exit_code_2_and_one_line() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("unknown option: --no-such-option; ")
     assert done.stderr.count("\n") == 1
+
+
+def test_start_sh_serves_what_its_options_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the entry point of the image is called: `docker run IMAGE --model-name X --port 9000`."""
+    monkeypatch.setenv("PATH", f"{BIN}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_ENGINE_PHASE_SECONDS", "0.02")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"architectures": ["Qwen2ForCausalLM"]}')
+    (port,) = free_ports(1)
+    options = ["--model-name", str(model), "--port", str(port), "--tensor-parallel-size", "2"]
+    options += ["--max-model-len", "8192", "--seed", "7"]
+    environ = {"PYTHON": sys.executable, "HF_HUB_OFFLINE": "1", "HOST": "127.0.0.1"}
+    with Service(tmp_path, (str(START), *options), MODEL_NAME="none", **environ):
+        at = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=at, trust_env=False, timeout=PATIENCE) as client:
+
+            def ready() -> bool:
+                try:
+                    return client.get("/health/ready").status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            wait_until(ready, PATIENCE, "the sidecar is ready")
+            arguments = client.get("/info").json()["engine"]["arguments"]
+    for name, value in (("--tensor-parallel-size", "2"), ("--max-model-len", "8192")):
+        assert (name, value) in pairwise(arguments)
+    assert ("--seed", "7") in pairwise(arguments)
+    assert str(model) in arguments
