@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -176,6 +177,14 @@ def test_template_is_created_where_there_is_none_of_its_name(api: Api) -> None:
     assert asked == Call("GET", "/v1/templates?includeEndpointBoundTemplates=true", None)
     assert (made.method, made.path) == ("POST", "/v1/templates")
     assert made.body == json.loads(script("pod", "--image", "me/x:1").stdout)
+
+
+def test_the_guides_command_makes_the_template_of_the_stock_image(api: Api) -> None:
+    guide = (ROOT / "docs/runpod.md").read_text()
+    (typed,) = re.findall(r"`python3 scripts/runpod_template.py (stock-image .*?)`", guide)
+    done = script(*typed.split(), "--api", api.url)
+    assert (done.returncode, done.stdout) == (0, "created vllm-sidecar-stock-image (t1)\n")
+    assert api.calls[-1].body == json.loads(script("stock-image").stdout)
 
 
 def test_template_of_that_name_is_updated_with_the_fields_an_update_has(api: Api) -> None:
