@@ -34,3 +34,4 @@ for line in sys.stdin:
 for child in children:
     with suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
+os._exit(0)  # to take apart what was imported takes seconds

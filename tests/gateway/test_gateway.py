@@ -74,16 +74,6 @@ def new_line(sidecar: Sidecar, before: int) -> Line:
     return line
 
 
-class Both(NamedTuple):
-    """LiteLLM and the sidecar behind it."""
-
-    gateway: LiteLLM
-    sidecar: Sidecar
-
-    def lines(self) -> list[Line]:
-        return generations(self.sidecar)
-
-
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     with fork_server(tmp_path_factory.mktemp("forks")) as server:
@@ -112,6 +102,117 @@ def place(sidecar: Sidecar, model: str = NAME) -> dict[str, str]:
     }
 
 
+# The database: first, as it starts while LiteLLM is imported --------------------------------------
+
+
+class WithDatabase(NamedTuple):
+    """LiteLLM with its database, and the sidecar."""
+
+    gateway: LiteLLM
+    database: Postgres
+    sidecar: Sidecar
+
+    def new_key(self, alias: str, max_budget: float) -> str:
+        """A key, made as docs/gateway.md says."""
+        asked = {"key_alias": alias, "max_budget": max_budget, "budget_duration": "30d"}
+        answer = self.gateway.client.post("/key/generate", json=asked).raise_for_status()
+        return str(answer.json()["key"])
+
+    def shown(self, key: str) -> float:
+        """What LiteLLM says that a key has spent."""
+        answer = self.gateway.client.get("/key/info", params={"key": key}).raise_for_status()
+        return float(answer.json()["info"]["spend"])
+
+    def kept(self, key: str) -> tuple[float, float]:
+        """The same in PostgreSQL: at the key, and the sum of its requests."""
+        token = hashlib.sha256(key.encode()).hexdigest()  # LiteLLM keeps no keys
+        (row,) = self.database.rows(SPENT.format(token))
+        of_key, of_requests = map(float, row)
+        return of_key, of_requests
+
+    def stream(self, key: str) -> float:
+        """One streamed chat through both, and what it costs by the configuration."""
+        before = len(generations(self.sidecar))
+        assert stream(self.gateway, key=key)
+        line = new_line(self.sidecar, before)
+        assert (line["outcome"], line["stream"], line["key"]) == ("ok", True, "gateway")
+        return price(line["prompt_tokens"], line["completion_tokens"])
+
+    def refusal(self, key: str) -> dict[str, str] | None:
+        """What a stream is refused with; then the sidecar is not asked."""
+        before = len(generations(self.sidecar))
+        try:
+            self.stream(key)
+        except openai.APIStatusError as error:
+            refused = error.body
+        else:
+            return None
+        assert len(generations(self.sidecar)) == before
+        assert isinstance(refused, dict)
+        return refused
+
+
+@pytest.fixture(scope="module")
+def with_database(
+    forks: ForkServer, sidecar: Sidecar, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WithDatabase]:
+    folder = tmp_path_factory.mktemp("gateway")
+    with Postgres() as database:
+        environ = place(sidecar) | {"UI_PASSWORD": UI_PASSWORD} | database.environ
+        with forks.gateway(folder, config(), **environ) as gateway:
+            yield WithDatabase(gateway, database, sidecar)
+
+
+def test_a_key_streams_until_its_budget_is_spent(with_database: WithDatabase) -> None:
+    all_three = with_database
+    due = all_three.stream(MASTER_KEY)
+    assert due > 0
+    # One question is within the budget, and two are not.
+    alice, bob = (all_three.new_key(name, max_budget=1.5 * due) for name in ("alice", "bob"))
+    assert all_three.shown(alice) == 0
+    assert all_three.stream(alice) == due
+    wait_until(lambda: isclose(all_three.shown(alice), due), PATIENCE, "the spend")
+    # Keys and requests are not written in one go.
+    wait_until(
+        lambda: all(isclose(each, due) for each in all_three.kept(alice)),
+        PATIENCE,
+        "the spend in PostgreSQL",
+    )
+
+    assert all_three.stream(alice) == due
+    # It adds up what was spent a moment after each answer.
+    wait_until(lambda: all_three.refusal(alice) is not None, PATIENCE, "the end of the budget")
+    wait_until(lambda: all_three.kept(alice)[0] > 1.5 * due, PATIENCE, "the rest in PostgreSQL")
+    refused = all_three.refusal(alice)
+    assert refused is not None
+    assert refused["type"] == "budget_exceeded"
+    assert "Budget has been exceeded! Key=alice" in refused["message"]
+    assert all_three.stream(bob) == due
+
+
+@pytest.mark.parametrize(
+    ("password", "status"), [(UI_PASSWORD, 303), ("another", 401), (MASTER_KEY, 401)]
+)
+def test_the_user_interface_asks_for_its_password(
+    with_database: WithDatabase, password: str, status: int
+) -> None:
+    form = {"username": "admin", "password": password}
+    assert with_database.gateway.client.post("/login", data=form).status_code == status
+
+
+# One sidecar --------------------------------------------------------------------------------------
+
+
+class Both(NamedTuple):
+    """LiteLLM and the sidecar behind it."""
+
+    gateway: LiteLLM
+    sidecar: Sidecar
+
+    def lines(self) -> list[Line]:
+        return generations(self.sidecar)
+
+
 @pytest.fixture(scope="module")
 def both(
     forks: ForkServer, sidecar: Sidecar, tmp_path_factory: pytest.TempPathFactory
@@ -124,9 +225,6 @@ def both(
     given["model_list"].append(metered)
     with forks.gateway(tmp_path_factory.mktemp("gateway"), given, **place(sidecar)) as gateway:
         yield Both(gateway, sidecar)
-
-
-# One sidecar --------------------------------------------------------------------------------------
 
 
 def test_the_model_has_its_own_name(both: Both) -> None:
@@ -322,104 +420,6 @@ def test_the_small_model_answers_for_the_larger_one_that_is_down(
         pytest.raises(openai.APIStatusError),
     ):
         stream(gateway, NAME)
-
-
-# The database -------------------------------------------------------------------------------------
-
-
-class WithDatabase(NamedTuple):
-    """LiteLLM with its database, and the sidecar."""
-
-    gateway: LiteLLM
-    database: Postgres
-    sidecar: Sidecar
-
-    def new_key(self, alias: str, max_budget: float) -> str:
-        """A key, made as docs/gateway.md says."""
-        asked = {"key_alias": alias, "max_budget": max_budget, "budget_duration": "30d"}
-        answer = self.gateway.client.post("/key/generate", json=asked).raise_for_status()
-        return str(answer.json()["key"])
-
-    def shown(self, key: str) -> float:
-        """What LiteLLM says that a key has spent."""
-        answer = self.gateway.client.get("/key/info", params={"key": key}).raise_for_status()
-        return float(answer.json()["info"]["spend"])
-
-    def kept(self, key: str) -> tuple[float, float]:
-        """The same in PostgreSQL: at the key, and the sum of its requests."""
-        token = hashlib.sha256(key.encode()).hexdigest()  # LiteLLM keeps no keys
-        (row,) = self.database.rows(SPENT.format(token))
-        of_key, of_requests = map(float, row)
-        return of_key, of_requests
-
-    def stream(self, key: str) -> float:
-        """One streamed chat through both, and what it costs by the configuration."""
-        before = len(generations(self.sidecar))
-        assert stream(self.gateway, key=key)
-        line = new_line(self.sidecar, before)
-        assert (line["outcome"], line["stream"], line["key"]) == ("ok", True, "gateway")
-        return price(line["prompt_tokens"], line["completion_tokens"])
-
-    def refusal(self, key: str) -> dict[str, str] | None:
-        """What a stream is refused with; then the sidecar is not asked."""
-        before = len(generations(self.sidecar))
-        try:
-            self.stream(key)
-        except openai.APIStatusError as error:
-            refused = error.body
-        else:
-            return None
-        assert len(generations(self.sidecar)) == before
-        assert isinstance(refused, dict)
-        return refused
-
-
-@pytest.fixture(scope="module")
-def with_database(
-    forks: ForkServer, sidecar: Sidecar, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[WithDatabase]:
-    folder = tmp_path_factory.mktemp("gateway")
-    with Postgres() as database:
-        environ = place(sidecar) | {"UI_PASSWORD": UI_PASSWORD} | database.environ
-        with forks.gateway(folder, config(), **environ) as gateway:
-            yield WithDatabase(gateway, database, sidecar)
-
-
-def test_a_key_streams_until_its_budget_is_spent(with_database: WithDatabase) -> None:
-    all_three = with_database
-    due = all_three.stream(MASTER_KEY)
-    assert due > 0
-    # One question is within the budget, and two are not.
-    alice, bob = (all_three.new_key(name, max_budget=1.5 * due) for name in ("alice", "bob"))
-    assert all_three.shown(alice) == 0
-    assert all_three.stream(alice) == due
-    wait_until(lambda: isclose(all_three.shown(alice), due), PATIENCE, "the spend")
-    # Keys and requests are not written in one go.
-    wait_until(
-        lambda: all(isclose(each, due) for each in all_three.kept(alice)),
-        PATIENCE,
-        "the spend in PostgreSQL",
-    )
-
-    assert all_three.stream(alice) == due
-    # It adds up what was spent a moment after each answer.
-    wait_until(lambda: all_three.refusal(alice) is not None, PATIENCE, "the end of the budget")
-    wait_until(lambda: all_three.kept(alice)[0] > 1.5 * due, PATIENCE, "the rest in PostgreSQL")
-    refused = all_three.refusal(alice)
-    assert refused is not None
-    assert refused["type"] == "budget_exceeded"
-    assert "Budget has been exceeded! Key=alice" in refused["message"]
-    assert all_three.stream(bob) == due
-
-
-@pytest.mark.parametrize(
-    ("password", "status"), [(UI_PASSWORD, 303), ("another", 401), (MASTER_KEY, 401)]
-)
-def test_the_user_interface_asks_for_its_password(
-    with_database: WithDatabase, password: str, status: int
-) -> None:
-    form = {"username": "admin", "password": password}
-    assert with_database.gateway.client.post("/login", data=form).status_code == status
 
 
 # What is shipped ----------------------------------------------------------------------------------
