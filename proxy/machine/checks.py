@@ -17,8 +17,8 @@ _MIN_FREE_BYTES = 64 * 1024 * 1024
 
 def check_executable(name: str) -> str:
     """Where the engine's command is: on the PATH, or beside the Python that runs the sidecar."""
-    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
-    if found is None:
+    path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if path is None:
         raise EngineFailure(
             Cause.NOT_INSTALLED,
             f"The command `{name}` is neither on the PATH nor beside this Python: vLLM is "
@@ -26,7 +26,7 @@ def check_executable(name: str) -> str:
             remedy=f"Install it ({INSTALL_ENGINE}), or set UPSTREAM_URL.",
             permanent=True,
         )
-    return found
+    return path
 
 
 def check_port(port: int) -> None:

@@ -44,8 +44,8 @@ class Hardware:
             return trouble or "no GPU: the engine runs on the CPU"
         first = self.gpus[0]
         size = f", {first.memory_bytes / 1024**3:.0f} GiB each" if first.memory_bytes else ""
-        found = f"{len(self.gpus)} x {first.name}{size}, driver {self.driver}"
-        return f"{found}; {trouble}" if trouble else found
+        summary = f"{len(self.gpus)} x {first.name}{size}, driver {self.driver}"
+        return f"{summary}; {trouble}" if trouble else summary
 
 
 @contextmanager

@@ -65,34 +65,33 @@ class Meter(Generic[Reading]):
         self._readings.close()
 
 
-def gpu_meter(every_seconds: float = GPU_SECONDS) -> Meter[tuple[GpuReading, ...]]:
-    """All GPUs that NVML shows on this machine, in index order; none without NVML."""
-    return Meter("gpu meter", _gpu_readings(), (), every_seconds)
-
-
 def disk_meter(folder: Path, every_seconds: float = DISK_SECONDS) -> Meter[DiskReading]:
     """The volume that `folder` is on, or is going to be."""
-    return Meter("disk meter", _disk_readings(folder), DiskReading(), every_seconds)
+
+    def readings() -> Generator[DiskReading | None, None, None]:
+        while True:
+            reading = None
+            with suppress(OSError):
+                usage = shutil.disk_usage(existing_folder(folder))
+                reading = DiskReading(free_bytes=usage.free, total_bytes=usage.total)
+            yield reading
+
+    return Meter("disk meter", readings(), DiskReading(), every_seconds)
 
 
-def _disk_readings(folder: Path) -> Generator[DiskReading | None, None, None]:
-    while True:
-        reading = None
-        with suppress(OSError):
-            usage = shutil.disk_usage(existing_folder(folder))
-            reading = DiskReading(free_bytes=usage.free, total_bytes=usage.total)
-        yield reading
+def gpu_meter(every_seconds: float = GPU_SECONDS) -> Meter[tuple[GpuReading, ...]]:
+    """All GPUs that NVML shows on this machine, in index order; none without NVML."""
 
+    def readings() -> Generator[tuple[GpuReading, ...] | None, None, None]:
+        with opened_nvml() as nvml:
+            while nvml is not None:
+                reading = None
+                with suppress(nvml.NVMLError):
+                    count = nvml.nvmlDeviceGetCount()
+                    reading = tuple(_gpu_reading(nvml, index) for index in range(count))
+                yield reading
 
-def _gpu_readings() -> Generator[tuple[GpuReading, ...] | None, None, None]:
-    with opened_nvml() as nvml:
-        while nvml is not None:
-            readings = None
-            with suppress(nvml.NVMLError):
-                readings = tuple(
-                    _gpu_reading(nvml, index) for index in range(nvml.nvmlDeviceGetCount())
-                )
-            yield readings
+    return Meter("gpu meter", readings(), (), every_seconds)
 
 
 def _gpu_reading(nvml: Any, index: int) -> GpuReading:

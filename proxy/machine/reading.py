@@ -1,6 +1,6 @@
 """What the GPUs and the disk read at one moment.
 
-A value that is not known is None: it is left out wherever it would be shown.
+A value that could not be read is None: it is left out wherever it would be shown.
 """
 
 from __future__ import annotations

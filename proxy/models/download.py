@@ -112,7 +112,7 @@ class Fetch:
 
         api = HfApi()
         seconds = self._limits.metadata_seconds
-        with suppress(Exception):  # who needs a cache that cannot be read says so
+        with suppress(Exception):  # a cache that cannot be read is explained where it is needed
             snapshot = self._cache.find_snapshot(self._asked.revision)
             if snapshot is not None and not self._cache.missing_files(snapshot):
                 seconds = min(seconds, CACHED_METADATA_SECONDS)
@@ -135,20 +135,20 @@ class Fetch:
         names = choose_files([sibling.rfilename for sibling in info.siblings or ()])
         if not names or info.sha is None:
             raise no_files(asked)
-        found = snapshot_download(
+        offered = snapshot_download(
             asked.repo,
             revision=info.sha,
             cache_dir=asked.cache,
             allow_patterns=[glob.escape(name) for name in names],
             dry_run=True,
         )
-        files = {file.filename: (Path(file.local_path), file.file_size or 0) for file in found}
+        files = {file.filename: (Path(file.local_path), file.file_size or 0) for file in offered}
         weights = weight_files(list(files))
-        needed = sum(file.file_size or 0 for file in found if not file.is_cached)
+        needed = sum(file.file_size or 0 for file in offered if not file.is_cached)
         free = self._cache.free_bytes()
         readable = "config.json" in files and needed <= free
         plan = Plan(
-            files=len(found),
+            files=len(offered),
             bytes_total=sum(size for _, size in files.values()),
             bytes_to_fetch=needed,
             bytes_free=free,

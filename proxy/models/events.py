@@ -1,4 +1,4 @@
-"""What the download child tells its parent: one JSON object a line."""
+"""What the download child reports to its parent: one JSON object a line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.vllm.description import ModelConfig
 
 
 class Plan(msgspec.Struct, tag_field="event", tag="plan", frozen=True):
-    """What there is to do, and for what model; said before a byte of its weights is fetched."""
+    """What there is to do, and for what model; sent before a byte of its weights is fetched."""
 
     files: int
     bytes_total: int

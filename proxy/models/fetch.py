@@ -25,9 +25,9 @@ from proxy.vllm.log_lines import clean_lines
 _PROJECT = Path(__file__).parents[2]
 _DEFAULT_HF_HOME = "~/.cache/huggingface"
 _DOWNLOAD = "proxy.models.download"
-# Who only checks is told sooner than who starts that a hub does not answer.
+# A check reports sooner than a start that a hub does not answer.
 CHECK_METADATA_SECONDS = 12.0
-# A download that is told to end takes its partial files with it: nothing goes on from them.
+# A download that gets SIGTERM takes its partial files with it: nothing goes on from them.
 _STOP_GRACE_SECONDS = 2.0
 
 
@@ -71,7 +71,7 @@ def hf_home(settings: Settings) -> Path:
 
 
 def model_cache(settings: Settings) -> Path:
-    """Where models lie: elsewhere than in HF_HOME where huggingface_hub is told so."""
+    """Where models lie: elsewhere than in HF_HOME where a variable of huggingface_hub says so."""
     names = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
     given = next((settings.environ[name] for name in names if name in settings.environ), None)
     return at_home(given) if given else hf_home(settings)
@@ -95,7 +95,7 @@ async def fetch(
 ) -> Model:
     """Bring the model here.
 
-    `on_found` is called once, when it is known what the model is and before its weights are
+    `on_found` is called once, when it is clear what the model is and before its weights are
     fetched; what it raises ends the fetch.
 
     Raises:
@@ -137,12 +137,12 @@ def _not_built(last_line: str, code: int) -> EngineFailure:
     if "cannot write" in last_line:
         remedy = "Set HF_HOME to a folder that can be written to."
         return EngineFailure(Cause.CACHE_NOT_WRITABLE, last_line, remedy=remedy, permanent=True)
-    text = f"The demo model could not be built (code {code}): {last_line or 'it said nothing'}"
+    text = f"The demo model could not be built (code {code}): {last_line or 'without output'}"
     return EngineFailure(Cause.UNKNOWN, text, permanent=False)
 
 
 async def look_up(settings: Settings, repository: str, on_line: OnLine) -> Plan | Done:
-    """What a download would do, found out without one; Done where only the cache was asked.
+    """What a download would do, asked without one; Done where only the cache was asked.
 
     Raises:
         EngineFailure: the download would fail.
@@ -151,11 +151,11 @@ async def look_up(settings: Settings, repository: str, on_line: OnLine) -> Plan 
     return await _ask_child(settings, repository, lambda _: None, on_line, "--check", *limit)
 
 
-def describe(name: str, found: Plan | Done) -> Description:
-    """The model that was found, on the hub or in the cache."""
-    if isinstance(found, Done):
-        return describe_folder(name, Path(found.path))
-    return Description(name, found.config, found.weights_bytes or None)
+def describe(name: str, offer: Plan | Done) -> Description:
+    """The model as the hub, or in its place the cache, has it."""
+    if isinstance(offer, Done):
+        return describe_folder(name, Path(offer.path))
+    return Description(name, offer.config, offer.weights_bytes or None)
 
 
 async def _download(
@@ -193,7 +193,7 @@ async def _ask_child(
     on_line: OnLine,
     *options: str,
 ) -> Plan | Done:
-    """Run the download child; what it said last of what there is. Raises EngineFailure."""
+    """Run the download child; its last Plan or Done. Raises EngineFailure."""
     if settings.model_revision:
         options = ("--revision", settings.model_revision, *options)
     result: Plan | Done | None = None

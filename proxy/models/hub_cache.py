@@ -26,7 +26,7 @@ from proxy.vllm.description import ModelConfig, read_config
 from proxy.vllm.files import choose_files, weight_files
 
 # A leftover is removed when nobody holds its lock and nobody wrote to it for this long.
-# The pause is for file systems where flock succeeds for everybody (Lustre, some NFS mounts):
+# The pause is for file systems where flock always succeeds (Lustre, some NFS mounts):
 # hub gives up on a silent socket after 10 s, so a living download has written since.
 _IDLE_SECONDS = 15.0
 # Without a lock that tells anything, only age does.
@@ -71,26 +71,22 @@ class RepoCache:
         """
         freed = 0
         for path in self.blobs.glob("*.incomplete"):
+            name = _LEFTOVER.fullmatch(path.name)
+            if name is None:
+                continue
             # Gone already, or a volume that cannot be written: neither stops a download.
             with suppress(OSError):
-                if self._is_leftover(path):
-                    size = path.stat().st_size
+                status = path.stat()
+                idle = time.time() - status.st_mtime
+                lock = self._locks / f"{name['etag']}.lock"
+                if idle > _ABANDONED_SECONDS or (idle > _IDLE_SECONDS and _is_free(lock)):
                     path.unlink()
-                    freed += size
+                    freed += status.st_size
         return freed
 
     def partial_bytes(self) -> int:
         """What unfinished files take: those of others, and those too young to be taken for dead."""
         return sum(size for _, size in partial_sizes(self.blobs))
-
-    def _is_leftover(self, path: Path) -> bool:
-        named = _LEFTOVER.fullmatch(path.name)
-        if named is None:
-            return False
-        idle = time.time() - path.stat().st_mtime
-        if idle > _ABANDONED_SECONDS:
-            return True
-        return idle > _IDLE_SECONDS and _is_free(self._locks / f"{named['etag']}.lock")
 
     def find_snapshot(self, revision: str) -> Path | None:
         """The cached snapshot of `revision`, complete or not, without asking the hub."""
@@ -99,7 +95,7 @@ class RepoCache:
 
         try:
             # No pattern matches: hub is to find the folder, `missing_files` judges it.
-            found = snapshot_download(
+            snapshot = snapshot_download(
                 self.repo,
                 revision=revision,
                 cache_dir=self.cache,
@@ -108,7 +104,7 @@ class RepoCache:
             )
         except (LocalEntryNotFoundError, HFValidationError):
             return None
-        return Path(found)
+        return Path(snapshot)
 
     def missing_files(self, snapshot: Path) -> list[str]:
         """What vLLM would miss in `snapshot`, as far as the disk can tell."""
@@ -126,10 +122,10 @@ class RepoCache:
         """What config.json says; of all files it is the first to be fetched, if it is not here."""
         from huggingface_hub import hf_hub_download
 
-        # Whatever is wrong here comes again when all files are fetched, and is told then.
+        # Whatever is wrong here comes again when all files are fetched, and is explained then.
         with suppress(Exception):
-            found = hf_hub_download(self.repo, "config.json", revision=commit, cache_dir=self.cache)
-            return read_config(Path(found))
+            file = hf_hub_download(self.repo, "config.json", revision=commit, cache_dir=self.cache)
+            return read_config(Path(file))
         return None
 
     def point_ref(self, revision: str, commit: str) -> None:

@@ -128,7 +128,17 @@ def _explain_one(error: BaseException, asked: Asked) -> EngineFailure | None:
         return not_cached(asked, [])
     if isinstance(error, FileMetadataError) or _is_a(error, "JSONDecodeError"):
         return _unreachable(asked, "does not answer as a Hugging Face hub does")
-    return _of_disk(error, asked) or _of_network(error, asked)
+    words = _OS_ERROR.search(str(error))
+    number = error.errno if isinstance(error, OSError) else int(words[1]) if words else None
+    if number in _NO_SPACE:
+        return _failure(
+            Cause.DISK_FULL,
+            f"the disk at {asked.cache} is full, and {asked.repo} is not complete",
+            "give that volume more space, or set HF_HOME to a folder on a larger one",
+        )
+    if number in _NOT_WRITABLE:
+        return not_writable(asked, _first_line(error))
+    return _of_network(error, asked)
 
 
 def _of_answer(error: HfHubHTTPError, asked: Asked) -> EngineFailure:
@@ -186,20 +196,6 @@ def _of_answer(error: HfHubHTTPError, asked: Asked) -> EngineFailure:
             permanent=False,
         )
     return _unreachable(asked, f"answers with an error of its own (HTTP {status})")
-
-
-def _of_disk(error: BaseException, asked: Asked) -> EngineFailure | None:
-    words = _OS_ERROR.search(str(error))
-    number = error.errno if isinstance(error, OSError) else int(words[1]) if words else None
-    if number in _NO_SPACE:
-        return _failure(
-            Cause.DISK_FULL,
-            f"the disk at {asked.cache} is full, and {asked.repo} is not complete",
-            "give that volume more space, or set HF_HOME to a folder on a larger one",
-        )
-    if number in _NOT_WRITABLE:
-        return not_writable(asked, _first_line(error))
-    return None
 
 
 def _of_network(error: BaseException, asked: Asked) -> EngineFailure | None:

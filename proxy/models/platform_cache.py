@@ -21,8 +21,8 @@ def find_snapshot(cache: Path, repo: str, revision: str | None) -> Path | None:
     name = "--".join(["models", *repo.split("/")]).lower()
     try:
         folders = [each for each in cache.iterdir() if each.name.lower() == name]
-        found = [each for folder in folders for each in (folder / "snapshots").iterdir()]
-        newest_first = sorted(found, key=lambda each: each.stat().st_mtime, reverse=True)
+        snapshots = [each for folder in folders for each in (folder / "snapshots").iterdir()]
+        newest_first = sorted(snapshots, key=lambda each: each.stat().st_mtime, reverse=True)
     except OSError:
         return None
     for snapshot in newest_first:

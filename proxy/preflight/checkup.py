@@ -133,15 +133,15 @@ async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description]
             text = f"The folder {path} is served as it is."
             return Finding("model", Result.OK, text), describe_folder(name, path)
         case ModelKind.OTHER:
-            text = f"{name} is fetched by vLLM itself; nothing is known of it here."
+            text = f"{name} is fetched by vLLM itself; it is not checked here."
             return Finding("model", Result.WARN, text), Description(name)
         case ModelKind.HUB:
             lines: list[str] = []
             offer = await look_up(settings, name, lines.append)
-            return _of_hub(name, offer, lines), describe(name, offer)
+            return _row_of(name, offer, lines), describe(name, offer)
 
 
-def _of_hub(name: str, offer: Plan | Done, lines: list[str]) -> Finding:
+def _row_of(name: str, offer: Plan | Done, lines: list[str]) -> Finding:
     """What the hub, or in its place the cache, has of a model; `lines` are the child's."""
     where = f"{name} at {offer.revision[:12]}"
     if isinstance(offer, Plan):

@@ -77,7 +77,11 @@ class VllmServer(Server):
         self._start_key = f"{name} on {self.hardware.kind}"
         expected = await asyncio.to_thread(self._history.expected, self._start_key)
         state.update(expected_seconds=MappingProxyType(expected))
-        self._model = await fetch(settings, name, self._judge, self._show, self._log_line)
+
+        def log_line(line: str) -> None:
+            _log.info("%s", hide(settings.hf_token, line))
+
+        self._model = await fetch(settings, name, self._judge, self._show, log_line)
         if self._model.demo:
             _log.warning("the model is `demo`: RANDOM WEIGHTS, its answers mean nothing")
         state.update(model_path=self._model.path, revision=self._model.revision)
@@ -142,7 +146,3 @@ class VllmServer(Server):
                 transfer.fraction * 100,
                 f", {rate / 1e6:.1f} MB/s" if rate else "",
             )
-
-    def _log_line(self, line: str) -> None:
-        """Log a line of a child of ours."""
-        _log.info("%s", hide(self._settings.hf_token, line))

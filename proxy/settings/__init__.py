@@ -123,11 +123,14 @@ class Settings(
         spellings = {names[0]: names for names in variables().values()}
         ours = {name for names in spellings.values() for name in names}
         filled, warnings = read_environment(environ, ours)
+        # Flags as AWS's images of vLLM take them, SM_VLLM_MAX_MODEL_LEN, under the plain names.
+        prefixed = {name for name in filled if name.startswith(_SAGEMAKER)} - ours
+        plain = {name.removeprefix(_SAGEMAKER): filled[name] for name in prefixed}
+        plain |= {name: text for name, text in filled.items() if name not in prefixed}
         # The line end of a secret from a file is invisible in a message, and a token that ends with
         # one is not found where it has to be masked.
         present = {
-            name: text.strip() if name in ours - _TEXTS else text
-            for name, text in _without_prefix(filled, ours).items()
+            name: text.strip() if name in ours - _TEXTS else text for name, text in plain.items()
         }
         applied = None
         if preset is not None:
@@ -173,13 +176,6 @@ class Settings(
     def media_memory_bytes(self) -> int:
         """What the media of all requests may take; unless it is set, those of two."""
         return int((self.media_memory_mb or 2 * self.max_body_mb) * 1024 * 1024)
-
-
-def _without_prefix(environ: Mapping[str, str], ours: set[str]) -> dict[str, str]:
-    """Flags as AWS's images of vLLM take them, `SM_VLLM_MAX_MODEL_LEN`, under the plain names."""
-    prefixed = {name for name in environ if name.startswith(_SAGEMAKER)} - ours
-    plain = {name.removeprefix(_SAGEMAKER): environ[name] for name in prefixed}
-    return plain | {name: text for name, text in environ.items() if name not in prefixed}
 
 
 def _same_port(name: str, port: int, other: str) -> str:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator
 
 from proxy.settings.environment import shown
-from proxy.settings.values import is_host
+from proxy.settings.values import is_url
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
@@ -93,12 +93,7 @@ def _protocol(environ: Mapping[str, str], name_of_signal: str) -> OtlpProtocol:
 
 def _check_url(value: str) -> str:
     url = value.strip()
-    try:
-        parts = urlsplit(url)
-        good = is_host(parts.hostname) and parts.port != 0
-    except ValueError:  # the port is none, or the brackets are not of an IPv6 address
-        good = False
-    if not good or not _URL.fullmatch(url):
+    if not is_url(url) or not _URL.fullmatch(url):
         raise ValueError(_URL_ALLOWED)
     return url
 

@@ -41,6 +41,15 @@ def is_host(name: str | None) -> bool:
         return False
 
 
+def is_url(text: str) -> bool:
+    """Whether a URL has a host that could be asked for, and no port or one that could be."""
+    try:
+        url = urlsplit(text)
+        return is_host(url.hostname) and url.port != 0
+    except ValueError:  # the port is none, or the brackets are not of an IPv6 address
+        return False
+
+
 def _check_host(value: str) -> str:
     if not is_host(value):
         raise ValueError("allowed is an IP address or the name of a host")
@@ -48,12 +57,7 @@ def _check_host(value: str) -> str:
 
 
 def _check_engine_url(value: str) -> str:
-    try:
-        url = urlsplit(value)
-        good = url.scheme == "http" and is_host(url.hostname) and url.port != 0
-    except ValueError:  # the port is none, or the brackets are not of an IPv6 address
-        good = False
-    if not good or not re.fullmatch(r"http://[^/?#@\s]+/?", value):
+    if not is_url(value) or not re.fullmatch(r"http://[^/?#@\s]+/?", value):
         raise ValueError("allowed is http://host:port")
     return value
 

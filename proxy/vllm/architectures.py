@@ -103,7 +103,7 @@ def parse_registry(source: bytes) -> Registry:
 
 
 def check_architecture(model: Description, settings: Settings) -> Finding | None:
-    """None where nothing can be said.
+    """None where nothing can be judged.
 
     Raises:
         EngineFailure: this vLLM certainly cannot run the model, or a package is missing that its
@@ -161,7 +161,7 @@ def _is_in_transformers(architecture: str) -> bool:
     """Whether a file of Transformers defines it: 500 files, 50 ms; only asked when in doubt."""
     package = package_folder("transformers")
     if package is None:
-        return True  # nothing is known, so nothing is ruled out
+        return True  # no list of them, so nothing is ruled out
     line = f"class {architecture}(".encode()
     return any(line in file.read_bytes() for file in package.glob("models/*/modeling_*.py"))
 

@@ -118,7 +118,7 @@ def engine_command(
     argv += _documented_arguments(settings, has_gpu)
     traces = settings.engine_traces_endpoint
     if traces is None and settings.trace_target is not None:
-        # Where the sidecar's spans go, the engine's go too, unless somebody says otherwise.
+        # Where the sidecar's spans go, the engine's go too, unless a variable says otherwise.
         traces = settings.trace_target.url
     if traces is not None and traces != _NO_TRACES:
         argv += ["--otlp-traces-endpoint", traces]

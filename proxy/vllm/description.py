@@ -52,7 +52,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
 
 
 class Description(msgspec.Struct, frozen=True):
-    """A model by name; what is not known of it is None, and is then not judged."""
+    """A model by name; what cannot be read of it is None, and is not judged."""
 
     name: str
     config: ModelConfig | None = None
@@ -69,7 +69,7 @@ def read_config(path: Path) -> ModelConfig | None:
 
 
 def parse_config(document: Mapping[str, Any]) -> ModelConfig:
-    """The same of a document that was read; what has an unexpected type is not known."""
+    """The same of a document that was read; what has an unexpected type is left out."""
     parts = (document.get(name) for name in _TEXT_PARTS)
     text: Mapping[str, Any] = next((part for part in parts if isinstance(part, dict)), document)
     names = document.get("architectures")

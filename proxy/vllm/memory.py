@@ -23,7 +23,7 @@ _OURS = ("GPU_MEMORY_UTIL", "TENSOR_PARALLEL_SIZE", "MAX_MODEL_LEN", "QUANTIZATI
 
 
 def check_memory(model: Description, settings: Settings, hardware: Hardware) -> Finding | None:
-    """None where nothing can be said: no GPU, GPUs without memory of their own, flags that
+    """None where nothing can be estimated: no GPU, GPUs without memory of their own, flags that
     keep weights elsewhere, weights that are quantized while they are loaded.
     """
     weights, config = model.weights_bytes, model.config or ModelConfig()
@@ -73,7 +73,7 @@ def _room_bytes(settings: Settings, hardware: Hardware) -> int | None:
 
 
 def _longest_request(settings: Settings, config: ModelConfig) -> int | None:
-    """In tokens; None where vLLM fits it to the memory, or nobody says."""
+    """In tokens; None where vLLM fits it to the memory, or config.json has no length."""
     asked = settings.max_model_len
     if asked is None:
         return config.context_tokens

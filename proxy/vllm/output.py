@@ -27,7 +27,7 @@ _DROP_SECONDS = 1.0
 
 
 def hide(secret: str | None, line: str) -> str:
-    """Libraries that are told to debug print the headers they send, the hub's token too."""
+    """Without the secret: libraries that debug print the headers they send, the hub's token too."""
     return line.replace(secret, "***") if secret else line
 
 

@@ -1,7 +1,7 @@
 """vLLM's own gauges and counters at one moment, read from its page of metrics (0.32,
 v1/metrics/loggers.py).
 
-A value that is not known is None: it is left out wherever it would be shown.
+A value that the page does not have is None: it is left out wherever it would be shown.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def test_a_config_that_cannot_be_had_is_not_judged(hub: FakeHub, home: Path) -> 
     assert outcome.code == 0
 
 
-def test_a_repository_without_a_model_is_told(hub: FakeHub, home: Path, tmp_path: Path) -> None:
+def test_a_repository_without_a_model_is_reported(hub: FakeHub, home: Path, tmp_path: Path) -> None:
     hub.root = tmp_path / "models"
     (hub.root / "tiny/words").mkdir(parents=True)
     (hub.root / "tiny/words/README.md").write_text("# No model")

@@ -110,7 +110,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_failure_is_said_clearly(hub: FakeHub, home: Path, case: Case) -> None:
+def test_a_failure_is_explained_clearly(hub: FakeHub, home: Path, case: Case) -> None:
     if case.fault:
         hub.faults.append(case.fault)
     outcome = download(hub.url, home, *case.arguments, env=case.env)

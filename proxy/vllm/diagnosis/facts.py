@@ -58,7 +58,7 @@ def variable_of(flag: str) -> str:
 
 
 def nearest_flag(flag: str, known_flags: Collection[str]) -> str | None:
-    """The known flag that `flag` was most likely meant to be."""
+    """The flag of vLLM's that `flag` was most likely meant to be."""
     wanted = "--" + flag.lstrip("-").replace("_", "-").lower()
     names = ["--" + name.lstrip("-").replace("_", "-") for name in known_flags]
     return next(iter(difflib.get_close_matches(wanted, names, n=1, cutoff=0.75)), None)

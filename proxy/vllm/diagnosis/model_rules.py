@@ -113,7 +113,7 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.HUB_RATE_LIMITED,
-        # The newest thing said: hours later it would explain nothing.
+        # As the newest line only: hours later it would explain nothing.
         line(r"Rate limited\. Waiting (?P<seconds>[\d.]+)s before retry[^\n]*(?:\n[^\n]*){0,2}\Z"),
         "The hub refuses more requests for now: {seconds} s to wait.",
         "Set HF_TOKEN (its limits are higher), or wait some minutes.",
@@ -314,7 +314,7 @@ IMPORT_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.MISSING_PACKAGE,
-        # Not the driver's own: without those there is no GPU, which is told so.
+        # Not the driver's own: without those there is no GPU, which has a rule of its own.
         error(
             r"(?P<library>lib(?!cuda|nvidia)[\w.+-]+\.so[\w.]*): "
             r"cannot open shared object file: No such file"

@@ -50,9 +50,9 @@ class Rule:
 
     def groups_in(self, errors: str) -> dict[str, str] | None:
         """The named groups, or None where the rule does not fit."""
-        found = self.pattern.search(errors)
-        if found is None:
+        match = self.pattern.search(errors)
+        if match is None:
             return None
         more = self.also.search(errors) if self.also else None
-        groups = {**found.groupdict(), **(more.groupdict() if more else {})}
+        groups = {**match.groupdict(), **(more.groupdict() if more else {})}
         return {name: text for name, text in groups.items() if text is not None}

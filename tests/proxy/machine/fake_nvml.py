@@ -79,21 +79,21 @@ class FakeNvml(ModuleType):
         return handle.name
 
     def nvmlDeviceGetMemoryInfo(self, handle: FakeGpu) -> SimpleNamespace:
-        total = _said(handle.memory_bytes)
+        total = _value_of(handle.memory_bytes)
         return SimpleNamespace(total=total, used=handle.used_bytes, free=total - handle.used_bytes)
 
     def nvmlDeviceGetUtilizationRates(self, handle: FakeGpu) -> SimpleNamespace:
-        return SimpleNamespace(gpu=_said(handle.percent), memory=3)
+        return SimpleNamespace(gpu=_value_of(handle.percent), memory=3)
 
     def nvmlDeviceGetTemperature(self, handle: FakeGpu, sensor: int) -> int:
         assert sensor == self.NVML_TEMPERATURE_GPU
-        return _said(handle.celsius)
+        return _value_of(handle.celsius)
 
     def nvmlDeviceGetPowerUsage(self, handle: FakeGpu) -> int:
-        return _said(handle.milliwatts)
+        return _value_of(handle.milliwatts)
 
 
-def _said(value: int | None) -> int:
+def _value_of(value: int | None) -> int:
     if value is None:
         raise NVMLError("Not Supported")
     return value

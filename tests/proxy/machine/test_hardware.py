@@ -60,7 +60,7 @@ def test_a_driver_that_does_not_work_is_not_taken_for_no_gpu(install: Install) -
     assert "nvidia-smi" in finding.remedy
 
 
-def test_a_gpu_that_is_lost_is_told_beside_the_others(install: Install) -> None:
+def test_a_gpu_that_is_lost_is_reported_beside_the_others(install: Install) -> None:
     nvml = FakeNvml(FakeGpu(), FakeGpu(lost=True))
     install(nvml)
     assert detect() == Hardware((A40,), "580.95", "GPU 1: GPU is lost")
@@ -87,16 +87,16 @@ def test_one_line_tells_what_the_engine_runs_on(hardware: Hardware, sentence: st
     assert hardware.sentence() == sentence
 
 
-def test_the_engines_version_is_known_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {"vllm": "0.32.0+cpu"}
+def test_the_engines_version_is_read_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"vllm": "0.32.0+cpu"}
 
     def version(name: str) -> str:
-        if name not in known:
+        if name not in installed:
             raise importlib.metadata.PackageNotFoundError(name)
-        return known[name]
+        return installed[name]
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     assert engine_version() == "0.32.0+cpu"
-    known.clear()
+    installed.clear()
     assert engine_version() is None
     assert "vllm" not in sys.modules

@@ -152,7 +152,7 @@ def test_the_volume_is_asked_again_and_again(
     )
 
 
-def test_a_volume_that_fails_or_hangs_is_not_known_and_holds_up_nobody(
+def test_a_volume_that_fails_or_hangs_is_left_out_and_holds_up_nobody(
     volume: Meter[DiskReading], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, released = Event(), Event()

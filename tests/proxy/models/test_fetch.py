@@ -25,10 +25,10 @@ def test_ours_is_found_first_and_then_what_the_operator_has_put_there(
     environ = child_environ(ours)
     code = "import proxy.errors as ours, importlib.util as util; "
     code += "print(ours.__file__, util.find_spec('extra'))"
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], env=environ, cwd="/", capture_output=True, text=True
     )
-    place, _, extra = said.stdout.partition(" ")
-    assert place == str(ROOT / "proxy/errors.py"), said.stderr
+    place, _, extra = done.stdout.partition(" ")
+    assert place == str(ROOT / "proxy/errors.py"), done.stderr
     assert ("extra.py" in extra) is bool(given)
     assert environ["PATH"] == os.defpath

@@ -86,7 +86,7 @@ def test_variables_of_ones_own_win(
     assert flag(settings, flag_name) == value
 
 
-def test_what_is_turned_off_stays_off_and_is_told(file: str) -> None:
+def test_what_is_turned_off_stays_off_and_is_logged(file: str) -> None:
     own = {"ENABLE_AUTO_TOOL_CHOICE": "false", "MODEL_REVISION": "v2"}
     settings = load_settings({"MODEL_NAME": "mine", "MODELS_FILE": file, **own})
     assert "--enable-auto-tool-choice" not in argv(settings)

@@ -1,4 +1,4 @@
-"""A file of presets: what may stand in it, and what is said of what may not."""
+"""A file of presets: what may stand in it, and the message where it may not."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def complaint(file: Path, text: str) -> str:
     file.write_text(text)
     with pytest.raises(SettingsError) as raised:
         read_presets(file)
-    said = str(raised.value)
-    assert said.startswith(f"MODELS_FILE={str(file)!r}: ")
-    assert "\n" not in said
-    return said
+    message = str(raised.value)
+    assert message.startswith(f"MODELS_FILE={str(file)!r}: ")
+    assert "\n" not in message
+    return message
 
 
 def test_a_preset_is_variables_as_an_environment_has_them(file: Path) -> None:
@@ -127,23 +127,23 @@ BAD_ENGINE = [
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), BAD)
-def test_a_bad_file_is_told_with_the_place_and_what_is_allowed(
-    file: Path, text: str, said: str
+@pytest.mark.parametrize(("text", "message"), BAD)
+def test_a_bad_file_is_reported_with_the_place_and_what_is_allowed(
+    file: Path, text: str, message: str
 ) -> None:
-    assert said in complaint(file, text)
+    assert message in complaint(file, text)
 
 
-@pytest.mark.parametrize(("line", "said"), BAD_ENGINE)
-def test_a_bad_variable_is_told_with_its_preset(file: Path, line: str, said: str) -> None:
+@pytest.mark.parametrize(("line", "message"), BAD_ENGINE)
+def test_a_bad_variable_is_reported_with_its_preset(file: Path, line: str, message: str) -> None:
     whole = complaint(file, f"[mine]\nrepository = 'a/b'\n[mine.engine]\n{line}\n")
     assert "[mine] engine." in whole
-    assert said in whole
+    assert message in whole
 
 
-def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path: Path) -> None:
-    for path, said in ((tmp_path / "none", "no such file"), (tmp_path, "no such file")):
-        with pytest.raises(SettingsError, match=said):
+def test_a_file_that_is_not_there_or_no_text_is_reported(tmp_path: Path) -> None:
+    for path, message in ((tmp_path / "none", "no such file"), (tmp_path, "no such file")):
+        with pytest.raises(SettingsError, match=message):
             read_presets(path)
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe")

@@ -43,8 +43,8 @@ def test_a_preset_makes_a_command_of_flags_that_vllm_has(preset: Preset) -> None
     names = settings.served_model_names
     argv = engine_command(settings, model_path="/m", served_names=names, has_gpu=True).argv
     given = {word[2:] for word in argv if word.startswith("--")}
-    known = set(known_flags()) | {f"no-{name}" for name in known_flags()}
-    assert given <= known
+    accepted = set(known_flags()) | {f"no-{name}" for name in known_flags()}
+    assert given <= accepted
     for name, text in preset.engine_variables.items():
         if name not in Settings.model_fields and flag_name(name) in known_flags():
             choices = known_flags()[flag_name(name)].choices

@@ -102,7 +102,7 @@ def test_a_local_folder_is_judged_too(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"ENFORCE_EAGER": "perhaps"}, {"DTYPE": "float99"}])
-def test_a_wrong_flag_is_said_before_the_model_is_fetched(
+def test_a_wrong_flag_is_reported_before_the_model_is_fetched(
     start: Start, hub: FakeHub, wrong: dict[str, str]
 ) -> None:
     service = start(**wrong)
@@ -141,7 +141,9 @@ def test_the_next_start_knows_how_long_it_will_take(start: Start, tmp_path: Path
     second.wait_for("ready", PATIENCE)
 
 
-def test_a_download_is_told_with_percent_rate_and_seconds_left(start: Start, hub: FakeHub) -> None:
+def test_a_download_is_reported_with_percent_rate_and_seconds_left(
+    start: Start, hub: FakeHub
+) -> None:
     large = 30 * 1024 * 1024  # the cache is written in pieces of 10 MiB
     (hub.root / REPOSITORY / "model.safetensors").write_bytes(bytes(large))
     hub.faults.append(Fault(Kind.SLOW, "GET /cdn/*", rate=8_000_000))
@@ -155,8 +157,8 @@ def test_a_download_is_told_with_percent_rate_and_seconds_left(start: Start, hub
     assert 0 < health["eta_seconds"] < 30
     service.wait_for("loading", PATIENCE)
     assert not {"bytes_per_second", "download_bytes"} & service.health().keys()
-    told = [line["message"] for line in service.lines("proxy.engine")]
-    assert any(line.startswith("downloading: 0.01 of 0.03 GB (33 %), ") for line in told), told
+    logged = [line["message"] for line in service.lines("proxy.engine")]
+    assert any(line.startswith("downloading: 0.01 of 0.03 GB (33 %), ") for line in logged), logged
 
 
 def test_a_demo_model_whose_making_was_killed_is_made_again() -> None:

@@ -1,4 +1,4 @@
-"""What a user should be told."""
+"""What a user should read."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Case(NamedTuple):
     remedy: str
 
 
-def assert_told(failure: EngineFailure, expected: Case) -> None:
+def assert_explained(failure: EngineFailure, expected: Case) -> None:
     """The failure has the case's cause, and its fragments stand in what a user reads."""
-    told = Case(failure.cause, failure.permanent, failure.message, failure.remedy)
-    assert told[:2] == expected[:2], told
+    actual = Case(failure.cause, failure.permanent, failure.message, failure.remedy)
+    assert actual[:2] == expected[:2], actual
     assert expected.sentence in failure.message
     assert expected.remedy in failure.remedy

@@ -111,7 +111,7 @@ def of_checks() -> Iterator[EngineFailure]:
 
 
 def of_the_hub() -> Iterator[EngineFailure]:
-    """What huggingface_hub raises, as its users are told; made to happen in tests/hub."""
+    """What huggingface_hub raises, as its users read it; made to happen in tests/hub."""
     yield explain(answer(403, GatedRepoError), ASKED)
     yield explain(answer(403, GatedRepoError), WITH_TOKEN)
     yield hub_failure.no_room(ASKED, 16_600_000_000, 3_200_000_000)
@@ -159,12 +159,12 @@ def rows() -> list[Row]:
         "check": of_checks(),
         "source": of_sources(),
     }
-    told: dict[str, Row] = {}
+    rows_by_message: dict[str, Row] = {}
     for seen, failures in found.items():
         for failure in failures:
-            told.setdefault(failure.message, Row(failure, seen))
+            rows_by_message.setdefault(failure.message, Row(failure, seen))
     order = list(Cause)
-    return sorted(told.values(), key=lambda row: order.index(row.failure.cause))
+    return sorted(rows_by_message.values(), key=lambda row: order.index(row.failure.cause))
 
 
 def page() -> str:

@@ -1,4 +1,4 @@
-"""Errors that were not recorded, and what a user should be told of them.
+"""Errors that were not recorded, and what a user should read of them.
 
 No GPU, no real hub and no second machine made these. The texts follow the source of vLLM
 0.32, torch 2.13, transformers and huggingface_hub, or runs whose output was not kept.

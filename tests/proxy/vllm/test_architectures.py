@@ -32,8 +32,8 @@ REAL = "from vllm import ModelRegistry; print(*ModelRegistry.get_supported_archs
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A vLLM that knows little, and no plugin."""
-    known = parse_registry(SOURCE)
-    monkeypatch.setattr(architectures, "installed_registry", lambda: known)
+    small = parse_registry(SOURCE)
+    monkeypatch.setattr(architectures, "installed_registry", lambda: small)
     monkeypatch.setattr(architectures, "entry_points", lambda group: [])
     lacking = {"vllm.model_executor.models.llava": "torchvision"}
     monkeypatch.setattr(architectures, "missing_package", lacking.get)
@@ -167,12 +167,12 @@ def test_a_registry_of_another_form_is_not_guessed_at(source: bytes) -> None:
 
 @pytest.mark.engine
 def test_the_names_that_are_read_are_those_that_vllm_itself_tells() -> None:
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", REAL], capture_output=True, text=True, timeout=120, check=True
     )
     read = installed_registry()
     assert read is not None
-    assert read.supported.keys() == set(told.stdout.splitlines()[-1].split())
+    assert read.supported.keys() == set(output.stdout.splitlines()[-1].split())
     assert read.removed
     assert read.plugins
 

@@ -271,12 +271,12 @@ def test_a_flags_variable_with_a_bad_value_is_refused_by_name(
 
 
 def test_no_secret_is_in_the_arguments_or_in_a_warning() -> None:
-    made, said = command(SECRETS, has_gpu=True), warnings(SECRETS)
-    shown = " ".join((*made.argv, *said))
+    made, warned = command(SECRETS, has_gpu=True), warnings(SECRETS)
+    shown = " ".join((*made.argv, *warned))
     assert "secret-" not in shown
     for name in ("API_KEY", "VLLM_API_KEY"):  # who sets one believes that it is asked for
-        assert f"{name} has no effect here: use API_KEYS" in said
-    assert "SSL_KEYFILE has no effect here: TLS is left to what stands in front" in said
+        assert f"{name} has no effect here: use API_KEYS" in warned
+    assert "SSL_KEYFILE has no effect here: TLS is left to what stands in front" in warned
 
 
 GATEWAYS = {
@@ -329,7 +329,7 @@ def test_the_engine_does_not_get_what_is_not_its_own() -> None:
     assert all(left[name] == given[name] for name in set(given) - dropped)
 
 
-def test_what_the_engine_is_told_by_default_gives_way_to_the_environment() -> None:
+def test_what_the_engine_gets_by_default_gives_way_to_the_environment() -> None:
     defaults = {
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
         # Its own default of 600 s ends a start that is only slow.

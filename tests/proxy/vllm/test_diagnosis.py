@@ -1,4 +1,4 @@
-"""What real vLLM printed when it failed -> the cause a user is told."""
+"""What real vLLM printed when it failed -> the cause that a user reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from proxy.vllm.diagnosis import RUN_RULES, START_RULES, diagnose
 from proxy.vllm.diagnosis.log_excerpt import MAX_QUOTED_CHARS, errors
 from proxy.vllm.flags import known_flags
 from proxy.vllm.log_lines import parse_line
-from tests.proxy.vllm.case import UNSPECIFIC, Case, assert_told
+from tests.proxy.vllm.case import UNSPECIFIC, Case, assert_explained
 from tests.proxy.vllm.recording import recorded, recording
 
 SERVED = "INFO:     Application startup complete."
@@ -106,12 +106,12 @@ def test_every_recorded_failure_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RECORDED))
-def test_a_recorded_failure_is_told(name: str) -> None:
-    assert_told(_diagnose_recording(name), RECORDED[name])
+def test_a_recorded_failure_is_reported(name: str) -> None:
+    assert_explained(_diagnose_recording(name), RECORDED[name])
 
 
 @pytest.mark.parametrize("name", sorted(RECORDED))
-def test_what_is_told_is_short_and_plain(name: str) -> None:
+def test_what_is_reported_is_short_and_plain(name: str) -> None:
     failure = _diagnose_recording(name)
     for text in (failure.message, failure.remedy):
         assert 0 < len(text) < MAX_QUOTED_CHARS
@@ -137,7 +137,7 @@ def test_no_rule_fits_the_output_of_a_healthy_engine(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(RECORDED))
 @pytest.mark.parametrize("kept", [0.7, 0.4, 0.2])
-def test_when_the_oldest_lines_are_lost_no_other_cause_is_told(name: str, kept: float) -> None:
+def test_when_the_oldest_lines_are_lost_no_other_cause_is_reported(name: str, kept: float) -> None:
     run = recording(name)
     newest = run.lines[-int(len(run.lines) * kept) :]
     cause = diagnose(newest, run.exit_code, was_ready=SERVED in run.lines).cause
@@ -199,7 +199,7 @@ def test_a_bus_error_asks_for_shared_memory() -> None:
     assert "--shm-size" in diagnose([], -7, was_ready=True).remedy
 
 
-def test_the_hub_that_makes_the_engine_wait_is_told_only_as_its_newest_word() -> None:
+def test_the_hub_that_makes_the_engine_wait_counts_only_as_its_newest_line() -> None:
     waiting = "Rate limited. Waiting 121.0s before retry [Retry 1/5]."
     assert diagnose([waiting], None, was_ready=False).cause is Cause.HUB_RATE_LIMITED
     later = [waiting, "(Worker pid=1) ERROR 11-20 10:54:40 [x.py:1] a", "b", "c", "ValueError: d"]

@@ -9,7 +9,7 @@ import pytest
 from proxy.errors import Cause, EngineFailure
 from proxy.vllm.diagnosis import diagnose
 from proxy.vllm.flags import known_flags
-from tests.proxy.vllm.case import Case, assert_told
+from tests.proxy.vllm.case import Case, assert_explained
 from tests.proxy.vllm.source_errors import FROM_SOURCE
 from tests.tools import installed
 
@@ -45,8 +45,8 @@ def diagnose_source(error: str) -> EngineFailure:
 
 
 @pytest.mark.parametrize("error", FROM_SOURCE)
-def test_an_error_from_the_source_is_told(error: str) -> None:
-    assert_told(diagnose_source(error), FROM_SOURCE[error])
+def test_an_error_from_the_source_is_reported(error: str) -> None:
+    assert_explained(diagnose_source(error), FROM_SOURCE[error])
 
 
 def _request_kills_engine(error: str) -> list[str]:
@@ -93,8 +93,8 @@ def diagnose_crash(error: str) -> EngineFailure:
 
 
 @pytest.mark.parametrize(("error", "expected"), WHILE_SERVING)
-def test_a_crash_while_serving_is_told(error: str, expected: Case) -> None:
-    assert_told(diagnose_crash(error), expected)
+def test_a_crash_while_serving_is_reported(error: str, expected: Case) -> None:
+    assert_explained(diagnose_crash(error), expected)
 
 
 @pytest.mark.parametrize(

@@ -70,12 +70,12 @@ PASSED_ON = """
 
 
 def test_every_variable_that_is_named_exists() -> None:
-    known = {*OURS.split(), *PASSED_ON.split()} | {
+    existing = {*OURS.split(), *PASSED_ON.split()} | {
         name.upper().replace("-", "_") for name in known_flags()
     }
     texts = [rule.sentence + " " + rule.remedy for rule in START_RULES + RUN_RULES]
     named = {name for text in texts for name in re.findall(r"\b[A-Z]+(?:_[A-Z0-9]+)+\b", text)}
-    assert named - known == set()
+    assert named - existing == set()
 
 
 def test_every_rule_says_something_and_what_to_do() -> None:

@@ -1,4 +1,4 @@
-"""The engine's own gauges: read off its page now and then, and not shown where not known."""
+"""The engine's own gauges: read off its page now and then, and left out where they cannot be."""
 
 from __future__ import annotations
 

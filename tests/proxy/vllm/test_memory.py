@@ -1,4 +1,4 @@
-"""The estimate of GPU memory: a warning where it cannot fit, silence where nothing is known."""
+"""The estimate of GPU memory: a warning where a model cannot fit, silence in doubt."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check(hardware: Hardware, model: Description = MODEL, **environ: str) -> Any
     return check_memory(model, Settings.load(environ), hardware)
 
 
-def test_a_model_that_fits_is_told_with_its_sizes() -> None:
+def test_a_model_that_fits_is_reported_with_its_sizes() -> None:
     found = check(gpus(24))
     assert found.result is Result.OK
     assert found.found == (
@@ -92,7 +92,7 @@ def test_a_length_that_vllm_fits_to_the_memory_always_fits(length: str) -> None:
         {"VLLM_EXTRA_ARGS": "--max-model-len 1000"},
     ],
 )
-def test_where_flags_change_the_sum_nothing_is_said(environ: dict[str, str]) -> None:
+def test_where_flags_change_the_sum_nothing_is_reported(environ: dict[str, str]) -> None:
     assert check_memory(MODEL, Settings.load(environ), gpus(8)) is None
 
 
@@ -105,9 +105,9 @@ def test_files_that_are_quantized_count_as_they_are() -> None:
 @pytest.mark.parametrize(
     "hardware", [Hardware(), Hardware((Gpu("NVIDIA GB10", None),), "580")], ids=["none", "shared"]
 )
-def test_without_a_gpu_of_known_size_nothing_is_said(hardware: Hardware) -> None:
+def test_without_a_gpu_of_known_size_nothing_is_reported(hardware: Hardware) -> None:
     assert check(hardware) is None
 
 
-def test_without_known_weights_nothing_is_said() -> None:
+def test_without_known_weights_nothing_is_reported() -> None:
     assert check(gpus(24), Description("m", CONFIG)) is None

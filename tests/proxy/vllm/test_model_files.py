@@ -104,6 +104,6 @@ def test_fetched_is_what_vllm_reads(wanted: list[str], unwanted: list[str]) -> N
     assert choose_files(names) == sorted(wanted)
 
 
-def test_weights_are_told_from_the_rest() -> None:
+def test_weights_are_kept_apart_from_the_rest() -> None:
     assert weight_files([*BIN, "training_args.bin"]) == {"pytorch_model.bin"}
     assert weight_files(["config.json", "model.gguf"]) == frozenset()

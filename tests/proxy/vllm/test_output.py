@@ -13,7 +13,7 @@ from proxy.vllm.output import BURST_LINES, KEPT_LINES, MAX_KEPT_BYTES, Output
 PREFIX = "(EngineCore pid=7) WARNING 11-20 10:46:45 [core.py:133]"
 
 
-def test_a_line_is_passed_on_with_its_level_and_who_wrote_it(
+def test_a_line_is_passed_on_with_its_level_and_its_process(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "vllm")
@@ -162,7 +162,7 @@ LOST_SPANS = (
 
 
 @pytest.mark.parametrize("line", LOST_SPANS)
-def test_that_nobody_takes_the_engines_spans_is_told_once(
+def test_that_nobody_takes_the_engines_spans_is_logged_once(
     caplog: pytest.LogCaptureFixture, line: str
 ) -> None:
     caplog.set_level(logging.INFO, "vllm")

@@ -68,7 +68,7 @@ async def test_served_names_are_the_engines(probe: Probe, engine: respx.MockRout
         *((failure, None, type(failure).__name__) for failure in FAILURES),
     ],
 )
-async def test_served_names_are_never_made_up_and_what_is_wrong_with_them_is_said(
+async def test_served_names_are_never_made_up_and_what_is_wrong_with_them_is_reported(
     probe: Probe,
     engine: respx.MockRouter,
     answer: httpx.Response | Exception,

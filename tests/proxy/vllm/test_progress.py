@@ -47,7 +47,7 @@ def test_a_recorded_start_shows_its_phases_in_order(
 
 
 @pytest.mark.parametrize("name", [name for name in recorded("C") if "start" not in name])
-def test_nothing_said_while_serving_moves_the_phase(name: str) -> None:
+def test_nothing_printed_while_serving_moves_the_phase(name: str) -> None:
     begun = _phases(recording(name))
     assert [phase for phase, _ in begun] == [Phase.LOADING, Phase.WARMING]
 
