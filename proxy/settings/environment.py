@@ -34,16 +34,13 @@ def without_quotes(text: str) -> str:
     escaped = f"\\{quote}"
     if quote not in inner.replace(escaped, ""):
         return inner.replace(escaped, quote)
-    return inner if _is_json_or_jinja(inner.strip()) else text
-
-
-def _is_json_or_jinja(text: str) -> bool:
-    if re.fullmatch(r"\{[{%#].*[}%#]\}", text, re.DOTALL):
-        return True
+    content = inner.strip()
+    if re.fullmatch(r"\{[{%#].*[}%#]\}", content, re.DOTALL):
+        return inner
     try:
-        return isinstance(json.loads(text), dict | list)
+        return inner if isinstance(json.loads(content), dict | list) else text
     except (ValueError, RecursionError):
-        return False
+        return text
 
 
 def is_service_link(name: str, text: str) -> bool:

@@ -54,22 +54,21 @@ def parse_key_lines(text: str) -> tuple[ApiKey, ...]:
         ValueError: says which line is wrong, and not what is on it.
     """
     lines = [re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines()]
-    keys = tuple(_parse_line(at, line) for at, line in _numbered(lines))
+    keys = []
+    for at, line in _numbered(lines):
+        entry, *words = re.sub(r"\s*:\s*", ":", line, count=1).split()
+        try:
+            allowance = parse_allowance(words)
+        except ValueError as error:
+            raise ValueError(f"line {at}, after the key: {error}") from None
+        key = _parse(entry, f"line {at}", f"line-{at}")
+        keys.append(replace(key, allowance=allowance))
     _check_apart(keys)
-    return keys
+    return tuple(keys)
 
 
 def _numbered(entries: Iterable[str]) -> list[tuple[int, str]]:
     return [(at, entry) for at, entry in enumerate(entries, start=1) if entry]
-
-
-def _parse_line(at: int, line: str) -> ApiKey:
-    entry, *words = re.sub(r"\s*:\s*", ":", line, count=1).split()
-    try:
-        allowance = parse_allowance(words)
-    except ValueError as error:
-        raise ValueError(f"line {at}, after the key: {error}") from None
-    return replace(_parse(entry, f"line {at}", f"line-{at}"), allowance=allowance)
 
 
 def _parse(entry: str, place: str, label: str) -> ApiKey:

@@ -50,24 +50,22 @@ def is_url(text: str) -> bool:
         return False
 
 
-def _check_host(value: str) -> str:
-    if not is_host(value):
-        raise ValueError("allowed is an IP address or the name of a host")
-    return value
-
-
-def _check_engine_url(value: str) -> str:
-    if not is_url(value) or not re.fullmatch(r"http://[^/?#@\s]+/?", value):
-        raise ValueError("allowed is http://host:port")
-    return value
-
-
-def _check_home(value: str) -> str:
+def _has_home(path: str) -> bool:
+    """Whether a `~` in front stands for a folder here."""
     try:
-        Path(value).expanduser()
+        Path(path).expanduser()
     except RuntimeError:
-        raise ValueError("there is no home folder of that user here; allowed is a path") from None
-    return value
+        return False
+    return True
+
+
+def _only(is_good: Callable[[str], object], allowed: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not is_good(value):
+            raise ValueError(allowed)
+        return value
+
+    return AfterValidator(check)
 
 
 Names = Annotated[tuple[str, ...], from_text(split_names)]
@@ -82,9 +80,18 @@ Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 Modules = Annotated[tuple[Module, ...], from_text(split_names)]
 ProtocolName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
 Protocols = Annotated[tuple[ProtocolName, ...], from_text(split_names)]
-FolderPath = Annotated[str, AfterValidator(_check_home)]
-Host = Annotated[str, AfterValidator(_check_host)]
-EngineUrl = Annotated[str, AfterValidator(_check_engine_url)]
+FolderPath = Annotated[
+    str,
+    _only(_has_home, "there is no home folder of that user here; allowed is a path"),
+]
+Host = Annotated[str, _only(is_host, "allowed is an IP address or the name of a host")]
+EngineUrl = Annotated[
+    str,
+    _only(
+        lambda url: is_url(url) and re.fullmatch(r"http://[^/?#@\s]+/?", url),
+        "allowed is http://host:port",
+    ),
+]
 
 
 class LogFormat(StrEnum):

@@ -34,13 +34,15 @@ def choose_files(names: Sequence[str]) -> list[str]:
         )
     ]
     weights = weight_files(kept)
-    return [name for name in kept if name in weights or _is_small(PurePosixPath(name))]
-
-
-def _is_small(path: PurePosixPath) -> bool:
-    if path.suffix in _WEIGHT_SUFFIXES:
-        return False
-    return path.suffix in _SMALL_SUFFIXES or path.name.startswith(_SMALL_PREFIXES)
+    chosen = []
+    for name in kept:
+        path = PurePosixPath(name)
+        is_small = path.suffix not in _WEIGHT_SUFFIXES and (
+            path.suffix in _SMALL_SUFFIXES or path.name.startswith(_SMALL_PREFIXES)
+        )
+        if name in weights or is_small:
+            chosen.append(name)
+    return chosen
 
 
 def weight_files(names: Sequence[str]) -> frozenset[str]:

@@ -71,7 +71,7 @@ def facts_of(groups: dict[str, str], known_flags: Collection[str]) -> dict[str, 
         name: "***" if secret and name in ("value", "problem") else clip(redact(text))
         for name, text in groups.items()
     }
-    facts |= {"space": "", "gpu_memory": "", "fit": ""}
+    facts |= {"space": "", "gpu_memory": "", "fit": "", "shorten": "Lower MAX_MODEL_LEN,"}
     if "size" in facts and "left" in facts:
         facts["space"] = f": {facts['size']} are needed, {facts['left']} are free"
     if "gpu" in facts:
@@ -93,6 +93,8 @@ def facts_of(groups: dict[str, str], known_flags: Collection[str]) -> dict[str, 
     if "tokens" in groups:
         # vLLM prints max_position_embeddings as a float: 2048.0.
         facts["tokens"] = groups["tokens"].partition(".")[0]
+    if "longest" in groups:
+        facts["shorten"] = f"MAX_MODEL_LEN={groups['longest']} fits. Or"
     if (total := float(groups.get("total", 0))) > 0:
         share = math.floor(100 * float(groups["free"]) / total) / 100
         if share >= _SMALLEST_USEFUL_SHARE:

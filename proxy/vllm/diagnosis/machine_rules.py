@@ -63,21 +63,11 @@ MACHINE_RULES: tuple[Rule, ...] = (
         error(
             r"To serve at least one request [^\n]*?\((?P<asked>\d+)\), \((?P<size>[\d.]+) GiB KV"
             r"[^\n]*?KV cache memory \((?P<left>[\d.]+) GiB\)"
-            r"[^\n]*?estimated maximum model length is (?P<tokens>\d+)"
+            r"(?:[^\n]*?estimated maximum model length is (?P<longest>\d+))?"
         ),
         "One request of MAX_MODEL_LEN={asked} tokens needs {size} GiB of KV cache; {left} GiB are "
         "left.",
-        "MAX_MODEL_LEN={tokens} fits. Or raise GPU_MEMORY_UTIL, or set KV_CACHE_DTYPE=fp8.",
-    ),
-    Rule(
-        Cause.KV_CACHE_TOO_SMALL,
-        error(
-            r"To serve at least one request [^\n]*?\((?P<asked>\d+)\), \((?P<size>[\d.]+) GiB KV"
-            r"[^\n]*?KV cache memory \((?P<left>[\d.]+) GiB\)"
-        ),
-        "One request of MAX_MODEL_LEN={asked} tokens needs {size} GiB of KV cache; {left} GiB are "
-        "left.",
-        "Lower MAX_MODEL_LEN, raise GPU_MEMORY_UTIL, or set KV_CACHE_DTYPE=fp8.",
+        "{shorten} raise GPU_MEMORY_UTIL, or set KV_CACHE_DTYPE=fp8.",
     ),
     Rule(
         Cause.KV_CACHE_TOO_SMALL,

@@ -30,10 +30,10 @@ from proxy.settings import Settings
 from proxy.vllm.architectures import Registry, _unsupported
 from proxy.vllm.diagnosis import diagnose
 from proxy.vllm.diagnosis.facts import clip
-from proxy.vllm.flags import known_flags, vllm_version
+from proxy.vllm.flags import vllm_version
 from tests.proxy.vllm.recording import recording
 from tests.proxy.vllm.source_errors import FROM_SOURCE
-from tests.proxy.vllm.test_diagnosis import RECORDED, SERVED
+from tests.proxy.vllm.test_diagnosis import RECORDED, diagnose_recording
 from tests.proxy.vllm.test_diagnosis_source import WHILE_SERVING, diagnose_crash, diagnose_source
 
 PAGE = Path(__file__).parents[3] / "docs" / "causes.md"
@@ -136,11 +136,7 @@ def answer(status: int, kind: type[HfHubHTTPError] = HfHubHTTPError) -> HfHubHTT
 
 def of_recordings() -> Iterator[EngineFailure]:
     """Of runs that failed; a healthy engine that was stopped tells nothing new."""
-    for name in sorted(RECORDED):
-        run = recording(name)
-        yield diagnose(
-            run.lines, run.exit_code, was_ready=SERVED in run.lines, known_flags=known_flags()
-        )
+    yield from map(diagnose_recording, sorted(RECORDED))
     lines = recording("C_stop_engine_30").lines
     yield diagnose(lines, None, was_ready=True)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOGS = Path(__file__).parents[2] / "fixtures" / "engine-logs"
+SERVED = "INFO:     Application startup complete."
 _TIME = re.compile(r"\[ *(?P<seconds>\d+\.\d+)\] ?")
 _EXIT = re.compile(r"MAIN PROCESS EXIT rc=(?P<code>-?\d+)")
 

@@ -10,10 +10,7 @@ from proxy.vllm.diagnosis.log_excerpt import MAX_QUOTED_CHARS, errors
 from proxy.vllm.flags import known_flags
 from proxy.vllm.log_lines import parse_line
 from tests.proxy.vllm.case import UNSPECIFIC, Case, assert_explained
-from tests.proxy.vllm.recording import recorded, recording
-
-SERVED = "INFO:     Application startup complete."
-
+from tests.proxy.vllm.recording import SERVED, recorded, recording
 
 RECORDED = {
     "B_bad_choice_dtype": Case(Cause.BAD_FLAG, True, "DTYPE cannot be float4", "auto, bfloat16"),
@@ -94,7 +91,7 @@ RECORDED = {
 }
 
 
-def _diagnose_recording(name: str) -> EngineFailure:
+def diagnose_recording(name: str) -> EngineFailure:
     run = recording(name)
     return diagnose(
         run.lines, run.exit_code, was_ready=SERVED in run.lines, known_flags=known_flags()
@@ -107,12 +104,12 @@ def test_every_recorded_failure_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("name", sorted(RECORDED))
 def test_a_recorded_failure_is_reported(name: str) -> None:
-    assert_explained(_diagnose_recording(name), RECORDED[name])
+    assert_explained(diagnose_recording(name), RECORDED[name])
 
 
 @pytest.mark.parametrize("name", sorted(RECORDED))
 def test_what_is_reported_is_short_and_plain(name: str) -> None:
-    failure = _diagnose_recording(name)
+    failure = diagnose_recording(name)
     for text in (failure.message, failure.remedy):
         assert 0 < len(text) < MAX_QUOTED_CHARS
         assert text.endswith((".", "?", "kv_cache_idx=0"))

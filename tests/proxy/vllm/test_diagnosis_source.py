@@ -10,10 +10,10 @@ from proxy.errors import Cause, EngineFailure
 from proxy.vllm.diagnosis import diagnose
 from proxy.vllm.flags import known_flags
 from tests.proxy.vllm.case import Case, assert_explained
+from tests.proxy.vllm.recording import SERVED
 from tests.proxy.vllm.source_errors import FROM_SOURCE
 from tests.tools import installed
 
-SERVED = "INFO:     Application startup complete."
 GENERIC_TAIL = (
     "Exception: WorkerProc initialization failed due to an exception in a background process. "
     "See stack trace for root cause.",
