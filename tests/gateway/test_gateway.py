@@ -325,17 +325,23 @@ def test_with_the_cache_the_same_request_is_answered_once(
         assert len(generations(sidecar)) == before
         assert stream(gateway, prompt="And another?")
         new_line(sidecar, before)
+        body = question("Once?") | {"cache": {"no-cache": True}}
+        gateway.client.post("/v1/chat/completions", json=body).raise_for_status()
+        wait_until(lambda: len(generations(sidecar)) == before + 2, PATIENCE, "one more line")
 
 
-def hit(gateway: LiteLLM, prompt: str) -> bool:
-    """Does a stream come from the cache; its headers name the entry then."""
-    body = {
+def question(prompt: str) -> dict[str, object]:
+    return {
         "model": NAME,
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": TOKENS,
         "stream": True,
     }
-    answer = gateway.client.post("/v1/chat/completions", json=body).raise_for_status()
+
+
+def hit(gateway: LiteLLM, prompt: str) -> bool:
+    """Does a stream come from the cache; its headers name the entry then."""
+    answer = gateway.client.post("/v1/chat/completions", json=question(prompt)).raise_for_status()
     return "x-litellm-cache-key" in answer.headers
 
 
@@ -421,8 +427,11 @@ def test_the_small_model_answers_for_the_larger_one_that_is_down(
         "MODEL_2_URL": f"http://127.0.0.1:{refused_port()}/v1",
     }
     with forks.gateway(tmp_path, config("two-models.yaml"), **urls) as gateway:
+        answer = gateway.openai().chat.completions.create(
+            model=LARGER, messages=[{"role": "user", "content": PROMPT}], max_tokens=TOKENS
+        )
+        assert new_line(small, before)["model"] == answer.model == NAME
         assert stream(gateway, LARGER)
-        assert new_line(small, before)["model"] == NAME
         # The other way round there is none.
         urls["MODEL_1_URL"], urls["MODEL_2_URL"] = urls["MODEL_2_URL"], urls["MODEL_1_URL"]
     with (
