@@ -11,7 +11,7 @@ import msgspec
 from proxy.errors import SettingsError
 from proxy.settings.environment import check_text, shown
 
-_TABLE = Path(__file__).with_name("flags.json")
+TABLE = Path(__file__).with_name("flags.json")
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 
@@ -29,23 +29,13 @@ class Flag(msgspec.Struct, frozen=True):
 
 
 class _Table(msgspec.Struct):
-    vllm_version: str
     flags: dict[str, Flag]
 
 
 @cache
-def _table() -> _Table:
-    return msgspec.json.decode(_TABLE.read_bytes(), type=_Table)
-
-
 def known_flags() -> dict[str, Flag]:
     """Flag name without dashes in front, e.g. `max-model-len` -> what it takes."""
-    return _table().flags
-
-
-def vllm_version() -> str:
-    """The vLLM whose flags these are."""
-    return _table().vllm_version
+    return msgspec.json.decode(TABLE.read_bytes(), type=_Table).flags
 
 
 def flag_name(variable: str) -> str:

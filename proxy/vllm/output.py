@@ -68,8 +68,19 @@ class Output(ServerOutput):
             return
         self.close()
         for line in self._clean(raw):
-            self._pass_on(line, lost)
             self._progress = advance(self._progress, line)
+            parsed = parse_line(line)
+            if is_lost_span(parsed.message):
+                # It comes every few seconds while the collector is away: one line is enough.
+                if self._has_lost_spans:
+                    continue
+                self._has_lost_spans = True
+            level = logging.getLevelNamesMapping().get(parsed.level, logging.INFO)
+            if self._log.isEnabledFor(level):
+                tags = {"process": parsed.process, "source": parsed.source}
+                fields = {name: value for name, value in tags.items() if value}
+                message = shorten(parsed.message, lost=lost)
+                self._log.log(level, "%s", message, extra={"fields": fields})
 
     def close(self) -> None:
         """Log how many lines were dropped since the last time, if any."""
@@ -99,17 +110,3 @@ class Output(ServerOutput):
 
     def _clean(self, raw: bytes) -> list[str]:
         return [hide(self._secret, line) for line in clean_lines(raw)]
-
-    def _pass_on(self, line: str, lost: int) -> None:
-        parsed = parse_line(line)
-        if is_lost_span(parsed.message):
-            # It comes every few seconds while the collector is away: one line is enough.
-            if self._has_lost_spans:
-                return
-            self._has_lost_spans = True
-        level = logging.getLevelNamesMapping().get(parsed.level, logging.INFO)
-        if not self._log.isEnabledFor(level):
-            return
-        tags = {"process": parsed.process, "source": parsed.source}
-        fields = {name: value for name, value in tags.items() if value}
-        self._log.log(level, "%s", shorten(parsed.message, lost=lost), extra={"fields": fields})

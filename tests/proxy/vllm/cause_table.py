@@ -30,7 +30,7 @@ from proxy.settings import Settings
 from proxy.vllm.architectures import Registry, _unsupported
 from proxy.vllm.diagnosis import diagnose
 from proxy.vllm.diagnosis.facts import clip
-from proxy.vllm.flags import vllm_version
+from proxy.vllm.flags import TABLE
 from tests.proxy.vllm.recording import recording
 from tests.proxy.vllm.source_errors import FROM_SOURCE
 from tests.proxy.vllm.test_diagnosis import RECORDED, diagnose_recording
@@ -164,7 +164,7 @@ def rows() -> list[Row]:
 
 
 def page() -> str:
-    text = HEAD.format(version=vllm_version())
+    text = HEAD.format(version=json.loads(TABLE.read_bytes())["vllm_version"])
     for cause, group in groupby(rows(), key=lambda row: row.failure.cause):
         text += SECTION.format(cause=cause)
         for failure, seen in group:
