@@ -64,7 +64,7 @@ def table(
     width = max(_LEAST_COLUMNS, columns - margin) if columns else sys.maxsize
     yield f"{_HEAD[0]:{names}}  {_HEAD[1]:{results}}  {_HEAD[2]}"
     for finding in findings:
-        lines = textwrap.wrap(finding.found, width)
+        lines = textwrap.wrap(finding.text, width)
         if finding.remedy:
             lines += textwrap.wrap(f"-> {finding.remedy}", width, subsequent_indent="   ")
         result = f"{finding.result:{results}}"

@@ -1,4 +1,4 @@
-"""What one check of the preflight found."""
+"""The outcome of one check of the preflight."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One row of `python3 -m proxy check`: `found` and `remedy` are sentences for a human."""
+    """One row of `python3 -m proxy check`: `text` and `remedy` are sentences for a human."""
 
     check: str
     result: Result
-    found: str
+    text: str
     remedy: str = ""
 
     @property
     def sentence(self) -> str:
         """Both in one, for the log."""
-        return f"{self.found} {self.remedy}".strip()
+        return f"{self.text} {self.remedy}".strip()
 
     @classmethod
     def of(cls, check: str, failure: EngineFailure) -> Finding:

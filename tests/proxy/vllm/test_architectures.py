@@ -59,16 +59,16 @@ def settings(**environ: str) -> Settings:
     ],
 )
 def test_what_the_registry_knows_is_supported(name: str) -> None:
-    found = check_architecture(model(name), settings())
-    assert found is not None
-    assert (found.result, name in found.found) == (Result.OK, True)
+    finding = check_architecture(model(name), settings())
+    assert finding is not None
+    assert (finding.result, name in finding.text) == (Result.OK, True)
 
 
 @pytest.mark.usefixtures("registry")
 def test_one_known_name_is_enough() -> None:
-    found = check_architecture(model("FooBarForCausalLM", "LlamaForCausalLM"), settings())
-    assert found is not None
-    assert found.result is Result.OK
+    finding = check_architecture(model("FooBarForCausalLM", "LlamaForCausalLM"), settings())
+    assert finding is not None
+    assert finding.result is Result.OK
 
 
 @pytest.mark.usefixtures("registry")
@@ -93,7 +93,7 @@ def test_what_cannot_run_fails_before_a_byte_is_fetched(
 
 @pytest.mark.usefixtures("registry")
 @pytest.mark.parametrize(
-    ("found", "environ"),
+    ("description", "environ"),
     [
         (model("FooBarForCausalLM", ships_code=True), {}),
         (model("FooBarForCausalLM"), {"HF_OVERRIDES": "{}"}),
@@ -103,8 +103,10 @@ def test_what_cannot_run_fails_before_a_byte_is_fetched(
         (model("MistralForCausalLM"), {}),
     ],
 )
-def test_in_doubt_a_start_is_only_warned_about(found: Description, environ: dict[str, str]) -> None:
-    finding = check_architecture(found, settings(**environ))
+def test_in_doubt_a_start_is_only_warned_about(
+    description: Description, environ: dict[str, str]
+) -> None:
+    finding = check_architecture(description, settings(**environ))
     assert finding is not None
     assert finding.result is Result.WARN
 
@@ -117,9 +119,9 @@ def test_a_plugin_that_is_not_vllms_own_may_add_models(
     plugin = EntryPoint("p", module, "vllm.general_plugins")
     monkeypatch.setattr(architectures, "entry_points", lambda group: [plugin])
     if doubted:
-        found = check_architecture(model("FooBarForCausalLM"), settings())
-        assert found is not None
-        assert "plugin" in found.found
+        finding = check_architecture(model("FooBarForCausalLM"), settings())
+        assert finding is not None
+        assert "plugin" in finding.text
     else:
         with pytest.raises(EngineFailure):
             check_architecture(model("FooBarForCausalLM"), settings())
@@ -133,9 +135,9 @@ def test_a_package_that_vllms_code_of_the_model_lacks_is_named_before_a_byte_is_
     assert failed.value.permanent
     assert "install-engine.sh" in failed.value.remedy
     overridden = settings(MODEL_IMPL="transformers")
-    found = check_architecture(model("LlavaForConditionalGeneration"), overridden)
-    assert found is not None
-    assert found.result is Result.WARN
+    finding = check_architecture(model("LlavaForConditionalGeneration"), overridden)
+    assert finding is not None
+    assert finding.result is Result.WARN
 
 
 @pytest.mark.parametrize("unknown", [Description("m"), model()])

@@ -32,26 +32,26 @@ def check(hardware: Hardware, model: Description = MODEL, **environ: str) -> Any
 
 
 def test_a_model_that_fits_is_reported_with_its_sizes() -> None:
-    found = check(gpus(24))
-    assert found.result is Result.OK
-    assert found.found == (
+    finding = check(gpus(24))
+    assert finding.result is Result.OK
+    assert finding.text == (
         "About 15.5 GiB of weights and 1.8 GiB of KV cache for one request of 32768 tokens"
         " in 22.8 GiB."
     )
 
 
 def test_weights_that_do_not_fit_are_warned_about() -> None:
-    found = check(gpus(16))
-    assert found.result is Result.WARN
-    assert "15.5 GiB, and the engine may use 15.2 GiB" in found.found
-    assert "TENSOR_PARALLEL_SIZE" in found.remedy
+    finding = check(gpus(16))
+    assert finding.result is Result.WARN
+    assert "15.5 GiB, and the engine may use 15.2 GiB" in finding.text
+    assert "TENSOR_PARALLEL_SIZE" in finding.remedy
 
 
 def test_a_context_that_does_not_fit_is_warned_about_with_one_that_does() -> None:
-    found = check(gpus(24), MAX_MODEL_LEN="1M")
-    assert found.result is Result.WARN
-    assert "One request of 1048576 tokens needs about 56.0 GiB" in found.found
-    length = int(found.remedy.split()[3].rstrip(","))
+    finding = check(gpus(24), MAX_MODEL_LEN="1M")
+    assert finding.result is Result.WARN
+    assert "One request of 1048576 tokens needs about 56.0 GiB" in finding.text
+    length = int(finding.remedy.split()[3].rstrip(","))
     assert check(gpus(24), MAX_MODEL_LEN=str(length - 1)).result is Result.OK
     assert check(gpus(24), MAX_MODEL_LEN=str(length + 1)).result is Result.WARN
 
@@ -72,8 +72,8 @@ def test_a_cache_in_8_bits_takes_half() -> None:
 def test_files_in_32_bits_are_loaded_in_16() -> None:
     config = ModelConfig(dtype="float32")
     assert check(gpus(16), Description("m", config, 20 * GIB)).result is Result.OK
-    found = check(gpus(16), Description("m", config, 20 * GIB), DTYPE="float32")
-    assert found.result is Result.WARN
+    finding = check(gpus(16), Description("m", config, 20 * GIB), DTYPE="float32")
+    assert finding.result is Result.WARN
 
 
 @pytest.mark.parametrize("length", ["auto", "-1"])
@@ -98,8 +98,8 @@ def test_where_flags_change_the_sum_nothing_is_reported(environ: dict[str, str])
 
 def test_files_that_are_quantized_count_as_they_are() -> None:
     config = ModelConfig(quantized=True)
-    found = check(gpus(8), Description("m", config, 6 * GIB), QUANTIZATION="awq")
-    assert found.result is Result.OK
+    finding = check(gpus(8), Description("m", config, 6 * GIB), QUANTIZATION="awq")
+    assert finding.result is Result.OK
 
 
 @pytest.mark.parametrize(
