@@ -129,16 +129,15 @@ async def _build_demo(settings: Settings, on_line: OnLine) -> Path:
                 if last_line != str(directory):  # its result, for a shell
                     on_line(last_line)
         if (code := await child.wait()) != 0:
-            raise _not_built(last_line, code)
+            if "cannot write" in last_line:
+                remedy = "Set HF_HOME to a folder that can be written to."
+                raise EngineFailure(
+                    Cause.CACHE_NOT_WRITABLE, last_line, remedy=remedy, permanent=True
+                )
+            reason = last_line or "without output"
+            text = f"The demo model could not be built (code {code}): {reason}"
+            raise EngineFailure(Cause.UNKNOWN, text, permanent=False)
     return directory
-
-
-def _not_built(last_line: str, code: int) -> EngineFailure:
-    if "cannot write" in last_line:
-        remedy = "Set HF_HOME to a folder that can be written to."
-        return EngineFailure(Cause.CACHE_NOT_WRITABLE, last_line, remedy=remedy, permanent=True)
-    text = f"The demo model could not be built (code {code}): {last_line or 'without output'}"
-    return EngineFailure(Cause.UNKNOWN, text, permanent=False)
 
 
 async def look_up(settings: Settings, repository: str, on_line: OnLine) -> Plan | Done:

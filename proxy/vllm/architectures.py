@@ -8,7 +8,7 @@ what is installed, so that no table can be out of date.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -127,7 +127,17 @@ def check_architecture(model: Description, settings: Settings) -> Finding | None
         raise EngineFailure(Cause.MISSING_PACKAGE, text, remedy=remedy, permanent=True)
     if (doubt := _doubt(config, settings)) is not None:
         return Finding(CHECK, Result.WARN, f"This vLLM has no {names} of its own; {doubt}.")
-    raise _unsupported(config.architectures, registry)
+    text, remedy = f"This vLLM has no implementation of {names}.", _OTHER_MODEL
+    for name in config.architectures:
+        if (last := registry.removed.get(name)) is not None:
+            text = f"vLLM ran {name} up to version {last}, and does not any more."
+            remedy = f"Use an image with vLLM {last}, or another MODEL_NAME."
+            break
+        if (address := registry.plugins.get(name)) is not None:
+            text = f"vLLM runs {name} only with the plugin at {address}."
+            remedy = "Install it into the image, or set another MODEL_NAME."
+            break
+    raise EngineFailure(Cause.UNSUPPORTED_MODEL, text, remedy=remedy, permanent=True)
 
 
 def missing_package_remedy(package: str) -> str:
@@ -164,23 +174,6 @@ def _is_in_transformers(architecture: str) -> bool:
         return True  # no list of them, so nothing is ruled out
     line = f"class {architecture}(".encode()
     return any(line in file.read_bytes() for file in package.glob("models/*/modeling_*.py"))
-
-
-def _unsupported(architectures: Iterable[str], registry: Registry) -> EngineFailure:
-    for name in architectures:
-        if name in registry.removed:
-            last = registry.removed[name]
-            text = f"vLLM ran {name} up to version {last}, and does not any more."
-            return _failure(text, f"Use an image with vLLM {last}, or another MODEL_NAME.")
-        if name in registry.plugins:
-            text = f"vLLM runs {name} only with the plugin at {registry.plugins[name]}."
-            return _failure(text, "Install it into the image, or set another MODEL_NAME.")
-    text = f"This vLLM has no implementation of {', '.join(architectures)}."
-    return _failure(text, _OTHER_MODEL)
-
-
-def _failure(text: str, remedy: str) -> EngineFailure:
-    return EngineFailure(Cause.UNSUPPORTED_MODEL, text, remedy=remedy, permanent=True)
 
 
 def _items(literal: ast.Dict) -> Iterator[tuple[str, str]]:

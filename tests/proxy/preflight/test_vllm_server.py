@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from proxy.engine.state import EngineState
-from proxy.errors import Cause
-from proxy.models.fetch import _not_built
+from proxy.errors import Cause, EngineFailure
+from proxy.models.fetch import fetch
 from proxy.preflight import vllm_server
 from proxy.preflight.vllm_server import VllmServer
 from proxy.settings import Settings
@@ -161,11 +161,35 @@ def test_a_download_is_reported_with_percent_rate_and_seconds_left(
     assert any(line.startswith("downloading: 0.01 of 0.03 GB (33 %), ") for line in logged), logged
 
 
-def test_a_demo_model_whose_making_was_killed_is_made_again() -> None:
-    killed, full = _not_built("", -9), _not_built("demo model: cannot write /x: disk full", 1)
-    assert (killed.cause, killed.permanent) == (Cause.UNKNOWN, False)
-    assert "could not be built (code -9)" in killed.message
-    assert (full.cause, full.permanent) == (Cause.CACHE_NOT_WRITABLE, True)
+@pytest.mark.parametrize(
+    ("script", "cause", "permanent", "message"),
+    [
+        ("kill -9 $$", Cause.UNKNOWN, False, "could not be built (code -9): without output"),
+        (
+            "echo demo model: cannot write /x: disk full; exit 1",
+            Cause.CACHE_NOT_WRITABLE,
+            True,
+            "demo model: cannot write /x: disk full",
+        ),
+    ],
+)
+async def test_a_demo_model_is_made_again_unless_it_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    script: str,
+    cause: Cause,
+    permanent: bool,
+    message: str,
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("proxy.models.fetch.sys.executable", str(python))
+    settings = Settings.load({"HF_HOME": str(tmp_path / "hf")})
+    with pytest.raises(EngineFailure) as failed:
+        await fetch(settings, "demo", lambda _: None, lambda _: None, lambda _: None)
+    assert (failed.value.cause, failed.value.permanent) == (cause, permanent)
+    assert message in failed.value.message
 
 
 def test_a_download_that_is_stopped_leaves_no_partial_file(start: Start, hub: FakeHub) -> None:

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +28,8 @@ from proxy.models import hub_failure
 from proxy.models.hub_failure import Asked, explain
 from proxy.models.kind import check_local_model, kind_of
 from proxy.settings import Settings
-from proxy.vllm.architectures import Registry, _unsupported
+from proxy.vllm.architectures import Registry, check_architecture
+from proxy.vllm.description import Description, ModelConfig
 from proxy.vllm.diagnosis import diagnose
 from proxy.vllm.diagnosis.facts import clip
 from proxy.vllm.flags import TABLE
@@ -91,14 +93,14 @@ def of_checks() -> Iterator[EngineFailure]:
     yield raised(lambda: kind_of("a/b/c"))
     yield raised(lambda: check_local_model("/models/nothing", Settings.load({})))
     with TemporaryDirectory() as folder:
-        model = Path(folder, "mine")
-        model.mkdir()
-        (model / "config.json").touch()
+        mine = Path(folder, "mine")
+        mine.mkdir()
+        (mine / "config.json").touch()
         shards = {str(n): f"model-0000{n}-of-00002.safetensors" for n in (1, 2)}
-        (model / shards["1"]).touch()
-        index = model / "model.safetensors.index.json"
+        (mine / shards["1"]).touch()
+        index = mine / "model.safetensors.index.json"
         index.write_text(json.dumps({"weight_map": shards}))
-        half = raised(lambda: check_local_model(str(model), Settings.load({})))
+        half = raised(lambda: check_local_model(str(mine), Settings.load({})))
         half.message = half.message.replace(folder, "/models")
         yield half
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -106,8 +108,13 @@ def of_checks() -> Iterator[EngineFailure]:
         yield raised(lambda: check_local_model("/models/mine", Settings.load({})))
     with patch("shutil.disk_usage", side_effect=denied):
         yield raised(lambda: check_disk(Path("/models/huggingface")))
-    yield _unsupported(("FooBarForCausalLM",), TWO)
-    yield _unsupported(("MptForCausalLM",), TWO)
+    with (
+        patch("proxy.vllm.architectures.installed_registry", return_value=TWO),
+        patch("proxy.vllm.architectures.package_folder", return_value=Path("/nowhere")),
+    ):
+        for name in ("FooBarForCausalLM", "MptForCausalLM"):
+            model = Description("m", ModelConfig(architectures=(name,)))
+            yield raised(partial(check_architecture, model, Settings.load({})))
 
 
 def of_the_hub() -> Iterator[EngineFailure]:
