@@ -68,8 +68,8 @@ class Output(ServerOutput):
             return
         self.close()
         for line in self._clean(raw):
-            self._progress = advance(self._progress, line)
             parsed = parse_line(line)
+            self._progress = advance(self._progress, parsed.message)
             if is_lost_span(parsed.message):
                 # It comes every few seconds while the collector is away: one line is enough.
                 if self._has_lost_spans:

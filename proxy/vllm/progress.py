@@ -11,7 +11,6 @@ import re
 
 from proxy.engine.phase import Phase
 from proxy.engine.server import Progress
-from proxy.vllm.log_lines import parse_line
 
 _START = (Phase.CHECKING, Phase.DOWNLOADING, Phase.LOADING, Phase.COMPILING, Phase.WARMING)
 
@@ -57,26 +56,14 @@ _BAR = re.compile(
 )
 
 
-def advance(before: Progress, line: str) -> Progress:
-    """The progress once `line` was read: never of an earlier phase. The same object where the line
-    shows none."""
-    phase = phase_of(line)
+def advance(before: Progress, message: str) -> Progress:
+    """The progress after a message of the output (`LogLine.message`): never of an earlier phase.
+    The same object where the message shows none."""
+    phase = next((phase for phase, mark in _MARKS if mark.match(message)), None)
     if phase is None or before.phase not in _START:
         return before
     if _START.index(phase) < _START.index(before.phase):
         return before
-    kept = before.fraction if phase is before.phase else None
-    fraction = fraction_of(line)
-    return Progress(phase, kept if fraction is None else fraction)
-
-
-def phase_of(line: str) -> Phase | None:
-    """The phase that this line of output shows, if it shows one."""
-    message = parse_line(line).message
-    return next((phase for phase, mark in _MARKS if mark.match(message)), None)
-
-
-def fraction_of(line: str) -> float | None:
-    """What a progress bar in this line shows, 0..1."""
-    bar = _BAR.match(parse_line(line).message)
-    return min(int(bar["percent"]), 100) / 100 if bar else None
+    if bar := _BAR.match(message):
+        return Progress(phase, min(int(bar["percent"]), 100) / 100)
+    return Progress(phase, before.fraction if phase is before.phase else None)

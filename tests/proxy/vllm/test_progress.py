@@ -4,8 +4,8 @@ import pytest
 
 from proxy.engine.phase import Phase
 from proxy.engine.server import Progress
-from proxy.vllm.log_lines import clean_lines
-from proxy.vllm.progress import advance, fraction_of, phase_of
+from proxy.vllm.log_lines import clean_lines, parse_line
+from proxy.vllm.progress import advance
 from tests.proxy.vllm.recording import Recording, recorded, recording
 
 
@@ -15,7 +15,7 @@ def _phases(start: Recording) -> list[tuple[Phase, float]]:
     begun: list[tuple[Phase, float]] = []
     for line, second in zip(start.lines, start.seconds, strict=True):
         for clean in clean_lines(line):
-            after = advance(progress, clean)
+            after = advance(progress, parse_line(clean).message)
             if after.phase is not progress.phase:
                 begun.append((after.phase, second))
             progress = after
@@ -100,8 +100,8 @@ def test_nothing_printed_while_serving_moves_the_phase(name: str) -> None:
 def test_a_line_shows_phase_and_fraction(
     line: str, phase: Phase | None, fraction: float | None
 ) -> None:
-    assert phase_of(line) == phase
-    assert fraction_of(line) == fraction
+    after = advance(Progress(Phase.CHECKING), parse_line(line).message)
+    assert after == Progress(phase or Phase.CHECKING, fraction)
 
 
 def test_the_fraction_belongs_to_the_phase_it_was_seen_in() -> None:
