@@ -59,7 +59,7 @@ def _run(words: list[str]) -> int:
 
 def _command(words: list[str]) -> tuple[str, list[str]]:
     """The command, and the words after it. Options and a model alone mean `serve`."""
-    if not words or words[0].startswith("-") or "/" in words[0] or words[0] == "demo":
+    if not words or words[0].startswith("-") or "/" in words[0] or words[0].startswith("demo"):
         return "serve", words
     return words[0] if words[0] in _COMMANDS else "", words[1:]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.access.access_control import AccessControl
+from proxy.access.admission import Admission
 from proxy.access.cors import Cors
 from proxy.access.hosts import Hosts
 from proxy.access.keys import CREDENTIALS
@@ -21,6 +22,7 @@ from proxy.machine.meters import Meter, disk_meter, gpu_meter
 from proxy.machine.reading import DiskReading, GpuReading
 from proxy.media.resolver import media_resolver
 from proxy.models.fetch import data_directory, model_cache
+from proxy.models.several import names_of
 from proxy.pool.model import ServedModel
 from proxy.pool.pool import ModelPool
 from proxy.protocols.generate import Generate
@@ -69,17 +71,17 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
     Raises:
         SettingsError: the file of keys or a protocol's module cannot be used.
     """
-    metrics = Metrics(GENERATING)
+    names = [names_of(each) for each in settings.models] if is_set_of_models(settings) else [()]
+    metrics = Metrics(GENERATING, [own[0] if own else "" for own in names])
     access = AccessControl(settings, _ledger_path(settings), metrics.keys.set_labels)
-    room = access.make_waiting_room()
-    metrics.gauges.waiting = lambda: room.waiting
-    model = ServedModel(settings, room)
-    model.state.listen(partial(_count_change, metrics))
-    models = ModelPool([model])
+    models = _models(settings, names, access)
+    for each in models:
+        each.state.listen(partial(_count_change, metrics, models, each.name))
+    metrics.served_models = tuple(name for each in models for name in each.names)
 
     service = Service(settings, models, metrics)
     meters = Meters(gpu_meter(), disk_meter(model_cache(settings)))
-    metrics.gauges.engine = model.meter.reading
+    _measure_models(metrics, models)
     metrics.gauges.gpus = meters.gpu.reading
     metrics.gauges.disk = meters.disk.reading
     metrics.gauges.price_per_hour = settings.gpu_price_per_hour
@@ -109,6 +111,35 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
     dispatch = _dispatch(settings, service, access, relay, websockets, named)
     pod_idle = PodIdle(settings, models.idle_seconds)
     return Sidecar(settings, dispatch, service, access, models, meters, pod_idle, spans)
+
+
+def is_set_of_models(settings: Settings) -> bool:
+    """Whether a request has to say which model it is for, and who asks."""
+    return bool(settings.others or settings.model_keys)
+
+
+def _models(
+    settings: Settings, names: Sequence[tuple[str, ...]], access: AccessControl
+) -> ModelPool:
+    if not is_set_of_models(settings):
+        return ModelPool([ServedModel(settings, access.make_waiting_room())])
+    models = [
+        ServedModel(each, access.make_waiting_room_of(each), own)
+        for each, own in zip(settings.models, names, strict=True)
+    ]
+    # Which engine is meant is known later: what keys may have is limited before that.
+    return ModelPool(models, Admission(room=access.make_waiting_room_of_all()))
+
+
+def _measure_models(metrics: Metrics, models: ModelPool) -> None:
+    gauges = metrics.gauges
+    gauges.engines = lambda: [(each.name, each.meter.reading()) for each in models]
+    if models.only is not None:
+        room = models.only.admission
+        gauges.waiting = lambda: [("", room.places_waiting)]
+    else:
+        gauges.waiting = lambda: [(each.name, each.admission.waiting) for each in models]
+        gauges.models = lambda: [(each.name, each.status) for each in models]
 
 
 def _dispatch(
@@ -144,16 +175,19 @@ def _observers(
     return (end_span, *observers) if spans is not None else observers
 
 
-def _count_change(metrics: Metrics, before: Snapshot, after: Snapshot) -> None:
-    """Count a change of the engine's state."""
-    metrics.served_models = after.served_names
+def _count_change(
+    metrics: Metrics, models: ModelPool, model: str, before: Snapshot, after: Snapshot
+) -> None:
+    """Count a change of an engine's state; `model` is its name where there are several."""
+    if models.only is not None:
+        metrics.served_models = after.served_names
     if after.phase is not before.phase:
-        metrics.engine_phase(after.phase)
-        metrics.engine_phase_seconds(before.phase, after.phase_seconds[before.phase])
+        metrics.engine_phase(after.phase, model)
+        metrics.engine_phase_seconds(before.phase, after.phase_seconds[before.phase], model)
     if after.restarts > before.restarts and after.last_restart_cause is not None:
-        metrics.engine_restarted(after.last_restart_cause)
+        metrics.engine_restarted(after.last_restart_cause, model)
     if after.downloaded_bytes is not None:
-        metrics.model_downloaded(after.downloaded_bytes)
+        metrics.model_downloaded(after.downloaded_bytes, model)
 
 
 def limits_of(settings: Settings) -> Limits:

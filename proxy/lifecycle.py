@@ -71,12 +71,12 @@ class Lifecycle:
         sidecar.meters.gpu.start()
         if sidecar.settings.upstream_url is None:  # else models are kept elsewhere
             sidecar.meters.disk.start()
-        model = sidecar.models.default
-        self._background = [spawn(model.meter.run(), name="engine meter")]
+        models = sidecar.models
+        self._background = [spawn(each.meter.run(), name="engine meter") for each in models]
         if can_rewrite_a_line(sys.stderr, os.environ):
             bar = ProgressBar(sys.stderr, lambda: sidecar.service.snapshot)
             self._background.append(spawn(bar.run(), name="progress bar"))
-        return model.engine.start()
+        return models.start()
 
     def announce_settings(self) -> None:
         """Log where clients come in, what a preset gave, and what looks wrong."""
@@ -85,8 +85,9 @@ class Lifecycle:
             _log.info("%-9s  %s", name, url)
         if (idle := self._sidecar.pod_idle.announcement) is not None:
             _log.info(idle)
-        if settings.preset is not None:
-            _log.info("preset: %s", settings.preset.sentence())
+        for each in settings.models:
+            if each.preset is not None:
+                _log.info("preset: %s", each.preset.sentence())
         presets = warnings_about_presets(settings)
         for warning in (*presets, *warnings_about(settings), *self._sidecar.access.warnings):
             _log.warning(warning)
@@ -99,12 +100,13 @@ class Lifecycle:
     async def shutdown(self, server: Server | None = None) -> None:
         """End everything, in this order. What fails is logged, and the rest ends all the same."""
         sidecar = self._sidecar
-        admission, model = sidecar.models.admission, sidecar.models.default
+        models = sidecar.models
+        admission = models.admission
         await _end("admission", admission.close)  # no more requests
-        await _end("engine", model.engine.stop)  # running requests finish, or are cut
+        await _end("engine", models.stop)  # running requests finish, or are cut
         await _end("meters", self._end_meters)
-        await _end("connections to the engine", model.upstream.close)
-        await _end("probe", model.probe.close)
+        await _end("connections to the engine", models.close_upstreams)
+        await _end("probe", models.close_probes)
         if server is not None:
             await _end("server", server.stop)  # answers that are still being written
         await _end("usage of keys", sidecar.access.stop)

@@ -34,6 +34,7 @@ from proxy.engine.phase import Phase  # noqa: E402
 from proxy.settings import Settings, variables  # noqa: E402
 from proxy.settings.values import Group, first_sentence  # noqa: E402
 from proxy.telemetry.catalogue import DECLARED  # noqa: E402
+from proxy.telemetry.gauges import STATES  # noqa: E402
 from proxy.telemetry.log_fields import Field, LogFields  # noqa: E402
 from proxy.telemetry.logs import IN_FLIGHT_FIELDS  # noqa: E402
 from proxy.telemetry.metrics import Modality  # noqa: E402
@@ -258,6 +259,7 @@ _LABELS: dict[str, tuple[str, Iterable[str]]] = {
         "the engine answers it by that",
         (),
     ),
+    "state": ("State of a model, as `/v1/models` has it", STATES),
     "outcome": ("How the request ended", Outcome),
     "key": ("Label of an API key in `API_KEYS` or `API_KEYS_FILE`, never a key", ()),
     "modality": ("Kind of input", Modality),

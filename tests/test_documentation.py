@@ -204,6 +204,8 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.app",
         "proxy.init",
         "proxy.lifecycle",
+        "proxy.machine.hardware",
+        "proxy.preflight.checkup",
         "proxy.models.preset_choice",
         "proxy.protocols.named",
         "proxy.server.listener",

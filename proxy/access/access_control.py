@@ -74,14 +74,26 @@ class AccessControl:
         """The places that there are at the engine."""
         limits = (self._settings.max_in_flight, self._accounts.all_in_flight)
         places = min(filter(None, limits), default=None)
-        # A request that waits longer than it may take in all has nothing left to do.
-        limits_of_time = (self._settings.waiting_timeout, self._settings.request_timeout)
         return WaitingRoom(
-            places,
-            self._settings.max_waiting,
-            self._accounts.in_flight,
-            min(filter(None, limits_of_time), default=None),
+            places, self._settings.max_waiting, self._accounts.in_flight, self._max_wait
         )
+
+    def make_waiting_room_of_all(self) -> WaitingRoom:
+        """What the keys may have at all engines together; each engine has its own places."""
+        places = self._accounts.all_in_flight
+        return WaitingRoom(
+            places, self._settings.max_waiting, self._accounts.in_flight, self._max_wait
+        )
+
+    def make_waiting_room_of(self, model: Settings) -> WaitingRoom:
+        """The places at the engine of one of several models."""
+        return WaitingRoom(model.max_in_flight, model.max_waiting, max_seconds=self._max_wait)
+
+    @property
+    def _max_wait(self) -> float | None:
+        # A request that waits longer than it may take in all has nothing left to do.
+        limits = (self._settings.waiting_timeout, self._settings.request_timeout)
+        return min(filter(None, limits), default=None)
 
     def charge(self, key: str | None, tokens: int) -> None:
         """Tokens of a request that is over."""

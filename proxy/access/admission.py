@@ -18,13 +18,17 @@ WaitUntilReady = Callable[[], Awaitable[None]]
 _NOTICE_SECONDS, _NOTICE_LOOKS = 3.0, 100
 
 
+async def _never() -> None:
+    """Where no engine is waited for."""
+
+
 class Admission:
     """Counts the requests that are inside, and keeps others out where they cannot be served."""
 
     def __init__(
         self,
-        refusal: Refusal,
-        wait_until_ready: WaitUntilReady,
+        refusal: Refusal = lambda: None,
+        wait_until_ready: WaitUntilReady = _never,
         hold_seconds: float = 0,
         room: WaitingRoom | None = None,
     ) -> None:
@@ -32,8 +36,8 @@ class Admission:
         self._wait_until_ready = wait_until_ready
         self._hold_seconds = hold_seconds
         self._room = room or WaitingRoom()
-        self._draining = False
-        self._holds: set[asyncio.Timeout] = set()
+        self._closed = self._waits_no_more = False
+        self._holds: dict[asyncio.Timeout, float] = {}
         self._empty = asyncio.Event()
         self._empty.set()
         self.in_flight = 0
@@ -51,7 +55,7 @@ class Admission:
             ClientClosed: the client has left before its turn.
         """
         waited = 0.0
-        if self._refusal() is not None or self._draining or not self._room.admit(key):
+        if self._refusal() is not None or self._closed or not self._room.admit(key):
             began = monotonic()
             await self._wait(key, watch)
             waited = monotonic() - began
@@ -72,10 +76,30 @@ class Admission:
             raise
 
     async def _until_ready(self, watch: Watch | None) -> None:
-        if (refusal := self._refusal()) is not None and not self._draining:
+        if (refusal := self._refusal()) is not None and not self._waits_no_more:
             await self._hold(refusal, watch)
-        if self._draining:
+        if self._closed or (self._waits_no_more and self._refusal() is not None):
             raise draining()
+
+    async def engine_ready(self, watch: Watch | None) -> float:
+        """Wait for the engine alone, as far as `enter` would; returns the seconds it took.
+
+        Raises:
+            RequestFailure: as `enter`.
+        """
+        began = monotonic()
+        await self._until_ready(watch)
+        return monotonic() - began
+
+    @property
+    def places_waiting(self) -> int:
+        """Requests that wait for a place at the engine."""
+        return self._room.waiting
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the engine, or for a place at it."""
+        return len(self._holds) + self._room.waiting
 
     @property
     def holds(self) -> bool:
@@ -92,7 +116,7 @@ class Admission:
         """
         began = monotonic()
         for _ in range(_NOTICE_LOOKS):
-            if self._refusal() is not None or self._draining:
+            if self._refusal() is not None or self._closed:
                 break
             await asyncio.sleep(_NOTICE_SECONDS / _NOTICE_LOOKS)
         await self._until_ready(watch)
@@ -113,7 +137,12 @@ class Admission:
 
     def close(self) -> None:
         """Let nobody in from now on, also none of those that are held."""
-        self._draining = True
+        self._closed = True
+        self.end_waiting()
+
+    def end_waiting(self) -> None:
+        """Send those away who wait. Who comes in now is let in where there is no need to wait."""
+        self._waits_no_more = True
         for hold in self._holds:
             _end(hold)
         self._room.close(draining())
@@ -154,15 +183,15 @@ class Admission:
 
         try:
             async with hold:
-                self._holds.add(hold)
+                self._holds[hold] = monotonic()
                 if watch is not None:
                     watch(leave)
                 await self._wait_until_ready()
         except TimeoutError:
-            if not left and not self._draining and (still := self._refusal()) is not None:
+            if not left and not self._waits_no_more and (still := self._refusal()) is not None:
                 raise still from None
         finally:
-            self._holds.discard(hold)
+            self._holds.pop(hold, None)
             if watch is not None:
                 watch(None)
         if left:

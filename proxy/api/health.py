@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from proxy.api.service import Service
 from proxy.engine.phase import Phase
 from proxy.engine.state import Snapshot
+from proxy.pool.model import ServedModel
 
 _STATUS = {
     Phase.READY: "ready",
@@ -56,9 +57,13 @@ def health_router(service: Service) -> APIRouter:
         return answer(good=service.phase is not Phase.FAILED)
 
     @router.api_route("/health/model", methods=_GET)
-    async def model() -> Response:
-        """200 when the model is loaded."""
-        return answer(good=service.snapshot.model_loaded)
+    async def model(model: str | None = None) -> Response:
+        """200 when the model is loaded; of several the one of that name, else the default."""
+        asked = service.models.named(model)
+        is_loaded = asked.state.snapshot.model_loaded
+        if asked is service.models.default:
+            return answer(good=is_loaded)
+        return JSONResponse(describe_model(asked), status_code=200 if is_loaded else 503)
 
     return router
 
@@ -77,6 +82,28 @@ def describe(service: Service) -> dict[str, Any]:
         "reason": now.reason,
         "remedy": now.remedy or None,
         "uptime_seconds": round(service.uptime_seconds, 1),
+        "models": None if service.models.only else _models(service),
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _models(service: Service) -> dict[str, dict[str, Any]]:
+    return {each.name: describe_model(each) for each in service.models}
+
+
+def describe_model(model: ServedModel) -> dict[str, Any]:
+    """The entry of one of several models; what is not known is left out."""
+    now = model.state.snapshot
+    left = now.seconds_left
+    values = {
+        "status": model.status,
+        "phase": now.phase,
+        "progress": None if now.progress is None else round(now.progress, 3),
+        "eta_seconds": None if left is None else round(left, 1),
+        "reason": now.reason,
+        "remedy": now.remedy or None,
+        "in_flight": model.admission.in_flight,
+        "waiting": model.admission.waiting,
     }
     return {name: value for name, value in values.items() if value is not None}
 

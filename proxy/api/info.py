@@ -12,6 +12,7 @@ from proxy import __version__
 from proxy.api.service import Service
 from proxy.engine.phase import Phase
 from proxy.machine.hardware import engine_version
+from proxy.pool.model import ServedModel
 from proxy.settings import Settings
 
 
@@ -27,28 +28,8 @@ def info_router(service: Service) -> APIRouter:
 
 
 def describe(service: Service) -> dict[str, Any]:
-    now, settings, hardware = service.snapshot, service.settings, service.models.default.hardware()
-    engine = {
-        "version": engine_version() if settings.upstream_url is None else None,
-        "url": settings.upstream_url,
-        "phase": service.phase,
-        "arguments": list(now.arguments) or None,
-        "phase_seconds": _rounded(now.phase_seconds),
-        "last_phase_seconds": now.last_phase_seconds and _rounded(now.last_phase_seconds),
-        "restarts": now.restarts,
-        "last_restart_cause": now.last_restart_cause,
-        "cause": now.cause,
-        "reason": now.reason,
-        "remedy": now.remedy or None,
-    }
-    model = {
-        "name": settings.model_name or service.model,
-        "served_names": list(now.served_names),
-        "revision": now.revision,
-        "path": now.model_path,
-        "random_weights": True if now.demo else None,
-        "preset": _preset(settings),
-    }
+    settings, model = service.settings, service.models.default
+    hardware = model.hardware()
     limits = {
         "max_body_mb": settings.max_body_mb,
         "max_in_flight": settings.max_in_flight,
@@ -73,12 +54,60 @@ def describe(service: Service) -> dict[str, Any]:
     return {
         "sidecar": {"version": __version__, "python": platform.python_version()},
         "uptime_seconds": round(service.uptime_seconds, 1),
-        "engine": _known(engine),
-        "model": _known(model),
+        "engine": _engine(model, service.phase),
+        "model": _model(model),
         "limits": _known(limits),
         "media": _known(media),
         "hardware": _known({"gpus": gpus, "driver": hardware.driver}),
+    } | ({} if service.models.only else {"models": _models(service)})
+
+
+def _models(service: Service) -> dict[str, dict[str, Any]]:
+    """Of several models: each with its engine."""
+    return {
+        each.name: {
+            "status": each.status,
+            "engine": _engine(each, each.state.snapshot.phase),
+            "model": _model(each),
+        }
+        for each in service.models
     }
+
+
+def _engine(model: ServedModel, phase: Phase) -> dict[str, Any]:
+    now, settings = model.state.snapshot, model.settings
+    return _known(
+        {
+            "version": engine_version() if settings.upstream_url is None else None,
+            "url": settings.upstream_url,
+            "phase": phase,
+            "arguments": list(now.arguments) or None,
+            "phase_seconds": _rounded(now.phase_seconds),
+            "last_phase_seconds": now.last_phase_seconds and _rounded(now.last_phase_seconds),
+            "restarts": now.restarts,
+            "last_restart_cause": now.last_restart_cause,
+            "cause": now.cause,
+            "reason": now.reason,
+            "remedy": now.remedy or None,
+        }
+    )
+
+
+def _model(model: ServedModel) -> dict[str, Any]:
+    now, settings = model.state.snapshot, model.settings
+    names = now.served_names or model.names
+    return _known(
+        {
+            "name": settings.model_name or next(iter(names), None),
+            "served_names": list(names),
+            "revision": now.revision,
+            "path": now.model_path,
+            "random_weights": True if now.demo else None,
+            "preset": _preset(settings),
+            "keys": list(settings.model_keys) or None,
+            "gpus": list(settings.gpus) or None,
+        }
+    )
 
 
 def _preset(settings: Settings) -> dict[str, Any] | None:

@@ -19,12 +19,16 @@ def metrics_router(service: Service) -> APIRouter:
         return Response(page, headers={"content-type": content_type})
 
     @router.get("/metrics/engine")
-    async def engine_page() -> Response:
-        """vLLM's page, untouched, and alone: its `http_*` and `process_*` have no prefix."""
+    async def engine_page(model: str | None = None) -> Response:
+        """vLLM's page, untouched, and alone: its `http_*` and `process_*` have no prefix.
+
+        Of several engines that of one: the default's, or of the model of that name.
+        """
+        asked = service.models.named(model)
         try:
-            page = await service.models.default.probe.metrics_page()
+            page = await asked.probe.metrics_page()
         except httpx.HTTPError:
-            refusal = service.state.refusal()
+            refusal = asked.state.refusal()
             raise refusal or EngineUnavailable("The engine does not answer.") from None
         content_type = page.headers.get("content-type", "text/plain")
         return Response(page.content, page.status_code, headers={"content-type": content_type})

@@ -96,8 +96,9 @@ def _collectors(settings: Settings) -> Iterator[Finding]:
 
 def _preset(settings: Settings) -> list[Finding]:
     """What MODEL_NAME stands for; nothing where it is no preset."""
-    if settings.preset is not None:
-        return [Finding("preset", Result.OK, f"{settings.preset.sentence()}.")]
+    applied = [each.preset for each in settings.models if each.preset is not None]
+    if applied:
+        return [Finding("preset", Result.OK, f"{each.sentence()}.") for each in applied]
     return [Finding("preset", Result.WARN, text) for text in warnings_about_presets(settings)]
 
 

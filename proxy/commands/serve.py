@@ -22,7 +22,9 @@ from proxy.commands import complain
 from proxy.errors import SettingsError
 from proxy.init import serve_as_child
 from proxy.lifecycle import Lifecycle
+from proxy.machine.hardware import detect
 from proxy.models.preset_choice import load_settings
+from proxy.preflight.checkup import check_gpus
 from proxy.protocols.named import named_protocols
 from proxy.server.listener import allow_many_connections, listen
 from proxy.settings import LogFormat, Settings
@@ -47,6 +49,8 @@ def serve() -> int:
         # What is wrong with these is told before anything is started.
         Keys(settings)
         named_protocols(settings)
+        if any(each.gpus for each in settings.models):
+            check_gpus(settings, detect())
         if os.getpid() == 1 and (code := serve_as_child()) is not None:
             return code
         # A person looks at a terminal, and a program at a pipe.

@@ -49,7 +49,12 @@ class Engine(Supervisor):
         self._restarts = Restarts(self._settings.max_restarts)
         while True:
             try:
-                failure = await self._live_once()
+                if self._model is None:
+                    self._model = await self._server.prepare()
+                if self._fetches_only:
+                    self._state.enter(Phase.STOPPED)
+                    return
+                failure = await self._live_once(self._model)
             except EngineFailure as error:
                 failure = error
             except Exception as error:
@@ -66,16 +71,14 @@ class Engine(Supervisor):
                 return
             await asyncio.sleep(wait)
 
-    async def _live_once(self) -> EngineFailure:
-        """From nothing to ready to death, and why it died. Raises EngineFailure before a start."""
-        if self._model is None:
-            self._model = await self._server.prepare()
+    async def _live_once(self, model: str) -> EngineFailure:
+        """From a start to ready to death, and why it died. Raises EngineFailure before a start."""
         command = self._server.command()
         self._output = self._server.new_output()
         self._state.enter(Phase.LOADING, arguments=command.shown)
         self._process = await Process.start(command.argv, command.environ)
         death = spawn(self._follow(self._process), name="engine output")
-        watch = spawn(self._watch(self._model), name="engine watch")
+        watch = spawn(self._watch(model), name="engine watch")
         try:
             await asyncio.wait({death, watch}, return_when=asyncio.FIRST_COMPLETED)
             failure: EngineFailure = await (watch if watch.done() else death)

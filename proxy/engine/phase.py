@@ -50,7 +50,8 @@ class Phase(StrEnum):
 _START = {
     # LOADING: an engine that someone else runs needs nothing of us before.
     Phase.CHECKING: {Phase.DOWNLOADING, Phase.LOADING},
-    Phase.DOWNLOADING: {Phase.LOADING},
+    # STOPPED: the files are here, and the model is to be loaded later.
+    Phase.DOWNLOADING: {Phase.LOADING, Phase.STOPPED},
     Phase.LOADING: {Phase.COMPILING, Phase.WARMING},
     Phase.COMPILING: {Phase.WARMING},
 }

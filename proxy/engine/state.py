@@ -114,7 +114,9 @@ Listener = Callable[[Snapshot, Snapshot], None]
 class EngineState:
     """Holds the newest snapshot; listeners get (before, after) on every change."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str | None = None) -> None:
+        """`model` is a tag of each log line; None where there is only one."""
+        self.model = model
         self.snapshot = Snapshot()
         self._listeners: list[Listener] = []
         self._ready = asyncio.Event()
@@ -149,6 +151,9 @@ class EngineState:
         fields = {"phase": phase, "phase_before": before.phase, "seconds": round(seconds, 2)}
         if after.cause:
             fields["cause"] = after.cause
+        if self.model is not None:
+            fields["model"] = self.model
+            text = f"{self.model}: {text}"
         _log.log(level, text, extra={"fields": fields})
 
     def update(self, **changes: Any) -> None:
@@ -200,8 +205,10 @@ def _unavailable_text(now: Snapshot) -> str:
             text = f"The engine cannot start: {now.reason}"
         case Phase.RESTARTING | Phase.DEGRADED:
             text = f"The engine is {now.phase}: {now.reason}"
-        case Phase.DRAINING | Phase.STOPPED:
+        case Phase.DRAINING:
             text = "This server is shutting down."
+        case Phase.STOPPED:
+            text = "The model is not loaded."
         case _:
             percent = f" ({now.progress:.0%})" if now.progress is not None else ""
             text = f"The engine is starting, phase {now.phase}{percent}."

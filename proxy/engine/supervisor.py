@@ -17,15 +17,19 @@ class Supervisor(ABC):
 
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
+        self._fetches_only = False
 
-    def start(self) -> asyncio.Task[None]:
+    def start(self, *, fetches_only: bool = False) -> asyncio.Task[None]:
         """Take care of the engine from now on. Returns at once; the engine's state tells the rest.
+
+        With `fetches_only` the task ends when all that the engine needs is on this machine.
 
         The task ends by itself where no start is of use any more (`failed`). After that, and after
         `stop` has returned, it may be called again; the restarts are then counted anew. To call it
         while the task runs is an error of the caller's.
         """
         assert self._task is None or self._task.done(), "the engine has not stopped yet"
+        self._fetches_only = fetches_only
         self._task = spawn(self._supervise(), name="engine")
         return self._task
 

@@ -3,6 +3,7 @@
 `python3 -m proxy.models.demo DIRECTORY` writes an Idefics3 model (0.6 million parameters)
 that real vLLM serves on a CPU. It takes text and images and answers with words that mean
 nothing. The same recipe gives the same weights, so an answer at temperature 0 is repeatable.
+With `--text-only` it writes the language model alone, as a Llama.
 
 Nothing here imports torch or transformers: numpy and tokenizers (both come with vLLM) write
 the same files in 0.2 seconds instead of ten.
@@ -36,6 +37,7 @@ from proxy.models.demo_weights import (
     VISION_LAYERS,
     add_token_biases,
     random_weights,
+    text_weights,
     write_safetensors,
 )
 
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 DEMO_MODEL_NAME = "demo"
+DEMO_TEXT_NAME = "demo-text"
+BUILT_IN = (DEMO_MODEL_NAME, DEMO_TEXT_NAME)
+"""What MODEL_NAME may say without a repository, a folder or a preset."""
+
 RECIPE_VERSION = 1
 """Raise it with any change of what is written: older folders are then made anew."""
 
@@ -101,11 +107,11 @@ MODEL_CARD = """\
 # demo: RANDOM WEIGHTS
 
 This model was made on this machine by `python3 -m proxy.models.demo`. Its weights are random
-numbers: it takes text and images as a real model does, and what it answers means nothing.
+numbers: it takes {takes} as a real model does, and what it answers means nothing.
 It is there to try the sidecar and vLLM without a GPU and without a download.
 
-Architecture: Idefics3, {parameters:,} parameters, {tokens} tokens, {per_image} tokens per image
-plus three around them. Recipe version {recipe}, seed {seed}.
+Architecture: {architecture}. {parameters:,} parameters, {tokens} tokens, recipe version {recipe},
+seed {seed}.
 """
 
 
@@ -177,6 +183,12 @@ def model_config(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
+def text_only_config(config: dict[str, Any]) -> dict[str, Any]:
+    """config.json of the language model alone."""
+    text = {"architectures": ["LlamaForCausalLM"], "dtype": config["dtype"]}
+    return {**config["text_config"], **text}
+
+
 def tokenizer_config() -> dict[str, Any]:
     """tokenizer_config.json"""
     return {
@@ -214,32 +226,40 @@ def preprocessor_config() -> dict[str, Any]:
     }
 
 
-def write_model(directory: Path) -> None:
+def write_model(directory: Path, *, text_only: bool = False) -> None:
     """All files of the model; the marker comes last."""
     tokenizer = build_tokenizer()
     tokenizer.save(str(directory / "tokenizer.json"))
     config = model_config(tokenizer)
+    if text_only:
+        config = text_only_config(config)
     stops = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     documents = {
         "config.json": config,
         "generation_config.json": stops,
         "tokenizer_config.json": tokenizer_config(),
-        "preprocessor_config.json": preprocessor_config(),
-        "processor_config.json": {
+    }
+    if not text_only:
+        documents["preprocessor_config.json"] = preprocessor_config()
+        documents["processor_config.json"] = {
             "processor_class": "Idefics3Processor",
             "image_seq_len": TOKENS_PER_IMAGE,
-        },
-    }
+        }
     for name, document in documents.items():
         (directory / name).write_text(json.dumps(document, indent=2) + "\n")
     (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     weights = random_weights(tokenizer.get_vocab_size())
     add_token_biases(weights, tokenizer, config["eos_token_id"])
+    if text_only:
+        weights = text_weights(weights)
     write_safetensors(weights, directory / "model.safetensors")
     card = MODEL_CARD.format(
         parameters=sum(tensor.size for tensor in weights.values()),
         tokens=tokenizer.get_vocab_size(),
-        per_image=TOKENS_PER_IMAGE,
+        takes="text" if text_only else "text and images",
+        architecture="Llama"
+        if text_only
+        else f"Idefics3, {TOKENS_PER_IMAGE} tokens per image plus three around them",
         recipe=RECIPE_VERSION,
         seed=SEED,
     )
@@ -254,7 +274,7 @@ def remove_abandoned(directory: Path) -> None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def build(directory: Path) -> None:
+def build(directory: Path, *, text_only: bool = False) -> None:
     """Make the model beside `directory` and rename it into place when it is whole."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(directory)
@@ -263,7 +283,7 @@ def build(directory: Path) -> None:
     ) as partial:
         model = Path(partial, DEMO_MODEL_NAME)
         model.mkdir()
-        write_model(model)
+        write_model(model, text_only=text_only)
         if (directory / MARKER_NAME).exists():
             shutil.rmtree(directory)  # ours, of an older recipe
         model.rename(directory)
@@ -272,14 +292,16 @@ def build(directory: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="proxy.models.demo", description="Build the demo model.")
     parser.add_argument("directory", type=Path)
-    directory: Path = parser.parse_args(arguments).directory.absolute()
+    parser.add_argument("--text-only", action="store_true")
+    given = parser.parse_args(arguments)
+    directory: Path = given.directory.absolute()
     if is_complete(directory):
         print(f"demo model: found (recipe {RECIPE_VERSION}, RANDOM WEIGHTS)", flush=True)
     else:
         print("demo model: building (RANDOM WEIGHTS, its answers mean nothing)", flush=True)
         started = time.monotonic()
         try:
-            build(directory)
+            build(directory, text_only=given.text_only)
         except OSError as error:
             if not is_complete(directory):  # else another process was quicker
                 print(f"demo model: cannot write {directory}: {error}", file=sys.stderr)

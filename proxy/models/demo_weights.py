@@ -88,6 +88,14 @@ def random_weights(vocabulary: int) -> Tensors:
     return tensors
 
 
+def text_weights(tensors: Tensors) -> Tensors:
+    """The language model's tensors alone, by the names that a Llama has for them."""
+    prefix = "model.text_model."
+    kept = {name: each for name, each in tensors.items() if name == "lm_head.weight"}
+    own = {name: each for name, each in tensors.items() if name.startswith(prefix)}
+    return {f"model.{name.removeprefix(prefix)}": each for name, each in own.items()} | kept
+
+
 def token_biases(tokenizer: Tokenizer, stop: int) -> Iterator[float]:
     """What is added to the logit of each token: answers are words, and end at some point."""
     for token in range(tokenizer.get_vocab_size()):

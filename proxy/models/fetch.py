@@ -15,6 +15,7 @@ from time import monotonic
 
 from proxy.engine.process import Process
 from proxy.errors import Cause, EngineFailure
+from proxy.models.demo import DEMO_TEXT_NAME
 from proxy.models.events import Done, Event, Failed, Plan, Progress, decode_event
 from proxy.models.folder import at_home
 from proxy.models.kind import ModelKind, check_local_model, kind_of
@@ -105,7 +106,7 @@ async def fetch(
     match await asyncio.to_thread(kind_of, model_name):
         case ModelKind.DEMO:
             on_found(Description(model_name))
-            path = await _build_demo(settings, on_line)
+            path = await _build_demo(settings, model_name, on_line)
             return Model(str(path), names, demo=True)
         case ModelKind.LOCAL:
             path = await asyncio.to_thread(check_local_model, model_name, settings)
@@ -120,10 +121,11 @@ async def fetch(
             return Model(model_name, names, revision=revision, fetched_by_engine=True)
 
 
-async def _build_demo(settings: Settings, on_line: OnLine) -> Path:
-    directory = data_directory(settings) / "demo"
+async def _build_demo(settings: Settings, name: str, on_line: OnLine) -> Path:
+    directory = data_directory(settings) / name
     last_line = ""
-    async with _child(settings, "proxy.models.demo", str(directory)) as child:
+    options = ("--text-only",) if name == DEMO_TEXT_NAME else ()
+    async with _child(settings, "proxy.models.demo", str(directory), *options) as child:
         async for raw in child.lines():
             for last_line in clean_lines(raw):
                 if last_line != str(directory):  # its result, for a shell

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from proxy.errors import Cause, EngineFailure
-from proxy.models.demo import DEMO_MODEL_NAME
+from proxy.models.demo import BUILT_IN
 from proxy.models.folder import at_home, is_folder
 from proxy.models.hub_cache import missing_beside_others
 from proxy.settings import Settings
@@ -50,7 +50,7 @@ class ModelKind(StrEnum):
 
 def kind_of(model_name: str) -> ModelKind:
     """Raises EngineFailure where the name cannot be any of the kinds."""
-    if model_name == DEMO_MODEL_NAME:
+    if model_name in BUILT_IN:
         return ModelKind.DEMO
     if model_name.startswith(("/", "./", "../", "~")) or is_folder(model_name):
         return ModelKind.LOCAL

@@ -8,7 +8,9 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
-from proxy.models.preset_file import read_presets
+from proxy.errors import SettingsError
+from proxy.models.preset_file import inline_presets, read_presets
+from proxy.models.several import check_keys, check_together, environs_of_models, gpu_sharers
 from proxy.settings import Settings
 from proxy.settings.preset import Preset
 
@@ -18,10 +20,32 @@ SHIPPED = Path(__file__).with_name("presets.toml")
 def load_settings(environ: Mapping[str, str]) -> Settings:
     """Settings of an environment; where `MODEL_NAME` is that of a preset, with it.
 
+    Where it names several models these are the settings of the first, with the `others`.
+
     Raises:
-        SettingsError: a variable is wrong, or the file of presets.
+        SettingsError: a variable or the file of presets is wrong, or two models do not go together.
     """
     settings = Settings.load(environ)
+    environs = environs_of_models(settings, environ)
+    if not environs:
+        settings = _with_preset(settings, environ)
+        check_keys(settings)
+        return settings
+    models = []
+    for name, own in environs.items():
+        try:
+            models.append(_with_preset(Settings.load(own), own))
+        except SettingsError as error:
+            raise SettingsError(f"model {name}: {error}") from None
+    check_together(models)
+    first, *others = [
+        each.model_copy(update={"gpu_sharers": gpu_sharers(each, models)}) for each in models
+    ]
+    return first.model_copy(update={"others": tuple(others)})
+
+
+def _with_preset(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """Raises SettingsError."""
     presets = presets_of(settings)
     if settings.upstream_url is not None or settings.model_name not in presets:
         return settings
@@ -29,13 +53,18 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def presets_of(settings: Settings) -> dict[str, Preset]:
-    """Those of `MODELS_FILE`, then the shipped ones; of two with one name the first.
+    """Those of `MODELS_INLINE`, of `MODELS_FILE`, then the shipped ones; of several with one name
+    the first.
 
     Raises:
         SettingsError: one of the files is wrong.
     """
+    inline = inline_presets(settings.models_inline) if settings.models_inline else {}
     own = read_presets(Path(settings.models_file)) if settings.models_file else {}
-    return own | {name: each for name, each in _shipped().items() if name not in own}
+    found = dict(inline)
+    for presets in (own, _shipped()):
+        found |= {name: each for name, each in presets.items() if name not in found}
+    return found
 
 
 @cache
@@ -45,6 +74,10 @@ def _shipped() -> dict[str, Preset]:
 
 def warnings_about_presets(settings: Settings) -> tuple[str, ...]:
     """A model's name that means something else than it seems to."""
+    return tuple(warning for each in settings.models for warning in _warnings_about(each))
+
+
+def _warnings_about(settings: Settings) -> tuple[str, ...]:
     name = settings.model_name
     if name is None or settings.preset is not None or not name.strip("~./"):
         return ()

@@ -9,6 +9,9 @@ weights_gb = 16.6
 cache_kib = 56
 max_context = 32768
 sources = ["https://..."]
+max_in_flight = 8             # this and the next two: where several models are served
+keys = ["alice"]              # API keys that may use it, by their labels; unset: all
+gpus = [0, 1]                 # its GPUs; unset: all
 
 [my-model.engine]             # variables, as in an environment
 MAX_MODEL_LEN = 8192
@@ -28,6 +31,7 @@ from typing import Annotated, Any
 import msgspec
 
 from proxy.errors import SettingsError
+from proxy.models.demo import BUILT_IN
 from proxy.models.fit import needed_gb
 from proxy.settings import Settings, variables
 from proxy.settings.engine import EngineSettings
@@ -54,6 +58,9 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache_kib: Annotated[float, msgspec.Meta(ge=0, lt=1e6)] | None = None
     max_context: Annotated[int, msgspec.Meta(gt=0)] | None = None
     sources: tuple[str, ...] = ()
+    max_in_flight: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    keys: tuple[_Text, ...] = ()
+    gpus: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] = ()
     engine: dict[str, Any] = {}
 
 
@@ -67,6 +74,9 @@ _ALLOWED = {
     "cache_kib": "a number of KiB, or 0",
     "max_context": "a number of tokens above 0",
     "sources": 'a list of texts, as ["a", "b"]',
+    "max_in_flight": "a number of requests above 0",
+    "keys": 'a list of labels of API keys, as ["alice"]',
+    "gpus": "a list of numbers of GPUs, as [0, 1]",
     "engine": "a table of variables, as MAX_MODEL_LEN = 8192",
 }
 # Their arguments would come after the ones of the user's variables, and win.
@@ -87,17 +97,36 @@ def read_presets(file: Path) -> dict[str, Preset]:
         if not file.is_file():
             raise SettingsError(f"{place}: there is no such file")
         with file.open("rb") as opened:
-            document = tomllib.loads(opened.read(_MAX_BYTES).decode())
+            content = opened.read(_MAX_BYTES)
     except OSError as error:
         raise SettingsError(f"{place}: {error.strerror}; allowed is a readable file") from None
-    except ValueError as error:  # of TOML, and of UTF-8
+    try:
+        return _presets_in(content.decode(), place, str(file))
+    except UnicodeDecodeError as error:
         raise SettingsError(f"{place}: no TOML: {error}") from None
+
+
+def inline_presets(text: str) -> dict[str, Preset]:
+    """Those of `MODELS_INLINE`: the text of a file, or the same tables as JSON.
+
+    Raises:
+        SettingsError: it holds what is no preset; says where.
+    """
+    return _presets_in(text, "MODELS_INLINE", "MODELS_INLINE")
+
+
+def _presets_in(text: str, place: str, file: str) -> dict[str, Preset]:
+    is_json = file == "MODELS_INLINE" and text.lstrip().startswith("{")
+    try:
+        document = json.loads(text) if is_json else tomllib.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"{place}: no {'JSON' if is_json else 'TOML'}: {error}") from None
     except RecursionError:
         raise SettingsError(f"{place}: is nested too deeply") from None
     presets = {}
     for name, table in document.items():
         try:
-            presets[name] = preset_of(name, table, str(file))
+            presets[name] = preset_of(name, table, file)
         except ValueError as error:
             raise SettingsError(f"{place}: [{name}] {error}") from None
     return presets
@@ -109,13 +138,15 @@ def preset_of(name: str, table: Any, file: str) -> Preset:
     Raises:
         ValueError: says which key is wrong, and what is allowed.
     """
-    if not _NAME.fullmatch(name) or name == "demo":
-        raise ValueError("cannot be a name; allowed are a-z, 0-9 and . _ -, and not demo")
+    if not _NAME.fullmatch(name) or name in BUILT_IN:
+        allowed = f"a-z, 0-9 and . _ -, and not {' or '.join(BUILT_IN)}"
+        raise ValueError(f"cannot be a name; allowed are {allowed}")
     checked = _checked(name, table)
     variables_of_model = {
         "MODEL_NAME": checked.repository,
         **({"MODEL_REVISION": checked.revision} if checked.revision else {}),
         "SERVED_MODEL_NAME": ",".join(checked.served_names or (name, checked.repository)),
+        **({"MAX_IN_FLIGHT": str(checked.max_in_flight)} if checked.max_in_flight else {}),
     }
     engine = {key: engine_variable(key, value) for key, value in checked.engine.items()}
     memory, context = checked.gpu_memory_gb, checked.max_context
@@ -132,6 +163,8 @@ def preset_of(name: str, table: Any, file: str) -> Preset:
         checked.weights_gb,
         checked.cache_kib,
         context,
+        checked.gpus,
+        checked.keys,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
+from time import time
 from urllib.parse import urlsplit
 
 from proxy.access.admission import Admission
@@ -11,7 +13,7 @@ from proxy.access.poison import PoisonGuard
 from proxy.access.waiting_room import WaitingRoom
 from proxy.engine.attached import AttachedEngine
 from proxy.engine.lifecycle import Engine
-from proxy.engine.phase import Phase
+from proxy.engine.phase import ENDS, Phase
 from proxy.engine.state import EngineState, Snapshot
 from proxy.engine.supervisor import Supervisor
 from proxy.errors import CutOff, RequestFailure
@@ -20,6 +22,7 @@ from proxy.preflight.vllm_server import VllmServer
 from proxy.relay.in_flight import InFlightRequests
 from proxy.relay.upstream import Upstream
 from proxy.settings import Settings
+from proxy.tasks import spawn
 from proxy.telemetry.logs import log_in_flight
 from proxy.vllm.engine_meter import EngineMeter
 from proxy.vllm.probe import Probe
@@ -28,15 +31,30 @@ _log = logging.getLogger("proxy")
 
 _SERVING = (Phase.READY, Phase.DEGRADED)
 _DEAD = (Phase.RESTARTING, Phase.FAILED)
+_STATUS = {
+    Phase.READY: "ready",
+    Phase.DRAINING: "unloading",
+    Phase.FAILED: "failed",
+    Phase.STOPPED: "unloaded",
+}
 
 
 class ServedModel:
     """What fails, loads or dies in one of them touches no other."""
 
-    def __init__(self, settings: Settings, room: WaitingRoom) -> None:
-        """`room` has the places at its engine."""
+    def __init__(self, settings: Settings, room: WaitingRoom, names: tuple[str, ...] = ()) -> None:
+        """`room` has the places at its engine. `names` are those that requests may use, where there
+        are several models; the first one is its name in logs, metrics and answers."""
         self.settings = settings
-        self.state = EngineState()
+        self.names = names
+        self.name = names[0] if names else ""
+        self.state = EngineState(self.name or None)
+        self.entries: dict[str, bytes] = {}
+        """The engine's own entries of `/v1/models`, as of its last start."""
+        self.created = int(time())
+        self._change = asyncio.Event()
+        self.is_fetched = asyncio.Event()
+        self._is_loading = False
         self.admission = Admission(
             self.state.refusal, self.state.wait_until_ready, _hold_seconds(settings), room
         )
@@ -53,6 +71,48 @@ class ServedModel:
         """The machine that the engine runs on, as far as that is ours."""
         self.engine = self._supervisor()
         self.state.listen(self._report_lost_requests)
+        self.state.listen(self._on_change)
+
+    @property
+    def status(self) -> str:
+        """As `/v1/models` shows it."""
+        phase = self.state.snapshot.phase
+        if phase in _STATUS:
+            return _STATUS[phase]
+        return "loading" if self._is_loading else "unloaded"
+
+    def may_be_used_by(self, key: str | None) -> bool:
+        return not self.settings.model_keys or key in self.settings.model_keys
+
+    async def changed(self) -> None:
+        """Returns when the engine has come to another phase."""
+        await self._change.wait()
+
+    async def fetch(self) -> None:
+        """Bring all files here, without a start; returns when they are, or cannot be had."""
+        await asyncio.wait({self.engine.start(fetches_only=True)})
+        self.is_fetched.set()
+
+    async def load(self) -> bool:
+        """Start the engine; true when it is ready, false when it cannot be started."""
+        self._is_loading = True
+        self.engine.start()
+        started = False
+        while not started or self.state.snapshot.phase not in (Phase.READY, *ENDS):
+            await self.changed()
+            started = True
+        return self.state.snapshot.phase is Phase.READY
+
+    def _on_change(self, before: Snapshot, after: Snapshot) -> None:
+        if after.phase is before.phase:
+            return
+        self._change.set()
+        self._change = asyncio.Event()
+        if after.phase is Phase.READY and self.name:
+            spawn(self._read_entries(), name="model entries")
+
+    async def _read_entries(self) -> None:
+        self.entries = await self.probe.model_entries() or self.entries
 
     def _supervisor(self) -> Supervisor:
         settings, state = self.settings, self.state

@@ -2,33 +2,171 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Iterator, Sequence
 from time import monotonic
+from typing import Any
 
 from proxy.access.admission import Admission
 from proxy.engine.phase import Phase
+from proxy.engine.state import Snapshot
+from proxy.errors import ModelNotFound
 from proxy.pool.model import ServedModel
+from proxy.tasks import spawn
 
 _SETTLED = (Phase.READY, Phase.DEGRADED, Phase.FAILED)
+_FETCHING = (Phase.CHECKING, Phase.DOWNLOADING)
+_MAX_NAME_CHARS = 200
 
 
 class ModelPool:
     """The first model is the default: it answers the requests that name none."""
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
+    def __init__(self, models: Sequence[ServedModel], admission: Admission | None = None) -> None:
+        """`admission` lets requests into the sidecar where they say which model they are for. None:
+        there is one model, which all of them are for."""
         self._models = tuple(models)
         self.default = self._models[0]
-        self.only: ServedModel | None = self.default if len(self._models) == 1 else None
+        self.only: ServedModel | None = self.default if admission is None else None
         """The model of a set of one: a request is for it, whatever it names."""
-        self.admission: Admission = self.default.admission
+        self.admission = admission or self.default.admission
         """Lets requests into the sidecar, and counts them until they are over."""
+        self._given_up = asyncio.Event()
+        self._loader: asyncio.Task[None] | None = None
+        for model in self._models:
+            model.state.listen(self._on_change)
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
 
-    def find(self, name: str | None) -> ServedModel:
-        """The model that a request names."""
-        return self.default
+    def find(self, name: str | None, key: str | None) -> ServedModel:
+        """The model that a request of an API key names; None is the default.
+
+        Raises:
+            ModelNotFound: there is none, or it is not for that key.
+        """
+        named = self.default if not name else self._named(name)
+        if named is not None and named.may_be_used_by(key):
+            return named
+        names = ", ".join(self._names(key)) or "none for this key"
+        asked = f"There is no model {(name or self.default.name)[:_MAX_NAME_CHARS]} here."
+        raise ModelNotFound(f"{asked} There is: {names}.", param="model")
+
+    def named(self, name: str | None) -> ServedModel:
+        """The same for an operator, who has no key.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        if name is None or self.only is not None:
+            return self.default
+        if (model := self._named(name)) is None:
+            names = ", ".join(each.name for each in self)
+            text = f"There is no model {name[:_MAX_NAME_CHARS]} here. There is: {names}."
+            raise ModelNotFound(text, param="model")
+        return model
+
+    def _named(self, name: str) -> ServedModel | None:
+        for model in self:
+            if name in model.names:
+                return model
+        # What an engine lists besides, such as adapters.
+        return next((model for model in self if name in model.entries), None)
+
+    def _names(self, key: str | None) -> list[str]:
+        return [name for model in self if model.may_be_used_by(key) for name in model.names]
+
+    async def find_stored(self, path: str, key: str | None) -> ServedModel:
+        """The model whose engine has what is stored at `path`.
+
+        Raises:
+            ModelNotFound: none of the engines that run has it.
+        """
+        running = [
+            model
+            for model in self
+            if model.may_be_used_by(key) and model.state.snapshot.phase is Phase.READY
+        ]
+        stored = "/".join(path.split("/")[:4])
+        answers = await asyncio.gather(*(model.probe.has(stored) for model in running))
+        for model, has_it in zip(running, answers, strict=True):
+            if has_it:
+                return model
+        text = f"No engine that runs here has {stored[:_MAX_NAME_CHARS]}."
+        raise ModelNotFound(f"{text} What an engine stores is gone when it ends.", param="id")
+
+    def listing(self, key: str | None) -> bytes:
+        """All models that a key may use, as `GET /v1/models` lists them."""
+        data = [
+            entry for model in self if model.may_be_used_by(key) for entry in _entries_of(model)
+        ]
+        return json.dumps({"object": "list", "data": data}).encode()
+
+    # From the first start to the last end
+
+    def start(self) -> asyncio.Task[None]:
+        """Start the default's engine, fetch the files of all, and load one after the other.
+
+        The task ends when no engine can be started any more.
+        """
+        if self.only is not None:
+            return self.only.engine.start()
+        if self.default.settings.upstream_url is not None:
+            for model in self:
+                model.engine.start()
+        else:
+            self._loader = spawn(self._load_all(), name="models")
+        return spawn(self._until_given_up(), name="engines")
+
+    async def _until_given_up(self) -> None:
+        await self._given_up.wait()
+
+    async def _load_all(self) -> None:
+        fetching = spawn(self._fetch_others(), name="files of models")
+        try:
+            await self.default.load()
+            for model in self._models[1:]:
+                await model.is_fetched.wait()
+                if model.state.snapshot.phase is Phase.STOPPED:
+                    await model.load()
+        finally:
+            fetching.cancel()
+
+    async def _fetch_others(self) -> None:
+        """Beside serving, but the default's files first."""
+        while self.default.state.snapshot.phase in _FETCHING:
+            await self.default.changed()
+        for model in self._models[1:]:
+            await model.fetch()
+
+    async def stop(self) -> None:
+        """Let running requests finish, then end all engines; those that run nothing at once."""
+        if self.only is not None:
+            await self.only.engine.stop()
+            return
+        if self._loader is not None:
+            self._loader.cancel()
+        for model in self:
+            model.admission.end_waiting()
+        seconds = self.default.settings.drain_seconds
+        finished = spawn(self.admission.wait_idle(seconds), name="drain")
+
+        async def stop(model: ServedModel) -> None:
+            if model.state.snapshot.model_loaded and not await asyncio.shield(finished):
+                model.cut()
+            model.admission.close()
+            await model.engine.stop()
+
+        await asyncio.gather(*(stop(model) for model in self))
+
+    def close_upstreams(self) -> None:
+        for model in self:
+            model.upstream.close()
+
+    async def close_probes(self) -> None:
+        for model in self:
+            await model.probe.close()
 
     def idle_seconds(self) -> float:
         """How long there has been no request, 0 while an engine starts."""
@@ -37,3 +175,29 @@ class ModelPool:
         if idle_since is None or any(each.phase not in _SETTLED for each in snapshots):
             return 0.0
         return monotonic() - max(idle_since, *(each.since for each in snapshots))
+
+    def _on_change(self, before: Snapshot, after: Snapshot) -> None:
+        if all(model.state.snapshot.phase is Phase.FAILED for model in self):
+            self._given_up.set()
+
+
+def _entries_of(model: ServedModel) -> Iterator[dict[str, Any]]:
+    """The engine's own entries where it has run, else what is known without it; with its status."""
+    left = model.state.snapshot.seconds_left
+    added: dict[str, Any] = {"status": model.status}
+    if model.status == "loading" and left is not None:
+        added["eta_seconds"] = round(left, 1)
+    for name in (*model.names, *(each for each in model.entries if each not in model.names)):
+        own = model.entries.get(name)
+        yield (json.loads(own) if own is not None else _unloaded_entry(model, name)) | added
+
+
+def _unloaded_entry(model: ServedModel, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "vllm",
+        "root": model.settings.model_name,
+        "parent": None,
+    }

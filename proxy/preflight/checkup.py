@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from proxy.engine.server import ModelsUnknown
-from proxy.errors import EngineFailure
+from proxy.errors import EngineFailure, SettingsError
 from proxy.machine.checks import check_disk, check_executable, check_port
 from proxy.machine.hardware import Hardware, detect, engine_version
 from proxy.models.demo import DEMO_MODEL_NAME
@@ -42,6 +43,30 @@ def check_arguments(settings: Settings, name: str, hardware: Hardware) -> None:
     engine_command(settings, model_path=name, served_names=names, has_gpu=hardware.has_gpu)
 
 
+def check_gpus(settings: Settings, hardware: Hardware) -> None:
+    """Raises SettingsError where a preset asks for a GPU that is not here, or for too few."""
+    count = len(hardware.gpus)
+    for each in settings.models:
+        if not each.gpus:
+            continue
+        place = f"preset {each.preset.preset.name if each.preset else each.model_name}: gpus"
+        if (missing := [gpu for gpu in each.gpus if gpu >= count]) or not count:
+            allowed = f"0 to {count - 1}" if count else "none, for there is no GPU"
+            number = (missing or each.gpus)[0]
+            raise SettingsError(f"{place}: there is no GPU {number} here; allowed are {allowed}")
+        if len(each.gpus) < each.tensor_parallel_size:
+            raise SettingsError(
+                f"{place}: {len(each.gpus)} are fewer than TENSOR_PARALLEL_SIZE="
+                f"{each.tensor_parallel_size}; allowed are as many"
+            )
+
+
+def of_model(settings: Settings, hardware: Hardware) -> Hardware:
+    """The machine as the model's engine sees it."""
+    gpus = tuple(hardware.gpus[each] for each in settings.gpus if each < len(hardware.gpus))
+    return replace(hardware, gpus=gpus) if settings.gpus else hardware
+
+
 def inspect(model: Description, settings: Settings, hardware: Hardware) -> list[Finding]:
     """What can be judged of a model before its weights are here.
 
@@ -59,33 +84,59 @@ async def check_up(settings: Settings) -> list[Finding]:
         SettingsError: a variable holds what its flag cannot take.
     """
     if settings.upstream_url is not None:
-        return [*_environment(settings), await _attached(settings, settings.upstream_url)]
+        rows = _environment(settings)
+        for each in settings.models:
+            attached = await _attached(each, each.upstream_url or "")
+            rows.append(_named(attached, each) if settings.others else attached)
+        return rows
     hardware = await asyncio.to_thread(detect)
-    try:
-        name = model_name(settings, hardware)
-    except EngineFailure as failure:
-        return [*_environment(settings), Finding.of("model", failure)]
-    check_arguments(settings, name, hardware)
+    check_gpus(settings, hardware)
     rows = _environment(settings)
     with _failure_as_row(rows, "engine"):
         path, version = check_executable("vllm"), engine_version()
         text = f"vLLM {version} at {path}." if version else f"{path}."
         rows.append(Finding("engine", Result.OK, text))
     rows.append(hardware_finding(settings, hardware))
-    with _failure_as_row(rows, "engine port"):
-        check_port(settings.upstream_port)
-        text = f"{settings.upstream_port} on 127.0.0.1 is free."
-        rows.append(Finding("engine port", Result.OK, text))
+    _check_port(rows, settings)
     with _failure_as_row(rows, "disk"):
         cache = model_cache(settings)
         text = f"{check_disk(cache) / _GB:.1f} GB are free for the cache at {cache}."
         rows.append(Finding("disk", Result.OK, text))
+    await _check_model(rows, settings, hardware)
+    for each in settings.others:
+        own: list[Finding] = []
+        _check_port(own, each)
+        await _check_model(own, each, hardware)
+        rows += [_named(row, each) for row in own]
+    return rows
+
+
+def _check_port(rows: list[Finding], settings: Settings) -> None:
+    with _failure_as_row(rows, "engine port"):
+        check_port(settings.upstream_port)
+        text = f"{settings.upstream_port} on 127.0.0.1 is free."
+        rows.append(Finding("engine port", Result.OK, text))
+
+
+async def _check_model(rows: list[Finding], settings: Settings, hardware: Hardware) -> None:
+    """Where it comes from, and what can be said of it.
+
+    Raises:
+        SettingsError: a variable holds what its flag cannot take.
+    """
+    hardware = of_model(settings, hardware)
     with _failure_as_row(rows, "model"):
+        name = model_name(settings, hardware)
+        check_arguments(settings, name, hardware)
         source, model = await _look_at(settings, name)
         rows.append(source)
         with _failure_as_row(rows, "architecture"):
             rows += inspect(model, settings, hardware)
-    return rows
+
+
+def _named(row: Finding, settings: Settings) -> Finding:
+    """A row of one of several models."""
+    return replace(row, check=f"{row.check} ({settings.model_name})")
 
 
 def _environment(settings: Settings) -> list[Finding]:
@@ -126,7 +177,7 @@ async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description]
     """Raises EngineFailure where the model cannot be had."""
     match kind_of(name):
         case ModelKind.DEMO:
-            text = "demo: made on the spot, with random weights."
+            text = f"{name}: made on the spot, with random weights."
             return Finding("model", Result.OK, text), Description(name)
         case ModelKind.LOCAL:
             path = check_local_model(name, settings)

@@ -16,7 +16,7 @@ from proxy.engine.state import EngineState, Snapshot
 from proxy.errors import Cause, EngineFailure, SettingsError
 from proxy.machine.checks import check_disk, check_executable, check_port
 from proxy.machine.hardware import Hardware, detect
-from proxy.models.demo import DEMO_MODEL_NAME
+from proxy.models.demo import BUILT_IN
 from proxy.models.fetch import (
     Model,
     Transfer,
@@ -25,7 +25,7 @@ from proxy.models.fetch import (
     model_cache,
     served_names,
 )
-from proxy.preflight.checkup import check_arguments, inspect, model_name
+from proxy.preflight.checkup import check_arguments, inspect, model_name, of_model
 from proxy.preflight.finding import Result
 from proxy.settings import Settings
 from proxy.tasks import spawn
@@ -61,7 +61,7 @@ class VllmServer(Server):
         state, settings = self._state, self._settings
         if state.snapshot.phase is not Phase.CHECKING:
             state.enter(Phase.CHECKING)  # again, after the hub or the port failed
-        self.hardware = await asyncio.to_thread(detect)
+        self.hardware = of_model(settings, await asyncio.to_thread(detect))
         level = logging.WARNING if self.hardware.trouble else logging.INFO
         _log.log(level, "hardware: %s", self.hardware.sentence())
         check_executable("vllm")
@@ -73,7 +73,7 @@ class VllmServer(Server):
             check_arguments(settings, name, self.hardware)
         except SettingsError as error:
             raise EngineFailure(Cause.BAD_FLAG, str(error), permanent=True) from None
-        state.update(served_names=served_names(settings, name), demo=name == DEMO_MODEL_NAME)
+        state.update(served_names=served_names(settings, name), demo=name in BUILT_IN)
         self._start_key = f"{name} on {self.hardware.kind}"
         expected = await asyncio.to_thread(self._history.expected, self._start_key)
         state.update(expected_seconds=MappingProxyType(expected))
@@ -83,7 +83,7 @@ class VllmServer(Server):
 
         self._model = await fetch(settings, name, self._judge, self._show, log_line)
         if self._model.demo:
-            _log.warning("the model is `demo`: RANDOM WEIGHTS, its answers mean nothing")
+            _log.warning("the model is `%s`: RANDOM WEIGHTS, its answers mean nothing", name)
         state.update(model_path=self._model.path, revision=self._model.revision)
         return self._model.served_names[0]
 
@@ -112,7 +112,7 @@ class VllmServer(Server):
         return command
 
     def new_output(self) -> Output:
-        return Output(self._settings.hf_token)
+        return Output(self._settings.hf_token, model=self._state.model)
 
     def _on_change(self, before: Snapshot, after: Snapshot) -> None:
         """Keep how long a start took that became ready."""

@@ -12,6 +12,7 @@ from proxy.errors import (
     ClientClosed,
     EngineTimeout,
     EngineUnreachable,
+    MethodNotAllowed,
     RequestFailure,
     RouteNotServed,
 )
@@ -61,6 +62,7 @@ class Relay:
         withheld: frozenset[bytes] = frozenset(),
     ) -> None:
         """`withheld` are names of headers that the engine does not get."""
+        self._models = models
         self._only = models.only
         self._lifecycle = lifecycle
         self._limits = limits
@@ -73,7 +75,10 @@ class Relay:
         """Relay a request of the API key with the label `key`."""
         record = record_of(exchange.request, route, key)
         out = self._out(exchange, route, record)
-        work = partial(self._relay, exchange, out, record, route)
+        if route is Route.MODELS and self._only is None:
+            work = partial(self._list_models, exchange, out, record)
+        else:
+            work = partial(self._relay, exchange, out, record, route)
         refuse = partial(_refuse, exchange, out, record, route)
         await self._lifecycle.run(record, work, refuse, exchange.on_disconnect)
 
@@ -105,14 +110,16 @@ class Relay:
         connection = uplink = asked = deadline = padding = keep_alive = None
         try:
             asked = await upstream_request(
-                exchange, out, route, limits.max_body_bytes, self._media, record
+                exchange,
+                out,
+                route,
+                limits.max_body_bytes,
+                self._media,
+                record,
+                is_routed=self._only is None,
             )
             route = asked.route
-            model = self._only
-            if model is None:
-                watch = exchange.on_disconnect
-                model = await self._lifecycle.enter(record, record.model, watch)
-            # Raises where the engine may die of it.
+            model = self._only or await self._lifecycle.enter(record, exchange.on_disconnect)
             model.in_flight.attach_body(record, asked.fingerprinted)
             connection = await self._send(exchange, asked, record, model)
             exchange.on_disconnect(connection.abort)
@@ -172,9 +179,24 @@ class Relay:
             if connection is not None:
                 record.last_byte = connection.last_byte
                 connection.release()
-            if asked is not None and asked.give_back is not None:
-                asked.give_back()
+            if asked is not None:
+                asked.close()
             _note_bytes(exchange, record)
+
+    async def _list_models(self, exchange: Exchange, out: Out, record: Record) -> None:
+        """The models of all engines, loaded or not: no engine is asked."""
+        if record.method != "GET":
+            wrong = MethodNotAllowed(f"{record.path} does not take {record.method}; it takes GET.")
+            wrong.headers = ((b"allow", b"GET"),)
+            raise wrong
+        body = self._models.listing(record.key)
+        pairs = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        anthropic = speaks_anthropic(Route.MODELS, exchange.request)
+        request_id = record.request_id.encode()
+        record.status = 200
+        out.start(200, headers.to_client(pairs, request_id, anthropic=anthropic))
+        out.end(body)
+        _note_bytes(exchange, record)
 
     def _may_be_padded(self, exchange: Exchange, asked: UpstreamRequest, record: Record) -> bool:
         """Whether blanks may be written while the engine is silent."""
@@ -192,7 +214,7 @@ class Relay:
             if not model.admission.holds:
                 raise
             # The engine has seen nothing: this is no retry.
-            record.held_seconds = await model.admission.hold_again(exchange.on_disconnect)
+            record.held_seconds += await model.admission.hold_again(exchange.on_disconnect)
             before = monotonic()
             connection = await upstream.connection()
         if connection.is_new:

@@ -11,6 +11,7 @@ from proxy import errors
 from proxy.access.routes import Route
 from proxy.errors import InternalFailure, RequestFailure
 from proxy.relay import headers
+from proxy.relay.background import is_of_stored
 from proxy.relay.routing import Model, Models, Watch
 from proxy.server.request import Request
 from proxy.telemetry.record import Outcome, Record
@@ -107,15 +108,24 @@ class RequestLifecycle:
             for end in self._on_end:
                 end(record)
 
-    async def enter(self, record: Record, name: str | None, watch: Watch) -> Model:
-        """Let a request in at the model that it names; None: it names none.
+    async def enter(self, record: Record, watch: Watch) -> Model:
+        """Let a request in at the model that it is for, where there are several.
 
         Raises:
             ModelNotFound: there is none of that name.
             RequestFailure: it may not be sent now.
         """
-        model = self._models.find(name)
-        record.waited_seconds += await model.admission.enter(record.key, watch)
+        if is_of_stored(record):
+            model = await self._models.find_stored(record.path, record.key)
+        else:
+            model = self._models.find(record.model, record.key)
+        is_read = record.body_read is not None
+        record.model_wait_seconds = await model.admission.engine_ready(watch)
+        waited = record.model_wait_seconds + await model.admission.enter(record.key, watch)
+        if is_read:
+            record.held_seconds += waited
+        else:
+            record.waited_seconds += waited
         model.in_flight.begin(record)
         self._models_of[id(record)] = model
         return model

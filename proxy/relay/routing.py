@@ -20,6 +20,9 @@ class Gate(Protocol):
         """Seconds it had to wait, with `watch` on its client. Raises a RequestFailure where it may
         not be sent."""
 
+    async def engine_ready(self, watch: Watch | None) -> float:
+        """Seconds until the engine was ready. Raises a RequestFailure where it will not be."""
+
     @property
     def holds(self) -> bool:
         """Requests wait for an engine that is not ready."""
@@ -56,5 +59,19 @@ class Models(Protocol):
     def admission(self) -> Gate:
         """Lets requests into the sidecar; that of the model where there is only one."""
 
-    def find(self, name: str | None) -> Model:
-        """The model that a request names; None is the default. Raises ModelNotFound."""
+    def find(self, name: str | None, key: str | None) -> Model:
+        """The model that a request of an API key names; None is the default.
+
+        Raises:
+            ModelNotFound: there is none, or it is not for that key.
+        """
+
+    async def find_stored(self, path: str, key: str | None) -> Model:
+        """The model whose engine has what is stored at `path`.
+
+        Raises:
+            ModelNotFound: none of the engines that run has it.
+        """
+
+    def listing(self, key: str | None) -> bytes:
+        """All models that a key may use, as `GET /v1/models` lists them."""

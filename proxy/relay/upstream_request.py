@@ -8,13 +8,14 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
+from typing import IO, Protocol
 
 from proxy.access.routes import ALIASES, Route
 from proxy.errors import RequestFailure
 from proxy.json_scan import in_slices
 from proxy.relay.body_inspection import peek, scan, with_usage_option
 from proxy.relay.connection import Connection, Parts
+from proxy.relay.form import boundary_of, read_model
 from proxy.relay.models import ModelsResponse
 from proxy.relay.translation import Translation
 from proxy.server.exchange import Exchange
@@ -38,7 +39,7 @@ class UpstreamRequest:
     """One request, as the engine gets it. `length` is in bytes, None for a body without a declared
     one (it goes in chunks).
 
-    `give_back` releases the memory of media; call it when the request is over.
+    `give_back` releases the memory of media. Call `close` when the request is over.
     """
 
     route: Route
@@ -51,6 +52,15 @@ class UpstreamRequest:
     # What identifies the request, where it is held whole: with media, as the client sent it.
     fingerprinted: Parts = ()
     give_back: Callable[[], None] | None = None
+    spool: IO[bytes] | None = None
+    """Holds a part of `pieces`."""
+
+    def close(self) -> None:
+        """The request is over: give back what it still holds."""
+        if self.give_back is not None:
+            self.give_back()
+        if self.spool is not None:
+            self.spool.close()
 
     def framing(self) -> Headers:
         if self.length is not None:
@@ -93,9 +103,12 @@ async def upstream_request(
     limit_bytes: int,
     media: Media,
     record: Record,
+    *,
+    is_routed: bool = False,
 ) -> UpstreamRequest:
     """Take in a JSON body whole, to inspect it; let any other flow. `out` is what takes the
-    response: it may ask the engine for something else than the client has.
+    response: it may ask the engine for something else than the client has. With `is_routed` the
+    request says which model it is for: a form is read until it has.
 
     Raises:
         BodyTooLarge, ClientClosed, MalformedRequest: see `Exchange.whole_body`.
@@ -121,7 +134,11 @@ async def upstream_request(
         if not request.named.get(b"content-type", b"").lower().startswith(b"application/json"):
             record.audios = 1 if route is Route.AUDIO else 0
             asked.length = request.declared_length
-            asked.pieces = exchange.body(limit_bytes)
+            asked.pieces = body_pieces = exchange.body(limit_bytes)
+            content_type = request.named.get(b"content-type", b"")
+            if is_routed and (boundary := boundary_of(content_type)) is not None:
+                name, pieces, asked.spool = await read_model(body_pieces, boundary)
+                record.model, asked.pieces = name, pieces
             return asked
         body = await exchange.whole_body(limit_bytes)
     record.body_read, record.bytes_in = monotonic(), exchange.received_bytes

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from urllib.parse import parse_qs
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -106,8 +107,9 @@ class WebSocketRelay:
     async def _relay(self, request: Request, session: _Session, record: Record) -> None:
         model = self._only
         if model is None:
-            watch = session.client.on_disconnect
-            model = await self._lifecycle.enter(record, record.model, watch)
+            query = parse_qs(request.query.decode("latin-1"))
+            record.model = query.get("model", [None])[0]
+            model = await self._lifecycle.enter(record, session.client.on_disconnect)
         self._running[session] = model
         try:
             engine = await self._connect(request, session, record, model.upstream)

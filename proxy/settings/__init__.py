@@ -67,6 +67,10 @@ class Settings(
         default_factory=dict, exclude=True, repr=False
     )
     preset: SkipValidation[Applied | None] = Field(default=None, exclude=True)
+    others: SkipValidation[tuple[Settings, ...]] = Field(default=(), exclude=True, repr=False)
+    """Those of the models beside the first."""
+    gpu_sharers: SkipValidation[int] = Field(default=1, exclude=True)
+    """How many models share the GPUs of this one, itself included."""
     warnings: SkipValidation[tuple[str, ...]] = Field(default=(), exclude=True)
     """What was changed in the environment while it was read."""
 
@@ -140,6 +144,21 @@ class Settings(
             return cls.model_validate({**present, **fields})
         except ValidationError as error:
             raise SettingsError(_first_problem(error)) from None
+
+    @property
+    def models(self) -> tuple[Settings, ...]:
+        """Those of each model, the default's first: what all of them share is equal."""
+        return (self, *self.others)
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """The GPUs of the engine, by their number here; empty: all."""
+        return self.preset.preset.gpus if self.preset is not None else ()
+
+    @property
+    def model_keys(self) -> tuple[str, ...]:
+        """Labels of the API keys that may use the model; empty: all."""
+        return self.preset.preset.keys if self.preset is not None else ()
 
     @property
     def outside_url(self) -> str | None:

@@ -31,7 +31,9 @@ class ListeningSettings(Group, title="Sidecar"):
     upstream_url: EngineUrl | None = variable(
         "UPSTREAM_URL",
         unit="URL",
-        effect="Engine that someone else runs, as `http://host:port`. No engine is started then.",
+        effect="Engine that someone else runs, as `http://host:port`, or several, as "
+        "`a=http://one:8000,b=http://other:8000`: what names model `a` goes to the first. "
+        "No engine is started then.",
         unset="the sidecar starts its own",
         example="http://127.0.0.1:8001",
     )

@@ -14,8 +14,9 @@ class ModelSettings(Group, title="Model"):
         "VLLM_MODEL_NAME",
         "SM_VLLM_MODEL",
         "HF_MODEL_ID",
-        effect="Hugging Face repository, local path, name of a preset, or `demo`. "
-        "[Models](models.md) lists the presets.",
+        effect="Hugging Face repository, local path, name of a preset, `demo` or `demo-text`; or "
+        "several of them, comma-separated. The first one answers requests that name no model. "
+        "[Models](models.md) lists the presets and says how several share a machine.",
         unset="`Qwen/Qwen2-VL-7B-Instruct` with a GPU, `demo` without one",
         example="qwen2-vl-7b",
     )
@@ -25,6 +26,14 @@ class ModelSettings(Group, title="Model"):
         effect="TOML file with presets of your own. Its names go before the shipped ones.",
         unset="only the shipped presets",
         example="/workspace/models.toml",
+    )
+    models_inline: str | None = variable(
+        "MODELS_INLINE",
+        unit="text",
+        effect="The text of such a file, as TOML or JSON, for platforms that have only variables. "
+        "Its names go before those of `MODELS_FILE`.",
+        unset="none",
+        example='\'{"mine": {"repository": "org/name"}}\'',
     )
     model_revision: str | None = variable(
         "MODEL_REVISION",

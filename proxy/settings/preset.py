@@ -25,6 +25,10 @@ class Preset:
     weights_gb: float | None = None
     cache_kib: float | None = None
     max_context: int | None = None
+    gpus: tuple[int, ...] = ()
+    """The GPUs of its engine, by their number here; empty: all."""
+    keys: tuple[str, ...] = ()
+    """Labels of the API keys that may use it; empty: all."""
 
     @property
     def repository(self) -> str:
@@ -36,7 +40,7 @@ class Preset:
         return {name: text for name, text in self.variables.items() if name not in MODEL_VARIABLES}
 
 
-MODEL_VARIABLES = ("MODEL_NAME", "MODEL_REVISION", "SERVED_MODEL_NAME")
+MODEL_VARIABLES = ("MODEL_NAME", "MODEL_REVISION", "SERVED_MODEL_NAME", "MAX_IN_FLIGHT")
 
 
 @dataclass(frozen=True, slots=True)

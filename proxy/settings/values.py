@@ -41,6 +41,15 @@ def is_host(name: str | None) -> bool:
         return False
 
 
+def engine_urls(value: str) -> list[tuple[str, str]]:
+    """`a=http://one:1,b=http://two:2` -> names and URLs; no name where there is none."""
+    found = []
+    for entry in split_names(value):
+        name, _, url = entry.rpartition("=")
+        found.append((name.strip(), url.strip()))
+    return found
+
+
 def is_url(text: str) -> bool:
     """Whether a URL has a host that could be asked for, and no port or one that could be."""
     try:
@@ -48,6 +57,17 @@ def is_url(text: str) -> bool:
         return is_host(url.hostname) and url.port != 0
     except ValueError:  # the port is none, or the brackets are not of an IPv6 address
         return False
+
+
+def _is_engine_url(url: str) -> bool:
+    return is_url(url) and re.fullmatch(r"http://[^/?#@\s]+/?", url) is not None
+
+
+def _are_engine_urls(text: str) -> bool:
+    """One URL, or several with the names of their models."""
+    if "=" not in text:
+        return _is_engine_url(text)
+    return all(name and _is_engine_url(url) for name, url in engine_urls(text))
 
 
 def _has_home(path: str) -> bool:
@@ -88,8 +108,8 @@ Host = Annotated[str, _only(is_host, "allowed is an IP address or the name of a 
 EngineUrl = Annotated[
     str,
     _only(
-        lambda url: is_url(url) and re.fullmatch(r"http://[^/?#@\s]+/?", url),
-        "allowed is http://host:port",
+        _are_engine_urls,
+        "allowed is http://host:port, or name=http://host:port for each of several",
     ),
 ]
 

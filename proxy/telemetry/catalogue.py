@@ -36,7 +36,11 @@ LONG_SECONDS = 100
 
 REQUESTS = counter("requests", "Requests that ended.", "route", "model", "outcome")
 IN_FLIGHT = gauge("requests_in_flight", "Requests that have begun and not ended.", "route")
-WAITING = gauge("requests_waiting", "Requests in the queue for a slot of `MAX_IN_FLIGHT`.")
+WAITING = gauge(
+    "requests_waiting",
+    "Requests in the queue for a slot of `MAX_IN_FLIGHT`; of several models, also for the load.",
+    "model",
+)
 DURATION = histogram(
     "request_duration_seconds",
     "First byte of the request in to last byte of the answer out.",
@@ -105,19 +109,28 @@ KEY_REQUESTS = counter("key_requests", "Requests by API key. With keys only.", "
 KEY_TOKENS = counter(
     "key_tokens", "Tokens charged to an API key. With keys only.", "key", unit="tokens"
 )
-STATE = gauge("engine_state", "1 for the phase the engine is in, 0 for the others.", "phase")
-PHASE_SECONDS = gauge(
-    "engine_phase_seconds", "Time that the last start spent in a phase.", "phase", unit="s"
+STATE = gauge(
+    "engine_state", "1 for the phase the engine is in, 0 for the others.", "model", "phase"
 )
-RESTARTS = counter("engine_restarts", "Restarts of the engine.", "cause")
-ENGINE_RUNNING = gauge("engine_requests_running", "Requests in the engine's batch.")
-ENGINE_WAITING = gauge("engine_requests_waiting", "Requests in the engine's queue.")
+MODEL_STATE = gauge(
+    "model_state",
+    "1 for the state of a model, 0 for the others. With several models only.",
+    "model",
+    "state",
+)
+PHASE_SECONDS = gauge(
+    "engine_phase_seconds", "Time that the last start spent in a phase.", "model", "phase", unit="s"
+)
+RESTARTS = counter("engine_restarts", "Restarts of the engine.", "model", "cause")
+ENGINE_RUNNING = gauge("engine_requests_running", "Requests in the engine's batch.", "model")
+ENGINE_WAITING = gauge("engine_requests_waiting", "Requests in the engine's queue.", "model")
 ENGINE_KV_CACHE = gauge(
     "engine_kv_cache_usage_ratio",
     "Share of the engine's KV cache in use; of the fullest core, where there are several.",
+    "model",
     unit="0 to 1",
 )
-MODEL_BYTES = gauge("model_download_bytes", "Size of the model on disk.", unit="bytes")
+MODEL_BYTES = gauge("model_download_bytes", "Size of the model on disk.", "model", unit="bytes")
 DISK_FREE = gauge(
     "model_disk_free_bytes",
     "Room on the volume of the models: `HF_HUB_CACHE`, else `HF_HOME`.",

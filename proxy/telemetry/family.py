@@ -80,12 +80,21 @@ class Declaration(Generic[Child]):
         """The family on the page, with a sample for each set of label values."""
         metric = Metric(self.name.removesuffix("_total"), self.text, self.kind)
         for values, number in samples:
-            metric.add_sample(self.name, dict(zip(self.labels, values, strict=True)), number)
+            metric.add_sample(self.name, _labels(self.labels, values), number)
         return metric
 
     def known(self, number: float | None) -> Metric:
         """The family with its one number; without a sample where that is not known."""
         return self.metric(() if number is None else [((), number)])
+
+    def of_models(self, numbers: Iterable[tuple[str, float | None]]) -> Metric:
+        """The family with a number for each model, where that is known."""
+        return self.metric(((model,), number) for model, number in numbers if number is not None)
+
+
+def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> dict[str, str]:
+    """A label with an empty value is none, to Prometheus too: `model`, where there is only one."""
+    return {name: value for name, value in zip(names, values, strict=True) if value}
 
 
 def counter(name: str, text: str, *labels: str, unit: str = "") -> Declaration[Value]:
@@ -128,4 +137,4 @@ class Family(Collector, Generic[Child]):
     def __iter__(self) -> Iterator[Sample]:
         name, names = self._declaration.name, self._declaration.labels
         for labels, child in list(self._children.items()):
-            yield from child.samples(name, dict(zip(names, labels, strict=True)))
+            yield from child.samples(name, _labels(names, labels))

@@ -22,32 +22,44 @@ _OF_GPUS: tuple[tuple[Declaration[Value], Callable[[GpuReading], float | None]],
     (catalogue.GPU_POWER, lambda gpu: gpu.power_watts),
 )
 
+STATES = ("unloaded", "loading", "ready", "unloading", "asleep", "failed")
+
 
 class Gauges(Collector):
     """Asks for the newest values at each scrape; each source answers from memory."""
 
     def __init__(self) -> None:
-        self.waiting: Callable[[], int] = int
-        self.engine: Callable[[], EngineReading] = EngineReading
+        # By model: an empty name where there is only one.
+        self.waiting: Callable[[], Iterable[tuple[str, int]]] = lambda: [("", 0)]
+        self.engines: Callable[[], Iterable[tuple[str, EngineReading]]] = tuple
+        self.models: Callable[[], Iterable[tuple[str, str]]] = tuple
+        """The states of several models."""
         self.gpus: Callable[[], Iterable[GpuReading]] = tuple
         self.disk: Callable[[], DiskReading] = DiskReading
-        self.downloaded_bytes: int | None = None
+        self.downloaded_bytes: dict[str, int] = {}
         self.price_per_hour: float | None = None
         self.loop_lag = LoopLag()
 
     def collect(self) -> Iterator[Metric]:
-        engine, gpus, disk = self.engine(), tuple(self.gpus()), self.disk()
-        yield catalogue.WAITING.known(self.waiting())
-        yield catalogue.ENGINE_RUNNING.known(engine.running)
-        yield catalogue.ENGINE_WAITING.known(engine.waiting)
-        yield catalogue.ENGINE_KV_CACHE.known(engine.kv_cache_usage)
+        engines, gpus, disk = tuple(self.engines()), tuple(self.gpus()), self.disk()
+        yield catalogue.WAITING.of_models(self.waiting())
+        yield catalogue.ENGINE_RUNNING.of_models((model, now.running) for model, now in engines)
+        yield catalogue.ENGINE_WAITING.of_models((model, now.waiting) for model, now in engines)
+        yield catalogue.ENGINE_KV_CACHE.of_models(
+            (model, now.kv_cache_usage) for model, now in engines
+        )
+        yield catalogue.MODEL_STATE.metric(
+            ((model, state), float(state == now))
+            for model, now in self.models()
+            for state in STATES
+        )
         for declaration, read in _OF_GPUS:
             readings = ((str(gpu.index), read(gpu)) for gpu in gpus)
             yield declaration.metric(
                 ((index,), number) for index, number in readings if number is not None
             )
         yield catalogue.GPU_PRICE.known(self.price_per_hour)
-        yield catalogue.MODEL_BYTES.known(self.downloaded_bytes)
+        yield catalogue.MODEL_BYTES.of_models(self.downloaded_bytes.items())
         yield catalogue.LOOP_LAG.known(self.loop_lag.seconds)
         yield catalogue.DISK_FREE.known(disk.free_bytes)
         yield catalogue.DISK_TOTAL.known(disk.total_bytes)

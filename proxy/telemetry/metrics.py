@@ -52,8 +52,9 @@ class _Collected(Collector):
 class Metrics:
     """Renders records and engine states as Prometheus families."""
 
-    def __init__(self, routes: Iterable[str] = ()) -> None:
-        """`routes` are there from the start, with every model that is served."""
+    def __init__(self, routes: Iterable[str] = (), engines: Iterable[str] = ("",)) -> None:
+        """`routes` are there from the start, with every model that is served; `engines` are the
+        names of several models, or one empty name."""
         self._routes = tuple(routes)
         self._served_models: tuple[str, ...] = ()
         self._series: dict[tuple[str, str], Series] = {}
@@ -83,10 +84,15 @@ class Metrics:
             self._in_flight.child(route)
         for modality in Modality:
             self._inputs.child(modality)
-        for cause in Cause:
-            self._restarts.child(cause)
-        self.engine_phase(Phase.CHECKING)
+        for engine in engines:
+            self.add_engine(engine)
         self._build.child(__version__, platform.python_version()).value = 1
+
+    def add_engine(self, model: str = "") -> None:
+        """The series of an engine, from the start; `model` is empty where there is only one."""
+        for cause in Cause:
+            self._restarts.child(model, cause)
+        self.engine_phase(Phase.CHECKING, model)
 
     @property
     def served_models(self) -> tuple[str, ...]:
@@ -114,18 +120,18 @@ class Metrics:
             self._inputs.child(Modality.VIDEO).value += record.videos
             self._inputs.child(Modality.AUDIO).value += record.audios
 
-    def engine_phase(self, phase: Phase) -> None:
+    def engine_phase(self, phase: Phase, model: str = "") -> None:
         for other in Phase:
-            self._state.child(other).value = float(other is phase)
+            self._state.child(model, other).value = float(other is phase)
 
-    def engine_phase_seconds(self, phase: Phase, seconds: float) -> None:
-        self._phase_seconds.child(phase).value = seconds
+    def engine_phase_seconds(self, phase: Phase, seconds: float, model: str = "") -> None:
+        self._phase_seconds.child(model, phase).value = seconds
 
-    def engine_restarted(self, cause: Cause) -> None:
-        self._restarts.child(cause).value += 1
+    def engine_restarted(self, cause: Cause, model: str = "") -> None:
+        self._restarts.child(model, cause).value += 1
 
-    def model_downloaded(self, bytes_on_disk: int) -> None:
-        self.gauges.downloaded_bytes = bytes_on_disk
+    def model_downloaded(self, bytes_on_disk: int, model: str = "") -> None:
+        self.gauges.downloaded_bytes[model] = bytes_on_disk
 
     def model_label(self, model: str | None) -> str:
         """The name to count a request by, of those that are served, else `other`."""

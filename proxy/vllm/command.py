@@ -153,7 +153,7 @@ def masked(argv: Iterable[str]) -> list[str]:
 def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
     utilization = settings.gpu_memory_utilization
     if utilization is None and has_gpu:
-        utilization = DEFAULT_GPU_MEMORY_UTILIZATION
+        utilization = round(DEFAULT_GPU_MEMORY_UTILIZATION / settings.gpu_sharers, 3)
     parallel = settings.tensor_parallel_size
     # vLLM's own keep-alive, on the two routes that have it, takes whole seconds and 0 for never; on
     # the other routes the sidecar does it.
@@ -255,6 +255,9 @@ def _environment(settings: Settings, has_gpu: bool, demo: bool) -> dict[str, str
         environ.setdefault(TRACES_PROTOCOL, target.protocol)  # vLLM's default is the other one
         if "service.name=" not in given.get("OTEL_RESOURCE_ATTRIBUTES", ""):
             environ.setdefault("OTEL_SERVICE_NAME", "vllm")
+    if settings.gpus:
+        environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, settings.gpus))
+        environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # numbered as NVML does
     if demo and not has_gpu:
         environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     return environ

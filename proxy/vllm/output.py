@@ -38,7 +38,11 @@ class Output(ServerOutput):
     `LINES_A_SECOND` is kept for a diagnosis, and otherwise only counted.
     """
 
-    def __init__(self, secret: str | None = None, logger_name: str = "vllm") -> None:
+    def __init__(
+        self, secret: str | None = None, logger_name: str = "vllm", model: str | None = None
+    ) -> None:
+        """`model` is a tag of each line; None where there is only one."""
+        self._model = model
         self._kept: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._secret = secret
         self._log = logging.getLogger(logger_name)
@@ -77,7 +81,8 @@ class Output(ServerOutput):
                 self._has_lost_spans = True
             level = logging.getLevelNamesMapping().get(parsed.level, logging.INFO)
             if self._log.isEnabledFor(level):
-                tags = {"process": parsed.process, "source": parsed.source}
+                own = {"process": parsed.process, "source": parsed.source}
+                tags = {"model": self._model, **own}
                 fields = {name: value for name, value in tags.items() if value}
                 message = shorten(parsed.message, lost=lost)
                 self._log.log(level, "%s", message, extra={"fields": fields})

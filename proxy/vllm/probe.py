@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 
 from proxy.engine.server import Counters, ModelsUnknown, ServerProbe
@@ -58,6 +60,24 @@ class Probe(ServerProbe):
         if not names:
             raise ModelsUnknown(f"{_MODELS} answered an empty list", 200, _MODELS_REMEDY)
         return names
+
+    async def model_entries(self) -> dict[str, bytes]:
+        """The engine's own entries of `/v1/models` by name; empty where it lists none."""
+        try:
+            page = await self._client.get(_MODELS)
+            entries = {
+                str(entry["id"]): json.dumps(entry).encode() for entry in page.json()["data"]
+            }
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return {}
+        return entries
+
+    async def has(self, path: str) -> bool:
+        """Whether the engine has what is stored there."""
+        try:
+            return (await self._client.get(path)).status_code == 200
+        except httpx.HTTPError:
+            return False
 
     async def metrics_page(self) -> httpx.Response:
         """The engine's own metrics. Raises httpx.HTTPError."""

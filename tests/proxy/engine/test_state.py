@@ -138,7 +138,7 @@ def test_only_a_ready_engine_takes_requests(phase: Phase) -> None:
         (Phase.DEGRADED, {"reason": "no answer"}, "degraded: no answer", 25),
         (Phase.FAILED, {"reason": "no such model"}, "cannot start: no such model", None),
         (Phase.DRAINING, {}, "shutting down", 10),
-        (Phase.STOPPED, {}, "shutting down", 10),
+        (Phase.STOPPED, {}, "not loaded", 10),
     ],
 )
 def test_a_refusal_says_why_and_when_to_ask_again(

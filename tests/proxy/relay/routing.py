@@ -19,5 +19,11 @@ class OneModel:
     def only(self) -> OneModel:
         return self
 
-    def find(self, name: str | None) -> OneModel:
+    def find(self, name: str | None, key: str | None) -> OneModel:
         return self
+
+    async def find_stored(self, path: str, key: str | None) -> OneModel:
+        return self
+
+    def listing(self, key: str | None) -> bytes:
+        return b""

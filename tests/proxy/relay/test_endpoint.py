@@ -88,6 +88,9 @@ class _OpenGate:
     async def enter(self, key: str | None, watch: Any) -> float:
         return 0.0
 
+    async def engine_ready(self, watch: object) -> float:
+        raise AssertionError("there is one model")
+
     holds = False
 
     async def hold_again(self, watch: object) -> float:

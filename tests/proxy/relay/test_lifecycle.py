@@ -29,6 +29,9 @@ class House:
         self.inside += 1
         return 0.0
 
+    async def engine_ready(self, watch: object) -> float:
+        raise AssertionError("there is one model")
+
     holds = False
 
     async def hold_again(self, watch: object) -> float:

@@ -45,6 +45,7 @@ def full() -> Record:
         user_agent="curl/7.88.1",
         retries=2,
         waited_seconds=0.003,
+        model_wait_seconds=0.001,
         body_read=100.01,
         sent=100.0125,
         connect_seconds=0.002,

@@ -71,8 +71,14 @@ def queried(family: Metric) -> str:
 
 def test_every_declared_metric_is_on_the_page_with_its_type_and_labels_and_no_other() -> None:
     metrics = measured(full())
-    metrics.engine_phase_seconds(Phase.LOADING, 3)
+    metrics.add_engine("two")
+    metrics.engine_phase_seconds(Phase.LOADING, 3, "two")
+    metrics.model_downloaded(1, "two")
     metrics.gauges.gpus = lambda: (GPU,)
+    reading = EngineReading(running=3, waiting=0, kv_cache_usage=0.25)
+    metrics.gauges.engines = lambda: [("two", reading)]
+    metrics.gauges.waiting = lambda: [("two", 1)]
+    metrics.gauges.models = lambda: [("two", "ready")]
     found = {
         queried(family): (
             family.type,
@@ -335,7 +341,8 @@ def test_the_engines_life_is_counted() -> None:
 
 def test_what_was_read_off_the_engine_and_the_gpus_is_shown() -> None:
     metrics = Metrics()
-    metrics.gauges.engine = lambda: EngineReading(running=3, waiting=0, kv_cache_usage=0.25)
+    reading = EngineReading(running=3, waiting=0, kv_cache_usage=0.25)
+    metrics.gauges.engines = lambda: [("", reading)]
     metrics.gauges.gpus = lambda: (GpuReading(0, utilization=0.0), GPU)
     assert value(metrics, "sidecar_engine_requests_running") == 3
     assert value(metrics, "sidecar_engine_requests_waiting") == 0

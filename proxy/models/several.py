@@ -1,0 +1,104 @@
+"""Several models in one environment: an environment of its own for each, and what they share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from proxy.errors import EngineFailure, SettingsError
+from proxy.models.fetch import served_names
+from proxy.models.folder import is_folder
+from proxy.models.kind import repository_of
+from proxy.settings import Settings, variables
+from proxy.settings.values import engine_urls, split_names
+
+# A model that is not loaded is not refused: it takes minutes until it is.
+_HOLD_SECONDS = "600"
+
+
+def environs_of_models(settings: Settings, environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The environment of each model by its name, in order; empty where there is only one.
+
+    Raises:
+        SettingsError: a name stands there twice, or a variable is for one model only.
+    """
+    if settings.upstream_url is not None and "=" in settings.upstream_url:
+        own = [(name, {"UPSTREAM_URL": url}) for name, url in engine_urls(settings.upstream_url)]
+        variable = "UPSTREAM_URL"
+    else:
+        if settings.upstream_url is not None or settings.model_name is None:
+            return {}
+        names = split_names(settings.model_name)
+        if len(names) < 2 or is_folder(settings.model_name):
+            return {}
+        own = [(name, _of_engine(settings, name, place)) for place, name in enumerate(names)]
+        variable = "MODEL_NAME"
+    twice = [name for name, _ in own if sum(name == other for other, _ in own) > 1]
+    if twice:
+        raise SettingsError(f"{variable}: {twice[0]} stands there twice; allowed is each name once")
+    if settings.served_model_names:
+        raise SettingsError(
+            "SERVED_MODEL_NAME is of one model, and there are several;"
+            " set served_names in their presets (MODELS_FILE)"
+        )
+    spellings = variables()["model_name"]
+    shared = {name: text for name, text in environ.items() if name not in spellings}
+    if "HOLD_SECONDS" not in settings.environ:
+        shared["HOLD_SECONDS"] = _HOLD_SECONDS
+    return {name: {**shared, "MODEL_NAME": name, **changes} for name, changes in own}
+
+
+def _of_engine(settings: Settings, name: str, place: int) -> dict[str, str]:
+    """What an engine of ours has for itself: its port, and its cache of compiled code."""
+    changes = {"UPSTREAM_PORT": str(settings.upstream_port + place)}
+    if place:
+        root = settings.environ.get("VLLM_CACHE_ROOT")
+        if root is None:
+            root = str(Path(settings.environ.get("XDG_CACHE_HOME", "~/.cache"), "vllm"))
+        folder = re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip("-.") or "model"
+        with suppress(RuntimeError):  # nobody's home
+            root = str(Path(root).expanduser())
+        changes["VLLM_CACHE_ROOT"] = str(Path(root, "models", folder))
+    return changes
+
+
+def names_of(settings: Settings) -> tuple[str, ...]:
+    """The names that requests may use for one of several models."""
+    name = settings.model_name or ""
+    if settings.upstream_url is not None:
+        return (name,)
+    with suppress(EngineFailure):  # told when it is prepared
+        name = repository_of(name, settings.model_revision)
+    return served_names(settings, name)
+
+
+def check_together(models: Sequence[Settings]) -> None:
+    """Raises SettingsError where two models cannot be told apart, or nobody may use one."""
+    owners: dict[str, str] = {}
+    for settings in models:
+        for name in names_of(settings):
+            own = settings.preset.preset.name if settings.preset else settings.model_name or ""
+            if name in owners:
+                raise SettingsError(
+                    f"MODEL_NAME: {owners[name]} and {own} are both served as {name};"
+                    " set other served_names in one of their presets"
+                )
+            owners[name] = own
+        check_keys(settings)
+
+
+def check_keys(settings: Settings) -> None:
+    """Raises SettingsError where only some keys may use a model, and there are no keys."""
+    if settings.model_keys and not settings.needs_key:
+        raise SettingsError(
+            f"preset {settings.model_name}: keys={', '.join(settings.model_keys)}, but there are"
+            " no keys; set API_KEYS or API_KEYS_FILE"
+        )
+
+
+def gpu_sharers(settings: Settings, models: Sequence[Settings]) -> int:
+    """How many models share GPUs with this one, itself included."""
+    own = set(settings.gpus)
+    return sum(not own or not each.gpus or bool(own & set(each.gpus)) for each in models)

@@ -1,0 +1,121 @@
+"""`MODEL_NAME=a,b`: an environment of its own for each model, and what cannot go together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from proxy.errors import SettingsError
+from proxy.machine.hardware import Gpu, Hardware
+from proxy.models import demo
+from proxy.models.preset_choice import load_settings
+from proxy.models.several import names_of
+from proxy.preflight.checkup import check_gpus
+from proxy.settings import Settings
+from proxy.vllm.command import engine_command
+
+PRESETS = {
+    "big": {"repository": "org/big", "max_in_flight": 4, "gpus": [0, 1]},
+    "small": {"repository": "org/small", "engine": {"MAX_MODEL_LEN": 1024}, "gpus": [1]},
+    "same": {"repository": "org/other", "served_names": ["org/small"]},
+    "private": {"repository": "org/private", "keys": ["alice"]},
+}
+INLINE = {"MODELS_INLINE": json.dumps(PRESETS)}
+
+
+def environ_of(settings: Settings) -> dict[str, str]:
+    command = engine_command(settings, model_path="/m", served_names=["m"], has_gpu=True)
+    return dict(command.environ)
+
+
+def test_each_model_has_its_own_port_cache_names_and_variables() -> None:
+    both = load_settings({**INLINE, "MODEL_NAME": "big, small", "VLLM_CACHE_ROOT": "/cache"})
+    first, second = both.models
+    assert [names_of(each) for each in both.models] == [("big", "org/big"), ("small", "org/small")]
+    assert (first.upstream_port, second.upstream_port) == (8001, 8002)
+    assert environ_of(first)["VLLM_CACHE_ROOT"] == "/cache"
+    assert environ_of(second)["VLLM_CACHE_ROOT"] == "/cache/models/small"
+    assert environ_of(first)["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert (first.max_in_flight, second.max_in_flight) == (4, None)
+    assert (first.max_model_len, second.max_model_len) == (None, "1024")
+    assert {each.hold_seconds for each in both.models} == {600}
+
+
+def test_the_environment_goes_before_each_preset() -> None:
+    shared = {"MAX_MODEL_LEN": "2048", "MAX_IN_FLIGHT": "9", "HOLD_SECONDS": "5"}
+    both = load_settings({**INLINE, **shared, "MODEL_NAME": "big,small"})
+    assert [each.max_model_len for each in both.models] == ["2048", "2048"]
+    assert [each.max_in_flight for each in both.models] == [9, 9]
+    assert [each.hold_seconds for each in both.models] == [5, 5]
+
+
+def test_models_on_one_gpu_share_its_memory() -> None:
+    def share(settings: Settings) -> str:
+        argv = engine_command(settings, model_path="/m", served_names=["m"], has_gpu=True).argv
+        return argv[argv.index("--gpu-memory-utilization") + 1]
+
+    assert [share(each) for each in load_settings({"MODEL_NAME": "a/b,c/d"}).models] == [
+        "0.475"
+    ] * 2
+    alone = {"one": {"repository": "a/b", "gpus": [0]}, "two": {"repository": "c/d", "gpus": [1]}}
+    apart = load_settings({"MODEL_NAME": "one,two", "MODELS_INLINE": json.dumps(alone)})
+    assert [share(each) for each in apart.models] == ["0.95", "0.95"]
+
+
+def test_one_name_is_one_model(tmp_path: Path) -> None:
+    folder = tmp_path / "a,b"
+    folder.mkdir()
+    for name in ("demo", "demo,", str(folder)):
+        assert load_settings({"MODEL_NAME": name}).others == ()
+    assert load_settings({"MODEL_NAME": "demo"}).hold_seconds == 0
+
+
+def test_engines_of_others_are_several_too() -> None:
+    both = load_settings({"UPSTREAM_URL": "a=http://one:8000,b=http://other:8000"})
+    assert [each.upstream_url for each in both.models] == ["http://one:8000", "http://other:8000"]
+    assert [names_of(each) for each in both.models] == [("a",), ("b",)]
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"MODEL_NAME": "big,demo,big"}, "MODEL_NAME: big stands there twice"),
+        ({"MODEL_NAME": "small,same"}, "small and same are both served as org/small"),
+        ({"MODEL_NAME": "big,small", "SERVED_MODEL_NAME": "x"}, "set served_names"),
+        ({"MODEL_NAME": "big,small", "PORT_HEALTH": "8002"}, "model small: UPSTREAM_PORT=8002"),
+        ({"MODEL_NAME": "big,private"}, "keys=alice, but there are no keys"),
+        ({"MODEL_NAME": "private"}, "keys=alice, but there are no keys"),
+        ({"UPSTREAM_URL": "a=http://one,a=http://two"}, "UPSTREAM_URL: a stands there twice"),
+        ({"UPSTREAM_URL": "a=http://one,http://two"}, "name=http://host:port"),
+        ({"MODELS_INLINE": "[demo]\nrepository = 'a/b'"}, "MODELS_INLINE: [demo] cannot be a name"),
+        ({"MODELS_INLINE": '{"a": 1}'}, "MODELS_INLINE: [a] is no table"),
+        ({"MODELS_INLINE": "{a"}, "MODELS_INLINE: no JSON"),
+    ],
+)
+def test_what_cannot_be_is_one_line(environ: dict[str, str], says: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings({**INLINE, **environ})
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_gpu_that_is_not_here_is_found_before_anything_is_fetched() -> None:
+    settings = load_settings({**INLINE, "MODEL_NAME": "small,demo"})
+    check_gpus(settings, Hardware((Gpu("A", 1), Gpu("A", 1))))
+    with pytest.raises(
+        SettingsError, match=r"preset small: gpus: there is no GPU 1 here; .* 0 to 0"
+    ):
+        check_gpus(settings, Hardware((Gpu("A", 1),)))
+    with pytest.raises(SettingsError, match="there is no GPU"):
+        check_gpus(settings, Hardware())
+
+
+def test_the_text_only_demo_is_a_llama(tmp_path: Path) -> None:
+    demo.build(tmp_path / "demo-text", text_only=True)
+    config = json.loads((tmp_path / "demo-text" / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    header = (tmp_path / "demo-text" / "model.safetensors").read_bytes()[:200]
+    assert b"model.embed_tokens.weight" in header
+    assert not (tmp_path / "demo-text" / "preprocessor_config.json").exists()

@@ -1,0 +1,251 @@
+"""Several models behind one sidecar: what names a model goes to its engine, and to no other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.engine.service import Service, below, command_line, free_ports
+from tests.fake_engine import BIN, FakeEngine
+from tests.measure import measured
+from tests.patience import PATIENCE
+from tests.wire.service import until
+
+CHAT = "/v1/chat/completions"
+MESSAGES = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Two models, each with a fake engine of its own, which this sidecar has started."""
+    folder = tmp_path_factory.mktemp("several")
+    with several(folder) as service:
+        service.wait_for("ready", PATIENCE)
+        until(lambda: status_of(service, "two") == "ready", "the second model")
+        yield service
+
+
+def port_before_a_free_one() -> int:
+    """The second model's engine has the next one."""
+    while True:
+        (port,) = free_ports(1)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port + 1)):
+            return port
+
+
+def several(folder: Path, **environ: str) -> Service:
+    model = folder / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"architectures": ["Qwen2ForCausalLM"]}')
+    presets = {
+        "one": {"repository": str(model), "served_names": ["one", "uno"]},
+        "two": {"repository": str(model), "served_names": ["two"], "keys": ["bob"]},
+    }
+    environ = {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "FAKE_ENGINE_PHASE_SECONDS": "0.02",
+        "MODEL_NAME": "one,two",
+        "UPSTREAM_PORT": str(port_before_a_free_one()),
+        "MODELS_INLINE": json.dumps(presets),
+        "API_KEYS": "alice:sk-alice,bob:sk-bob",
+        "HF_HUB_OFFLINE": "1",
+        "HOST": "127.0.0.1",
+        **measured(),
+        **environ,
+    }
+    return Service(folder, (sys.executable, "-m", "proxy"), **environ)
+
+
+def client_of(service: Service, key: str = "sk-bob") -> httpx.Client:
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.Client(base_url=service.url, headers=headers, timeout=PATIENCE, trust_env=False)
+
+
+def status_of(service: Service, model: str) -> str:
+    status: str = service.client.get("/health").json()["models"][model]["status"]
+    return status
+
+
+def chat(service: Service, key: str = "sk-bob", **body: Any) -> httpx.Response:
+    with client_of(service, key) as client:
+        return client.post(CHAT, json={"messages": MESSAGES, **body})
+
+
+def test_a_request_goes_to_the_model_that_it_names(service: Service) -> None:
+    for name, engine in (("one", "one"), ("uno", "one"), ("two", "two")):
+        assert chat(service, model=name).json()["model"] == engine
+    assert chat(service).json()["model"] == "one", "the first is the default"
+    # The name may stand behind everything else.
+    late = json.dumps({"messages": MESSAGES, "user": "x" * 2_000_000, "model": "two"})
+    with client_of(service) as client:
+        answer = client.post(CHAT, content=late, headers={"content-type": "application/json"})
+    assert answer.json()["model"] == "two"
+
+
+def test_a_stream_of_each_runs_beside_the_other(service: Service) -> None:
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="sk-bob") as client:
+        streams = [
+            client.completions.create(model=name, prompt="Hello", stream=True)
+            for name in ("one", "two")
+        ]
+        assert [{chunk.model for chunk in stream} for stream in streams] == [{"one"}, {"two"}]
+
+
+def test_an_unknown_model_is_404_with_the_names_there_are(service: Service) -> None:
+    answer = chat(service, model="three")
+    assert answer.status_code == 404
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert error["message"] == "There is no model three here. There is: one, uno, two."
+    with client_of(service) as client:
+        anthropic = client.post("/v1/messages", json={"model": "three", "messages": MESSAGES})
+    assert (anthropic.status_code, anthropic.json()["error"]["type"]) == (404, "not_found_error")
+
+
+def test_a_model_is_only_for_the_keys_that_its_preset_names(service: Service) -> None:
+    answer = chat(service, "sk-alice", model="two")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"].endswith("There is: one, uno.")
+    with client_of(service, "sk-alice") as client:
+        assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["one", "uno"]
+
+
+def test_all_models_are_listed_with_their_status(service: Service) -> None:
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="sk-bob") as client:
+        models = list(client.models.list())
+        assert [each.id for each in models] == ["one", "uno", "two"]
+        assert {each.object for each in models} == {"model"}
+        assert {each.model_dump()["status"] for each in models} == {"ready"}
+        assert client.models.retrieve("two").id == "two"
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("three")
+    with client_of(service) as client:
+        page = client.get("/v1/models", headers={"anthropic-version": "2023-06-01"}).json()
+        assert [each["id"] for each in page["data"]] == ["one", "uno", "two"]
+        assert client.post("/v1/models").status_code == 405
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000], ids=["in memory", "on disk"])
+def test_the_model_of_an_upload_may_come_behind_its_file(service: Service, size: int) -> None:
+    boundary = "----parts"
+    field = 'content-disposition: form-data; name="{}"'
+    content = os.urandom(size).replace(b"-", b"+")
+    file = b'content-disposition: form-data; name="file"; filename="model"\r\n\r\n' + content
+    parts = [file, f"{field.format('model')}\r\n\r\ntwo".encode()]
+    body = b"".join(b"--%b\r\n%b\r\n" % (boundary.encode(), part) for part in parts)
+    body += f"--{boundary}--\r\n".encode()
+    headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
+    with client_of(service) as client:
+        answer = client.post("/v1/audio/transcriptions", content=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        lost = body.replace(b"\r\ntwo\r\n", b"\r\nsix\r\n")
+        assert (
+            client.post("/v1/audio/transcriptions", content=lost, headers=headers).status_code
+            == 404
+        )
+    line = service.access(answer.headers["x-request-id"])
+    assert (line["model"], line["bytes_in"]) == ("two", len(body))
+
+
+def test_what_an_engine_stores_is_asked_of_that_engine(service: Service) -> None:
+    with client_of(service) as client:
+        answer = client.get("/v1/responses/resp_nobody")
+    assert answer.status_code == 404
+    assert "gone when it ends" in answer.json()["error"]["message"]
+
+
+def test_what_names_no_model_is_the_defaults(service: Service) -> None:
+    with client_of(service) as client:
+        assert client.get("/version").status_code == 200
+        assert client.post("/tokenize", json={"prompt": "Hello"}).status_code == 200
+
+
+def test_each_model_is_seen(service: Service) -> None:
+    with client_of(service) as client:
+        assert client.get("/health/model?model=two").json()["status"] == "ready"
+        assert client.get("/health/model?model=three").status_code == 404
+        assert client.get("/metrics/engine?model=two").status_code == 200
+        info = client.get("/info").json()
+        page = client.get("/metrics").text
+    assert info["models"]["two"]["model"]["served_names"] == ["two"]
+    assert 'sidecar_model_state{model="two",state="ready"} 1.0' in page
+    assert 'sidecar_engine_state{model="one",phase="ready"} 1.0' in page
+    assert 'sidecar_requests_waiting{model="two"} 0.0' in page
+    lines = [line for line in service.lines() if line["logger"] == "proxy.engine"]
+    assert {line["model"] for line in lines if "model" in line} == {"one", "two"}
+
+
+def engines_of(service: Service) -> dict[str, int]:
+    """Ids of the processes, by the first name that each serves."""
+    lines = {each.pid: command_line(each.pid).split() for each in below(service.process.pid)}
+    return {
+        words[words.index("--served-model-name") + 1]: pid
+        for pid, words in lines.items()
+        if "--served-model-name" in words and "guard.py" not in " ".join(words)
+    }
+
+
+def test_one_engine_that_is_killed_touches_no_other(service: Service) -> None:
+    with client_of(service) as client:
+        body = {"model": "one", "messages": MESSAGES, "stream": True, "max_tokens": 400}
+        with client.stream("POST", CHAT, json=body) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            os.kill(engines_of(service)["two"], signal.SIGKILL)
+            until(lambda: status_of(service, "two") == "loading", "the death")
+            assert "data: [DONE]" in list(lines)
+        # A request for the one that is gone waits for it.
+        assert chat(service, model="two").json()["model"] == "two"
+    last = [line for line in service.lines() if line["logger"] == "proxy.access"][-1]
+    assert last["model_wait_ms"] > 0
+    assert service.client.get("/health").status_code == 200
+    restarts = {line["model"] for line in service.lines() if line.get("phase") == "restarting"}
+    assert restarts == {"two"}
+
+
+def test_sigterm_ends_all_engines_and_lets_what_runs_finish(tmp_path: Path) -> None:
+    with several(tmp_path) as service:
+        service.wait_until_listening()
+        until(lambda: status_of(service, "two") == "ready", "both models")
+        engines = set(engines_of(service).values())
+        with client_of(service) as client:
+            body = {"model": "two", "messages": MESSAGES, "stream": True}
+            with client.stream("POST", CHAT, json=body) as stream:
+                lines = stream.iter_lines()
+                next(lines)
+                service.terminate()
+                assert "data: [DONE]" in list(lines)
+        assert service.exit_code(PATIENCE) == 0
+        assert len(engines) == 2
+        assert not [pid for pid in engines if Path(f"/proc/{pid}").exists()]
+
+
+def test_engines_of_others_are_routed_by_name(tmp_path: Path) -> None:
+    with (
+        FakeEngine("--served-model-name", "one") as one,
+        FakeEngine("--served-model-name", "two") as two,
+        Service(
+            tmp_path,
+            (sys.executable, "-m", "proxy"),
+            UPSTREAM_URL=f"one={one.url},two={two.url}",
+            HOST="127.0.0.1",
+            **measured(),
+        ) as service,
+    ):
+        service.wait_until_listening()
+        until(lambda: status_of(service, "two") == "ready", "both engines")
+        for name in ("one", "two"):
+            assert chat(service, model=name).json()["model"] == name
+        two.stop()
+        assert chat(service, model="one").json()["model"] == "one"
