@@ -48,6 +48,7 @@ def test_each_field_is_what_was_measured() -> None:
         "itl_max_ms": 90.0,
         "tokens_per_second": 40.0,
         "wait_ms": 3.0,
+        "model_wait_ms": 1.0,
         "body_read_ms": 7.0,
         "media_fetch_ms": 0.0,
         "media_bytes": 700,
