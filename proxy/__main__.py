@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from proxy.commands import complain
 
-_COMMANDS = ("serve", "check", "models", "keys")
+_COMMANDS = ("serve", "check", "models", "keys", "bench")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,6 +52,10 @@ def _run(words: list[str]) -> int:
             from proxy.commands import keys
 
             return keys.main(*rest)
+        case "bench", _:
+            from proxy.commands import bench
+
+            return bench.main(os.environ, *rest)
     text = f"unknown command: {shlex.join(words)}"
     complain(f"{text}; allowed are none, {', '.join(_COMMANDS)} and --help")
     return 2

@@ -2,6 +2,7 @@
 
     Failure
     ├── SettingsError                 a variable is wrong: exit code 2, one line
+    ├── BenchFailure                  an endpoint cannot be measured: exit code 1, one line
     ├── EngineFailure                 the engine cannot start or has died, with cause and remedy
     └── RequestFailure                one request cannot be answered
         ├── Unauthorized              client    401 (no API key, or not one of ours)
@@ -88,6 +89,10 @@ class Failure(Exception):
 
 class SettingsError(Failure):
     """A variable has a value that cannot be used. The process exits with 2."""
+
+
+class BenchFailure(Failure):
+    """`bench` can measure nothing at its endpoint. The process exits with 1."""
 
 
 class EngineFailure(Failure):

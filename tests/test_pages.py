@@ -30,6 +30,7 @@ OTHERS = {
     "MAX_CONCURRENCY",
     "MIXED_RUN_ROUNDS",
     "NO_COLOR",
+    "OPENAI_API_KEY",
     "POD_ID",
     "PUBLIC_IPADDR",
     "SIDECAR_URL",

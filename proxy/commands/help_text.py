@@ -11,12 +11,14 @@ usage: {command} [serve] [MODEL] [OPTIONS]
        {command} check [MODEL] [OPTIONS]
        {command} models [NAME] [--gpu-gb 24]
        {command} keys [LABEL]
+       {command} bench [URL] [OPTIONS]
 
 Commands
   serve         start the engine and serve it; the same without a word
   check         find out whether that would work, in seconds: 0 yes, 1 no, 2 bad settings
   models        list the presets, and which fit this GPU or one of --gpu-gb; or all of one
   keys          make an API key, as label:key
+  bench         load an endpoint: how many streams at once it serves, how fast; see bench --help
 
 Options
   --model-name MODEL          Hugging Face repository, folder, preset, or demo; also --model

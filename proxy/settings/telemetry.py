@@ -50,7 +50,7 @@ class TelemetrySettings(Group, title="Logs, metrics and traces"):
     gpu_price_per_hour: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = variable(
         "GPU_PRICE_PER_HOUR",
         unit="dollars",
-        effect="Price of one GPU for an hour, for the dashboard *Cost*.",
+        effect="Price of one GPU for an hour, for the dashboard *Cost* and for `bench`.",
         unset="no costs are shown",
         example="2.50",
     )

@@ -1,0 +1,58 @@
+"""A level as one line of a terminal, while it is measured."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from time import monotonic
+
+from proxy.bench.load import LevelRun
+from proxy.tasks import spawn
+from proxy.terminal import can_rewrite_a_line
+
+_REDRAW_SECONDS = 0.25
+_CELLS = 20
+_ERASE_LINE = "\r\x1b[K"
+
+
+@asynccontextmanager
+async def shown(level: LevelRun, seconds: float) -> AsyncIterator[None]:
+    """Draw on stderr meanwhile, where that is a terminal, and erase it at the end."""
+    if not can_rewrite_a_line(sys.stderr, os.environ):
+        yield
+        return
+    drawing = spawn(_draw(level, seconds), name="progress")
+    try:
+        yield
+    finally:
+        drawing.cancel()
+        await asyncio.wait([drawing])
+
+
+async def _draw(level: LevelRun, seconds: float) -> None:
+    with suppress(OSError):  # the terminal has gone
+        try:
+            while True:
+                _write(_ERASE_LINE + describe(level, monotonic(), seconds))
+                await asyncio.sleep(_REDRAW_SECONDS)
+        finally:
+            _write(_ERASE_LINE)
+
+
+def _write(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+def describe(level: LevelRun, now: float, seconds: float) -> str:
+    """`8 streams  [#####---------------]   5 of 20 s  31 requests, 0 failed`"""
+    passed = now - level.started
+    full = min(round(passed / seconds * _CELLS), _CELLS)
+    bar = "#" * full + "-" * (_CELLS - full)
+    time = f"{passed:.0f} of {seconds:g} s" if passed <= seconds else "the last answers"
+    failed = sum(sample.error is not None for sample in level.samples)
+    counts = f"{len(level.samples)} requests, {failed} failed"
+    return f"{level.streams} streams  [{bar}]  {time}  {counts}"

@@ -1,0 +1,124 @@
+"""The requests of the load: words drawn anew for each, pictures made on the spot.
+
+Nothing here knows a tokenizer. How many words make so many tokens is learnt from two answers.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.bench.plan import Plan
+
+# Plain and short: most tokenizers have each as one token. Two prompts of 8 words hardly ever
+# begin alike, so no prefix of a prompt is in the endpoint's cache.
+_TEXT = """
+river stone light garden window paper music water yellow number letter summer winter bridge
+table street market silver forest engine copper island mirror ladder button basket camera
+circle dinner doctor family farmer finger flower friend ground harbor hammer honey kitchen
+leather machine meadow morning mountain needle ocean orange pepper pencil planet pocket
+rabbit school season shadow shoulder spring sugar tiger tunnel valley village winding
+"""
+_WORDS = _TEXT.split()
+_TASK = "Write a long story with these words."
+# Before anything is known of the tokenizer.
+FIRST_WORDS = 16
+_LEAST_WORDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Which fields this endpoint takes; not all of them are OpenAI's."""
+
+    limit: str = "max_tokens"
+    ignore_eos: bool = True
+    usage: bool = True
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """Fields that it does not take, of those that vLLM does."""
+        left_out = {
+            "ignore_eos": not self.ignore_eos,
+            "stream_options": not self.usage,
+            "max_tokens": self.limit != "max_tokens",
+        }
+        return tuple(name for name, is_out in left_out.items() if is_out)
+
+
+# In the order in which they are tried. The last is for OpenAI's newest models.
+SHAPES = (
+    Shape(),
+    Shape(ignore_eos=False),
+    Shape(ignore_eos=False, usage=False),
+    Shape("max_completion_tokens", ignore_eos=False),
+)
+
+
+class Prompts:
+    """Bodies of requests, each of them new unless the plan wants the same."""
+
+    def __init__(self, plan: Plan, model: str, shape: Shape, words: int) -> None:
+        self.shape = shape
+        self._plan = plan
+        self._model = model
+        self._words = words
+        self._random = random.Random()  # nosec B311: no secret
+        self._body: bytes | None = None
+
+    def next(self) -> bytes:
+        if not self._plan.same_prompt:
+            return self.body(self._words, self._plan.output_tokens)
+        if self._body is None:
+            self._body = self.body(self._words, self._plan.output_tokens)
+        return self._body
+
+    def body(self, words: int, limit: int) -> bytes:
+        """A request with so many words and pictures, for at most `limit` tokens."""
+        text = f"{' '.join(self._random.choices(_WORDS, k=words))}. {_TASK}"
+        content: Any = text
+        if self._plan.images:
+            content = [self._picture() for _ in range(self._plan.images)]
+            content.append({"type": "text", "text": text})
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": content}],
+            "stream": True,
+            self.shape.limit: limit,
+        }
+        if self.shape.ignore_eos:
+            body["ignore_eos"] = True
+        if self.shape.usage:
+            body["stream_options"] = {"include_usage": True}
+        return json.dumps(body).encode()
+
+    def _picture(self) -> dict[str, Any]:
+        data = base64.b64encode(picture(self._plan.image_size, self._random)).decode()
+        return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+
+
+def picture(size: int, source: random.Random) -> bytes:
+    """A PNG of `size` x `size` pixels in stripes of random colours: a few kB, whatever its size."""
+    stripes = b"\0" + source.randbytes(3 * size)
+    same_as_above = b"\2" + bytes(3 * size)
+
+    def part(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    head = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)  # 8 bits, RGB
+    pixels = zlib.compress(stripes + same_as_above * (size - 1), 1)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", pixels) + part(b"IEND", b"")
+
+
+def words_for(wanted: int, fewer: tuple[int, int], more: tuple[int, int]) -> int:
+    """Words for a prompt of `wanted` tokens, by the line through two prompts as (words, tokens)."""
+    (words, tokens), (more_words, more_tokens) = fewer, more
+    grown = more_words - words
+    per_word = (more_tokens - tokens) / grown if grown > 0 and more_tokens > tokens else 1.0
+    return max(round(words + (wanted - tokens) / per_word), _LEAST_WORDS)
