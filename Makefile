@@ -33,7 +33,7 @@ ENGINE := $(VENV)/.engine-stamp
 TOOLS := $(VENV)/.tools-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench image release clean system-tools peers
+.PHONY: help run test check floors bench image release clean system-tools peers
 # Targets that run something need the whole environment, in this order.
 .NOTPARALLEL:
 
@@ -67,6 +67,10 @@ check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## lint, types, shell, Do
 	  echo "check: $$command"; $$command || failed+=" '$$command'"; \
 	done; \
 	[[ -z $$failed ]] || { echo "check: failed:$$failed"; exit 1; }
+
+# Not a part of `check`: two environments more, and minutes. A workflow runs it for each change.
+floors: ## unit tests on the oldest and on the newest versions that requirements.txt allows; no vLLM
+	@$(PYTHON) scripts/floors.py
 
 bench: $(REQUIREMENTS) $(ENGINE) $(TOOLS) ## the side-by-side benchmark
 	$(BIN)/python -m bench

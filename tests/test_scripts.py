@@ -549,4 +549,14 @@ def test_make_refuses_an_old_python(sandbox: Sandbox) -> None:
 
 def test_make_without_a_target_lists_them(sandbox: Sandbox) -> None:
     listed = [line.split()[1] for line in sandbox.run("make").stdout.splitlines()]
-    assert listed == ["help", "run", "test", "check", "bench", "image", "release", "clean"]
+    assert listed == [
+        "help",
+        "run",
+        "test",
+        "check",
+        "floors",
+        "bench",
+        "image",
+        "release",
+        "clean",
+    ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from proxy.engine import state
 from proxy.engine.phase import Phase
 from proxy.errors import Cause
 from tests.proxy.house import house
@@ -101,8 +102,9 @@ async def test_before_anything_is_known_only_what_is_known_is_said() -> None:
     ],
 )
 async def test_health_tells_how_far_the_start_is_and_why_it_failed(
-    known: dict[str, Any], said: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch, known: dict[str, Any], said: dict[str, Any]
 ) -> None:
+    monkeypatch.setattr(state, "monotonic", lambda: 0.0)
     async with house() as there:
         there.enter(Phase.LOADING, **known)
         body = (await there.get("/health")).json()
