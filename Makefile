@@ -33,7 +33,7 @@ ENGINE := $(VENV)/.engine-stamp
 TOOLS := $(VENV)/.tools-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check floors bench image release clean system-tools peers
+.PHONY: help run test check unit floors bench image release clean system-tools peers
 # Targets that run something need the whole environment, in this order.
 .NOTPARALLEL:
 
@@ -67,6 +67,9 @@ check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## lint, types, shell, Do
 	  echo "check: $$command"; $$command || failed+=" '$$command'"; \
 	done; \
 	[[ -z $$failed ]] || { echo "check: failed:$$failed"; exit 1; }
+
+unit: ## unit tests on the newest versions; no vLLM, no root
+	@$(PYTHON) scripts/floors.py newest
 
 # Not a part of `check`: two environments more, and minutes. A workflow runs it for each change.
 floors: ## unit tests on the oldest and on the newest versions that requirements.txt allows; no vLLM

@@ -554,6 +554,7 @@ def test_make_without_a_target_lists_them(sandbox: Sandbox) -> None:
         "run",
         "test",
         "check",
+        "unit",
         "floors",
         "bench",
         "image",
