@@ -21,7 +21,8 @@ _LINES = (
 
 
 class Used(NamedTuple):
-    """What is kept over a restart. What is missing in a minute's worth, at a time since 1970."""
+    """Usage that survives a restart. `requests` and `tokens` are what the buckets lack at `wall`,
+    in seconds since 1970."""
 
     label: str
     requests: float

@@ -118,8 +118,8 @@ def _refusal(accounts: tuple[Account, ...], now: float, wall: float) -> RateLimi
 def _lines(accounts: tuple[Account, ...], now: float, wall: float) -> bytes:
     """Those of the key itself, where it has a limit."""
     for account in accounts:
-        if found := account.lines(now, wall):
-            return found
+        if lines := account.lines(now, wall):
+            return lines
     return b""
 
 

@@ -14,7 +14,7 @@ from proxy.errors import EngineFailed, EngineUnavailable, RequestFailure, draini
 Refusal = Callable[[], EngineUnavailable | None]
 WaitUntilReady = Callable[[], Awaitable[None]]
 
-# After which an engine that is gone is known to be gone.
+# The death of an engine is noticed within this time.
 _NOTICE_SECONDS, _NOTICE_LOOKS = 3.0, 100
 
 
@@ -136,7 +136,7 @@ class Admission:
         return None if self.in_flight or self._holds or self._room.waiting else self._last_request
 
     def close(self) -> None:
-        """Let nobody in from now on, also none of those that are held."""
+        """Admit no more requests, nor those that are held."""
         self._closed = True
         self.end_waiting()
 

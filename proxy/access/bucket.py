@@ -7,7 +7,8 @@ rate algorithm). Times are seconds of the monotonic clock, given by who asks.
 from __future__ import annotations
 
 PERIOD_SECONDS = 60.0
-# More than the clock's own error: who waits as long as told must not come a nanosecond too early.
+# More than the clock's own error: a client that waits as long as `Retry-After` says must not come
+# too early.
 PRECISION_SECONDS = 1e-6
 
 

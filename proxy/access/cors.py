@@ -103,7 +103,7 @@ def _host(origin: bytes) -> str | None:
 
 
 def _hosts(request: Request) -> set[str]:
-    """Names of this server, as a client, or a proxy before us, has said them."""
+    """Names of this server, as the client, or a proxy in front, names it."""
     values = (value for name, value in request.headers if name in _HOST_HEADERS)
     found = (_host(b"//" + one.strip()) for value in values for one in value.split(b","))
     return {host for host in found if host}

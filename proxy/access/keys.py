@@ -48,7 +48,7 @@ class Keys:
         self._fixed = settings.api_keys
         self._path = Path(settings.api_keys_file) if settings.api_keys_file else None
         self._hash = partial(hashlib.blake2b, digest_size=32, key=secrets.token_bytes(32))
-        self._known: dict[bytes, tuple[bytes, str]] = {}
+        self._by_digest: dict[bytes, tuple[bytes, str]] = {}
         # What has passed: a header's value -> the label of the key in it.
         self._passed_keys: dict[bytes, str] = {}
         self._passed_bearers: dict[bytes, str] = {}
@@ -129,15 +129,15 @@ class Keys:
     def _take(self, keys: tuple[ApiKey, ...]) -> None:
         self.all = keys
         digests = ((self._hash(each.key.encode()).digest(), each.label) for each in keys)
-        self._known = {digest: (digest, label) for digest, label in digests}
+        self._by_digest = {digest: (digest, label) for digest, label in digests}
         self._passed_keys, self._passed_bearers = {}, {}
 
     def _label_of(self, presented: bytes) -> str | None:
         if not presented or len(presented) > _MAX_KEY_BYTES:
             return None
         digest = self._hash(presented).digest()
-        known, label = self._known.get(digest, (b"", None))
-        return label if hmac.compare_digest(known, digest) else None
+        stored, label = self._by_digest.get(digest, (b"", None))
+        return label if hmac.compare_digest(stored, digest) else None
 
 
 def _remember(passed: dict[bytes, str], value: bytes, label: str) -> None:

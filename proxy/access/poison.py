@@ -1,4 +1,4 @@
-"""Requests that bring the engine down are known again, and not sent a third time.
+"""Recognises requests that bring the engine down, and does not send them a third time.
 
 Whoever was in flight when the engine died is a suspect; nobody is punished for that alone.
 

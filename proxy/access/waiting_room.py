@@ -1,7 +1,8 @@
 """Places at the engine, and who waits for one: fair between keys, first come first served within
 a key. Where no limit is set every request has its place at once.
 
-While a place is free, everybody who waits is kept by the limit of the own key: `leave` sees to it.
+Invariant, kept by `leave`: while a place is free, each waiter is blocked only by the limit of its
+own key.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class WaitingRoom:
             Overloaded: too many wait already, or there was no place in all the time that one may
                 wait.
             RateLimited: the same where the key has all the places it may have.
-            RequestFailure: what `watch` has said, or `close`.
+            RequestFailure: that of `watch`, or of `close`.
         """
         self._evict_for(key)
         place: _Place = asyncio.get_running_loop().create_future()
@@ -85,7 +86,7 @@ class WaitingRoom:
                 watch(None)
 
     def leave(self, key: str | None) -> None:
-        """Give a place back; who waits gets it."""
+        """Give a place back; the next waiter gets it."""
         self._taken -= 1
         self._taken_by[key] -= 1
         if not self._taken_by[key]:

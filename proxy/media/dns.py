@@ -25,7 +25,7 @@ class DnsResolver:
         """The addresses of a host, in the system's order.
 
         Raises:
-            OSError, UnicodeError: it has none, or is none, or nobody told in time.
+            OSError, UnicodeError: it has no address, is no host, or the answer took too long.
         """
         async with asyncio.timeout(_SECONDS):
             await self._turns.acquire()
@@ -38,22 +38,22 @@ class DnsResolver:
             return list(dict.fromkeys(await answer))
 
     def _ask(self, answer: _Answer, host: str, port: int) -> None:
-        found: list[str] | Exception
+        outcome: list[str] | Exception
         try:
-            found = [
+            outcome = [
                 str(address[0])
                 for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             ]
         except (OSError, ValueError) as error:
-            found = error
+            outcome = error
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            answer.get_loop().call_soon_threadsafe(self._tell, answer, found)
+            answer.get_loop().call_soon_threadsafe(self._resolve_answer, answer, outcome)
 
-    def _tell(self, answer: _Answer, found: list[str] | Exception) -> None:
+    def _resolve_answer(self, answer: _Answer, outcome: list[str] | Exception) -> None:
         self._turns.release()
-        if answer.done():  # who asked has left
+        if answer.done():  # the request has ended
             return
-        if isinstance(found, list):
-            answer.set_result(found)
+        if isinstance(outcome, list):
+            answer.set_result(outcome)
         else:
-            answer.set_exception(found)
+            answer.set_exception(outcome)

@@ -30,13 +30,40 @@ _MAX_NAME_CHARS = 100
 # Handed on as they are: what both of the engine's routes take under the same name.
 SAMPLING = frozenset(
     {
-        *("model", "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "n"),
-        *("seed", "stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos"),
-        *("frequency_penalty", "presence_penalty", "repetition_penalty", "repetition_detection"),
-        *("use_beam_search", "length_penalty", "logit_bias", "allowed_token_ids", "bad_words"),
-        *("skip_special_tokens", "spaces_between_special_tokens", "add_special_tokens"),
-        *("truncate_prompt_tokens", "truncation_side", "structured_outputs", "response_format"),
-        *("thinking_token_budget", "priority", "cache_salt", "user", "vllm_xargs"),
+        "model",
+        "max_tokens",
+        "min_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "n",
+        "seed",
+        "stop",
+        "stop_token_ids",
+        "include_stop_str_in_output",
+        "ignore_eos",
+        "frequency_penalty",
+        "presence_penalty",
+        "repetition_penalty",
+        "repetition_detection",
+        "use_beam_search",
+        "length_penalty",
+        "logit_bias",
+        "allowed_token_ids",
+        "bad_words",
+        "skip_special_tokens",
+        "spaces_between_special_tokens",
+        "add_special_tokens",
+        "truncate_prompt_tokens",
+        "truncation_side",
+        "structured_outputs",
+        "response_format",
+        "thinking_token_budget",
+        "priority",
+        "cache_salt",
+        "user",
+        "vllm_xargs",
     }
 )
 
@@ -66,7 +93,7 @@ class Generate(Protocol):
 
     def events_out(self, ask: Ask | None, events: Sequence[Event]) -> bytes:
         if ask is None or (isinstance(events[0], Error) and events[0].status is not None):
-            return _json(_told(events[0]))
+            return _json(_error_fields(events[0]))
         if not ask.streams:
             return _json(_answer(events, one=ask.notes["one"]))
         return b"".join(_of_stream(ask, event) for event in events)
@@ -98,13 +125,13 @@ def _one_prompt(body: dict[str, Any]) -> bool:
 def _messages(body: dict[str, Any]) -> Iterator[dict[str, str]]:
     """The conversation so far, and the prompt."""
     _check_text(body, "system_info")
-    said, answered = _check_texts(body, "history_input"), _check_texts(body, "history_output")
-    if len(said) != len(answered):
-        text = f"history_output: has {len(answered)} texts, and history_input {len(said)}"
+    questions, answers = _check_texts(body, "history_input"), _check_texts(body, "history_output")
+    if len(questions) != len(answers):
+        text = f"history_output: has {len(answers)} texts, and history_input {len(questions)}"
         raise InvalidRequest(f"{text}; they must be as many", param="history_output")
     if body.get("system_info") is not None:
         yield {"role": "system", "content": body["system_info"]}
-    for question, answer in zip(said, answered, strict=True):
+    for question, answer in zip(questions, answers, strict=True):
         yield {"role": "user", "content": question}
         yield {"role": "assistant", "content": answer}
     yield {"role": "user", "content": body["prompt"]}
@@ -141,11 +168,11 @@ def _answer(events: Sequence[Event], *, one: bool) -> dict[str, Any]:
             case Usage():
                 usage = _counts(event)
     indices = _up_to((*texts, *thoughts, *reasons))
-    said: dict[str, Any] = {"text": texts.get(0, "")} if one else {}
-    said["texts"] = [texts.get(index, "") for index in indices]
+    answer: dict[str, Any] = {"text": texts.get(0, "")} if one else {}
+    answer["texts"] = [texts.get(index, "") for index in indices]
     if thoughts:
-        said["reasoning"] = [thoughts.get(index, "") for index in indices]
-    return said | {"finish_reasons": [reasons.get(index) for index in indices], "usage": usage}
+        answer["reasoning"] = [thoughts.get(index, "") for index in indices]
+    return answer | {"finish_reasons": [reasons.get(index) for index in indices], "usage": usage}
 
 
 def _of_stream(ask: Ask, event: Event) -> bytes:
@@ -161,7 +188,7 @@ def _of_stream(ask: Ask, event: Event) -> bytes:
             ends = [reasons.get(index) for index in _up_to(reasons)]
             return _event({"finish_reasons": ends, "usage": _counts(event)})
         case Error():
-            return _event(_told(event))
+            return _event(_error_fields(event))
         case Done():
             return b"data: [DONE]\n\n"
     return b""
@@ -172,7 +199,7 @@ def _up_to(indices: Iterable[int]) -> range:
     return range(max(indices, default=-1) + 1)
 
 
-def _told(event: Event) -> dict[str, Any]:
+def _error_fields(event: Event) -> dict[str, Any]:
     assert isinstance(event, Error)
     return {"error": event.message, "code": event.code, "field": event.field}
 
@@ -185,9 +212,9 @@ def _counts(usage: Usage) -> dict[str, int]:
     }
 
 
-def _event(said: dict[str, Any]) -> bytes:
-    return b"data: %b\n\n" % _json(said)
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: %b\n\n" % _json(value)
 
 
-def _json(said: dict[str, Any]) -> bytes:
-    return msgspec.json.encode(said)
+def _json(value: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(value)

@@ -17,7 +17,14 @@ from proxy.settings import Settings
 _PATH = re.compile(r"(/[A-Za-z0-9_-]+)+")
 # What the sidecar answers itself, and all below it.
 OWN = (
-    *("health", "livez", "readyz", "startupz", "ping", "info", "metrics", "dashboard"),
+    "health",
+    "livez",
+    "readyz",
+    "startupz",
+    "ping",
+    "info",
+    "metrics",
+    "dashboard",
     "openapi.json",
 )
 
@@ -48,8 +55,8 @@ def _made(name: str, allowed: tuple[str, ...]) -> Protocol:
     try:
         made = getattr(import_module(module), attribute, None)
     except (Exception, SystemExit) as error:  # whatever the module does when it is imported
-        said = f"{module} cannot be imported ({_words(error)})"
-        raise _refused(name, f"{said}; is it on PYTHONPATH?") from None
+        text = f"{module} cannot be imported ({_words(error)})"
+        raise _refused(name, f"{text}; is it on PYTHONPATH?") from None
     if not (isinstance(made, type) and issubclass(made, Protocol)):
         text = f"{attribute} in {module} is no subclass of proxy.protocols.protocol.Protocol"
         raise _refused(name, text)

@@ -41,7 +41,7 @@ class _Usage(msgspec.Struct, gc=False):
     completion_tokens: int = 0
 
 
-class _Said(msgspec.Struct, gc=False):
+class _Response(msgspec.Struct, gc=False):
     """A chunk or a whole answer, or an error: OpenAI's, or the one of FastAPI."""
 
     choices: list[_Choice] | None = None
@@ -50,7 +50,7 @@ class _Said(msgspec.Struct, gc=False):
     detail: Any = None
 
 
-_read = msgspec.json.Decoder(_Said).decode
+_read = msgspec.json.Decoder(_Response).decode
 _NOTHING = _Message()
 
 
@@ -83,14 +83,14 @@ def events_of_answer(status: int, body: bytes) -> list[Event]:
     return [Error(status, text or f"The engine answered with {status}.", f"status_{status}")]
 
 
-def _events(said: _Said, status: int | None) -> Iterator[Event]:
-    if error := said.error or said.detail:
+def _events(response: _Response, status: int | None) -> Iterator[Event]:
+    if error := response.error or response.detail:
         yield _error(error, status)
         return
-    for choice in said.choices or ():
+    for choice in response.choices or ():
         yield from _of_choice(choice)
-    if said.usage is not None:
-        yield Usage(said.usage.prompt_tokens, said.usage.completion_tokens)
+    if response.usage is not None:
+        yield Usage(response.usage.prompt_tokens, response.usage.completion_tokens)
 
 
 def _of_choice(choice: _Choice) -> Iterator[Event]:

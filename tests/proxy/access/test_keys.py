@@ -111,9 +111,9 @@ def test_a_missing_key_and_a_wrong_one_are_told_apart_and_neither_is_repeated() 
 
 
 def test_a_key_that_has_not_passed_yet_is_known_by_its_digest_alone() -> None:
-    held = repr(vars(known())["_known"])
+    held = repr(vars(known())["_by_digest"])
     assert ALICE.decode() not in held
-    assert vars(known())["_known"].keys() != vars(known())["_known"].keys(), "a secret each"
+    assert vars(known())["_by_digest"].keys() != vars(known())["_by_digest"].keys(), "a secret each"
 
 
 def test_a_new_key_is_random_long_and_can_be_pasted() -> None:
