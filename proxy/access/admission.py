@@ -31,7 +31,10 @@ class Admission:
         wait_until_ready: WaitUntilReady = _never,
         hold_seconds: float = 0,
         room: WaitingRoom | None = None,
+        max_held: int | None = None,
     ) -> None:
+        """At most `max_held` requests wait for the engine; None is no limit."""
+        self._max_held = max_held
         self._refusal = refusal
         self._wait_until_ready = wait_until_ready
         self._hold_seconds = hold_seconds
@@ -173,6 +176,8 @@ class Admission:
 
     async def _hold(self, refusal: EngineUnavailable, watch: Watch | None) -> None:
         if not self._hold_seconds or isinstance(refusal, EngineFailed):
+            raise refusal
+        if self._max_held is not None and len(self._holds) >= self._max_held:
             raise refusal
         hold = asyncio.timeout(self._hold_seconds)
         left: list[RequestFailure] = []

@@ -37,6 +37,8 @@ _STATUS = {
     Phase.FAILED: "failed",
     Phase.STOPPED: "unloaded",
 }
+# Requests that wait for one of several models hold their bodies meanwhile.
+_MAX_HELD = 64
 
 
 class ServedModel:
@@ -56,7 +58,11 @@ class ServedModel:
         self.is_fetched = asyncio.Event()
         self._is_loading = False
         self.admission = Admission(
-            self.state.refusal, self.state.wait_until_ready, _hold_seconds(settings), room
+            self.state.refusal,
+            self.state.wait_until_ready,
+            _hold_seconds(settings),
+            room,
+            max_held=(settings.max_waiting or _MAX_HELD) if names else None,
         )
         self.poison = PoisonGuard(enabled=settings.poison_guard)
         self.in_flight = InFlightRequests(self.poison)

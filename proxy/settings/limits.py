@@ -45,7 +45,8 @@ class LimitSettings(Group, title="Limits"):
         "MAX_WAITING",
         default=0,
         unit="requests",
-        effect="Size of the queue for a slot of `MAX_IN_FLIGHT`. Further requests get 503.",
+        effect="Size of the queue for a slot of `MAX_IN_FLIGHT`. Further requests get 503. With "
+        "several models also how many wait for each one that loads; 64 where it is 0.",
     )
     waiting_timeout: Timeout = variable(
         "WAITING_TIMEOUT",

@@ -80,6 +80,18 @@ async def test_a_held_request_goes_in_as_soon_as_the_engine_is_ready() -> None:
     assert gate.in_flight == 1
 
 
+async def test_no_more_requests_are_held_than_may_be() -> None:
+    engine = Engine(ready=False)
+    gate = Admission(engine.refusal, engine.wait_until_ready, HOLD_SECONDS, max_held=2)
+    held = [await entering(gate) for _ in range(2)]
+    with pytest.raises(EngineUnavailable, match="loading"):
+        await gate.enter()
+    engine.become_ready()
+    await asyncio.gather(*held)
+    await gate.enter()
+    assert gate.in_flight == 3
+
+
 async def test_a_request_is_held_no_longer_than_allowed_and_told_the_newest_reason() -> None:
     engine = Engine(ready=False)
     held = await entering(admission(engine, 0.02))
