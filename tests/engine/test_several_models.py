@@ -52,7 +52,7 @@ def test_both_answer_and_one_that_is_killed_touches_no_stream_of_the_other(
         os.kill(engine_of(service, "demo-text"), signal.SIGKILL)
         reasons = [chunk.choices[0].finish_reason for chunk in stream if chunk.choices]
         assert reasons[-1] == "length"
-    wait_until(lambda: status(service) == "loading", READY_SECONDS, "the next start")
+    wait_until(lambda: starts_of(service, "demo-text") == 2, READY_SECONDS, "the next start")
     assert service.client.get("/health").status_code == 200
     restarted = {line["model"] for line in service.lines() if line.get("phase") == "restarting"}
     assert restarted <= {"demo-text"}
@@ -62,6 +62,11 @@ def test_sigterm_ends_both_one_of_them_in_its_start(service: Service) -> None:
     service.terminate()
     assert service.exit_code(READY_SECONDS) == 0
     service.assert_nothing_is_left(READY_SECONDS)
+
+
+def starts_of(service: Service, name: str) -> int:
+    lines = service.lines("proxy.engine")
+    return sum(line.get("model") == name and line.get("phase") == "loading" for line in lines)
 
 
 def engine_of(service: Service, name: str) -> int:
