@@ -12,7 +12,8 @@ from proxy.errors import EngineFailed, EngineUnavailable, RequestFailure, draini
 
 # None where the engine takes work; else why not, and when to ask again.
 Refusal = Callable[[], EngineUnavailable | None]
-WaitUntilReady = Callable[[], Awaitable[None]]
+# Returns when the engine takes work, or never will.
+WaitUntilSettled = Callable[[], Awaitable[None]]
 
 # The death of an engine is noticed within this time.
 _NOTICE_SECONDS, _NOTICE_LOOKS = 3.0, 100
@@ -28,7 +29,7 @@ class Admission:
     def __init__(
         self,
         refusal: Refusal = lambda: None,
-        wait_until_ready: WaitUntilReady = _never,
+        wait_until_settled: WaitUntilSettled = _never,
         hold_seconds: float = 0,
         room: WaitingRoom | None = None,
         max_held: int | None = None,
@@ -36,7 +37,7 @@ class Admission:
         """At most `max_held` requests wait for the engine; None is no limit."""
         self._max_held = max_held
         self._refusal = refusal
-        self._wait_until_ready = wait_until_ready
+        self._wait_until_settled = wait_until_settled
         self._hold_seconds = hold_seconds
         self._room = room or WaitingRoom()
         self._closed = self._waits_no_more = False
@@ -191,7 +192,7 @@ class Admission:
                 self._holds[hold] = monotonic()
                 if watch is not None:
                     watch(leave)
-                await self._wait_until_ready()
+                await self._wait_until_settled()
         except TimeoutError:
             if not left and not self._waits_no_more and (still := self._refusal()) is not None:
                 raise still from None
@@ -201,6 +202,8 @@ class Admission:
                 watch(None)
         if left:
             raise left[0]
+        if isinstance(failed := self._refusal(), EngineFailed):
+            raise failed
 
 
 def _end(hold: asyncio.Timeout) -> None:

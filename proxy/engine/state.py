@@ -119,13 +119,14 @@ class EngineState:
         self.model = model
         self.snapshot = Snapshot()
         self._listeners: list[Listener] = []
-        self._ready = asyncio.Event()
+        self._settled = asyncio.Event()
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
-    async def wait_until_ready(self) -> None:
-        await self._ready.wait()
+    async def wait_until_settled(self) -> None:
+        """Returns when the engine is ready, or cannot be started any more."""
+        await self._settled.wait()
 
     def enter(self, phase: Phase, **changes: Any) -> None:
         """Go to a phase: one log line with the reason and the seconds of the phase left."""
@@ -191,10 +192,10 @@ class EngineState:
         before = self.snapshot
         after = replace(before, phase=phase, since=since, phase_seconds=spent, **changes)
         self.snapshot = after
-        if after.ready:
-            self._ready.set()
+        if after.ready or phase is Phase.FAILED:
+            self._settled.set()
         else:
-            self._ready.clear()
+            self._settled.clear()
         for listener in self._listeners:
             listener(before, after)
 

@@ -59,7 +59,7 @@ class ServedModel:
         self._is_loading = False
         self.admission = Admission(
             self.state.refusal,
-            self.state.wait_until_ready,
+            self.state.wait_until_settled,
             _hold_seconds(settings),
             room,
             max_held=(settings.max_waiting or _MAX_HELD) if names else None,

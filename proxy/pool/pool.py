@@ -50,7 +50,9 @@ class ModelPool:
         if named is not None and named.may_be_used_by(key):
             return named
         names = ", ".join(self._names(key)) or "none for this key"
-        asked = f"There is no model {(name or self.default.name)[:_MAX_NAME_CHARS]} here."
+        asked = "The request names no model, and this key may not use the default."
+        if name:
+            asked = f"There is no model {name[:_MAX_NAME_CHARS]} here."
         raise ModelNotFound(f"{asked} There is: {names}.", param="model")
 
     def named(self, name: str | None) -> ServedModel:
@@ -155,6 +157,7 @@ class ModelPool:
         async def stop(model: ServedModel) -> None:
             if model.state.snapshot.model_loaded and not await asyncio.shield(finished):
                 model.cut()
+                model.admission.cut_now()
             model.admission.close()
             await model.engine.stop()
 

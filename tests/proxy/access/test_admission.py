@@ -221,6 +221,23 @@ async def test_nobody_is_held_for_an_engine_that_was_given_up() -> None:
         await asyncio.wait_for(gate.enter(), PATIENCE)
 
 
+async def test_a_held_request_is_refused_as_soon_as_the_engine_is_given_up() -> None:
+    given_up = asyncio.Event()
+
+    async def settled() -> None:
+        await given_up.wait()
+
+    def refusal() -> EngineUnavailable:
+        return EngineFailed("never") if given_up.is_set() else EngineUnavailable("loading")
+
+    gate = Admission(refusal, settled, HOLD_SECONDS)
+    held = await entering(gate)
+    given_up.set()
+    with pytest.raises(EngineFailed):
+        await asyncio.wait_for(held, PATIENCE)
+    assert not gate.in_flight
+
+
 async def test_who_is_still_inside_after_the_drain_is_counted_as_cut() -> None:
     gate = admission(Engine(ready=True))
     for _ in range(4):

@@ -202,7 +202,7 @@ def test_the_model_is_loaded_from_the_first_warm_up_on(phase: Phase) -> None:
 
 async def test_waiting_ends_when_the_engine_is_ready_and_not_before() -> None:
     state = EngineState()
-    waiting = asyncio.ensure_future(state.wait_until_ready())
+    waiting = asyncio.ensure_future(state.wait_until_settled())
     state.enter(Phase.WARMING)
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -210,7 +210,7 @@ async def test_waiting_ends_when_the_engine_is_ready_and_not_before() -> None:
     await asyncio.wait_for(waiting, PATIENCE)
     state.enter(Phase.DEGRADED)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(state.wait_until_ready(), 0.01)
+        await asyncio.wait_for(state.wait_until_settled(), 0.01)
 
 
 def test_each_transition_is_one_line_with_reason_and_seconds(
@@ -235,3 +235,10 @@ def test_each_transition_is_one_line_with_reason_and_seconds(
         "seconds": 2.5,
         "cause": "disk_full",
     }
+
+
+async def test_who_waits_for_an_engine_that_is_given_up_learns_it() -> None:
+    state = EngineState()
+    waiting = asyncio.ensure_future(state.wait_until_settled())
+    state.enter(Phase.FAILED, reason="no memory")
+    await asyncio.wait_for(waiting, PATIENCE)
