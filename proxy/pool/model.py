@@ -55,7 +55,6 @@ class ServedModel:
         """The engine's own entries of `/v1/models`, as of its last start."""
         self.created = int(time())
         self._change = asyncio.Event()
-        self.is_fetched = asyncio.Event()
         self._is_loading = False
         self.admission = Admission(
             self.state.refusal,
@@ -94,20 +93,28 @@ class ServedModel:
         """Returns when the engine has come to another phase."""
         await self._change.wait()
 
-    async def fetch(self) -> None:
-        """Bring all files here, without a start; returns when they are, or cannot be had."""
-        await asyncio.wait({self.engine.start(fetches_only=True)})
-        self.is_fetched.set()
+    async def fetch(self, on_end: Callable[[ServedModel], None]) -> None:
+        """Bring all files here, without a start. `on_end` is called when they are, or cannot be
+        had; returns then, or when that has failed and is tried again."""
+        fetching = self.engine.start(fetches_only=True)
+        fetching.add_done_callback(lambda _: on_end(self))
+        while not fetching.done() and self.state.snapshot.phase is not Phase.RESTARTING:
+            change = spawn(self._change.wait(), name="model change")
+            await asyncio.wait({fetching, change}, return_when=asyncio.FIRST_COMPLETED)
+            change.cancel()
 
     async def load(self) -> bool:
-        """Start the engine; true when it is ready, false when it cannot be started."""
+        """Start the engine; true when it is ready, false when it cannot be started, or when its
+        files cannot be had yet: that is tried again without an end."""
         self._is_loading = True
         self.engine.start()
-        started = False
-        while not started or self.state.snapshot.phase not in (Phase.READY, *ENDS):
+        while True:
             await self.changed()
-            started = True
-        return self.state.snapshot.phase is Phase.READY
+            now = self.state.snapshot
+            if now.phase in (Phase.READY, *ENDS):
+                return now.phase is Phase.READY
+            if now.phase is Phase.RESTARTING and now.model_path is None:
+                return False
 
     def _on_change(self, before: Snapshot, after: Snapshot) -> None:
         if after.phase is before.phase:

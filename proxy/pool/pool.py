@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import Any
 
@@ -125,22 +125,23 @@ class ModelPool:
         await self._given_up.wait()
 
     async def _load_all(self) -> None:
-        fetching = spawn(self._fetch_others(), name="files of models")
+        fetched: asyncio.Queue[ServedModel] = asyncio.Queue()
+        fetching = spawn(self._fetch_others(fetched.put_nowait), name="files of models")
         try:
             await self.default.load()
-            for model in self._models[1:]:
-                await model.is_fetched.wait()
+            for _ in self._models[1:]:
+                model = await fetched.get()
                 if model.state.snapshot.phase is Phase.STOPPED:
                     await model.load()
         finally:
             fetching.cancel()
 
-    async def _fetch_others(self) -> None:
-        """Beside serving, but the default's files first."""
+    async def _fetch_others(self, on_end: Callable[[ServedModel], None]) -> None:
+        """Beside serving, but the default's files first. One that fails holds up no other."""
         while self.default.state.snapshot.phase in _FETCHING:
             await self.default.changed()
         for model in self._models[1:]:
-            await model.fetch()
+            await model.fetch(on_end)
 
     async def stop(self) -> None:
         """Let running requests finish, then end all engines; those that run nothing at once."""

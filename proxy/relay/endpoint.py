@@ -114,12 +114,14 @@ class Relay:
                 out,
                 route,
                 limits.max_body_bytes,
-                self._media,
                 record,
                 is_routed=self._only is None,
             )
             route = asked.route
             model = self._only or await self._lifecycle.enter(record, exchange.on_disconnect)
+            body = asked.body
+            if body is not None and self._media.is_needed(route, body):
+                await asked.resolve_media(exchange, self._media, record)
             model.in_flight.attach_body(record, asked.fingerprinted)
             connection = await self._send(exchange, asked, record, model)
             exchange.on_disconnect(connection.abort)

@@ -49,6 +49,10 @@ class UpstreamRequest:
     parts: Parts = ()
     pieces: AsyncGenerator[bytes | bytearray | memoryview, None] | None = None
     adds_usage: bool = False
+    body: bytes | bytearray | None = None
+    """As the client sent it, where it is held whole."""
+    tail_bytes: int = 0
+    """From its last brace to its end, where `adds_usage`."""
     # What identifies the request, where it is held whole: with media, as the client sent it.
     fingerprinted: Parts = ()
     give_back: Callable[[], None] | None = None
@@ -61,6 +65,27 @@ class UpstreamRequest:
             self.give_back()
         if self.spool is not None:
             self.spool.close()
+
+    async def resolve_media(self, exchange: Exchange, media: Media, record: Record) -> None:
+        """Put what the media URLs of the body lead to in their place.
+
+        Raises:
+            MediaRefused, MediaUnavailable: a URL in it is not for fetching, or leads to nothing.
+            ClientClosed: the client has left.
+        """
+        assert self.body is not None
+        resolved = await _resolved(exchange, media, self.route, self.body, record)
+        if resolved is not None:
+            whole, self.give_back = resolved
+            parts = self.with_option(whole)
+            self.length, self.parts, self.fingerprinted = sum(map(len, parts)), (), (self.body,)
+            self.pieces = _let_go(deque(parts), self.give_back)
+
+    def with_option(self, whole: Sequence[bytes | bytearray | memoryview]) -> Parts:
+        """A body in pieces, with the usage option where it is to be added."""
+        if not self.adds_usage:
+            return whole
+        return (*whole[:-1], *with_usage_option(whole[-1], self.tail_bytes))
 
     def framing(self) -> Headers:
         if self.length is not None:
@@ -101,7 +126,6 @@ async def upstream_request(
     out: Exchange | Translation | ModelsResponse,
     route: Route,
     limit_bytes: int,
-    media: Media,
     record: Record,
     *,
     is_routed: bool = False,
@@ -113,7 +137,6 @@ async def upstream_request(
     Raises:
         BodyTooLarge, ClientClosed, MalformedRequest: see `Exchange.whole_body`.
         InvalidRequest: see `scan`, and `Translation.whole_body`.
-        MediaRefused, MediaUnavailable: a URL in it is not for fetching, or leads to nothing.
     """
     request = exchange.request
     if isinstance(out, Translation):
@@ -149,19 +172,9 @@ async def upstream_request(
     record.model, record.stream = seen.model, seen.stream
     record.images, record.videos, record.audios = seen.images, seen.videos, seen.audios
     record.media_counted = seen.is_counted
-    with_media = None
-    if media.is_needed(route, body):
-        with_media = await _resolved(exchange, media, route, body, record)
-    whole, give_back = with_media or ((body,), None)
-    parts: Parts = whole
-    if seen.lacks_usage_option:
-        parts = (*whole[:-1], *with_usage_option(whole[-1], seen.tail_bytes))
-    asked.length, asked.adds_usage = sum(map(len, parts)), seen.lacks_usage_option
-    if give_back is None:
-        asked.parts = asked.fingerprinted = parts
-    else:
-        asked.pieces, asked.give_back = _let_go(deque(parts), give_back), give_back
-        asked.fingerprinted = (body,)
+    asked.body, asked.adds_usage, asked.tail_bytes = body, seen.lacks_usage_option, seen.tail_bytes
+    asked.parts = asked.fingerprinted = asked.with_option((body,))
+    asked.length = sum(map(len, asked.parts))
     return asked
 
 

@@ -22,7 +22,7 @@ _OF_GPUS: tuple[tuple[Declaration[Value], Callable[[GpuReading], float | None]],
     (catalogue.GPU_POWER, lambda gpu: gpu.power_watts),
 )
 
-STATES = ("unloaded", "loading", "ready", "unloading", "asleep", "failed")
+STATES = ("unloaded", "loading", "ready", "unloading", "failed")
 
 
 class Gauges(Collector):

@@ -108,6 +108,10 @@ def test_an_unknown_model_is_404_with_the_names_there_are(service: Service) -> N
     error = answer.json()["error"]
     assert (error["code"], error["param"]) == ("model_not_found", "model")
     assert error["message"] == "There is no model three here. There is: one, uno, two."
+    picture = {"type": "image_url", "image_url": {"url": "http://10.0.0.1/picture.png"}}
+    messages = [{"role": "user", "content": [picture]}]
+    refused = chat(service, model="three", messages=messages)
+    assert refused.json()["error"]["code"] == "model_not_found", "nothing is fetched for it"
     with client_of(service) as client:
         anthropic = client.post("/v1/messages", json={"model": "three", "messages": MESSAGES})
     assert (anthropic.status_code, anthropic.json()["error"]["type"]) == (404, "not_found_error")

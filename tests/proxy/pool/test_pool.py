@@ -18,6 +18,8 @@ from tests.patience import PATIENCE
 DRAIN_SECONDS = 3600.0
 ENVIRON = {"UPSTREAM_URL": "http://127.0.0.1:9", "DRAIN_SECONDS": str(DRAIN_SECONDS)}
 
+OWN_ENGINE = {"upstream_url": None}
+
 
 def a_model(name: str) -> ServedModel:
     return ServedModel(Settings.load(ENVIRON), WaitingRoom(), (name,))
@@ -41,6 +43,55 @@ async def test_a_request_that_is_cut_is_not_waited_for_again(
     await asyncio.sleep(0)
     pool.admission.cut_now()
     await asyncio.wait_for(stopping, PATIENCE)
+    await pool.close_probes()
+
+
+class FakeEngine:
+    """The engine of one model: its files come at once, or never."""
+
+    def __init__(self, model: ServedModel, *, has_files: bool) -> None:
+        self._model = model
+        self._has_files = has_files
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, *, fetches_only: bool = False) -> asyncio.Task[None]:
+        self._tasks.append(asyncio.create_task(self._run(fetches_only=fetches_only)))
+        return self._tasks[-1]
+
+    async def _run(self, *, fetches_only: bool) -> None:
+        state = self._model.state
+        if not self._has_files:
+            state.enter(Phase.RESTARTING, reason="the hub does not answer")
+            await asyncio.Event().wait()
+        if fetches_only:
+            state.enter(Phase.DOWNLOADING)
+            state.enter(Phase.STOPPED)
+            return
+        if state.snapshot.phase is Phase.STOPPED:
+            state.enter(Phase.CHECKING)
+        for phase in (Phase.LOADING, Phase.WARMING, Phase.READY):
+            state.enter(phase)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+
+@pytest.mark.parametrize("without_files", ["default", "second"])
+async def test_a_model_whose_files_do_not_come_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, without_files: str
+) -> None:
+    models = [a_model(name) for name in ("default", "second", "third")]
+    for model in models:
+        engine = FakeEngine(model, has_files=model.name != without_files)
+        monkeypatch.setattr(model, "engine", engine)
+        monkeypatch.setattr(model.settings, "__dict__", model.settings.__dict__ | OWN_ENGINE)
+    pool = ModelPool(models, Admission())
+    pool.start()
+    await asyncio.wait_for(models[2].state.wait_until_settled(), PATIENCE)
+    assert models[2].state.snapshot.ready
+    pool.admission.cut_now()
+    await pool.stop()
     await pool.close_probes()
 
 

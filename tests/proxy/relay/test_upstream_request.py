@@ -38,7 +38,9 @@ async def content_with(media: _Media, record: Record | None = None) -> UpstreamR
     exchange = exchange_on(FakeConnection(), request=request_of(headers=headers))
     exchange.feed(BODY)
     exchange.complete()
-    return await upstream_request(exchange, exchange, Route.CHAT, 1000, media, record)
+    asked = await upstream_request(exchange, exchange, Route.CHAT, 1000, record)
+    await asked.resolve_media(exchange, media, record)
+    return asked
 
 
 async def test_a_request_that_runs_tells_what_it_holds() -> None:
