@@ -3,6 +3,8 @@
 Whatever happens (a request comes or leaves, an engine becomes ready or dies), `notify` wakes it. It
 asks `plan` for the next step, takes it, and plans anew. Loads and unloads are tasks of its own: a
 client that leaves takes none of them along.
+
+Not in use yet: `ModelPool` loads all models side by side, and none gives way.
 """
 
 from __future__ import annotations
