@@ -138,7 +138,11 @@ def _measure_models(metrics: Metrics, models: ModelPool) -> None:
         room = models.only.admission
         gauges.waiting = lambda: [("", room.places_waiting)]
     else:
-        gauges.waiting = lambda: [(each.name, each.admission.waiting) for each in models]
+        # What its key may have at once, a request waits for before its model is known.
+        gauges.waiting = lambda: [
+            ("", models.admission.places_waiting),
+            *((each.name, each.admission.waiting) for each in models),
+        ]
         gauges.models = lambda: [(each.name, each.status) for each in models]
 
 

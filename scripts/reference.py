@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from proxy.access.routes import ROUTES, Endpoint, Route  # noqa: E402
 from proxy.engine.phase import Phase  # noqa: E402
+from proxy.pool.metrics import EVICTIONS  # noqa: E402
 from proxy.settings import Settings, variables  # noqa: E402
 from proxy.settings.values import Group, first_sentence  # noqa: E402
 from proxy.telemetry.catalogue import DECLARED  # noqa: E402
@@ -38,6 +39,7 @@ from proxy.telemetry.gauges import STATES  # noqa: E402
 from proxy.telemetry.log_fields import Field, LogFields  # noqa: E402
 from proxy.telemetry.logs import IN_FLIGHT_FIELDS  # noqa: E402
 from proxy.telemetry.metrics import Modality  # noqa: E402
+from proxy.telemetry.model_series import LoadKind  # noqa: E402
 from proxy.telemetry.record import Outcome  # noqa: E402
 from proxy.vllm.flags import flag_name  # noqa: E402
 
@@ -260,7 +262,16 @@ _LABELS: dict[str, tuple[str, Iterable[str]]] = {
         (),
     ),
     "state": ("State of a model, as `/v1/models` has it", STATES),
-    "outcome": ("How the request ended", Outcome),
+    "outcome": (
+        "How the request ended; the load of a model is `ok`, `failed` or `abandoned`",
+        Outcome,
+    ),
+    "kind": ("Kind of load: a start, or a wake from sleep", LoadKind),
+    "reason": (
+        "Why a model was unloaded: another one needs its place, `IDLE_UNLOAD_SECONDS`, by hand, or "
+        "nobody waited for its load any more",
+        EVICTIONS,
+    ),
     "key": ("Label of an API key in `API_KEYS` or `API_KEYS_FILE`, never a key", ()),
     "modality": ("Kind of input", Modality),
     "phase": ("Phase of the [engine's life](engine-life.md)", Phase),

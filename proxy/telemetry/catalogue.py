@@ -30,6 +30,8 @@ DURATION_BUCKETS = (
 RATE_BUCKETS = (1, 2.5, 5, 10, 20, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000)
 OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1)
 STALL_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 5, 10, 60)
+# A wake takes seconds, a cold load of a large model half an hour.
+LOAD_BUCKETS = (0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 BODY_BUCKETS = tuple(1024 * 4**power for power in range(10))
 # Where Cloudflare, and with it RunPod's proxy of pods, cuts a connection on which nothing came.
 LONG_SECONDS = 100
@@ -38,7 +40,8 @@ REQUESTS = counter("requests", "Requests that ended.", "route", "model", "outcom
 IN_FLIGHT = gauge("requests_in_flight", "Requests that have begun and not ended.", "route")
 WAITING = gauge(
     "requests_waiting",
-    "Requests in the queue for a slot of `MAX_IN_FLIGHT`; of several models, also for the load.",
+    "Requests in the queue for a slot of `MAX_IN_FLIGHT`; of several models, also for the load. "
+    "Without `model`, beside several models: for what `KEY_LIMITS` let a key have at once.",
     "model",
 )
 DURATION = histogram(
@@ -117,6 +120,30 @@ MODEL_STATE = gauge(
     "1 for the state of a model, 0 for the others. With several models only.",
     "model",
     "state",
+)
+MODEL_LOADS = counter("model_loads", "Loads of a model that ended.", "model", "kind", "outcome")
+MODEL_LOAD_SECONDS = histogram(
+    "model_load_seconds",
+    "Time that a load took until the model was ready.",
+    LOAD_BUCKETS,
+    "model",
+    "kind",
+    unit="s",
+)
+MODEL_EVICTIONS = counter("model_evictions", "Unloads of a model, by why.", "model", "reason")
+MODEL_WAIT = histogram(
+    "model_wait_seconds",
+    "Time that a request waited for its model to be loaded. Requests that waited only.",
+    LOAD_BUCKETS,
+    "model",
+    unit="s",
+)
+MODEL_MEMORY = gauge(
+    "model_memory_bytes",
+    "Memory that a model takes, as it was measured; 0 while it is not loaded.",
+    "model",
+    "gpu",
+    unit="bytes",
 )
 PHASE_SECONDS = gauge(
     "engine_phase_seconds", "Time that the last start spent in a phase.", "model", "phase", unit="s"

@@ -22,7 +22,8 @@ _OF_GPUS: tuple[tuple[Declaration[Value], Callable[[GpuReading], float | None]],
     (catalogue.GPU_POWER, lambda gpu: gpu.power_watts),
 )
 
-STATES = ("unloaded", "loading", "ready", "unloading", "failed")
+# As proxy/pool/plan.py has them.
+STATES = ("unloaded", "loading", "ready", "unloading", "asleep", "failed")
 
 
 class Gauges(Collector):
@@ -34,6 +35,8 @@ class Gauges(Collector):
         self.engines: Callable[[], Iterable[tuple[str, EngineReading]]] = tuple
         self.models: Callable[[], Iterable[tuple[str, str]]] = tuple
         """The states of several models."""
+        self.model_memory: Callable[[], Iterable[tuple[tuple[str, str], float]]] = tuple
+        """Bytes by model and GPU."""
         self.gpus: Callable[[], Iterable[GpuReading]] = tuple
         self.disk: Callable[[], DiskReading] = DiskReading
         self.downloaded_bytes: dict[str, int] = {}
@@ -53,6 +56,7 @@ class Gauges(Collector):
             for model, now in self.models()
             for state in STATES
         )
+        yield catalogue.MODEL_MEMORY.metric(self.model_memory())
         for declaration, read in _OF_GPUS:
             readings = ((str(gpu.index), read(gpu)) for gpu in gpus)
             yield declaration.metric(

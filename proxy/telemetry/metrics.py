@@ -24,6 +24,7 @@ from proxy.telemetry import catalogue
 from proxy.telemetry.family import Family
 from proxy.telemetry.gauges import Gauges
 from proxy.telemetry.key_series import KeySeries
+from proxy.telemetry.model_series import ModelSeries
 from proxy.telemetry.record import Record
 from proxy.telemetry.series import Families, Series
 
@@ -66,6 +67,7 @@ class Metrics:
         self._phase_seconds = Family(catalogue.PHASE_SECONDS)
         self._build = Family(catalogue.BUILD)
         self.keys = KeySeries()
+        self.models = ModelSeries()
         self.gauges = Gauges()
         self.registry = CollectorRegistry()
         for collector in (
@@ -73,6 +75,7 @@ class Metrics:
             self._families,
             self._inputs,
             self.keys,
+            self.models,
             self._state,
             self._restarts,
             self._phase_seconds,

@@ -194,6 +194,23 @@ async def test_nobody_is_held_longer_than_a_request_may_take() -> None:
         assert (answer.status_code, error(answer)["code"]) == (503, "engine_unavailable")
 
 
+async def test_of_several_models_what_a_key_may_have_at_once_is_waited_for_in_sight() -> None:
+    limits = {"KEY_LIMITS": "alice: in_flight=1", "MAX_WAITING": "2"}
+    async with house(MODEL_NAME="demo,demo-text", API_KEYS="alice:sk-alice", **limits) as there:
+        gate = there.sidecar.models.admission
+        await gate.enter("alice")
+        waiting = asyncio.create_task(gate.enter("alice"))
+        await asyncio.sleep(0)
+        # Its model is not known before its body is read.
+        counts = {
+            one.labels.get("model"): one.value for one in there.samples("sidecar_requests_waiting")
+        }
+        assert counts == {None: 1, "demo": 0, "demo-text": 0}
+        gate.leave("alice")
+        await asyncio.wait_for(waiting, PATIENCE)
+        assert there.metric("sidecar_requests_waiting") == 0
+
+
 # What is told of it ---------------------------------------------------------------------------
 
 

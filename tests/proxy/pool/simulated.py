@@ -10,7 +10,7 @@ import selectors
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from proxy.pool.plan import Action, Budget, ModelState, ModelView, Reason
 from proxy.pool.scheduler import Outcome, Scheduler, Transition
@@ -240,7 +240,7 @@ class Pod:
             model.changed, model.pod = self.scheduler.notify, self
         self.is_stopping = False
 
-    async def __aenter__(self) -> Pod:
+    async def __aenter__(self) -> Self:
         self._task = spawn(self.scheduler.run(), name="scheduler")
         return self
 

@@ -79,6 +79,11 @@ def test_every_declared_metric_is_on_the_page_with_its_type_and_labels_and_no_ot
     metrics.gauges.engines = lambda: [("two", reading)]
     metrics.gauges.waiting = lambda: [("two", 1)]
     metrics.gauges.models = lambda: [("two", "ready")]
+    metrics.gauges.model_memory = lambda: [(("two", "0"), 5e9)]
+    metrics.models.loads.child("two", "cold", "ok")
+    metrics.models.load_seconds.child("two", "cold")
+    metrics.models.evictions.child("two", "idle")
+    metrics.models.wait_seconds.child("two")
     found = {
         queried(family): (
             family.type,

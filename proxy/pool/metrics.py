@@ -1,0 +1,49 @@
+"""What the scheduler does, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from proxy.pool.plan import Action, ModelState, ModelView, Reason
+from proxy.pool.scheduler import Outcome, Transition
+from proxy.telemetry.model_series import LoadKind, ModelSeries
+
+# Why a model may be unloaded.
+EVICTIONS = (Reason.MAKE_ROOM, Reason.IDLE, Reason.ORDERED, Reason.ABANDONED)
+
+
+def memory_of(views: Iterable[ModelView]) -> Iterator[tuple[tuple[str, str], float]]:
+    """Bytes by model and GPU, where they were measured; on a CPU the GPU is an empty name."""
+    for view in views:
+        if view.memory_bytes is not None:
+            taken = float(view.memory_bytes if view.holds_memory else 0)
+            for gpu in view.gpus or ("",):
+                yield (view.name, str(gpu)), taken
+
+
+class TransitionMetrics:
+    """An observer of the scheduler: it counts each transition that has ended."""
+
+    def __init__(self, series: ModelSeries) -> None:
+        self._series = series
+
+    def add_model(self, name: str) -> None:
+        """All its series from now on: a rate needs the 0 before the 1."""
+        for kind in LoadKind:
+            self._series.load_seconds.child(name, kind)
+            for outcome in Outcome:
+                self._series.loads.child(name, kind, outcome)
+        for reason in EVICTIONS:
+            self._series.evictions.child(name, reason)
+        self._series.wait_seconds.child(name)
+
+    def __call__(self, transition: Transition) -> None:
+        step, outcome = transition.step, transition.outcome
+        name = step.model.name
+        if step.action is Action.UNLOAD:
+            self._series.evictions.child(name, step.reason).value += 1
+            return
+        kind = LoadKind.WAKE if step.model.state is ModelState.ASLEEP else LoadKind.COLD
+        self._series.loads.child(name, kind, outcome).value += 1
+        if outcome is Outcome.OK:
+            self._series.load_seconds.child(name, kind).observe(transition.seconds)
