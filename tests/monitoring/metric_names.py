@@ -8,6 +8,7 @@ from functools import cache
 from prometheus_client import Metric
 
 from proxy.access.routes import GENERATING
+from proxy.pool.metrics import TransitionMetrics
 from proxy.telemetry.metrics import Metrics
 from tests.proxy.telemetry.records import full
 from tests.tools import installed
@@ -42,6 +43,9 @@ def _sidecars() -> frozenset[str]:
 @cache
 def _families() -> list[Metric]:
     metrics = Metrics(GENERATING)
+    TransitionMetrics(metrics.models).add_model("demo")
+    metrics.gauges.models = lambda: [("demo", "ready")]
+    metrics.gauges.model_memory = lambda: [(("demo", "0"), 5e9)]
     record = full()
     metrics.request_started(record)
     metrics.request_ended(record)
