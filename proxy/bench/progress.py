@@ -24,27 +24,23 @@ async def shown(level: LevelRun, seconds: float) -> AsyncIterator[None]:
     if not can_rewrite_a_line(sys.stderr, os.environ):
         yield
         return
-    drawing = spawn(_draw(level, seconds), name="progress")
+
+    async def draw() -> None:
+        with suppress(OSError):  # the terminal has gone
+            try:
+                while True:
+                    line = describe(level, monotonic(), seconds)
+                    print(_ERASE_LINE + line, end="", file=sys.stderr, flush=True)
+                    await asyncio.sleep(_REDRAW_SECONDS)
+            finally:
+                print(_ERASE_LINE, end="", file=sys.stderr, flush=True)
+
+    drawing = spawn(draw(), name="progress")
     try:
         yield
     finally:
         drawing.cancel()
         await asyncio.wait([drawing])
-
-
-async def _draw(level: LevelRun, seconds: float) -> None:
-    with suppress(OSError):  # the terminal has gone
-        try:
-            while True:
-                _write(_ERASE_LINE + describe(level, monotonic(), seconds))
-                await asyncio.sleep(_REDRAW_SECONDS)
-        finally:
-            _write(_ERASE_LINE)
-
-
-def _write(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
 
 
 def describe(level: LevelRun, now: float, seconds: float) -> str:

@@ -82,7 +82,11 @@ class Prompts:
         text = f"{' '.join(self._random.choices(_WORDS, k=words))}. {_TASK}"
         content: Any = text
         if self._plan.images:
-            content = [self._picture() for _ in range(self._plan.images)]
+            content = []
+            for _ in range(self._plan.images):
+                data = base64.b64encode(picture(self._plan.image_size, self._random)).decode()
+                url = f"data:image/png;base64,{data}"
+                content.append({"type": "image_url", "image_url": {"url": url}})
             content.append({"type": "text", "text": text})
         body: dict[str, Any] = {
             "model": self._model,
@@ -95,10 +99,6 @@ class Prompts:
         if self.shape.usage:
             body["stream_options"] = {"include_usage": True}
         return json.dumps(body).encode()
-
-    def _picture(self) -> dict[str, Any]:
-        data = base64.b64encode(picture(self._plan.image_size, self._random)).decode()
-        return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
 
 
 def picture(size: int, source: random.Random) -> bytes:

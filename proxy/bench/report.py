@@ -40,28 +40,28 @@ def report(run: Run) -> Iterator[str]:
 
 
 def table(run: Run) -> Iterator[str]:
-    rows = [_HEAD, *(_row(level) for level in run.levels)]
     yield f"Times in ms; in time: the first token within {run.slo_ttft_ms:g} ms."
+    rows: list[tuple[str, ...]] = [_HEAD]
+    for level in run.levels:
+        ttft, gap = level.ttft_ms, level.itl_mean_ms
+        rows.append(
+            (
+                str(level.streams),
+                str(level.finished),
+                str(level.failed),
+                str(level.unfinished),
+                _number(_at(ttft, "p50")),
+                _number(_at(ttft, "p95")),
+                _number(_at(ttft, "p99")),
+                _number(_at(gap, "p50")),
+                _number(_at(gap, "p95")),
+                _number(level.itl_max_ms),
+                _number(level.tokens_per_second),
+                _number(level.tokens_per_second_each),
+                _percent(level.in_time),
+            )
+        )
     yield from _aligned(rows)
-
-
-def _row(level: Level) -> tuple[str, ...]:
-    ttft, gap = level.ttft_ms, level.itl_mean_ms
-    return (
-        str(level.streams),
-        str(level.finished),
-        str(level.failed),
-        str(level.unfinished),
-        _number(_at(ttft, "p50")),
-        _number(_at(ttft, "p95")),
-        _number(_at(ttft, "p99")),
-        _number(_at(gap, "p50")),
-        _number(_at(gap, "p95")),
-        _number(level.itl_max_ms),
-        _number(level.tokens_per_second),
-        _number(level.tokens_per_second_each),
-        _percent(level.in_time),
-    )
 
 
 def notes(run: Run) -> Iterator[str]:

@@ -10,6 +10,7 @@ from statistics import fmean, median
 
 import msgspec
 
+from proxy.bench.plan import Load
 from proxy.errors import SettingsError
 from proxy.telemetry.record import Record
 
@@ -67,8 +68,8 @@ class Level(msgspec.Struct, frozen=True):
         return self.finished > 0 and self.in_time >= OBJECTIVE_SHARE
 
 
-class Run(msgspec.Struct, frozen=True):
-    """All levels, and the load that they were measured with (see `Plan`).
+class Run(Load, frozen=True, kw_only=True):
+    """All levels, and the load that they were measured with.
 
     `without` are fields of the request that the endpoint does not take. `has_usage` is False where
     it counts no tokens: events were counted instead. `measured_at` is in UTC, ISO 8601.
@@ -77,15 +78,6 @@ class Run(msgspec.Struct, frozen=True):
     url: str
     model: str
     measured_at: str
-    seconds: float
-    slo_ttft_ms: float
-    input_tokens: int
-    output_tokens: int
-    images: int
-    image_size: int
-    same_prompt: bool
-    gpus: int
-    gpu_price_per_hour: float | None
     without: tuple[str, ...]
     has_usage: bool
     interrupted: bool
@@ -153,6 +145,10 @@ def level_of(
     gaps = [one.longest_gap_seconds for one in records if one.itl_mean_seconds is not None]
     rates = [rate for sample in good if (rate := sample.tokens_per_second) is not None]
     ended_in_window = sum(sample.window_events is None for sample in finished)
+    errors: dict[str, Errors] = {}
+    for kind, message in (sample.error for sample in samples if sample.error is not None):
+        before = errors.get(kind, Errors(0, message))
+        errors[kind] = Errors(before.count + 1, before.first)
     return Level(
         streams=streams,
         seconds=round(seconds, 3),
@@ -170,7 +166,7 @@ def level_of(
         completion_tokens=round(fmean(one.tokens for one in finished), 1) if finished else None,
         cached=round(sum(cached) / sum(prompts), 3) if cached and sum(prompts) else None,
         generator_cpu=round(cpu, 2),
-        errors=_errors(samples),
+        errors=errors,
     )
 
 
@@ -181,16 +177,6 @@ def _in_time(sample: Sample, slo_ttft_ms: float) -> bool | None:
         return ttft * 1000 <= slo_ttft_ms
     is_open = sample.unfinished and sample.record.duration_seconds * 1000 < slo_ttft_ms
     return None if is_open else False
-
-
-def _errors(samples: Iterable[Sample]) -> dict[str, Errors]:
-    found: dict[str, Errors] = {}
-    for sample in samples:
-        if sample.error is not None:
-            kind, message = sample.error
-            before = found.get(kind, Errors(0, message))
-            found[kind] = Errors(before.count + 1, before.first)
-    return found
 
 
 def _ms(seconds: float) -> float:

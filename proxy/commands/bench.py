@@ -22,7 +22,7 @@ import uvloop
 
 from proxy.bench.endpoint import Endpoint
 from proxy.bench.load import LevelRun, prepare
-from proxy.bench.plan import Plan
+from proxy.bench.plan import Load, Plan
 from proxy.bench.progress import shown
 from proxy.bench.report import comparison, report
 from proxy.bench.result import Level, Run, json_of, read_run
@@ -32,14 +32,9 @@ from proxy.installation import COMMAND
 from proxy.server.listener import allow_many_connections
 from proxy.settings import Settings
 
-_LEVELS = (1, 8, 32)
-_SECONDS = 20.0
-_SLO_TTFT_MS = 2000.0
-_INPUT_TOKENS = 256
-_OUTPUT_TOKENS = 128
-_IMAGE_SIZE = 256
 _MOST_STREAMS = 4096
 _MOST_TOKENS = 10**6
+_LOAD_FIELDS = Load.__struct_fields__
 _PATHS = ("/v1/chat/completions", "/chat/completions", "/v1")
 _EPILOG = """\
 Exit codes: 0 measured, and a level keeps the objective; 1 none does, or nothing could be measured;
@@ -64,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(environ: Mapping[str, str], *arguments: str) -> int:
     """Measure and print, or compare two files. Returns the exit code."""
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     before = read_run(given.compare) if given.compare is not None else None
     if before is not None and given.url is not None and "://" not in given.url:
         others = [name for name, value in vars(given).items() if value is not None]
@@ -106,19 +101,20 @@ def _print(lines: Iterable[str]) -> None:
         print("".join(letter if letter.isprintable() else "?" for letter in line))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    result = _Parser(
         prog=f"{COMMAND} bench",
         description=(__doc__ or "").partition("\n\n")[2],
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
+    add = result.add_argument
     add("url", nargs="?", metavar="URL", help="the endpoint, by default http://127.0.0.1:$PORT")
     add("--model", type=_name, help="by default the first that /v1/models lists")
     add(
         "--concurrency",
+        dest="levels",
         type=_levels,
         metavar="1,8,32",
         help="streams at once, a level each",
@@ -149,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of --json: send the same load, and print both; "
         "with a second such FILE for URL, compare the two",
     )
-    return parser
+    return result
 
 
 def _plan(given: argparse.Namespace, environ: Mapping[str, str], before: Run | None) -> Plan:
@@ -159,28 +155,17 @@ def _plan(given: argparse.Namespace, environ: Mapping[str, str], before: Run | N
         SettingsError: the URL, the key or a variable cannot be used.
     """
     settings = Settings.load(environ)
-
-    def of(name: str, default: Any) -> Any:
-        value = getattr(given, name)
-        return value if value is not None else getattr(before, name, default)
-
-    levels = given.concurrency or tuple(
-        level.streams for level in (before.levels if before else ())
-    )
+    wanted: dict[str, Any] = {name: getattr(before or Load(), name) for name in _LOAD_FIELDS}
+    if before is not None and before.levels:
+        wanted["levels"] = tuple(level.streams for level in before.levels)
+    options = {name: value for name, value in vars(given).items() if value is not None}
+    wanted |= {name: options[name] for name in (*_LOAD_FIELDS, "levels") if name in options}
+    wanted["gpu_price_per_hour"] = settings.gpu_price_per_hour
     return Plan(
         url=_url(given.url or f"http://127.0.0.1:{settings.port}"),
         key=_key(given.key_file, environ),
         model=given.model,
-        levels=levels or _LEVELS,
-        seconds=of("seconds", _SECONDS),
-        slo_ttft_ms=of("slo_ttft_ms", _SLO_TTFT_MS),
-        input_tokens=of("input_tokens", _INPUT_TOKENS),
-        output_tokens=of("output_tokens", _OUTPUT_TOKENS),
-        images=of("images", 0),
-        image_size=of("image_size", _IMAGE_SIZE),
-        same_prompt=of("same_prompt", False),
-        gpus=of("gpus", 1),
-        gpu_price_per_hour=settings.gpu_price_per_hour,
+        **wanted,
     )
 
 
@@ -295,19 +280,12 @@ async def _measure(plan: Plan) -> tuple[Run, int]:
                 levels.append(measured)
             if stop.is_set() or not measured.finished:
                 break
+    load: dict[str, Any] = {name: getattr(plan, name) for name in _LOAD_FIELDS}
     run = Run(
+        **load,
         url=plan.url,
         model=model,
         measured_at=started,
-        seconds=plan.seconds,
-        slo_ttft_ms=plan.slo_ttft_ms,
-        input_tokens=plan.input_tokens,
-        output_tokens=plan.output_tokens,
-        images=plan.images,
-        image_size=plan.image_size,
-        same_prompt=plan.same_prompt,
-        gpus=plan.gpus,
-        gpu_price_per_hour=plan.gpu_price_per_hour,
         without=prompts.shape.without,
         has_usage=has_usage,
         interrupted=stop.is_set(),

@@ -37,7 +37,7 @@ _COLLECTOR_SECONDS = 3.0
 def main(environ: Mapping[str, str]) -> int:
     try:
         settings = load_settings(environ)
-        preset = _preset(settings)
+        warnings = warnings_about_presets(settings)
         keys = _keys(settings)
         named_protocols(settings)
         if settings.log_file is not None:
@@ -47,7 +47,11 @@ def main(environ: Mapping[str, str]) -> int:
     except SettingsError as error:
         complain(error)
         return 2
-    findings = [*preset, *findings, *_collectors(settings), keys, _listener(settings)]
+    applied = [each.preset for each in settings.models if each.preset is not None]
+    presets = [Finding("preset", Result.OK, f"{each.sentence()}.") for each in applied]
+    if not applied:
+        presets = [Finding("preset", Result.WARN, text) for text in warnings]
+    findings = [*presets, *findings, *_collectors(settings), keys, _listener(settings)]
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     lines = table(findings, columns, in_colour=takes_colours(sys.stdout, environ))
     print("\n".join(lines))
@@ -92,14 +96,6 @@ def _collectors(settings: Settings) -> Iterator[Finding]:
             yield Finding(check, Result.WARN, text, f"Check {variable}.")
         else:
             yield Finding(check, Result.OK, f"To {url.netloc}, by {target.protocol}.")
-
-
-def _preset(settings: Settings) -> list[Finding]:
-    """What MODEL_NAME stands for; nothing where it is no preset."""
-    applied = [each.preset for each in settings.models if each.preset is not None]
-    if applied:
-        return [Finding("preset", Result.OK, f"{each.sentence()}.") for each in applied]
-    return [Finding("preset", Result.WARN, text) for text in warnings_about_presets(settings)]
 
 
 def _keys(settings: Settings) -> Finding:

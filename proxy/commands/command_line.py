@@ -79,19 +79,15 @@ def with_options(words: Iterable[str], environ: Mapping[str, str]) -> CommandLin
         for spelling in option.spellings:
             result.pop(spelling, None)
             result.pop(f"SM_VLLM_{spelling}", None)
-        result[option.variable] = _text(option, values)
+        text = values[0]
+        if option.kind == "list":
+            text = ",".join(values) if option.ours else json.dumps(values)
+        result[option.variable] = text
         if not option.ours:
-            arguments(option.variable, result[option.variable])
+            arguments(option.variable, text)
     if extra:
         result[_EXTRA] = " ".join(filter(None, (result.get(_EXTRA), shlex.join(extra))))
     return CommandLine(result, tuple(warnings))
-
-
-def _text(option: Option, values: list[str]) -> str:
-    """The values as the variable holds them."""
-    if option.kind != "list":
-        return values[0]
-    return ",".join(values) if option.ours else json.dumps(values)
 
 
 def _options_of(words: Iterable[str]) -> Iterator[tuple[str, list[str]]]:

@@ -75,13 +75,8 @@ def serve() -> int:
 
 
 async def _serve(settings: Settings, sockets: list[socket.socket], spans: Spans | None) -> int:
+    """Returns the exit code; the process ends soon, also where a thread waits for what has gone."""
     code = await Lifecycle(build(settings, spans)).run(sockets)
-    _end_without_threads(code)
-    return code
-
-
-def _end_without_threads(code: int) -> None:
-    """End the process soon, also where one of its threads waits for what has gone."""
 
     def end() -> None:
         _log.warning("ending all the same: a disk, a driver or a name server does not answer")
@@ -91,3 +86,4 @@ def _end_without_threads(code: int) -> None:
     timer = threading.Timer(_LAST_SECONDS, end)
     timer.daemon = True
     timer.start()
+    return code

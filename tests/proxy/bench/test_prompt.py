@@ -6,29 +6,15 @@ import base64
 import io
 import json
 import random
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from proxy.bench.plan import Plan
 from proxy.bench.prompt import Prompts, Shape, picture, words_for
 
-PLAN = Plan(
-    url="http://127.0.0.1:8000",
-    key=None,
-    model=None,
-    levels=(1,),
-    seconds=1,
-    slo_ttft_ms=2000,
-    input_tokens=256,
-    output_tokens=128,
-    images=0,
-    image_size=64,
-    same_prompt=False,
-    gpus=1,
-    gpu_price_per_hour=None,
-)
+PLAN = Plan(url="http://127.0.0.1:8000", image_size=64)
 
 
 def prompts(plan: Plan = PLAN, shape: Shape | None = None, words: int = 40) -> Prompts:

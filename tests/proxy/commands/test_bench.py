@@ -521,5 +521,5 @@ def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert caught.value.code == 0
     assert "Exit codes: 0 measured" in out
-    for name in bench._parser()._option_string_actions:
+    for name in bench.parser()._option_string_actions:
         assert name in out
