@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 
 from proxy import errors
 from proxy.access.routes import Route
@@ -49,6 +50,8 @@ _OUTCOMES: dict[type[RequestFailure], Outcome] = {
     errors.EngineTimeout: Outcome.TIMEOUT,
 }
 
+# As long as it takes to see that a model is loaded, and much more.
+_NO_WAIT_SECONDS = 0.001
 _COUNT = re.compile(rb"\d{1,4}")
 
 Work = Callable[[], Awaitable[None]]
@@ -119,13 +122,15 @@ class RequestLifecycle:
             model = await self._models.find_stored(record.path, record.key)
         else:
             model = self._models.find(record.model, record.key)
-        is_read = record.body_read is not None
-        record.model_wait_seconds = await model.admission.engine_ready(watch)
-        waited = record.model_wait_seconds + await model.admission.enter(record.key, watch)
-        if is_read:
-            record.held_seconds += waited
-        else:
-            record.waited_seconds += waited
+        record.engine, began = model.name, monotonic()
+        try:
+            await model.admission.engine_ready(watch)
+        finally:  # who gives up has waited too
+            waited = monotonic() - began
+            _add_wait(record, waited)
+            if waited > _NO_WAIT_SECONDS:
+                record.model_wait_seconds = waited
+        _add_wait(record, await model.admission.enter(record.key, watch))
         model.in_flight.begin(record)
         self._models_of[id(record)] = model
         return model
@@ -140,6 +145,13 @@ class RequestLifecycle:
             record.finish()
             for end in self._on_end:
                 end(record)
+
+
+def _add_wait(record: Record, seconds: float) -> None:
+    if record.body_read is not None:
+        record.held_seconds += seconds
+    else:
+        record.waited_seconds += seconds
 
 
 async def _fail(record: Record, failure: RequestFailure, refuse: Refuse) -> None:

@@ -39,6 +39,9 @@ class Model(Protocol):
     """One model: where its engine is, who is let in, and what the engine owes."""
 
     @property
+    def name(self) -> str: ...
+
+    @property
     def upstream(self) -> Upstream: ...
 
     @property

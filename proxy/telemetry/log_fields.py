@@ -275,7 +275,7 @@ def log_fields(record: Record) -> LogFields:
         _ms(record.longest_gap_seconds) if record.generated_events > 1 else None,
         None if (rate := record.tokens_per_second) is None else round(rate, 1),
         _ms(record.waited_seconds + record.held_seconds) or None,
-        _ms(record.model_wait_seconds) or None,
+        _ms(record.model_wait_seconds),
         _ms(_between(record.started + record.waited_seconds, record.body_read)),
         _ms(record.media_seconds),
         record.media_bytes or None,

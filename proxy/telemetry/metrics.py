@@ -118,6 +118,8 @@ class Metrics:
         self._in_flight.child(record.route).value -= 1
         self._of_series(record.route, self.model_label(record.model)).add(record)
         self.keys.add(record)
+        if record.model_wait_seconds is not None:
+            self.models.wait_seconds.child(record.engine or "").observe(record.model_wait_seconds)
         if record.images or record.videos or record.audios:
             self._inputs.child(Modality.IMAGE).value += record.images
             self._inputs.child(Modality.VIDEO).value += record.videos

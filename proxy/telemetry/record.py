@@ -102,8 +102,10 @@ class Record(msgspec.Struct, eq=False, gc=False):
     client_stall_seconds: float = 0.0
     waited_seconds: float = 0.0
     """For the engine, or for a place at it, before the body was read."""
+    engine: str | None = None
+    """The name of the model whose engine it is for; None where there is only one."""
     model_wait_seconds: float | None = None
-    """For the model to be loaded; None where there is only one."""
+    """For that model to be loaded, also in vain; None where it was, and where there is only one."""
     held_seconds: float = 0.0
     """The same with the body read: the engine had died a moment before."""
     last_byte: float | None = None

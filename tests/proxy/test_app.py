@@ -211,6 +211,22 @@ async def test_of_several_models_what_a_key_may_have_at_once_is_waited_for_in_si
         assert there.metric("sidecar_requests_waiting") == 0
 
 
+async def test_the_wait_for_one_of_several_models_is_seen_also_where_it_is_in_vain(
+    access_log: Lines,
+) -> None:
+    async with house(MODEL_NAME="demo,demo-text", HOLD_SECONDS="0.05") as there:
+        assert (await there.chat(model="demo-text")).status_code == 503
+        (line,) = access_log()
+        assert line["wait_ms"] >= line["model_wait_ms"] >= 50
+        name = "sidecar_model_wait_seconds_count"
+        assert there.metric(name, model="demo-text") == 1
+        model = there.sidecar.models.find("demo", None)
+        model.state.enter(Phase.READY)
+        assert error(await there.chat(model="demo"))["code"] == "engine_unreachable"
+        assert "model_wait_ms" not in access_log()[-1]
+        assert there.metric(name, model="demo") is None
+
+
 # What is told of it ---------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ class OneModel:
     admission: Gate
     in_flight: InFlightRequests
     upstream: Upstream
+    name: str = ""
 
     @property
     def only(self) -> OneModel:

@@ -276,6 +276,7 @@ def test_each_served_model_has_all_its_series_from_the_start_and_under_a_hundred
             for outcome in Outcome:
                 labels = {"route": route, "model": model, "outcome": outcome}
                 assert value(metrics, "sidecar_requests_total", **labels) == 0
+    metrics.models.wait_seconds.child("")  # as the pool does
     before = series(metrics)
     records = [
         full(),
