@@ -46,14 +46,15 @@ class DnsResolver:
             ]
         except (OSError, ValueError) as error:
             outcome = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            answer.get_loop().call_soon_threadsafe(self._resolve_answer, answer, outcome)
 
-    def _resolve_answer(self, answer: _Answer, outcome: list[str] | Exception) -> None:
-        self._turns.release()
-        if answer.done():  # the request has ended
-            return
-        if isinstance(outcome, list):
-            answer.set_result(outcome)
-        else:
-            answer.set_exception(outcome)
+        def hand_over() -> None:
+            self._turns.release()
+            if answer.done():  # the request has ended
+                return
+            if isinstance(outcome, list):
+                answer.set_result(outcome)
+            else:
+                answer.set_exception(outcome)
+
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            answer.get_loop().call_soon_threadsafe(hand_over)

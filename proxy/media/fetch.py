@@ -127,48 +127,46 @@ class Fetcher:
         """
         try:
             async with asyncio.timeout(self._limits.seconds), self._turns:
-                return await self._followed(target, param, share, times)
+                for _ in range(MAX_REDIRECTS + 1):
+                    file, location = await self._get(target, param, share, times)
+                    if file is not None:
+                        return file
+                    following = self._policy.target(urljoin(target.url, location), param)
+                    if following is None:
+                        raise _unavailable(param, "is redirected to a local file")
+                    target = following
         except TimeoutError:
             seconds = f"{self._limits.seconds or inf:g} s (MEDIA_FETCH_TIMEOUT)"
             raise _unavailable(param, f"was not there within {seconds}") from None
         except (ClientError, HttpProcessingError, OSError, ValueError):
             # No more than that: the reason may tell what is where in a private network.
             raise _unavailable(param, "could not be fetched from its server") from None
-
-    async def _followed(self, target: Target, param: str, share: Share, times: int) -> File:
-        for _ in range(MAX_REDIRECTS + 1):
-            addresses = await self._policy.addresses(target, param)
-            url = URL(quote(target.url, safe=_URL_CHARS), encoded=True)
-            async with (
-                self._session(target, addresses[:_MAX_ADDRESSES]) as session,
-                session.get(url, allow_redirects=False) as response,
-            ):
-                if response.status not in _REDIRECTS:
-                    return await self._read(response, param, share, times)
-                location = response.headers.get("location", "")
-            following = self._policy.target(urljoin(target.url, location), param)
-            if following is None:
-                raise _unavailable(param, "is redirected to a local file")
-            target = following
         raise _unavailable(param, f"is redirected more than {MAX_REDIRECTS} times")
 
-    def _session(self, target: Target, addresses: list[str]) -> ClientSession:
-        """Good for one request to one host, which is at these addresses."""
-        connector = TCPConnector(
-            resolver=_Vetted(addresses),
-            use_dns_cache=False,
-            force_close=True,
-            ssl=self._tls if target.scheme == "https" else True,
-            socket_factory=self._socket,
-        )
-        return ClientSession(
-            connector=connector,
+    async def _get(
+        self, target: Target, param: str, share: Share, times: int
+    ) -> tuple[File | None, str]:
+        """The file; or None, and where it is redirected to."""
+        addresses = await self._policy.addresses(target, param)
+        url = URL(quote(target.url, safe=_URL_CHARS), encoded=True)
+        session = ClientSession(
+            connector=TCPConnector(
+                resolver=_Vetted(addresses[:_MAX_ADDRESSES]),
+                use_dns_cache=False,
+                force_close=True,
+                ssl=self._tls if target.scheme == "https" else True,
+                socket_factory=self._socket,
+            ),
             cookie_jar=DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
             timeout=ClientTimeout(total=None),  # `fetch` has one for all
             headers=_HEADERS,
         )
+        async with session, session.get(url, allow_redirects=False) as response:
+            if response.status in _REDIRECTS:
+                return None, response.headers.get("location", "")
+            return await self._read(response, param, share, times), ""
 
     def _socket(self, info: AddrInfoType) -> socket:
         """For one connection; whatever led to its address, it is judged here once more.
@@ -186,7 +184,10 @@ class Fetcher:
         if response.headers.get("content-encoding", "identity") != "identity":
             raise _unavailable(param, "is sent compressed, unasked")
         self._check_size(response.content_length or 0, param)
-        file = File(_media_type(response.headers.get("content-type", "")))
+        # What the server calls it, where that is a picture, a video or a sound.
+        name = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        is_plain = name.startswith(_MODALITIES) and set(name) <= _TYPE_CHARS
+        file = File(name if is_plain and name != _FRAMES else _ANY_TYPE)
         async for piece in response.content.iter_any():
             self._check_size(file.size + len(piece), param)
             if not await share.take(ceil(len(piece) * 4 / 3), times):
@@ -203,13 +204,6 @@ class Fetcher:
     def _tls(self) -> SSLContext:
         """Made for the first such URL: certificates take some 20 ms to read."""
         return httpx.create_ssl_context()
-
-
-def _media_type(content_type: str) -> str:
-    """What the server calls it, where that is a picture, a video or a sound."""
-    name = content_type.partition(";")[0].strip().lower()
-    plain = name.startswith(_MODALITIES) and set(name) <= _TYPE_CHARS
-    return name if plain and name != _FRAMES else _ANY_TYPE
 
 
 def _unavailable(param: str, what: str) -> MediaUnavailable:

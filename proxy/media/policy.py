@@ -129,23 +129,18 @@ def _parsed(url: str) -> Target | None:
         return None
     scheme, host = match["scheme"].lower(), match["host"].lower()
     port = int(match["port"] or _DEFAULT_PORTS[scheme])
+    labels = host.split(".")
     try:
-        host = str(IPv6Address(host[1:-1])) if host.startswith("[") else _checked_name(host)
+        if host.startswith("["):
+            host = str(IPv6Address(host[1:-1]))
+        # So a name does not end in a dot either.
+        elif len(host) > _MAX_HOST_CHARS or not all(0 < len(x) <= _MAX_LABEL_CHARS for x in labels):
+            return None
+        elif _NUMBER.fullmatch(labels[-1]):
+            host = str(IPv4Address(host))
     except ValueError:
         return None
     return Target(scheme, host, port, match["rest"] or "/") if 0 < port < 65536 else None
-
-
-def _checked_name(host: str) -> str:
-    """A DNS name or an IPv4 address in its usual form; a name does not end in a dot.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    labels = host.split(".")
-    if len(host) > _MAX_HOST_CHARS or any(not 0 < len(x) <= _MAX_LABEL_CHARS for x in labels):
-        raise ValueError(host)
-    return str(IPv4Address(host)) if _NUMBER.fullmatch(labels[-1]) else host
 
 
 def _refused(param: str, reason: str) -> MediaRefused:

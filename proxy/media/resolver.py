@@ -13,7 +13,7 @@ from proxy.json_scan import in_slices
 from proxy.media.fetch import Fetcher, FetchLimits, File
 from proxy.media.memory import MediaMemory, Share
 from proxy.media.policy import Policy, Target
-from proxy.media.url_scan import UrlSpan, find_urls, might_contain_urls, replace_urls
+from proxy.media.url_scan import find_urls, might_contain_urls, replace_urls
 from proxy.settings import Settings
 from proxy.tasks import spawn
 from proxy.telemetry.record import Record
@@ -64,7 +64,17 @@ class MediaResolver:
             MediaRefused, MediaUnavailable: a URL is not for fetching, or leads to nothing.
         """
         scan = await in_slices(find_urls(route, body))
-        wanted = self._wanted(scan.urls)
+        wanted: dict[str, _Wanted] = {}
+        for number, span in enumerate(scan.urls):
+            target = self._policy.target(span.url, span.param)
+            if target is None:
+                continue
+            if number >= self._max_urls:
+                limit = f"{self._max_urls} in a request are fetched"
+                text = f"{span.param} is one URL too many: {limit}"
+                text = f"{text} (IMAGE_LIMIT, VIDEO_LIMIT, AUDIO_LIMIT)."
+                raise MediaRefused(text, param=span.param)
+            wanted.setdefault(span.url, _Wanted(target, span.param)).times += 1
         if not wanted:
             return None
         if self._fetcher is None:
@@ -77,46 +87,12 @@ class MediaResolver:
         with ExitStack() as stack:
             stack.enter_context(closing(share))
             try:
-                files = await self._fetched(self._fetcher, wanted, share)
+                files = await _fetch_together(self._fetcher, wanted, share)
             finally:
                 record.media_seconds = monotonic() - started
             record.media_bytes = sum(file.size for file in files.values())
             pieces = replace_urls(scan, {url: file.as_data_url() for url, file in files.items()})
             return pieces, stack.pop_all().close
-
-    def _wanted(self, urls: Sequence[UrlSpan]) -> dict[str, _Wanted]:
-        wanted: dict[str, _Wanted] = {}
-        for number, span in enumerate(urls):
-            target = self._policy.target(span.url, span.param)
-            if target is None:
-                continue
-            if number >= self._max_urls:
-                raise _too_many(span, self._max_urls)
-            wanted.setdefault(span.url, _Wanted(target, span.param)).times += 1
-        return wanted
-
-    async def _fetched(
-        self, fetcher: Fetcher, wanted: dict[str, _Wanted], share: Share
-    ) -> dict[str, File]:
-        """All at once, each one once; the first that fails ends the others."""
-        files: dict[str, File] = {}
-
-        async def fetch(url: str, one: _Wanted) -> RequestFailure | None:
-            try:
-                files[url] = await fetcher.fetch(one.target, one.param, share, one.times)
-            except RequestFailure as failure:
-                return failure
-            return None
-
-        tasks = [spawn(fetch(*one), name="media") for one in wanted.items()]
-        try:
-            for task in asyncio.as_completed(tasks):
-                if (failure := await task) is not None:
-                    raise failure
-        finally:
-            for each in tasks:
-                each.cancel()
-        return files
 
 
 def media_resolver(settings: Settings) -> MediaResolver:
@@ -143,6 +119,25 @@ def media_resolver(settings: Settings) -> MediaResolver:
     )
 
 
-def _too_many(span: UrlSpan, most: int) -> MediaRefused:
-    text = f"{span.param} is one URL too many: {most} in a request are fetched"
-    return MediaRefused(f"{text} (IMAGE_LIMIT, VIDEO_LIMIT, AUDIO_LIMIT).", param=span.param)
+async def _fetch_together(
+    fetcher: Fetcher, wanted: dict[str, _Wanted], share: Share
+) -> dict[str, File]:
+    """All at once, each one once; the first that fails ends the others."""
+    files: dict[str, File] = {}
+
+    async def fetch(url: str, one: _Wanted) -> RequestFailure | None:
+        try:
+            files[url] = await fetcher.fetch(one.target, one.param, share, one.times)
+        except RequestFailure as failure:
+            return failure
+        return None
+
+    tasks = [spawn(fetch(*one), name="media") for one in wanted.items()]
+    try:
+        for task in asyncio.as_completed(tasks):
+            if (failure := await task) is not None:
+                raise failure
+    finally:
+        for each in tasks:
+            each.cancel()
+    return files

@@ -151,13 +151,13 @@ _NODES.members = {
 _LISTS_OF_URLS = ("images", "audio", "videos")
 
 
-def _root(media_fields: tuple[str, ...]) -> Shape | None:
-    """What is looked for in a body in which these fields may point at media."""
-    members = {name.encode(): _URLS if name in _LISTS_OF_URLS else _NODES for name in media_fields}
-    return Shape(members) if members else None
-
-
-_ROOTS: dict[str, Shape | None] = {spec.route: _root(spec.media_fields) for spec in ROUTES}
+_FIELDS: dict[str, dict[bytes, Shape]] = {
+    spec.route: {
+        name.encode(): _URLS if name in _LISTS_OF_URLS else _NODES for name in spec.media_fields
+    }
+    for spec in ROUTES
+}
+_ROOTS = {route: Shape(fields) if fields else None for route, fields in _FIELDS.items()}
 
 
 def _roots(route: str) -> Shape | None:

@@ -75,7 +75,14 @@ class Generate(Protocol):
     paths = ("/generate", "/basic_generate", "/generate_vllm", _STREAM)
 
     def request_in(self, path: str, body: dict[str, Any]) -> Ask:
-        _check_names(body)
+        for name in body:
+            if name == "stream":
+                raise InvalidRequest(f"stream: is asked for by path, {_STREAM}", param=name)
+            if name not in SAMPLING and name not in _OWN:
+                short = name[:_MAX_NAME_CHARS]
+                near = get_close_matches(short, (*SAMPLING, *_OWN), n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise InvalidRequest(f"{short}: is not known{hint}", param=short)
         one = _one_prompt(body)
         sampling = {name: value for name, value in body.items() if name in SAMPLING}
         if path == _STREAM:
@@ -97,17 +104,6 @@ class Generate(Protocol):
         if not ask.streams:
             return _json(_answer(events, one=ask.notes["one"]))
         return b"".join(_of_stream(ask, event) for event in events)
-
-
-def _check_names(body: dict[str, Any]) -> None:
-    for name in body:
-        if name == "stream":
-            raise InvalidRequest(f"stream: is asked for by path, {_STREAM}", param=name)
-        if name not in SAMPLING and name not in _OWN:
-            short = name[:_MAX_NAME_CHARS]
-            near = get_close_matches(short, (*SAMPLING, *_OWN), n=1)
-            ask = f"; did you mean {near[0]}?" if near else ""
-            raise InvalidRequest(f"{short}: is not known{ask}", param=short)
 
 
 def _one_prompt(body: dict[str, Any]) -> bool:

@@ -38,10 +38,19 @@ def named_protocols(settings: Settings) -> tuple[Protocol, ...]:
     """
     found: list[Protocol] = []
     taken = {settings.health_check_path: "the health check"}
+    routes = RouteTable(settings.extra_routes)
     for name in settings.protocols:
         protocol = _made(name, settings.protocol_modules)
         for path in protocol.paths:
-            _check(name, path, taken, settings.extra_routes)
+            if not _PATH.fullmatch(path):
+                allowed = "allowed are letters, digits, -, _ and /"
+                raise _refused(name, f"the path {path!r} is none; {allowed}")
+            if path.split("/")[1] in OWN:
+                raise _refused(name, f"{path} is the sidecar's own")
+            if path in taken:
+                raise _refused(name, f"{path} is taken by {taken[path]}")
+            if routes.find(path.encode()) is not None:
+                raise _refused(name, f"{path} is relayed to the engine already")
             taken[path] = name
         found.append(protocol)
     return tuple(found)
@@ -64,12 +73,6 @@ def _made(name: str, allowed: tuple[str, ...]) -> Protocol:
         protocol = made()
     except (Exception, SystemExit) as error:
         raise _refused(name, f"it cannot be made ({_words(error)})") from None
-    _check_parts(name, protocol)
-    return protocol
-
-
-def _check_parts(name: str, protocol: Protocol) -> None:
-    """Raises SettingsError where a part is of another kind than `Protocol` says."""
     paths: object = getattr(protocol, "paths", ())
     if not (isinstance(paths, tuple | list) and paths and all(isinstance(p, str) for p in paths)):
         raise _refused(name, "it has no paths; allowed is a tuple of them")
@@ -79,17 +82,7 @@ def _check_parts(name: str, protocol: Protocol) -> None:
     kinds: tuple[object, ...] = (protocol.answer_type, protocol.stream_type)
     if not all(isinstance(kind, str) and kind.isprintable() for kind in kinds):
         raise _refused(name, "answer_type and stream_type must be texts, as application/json")
-
-
-def _check(name: str, path: str, taken: dict[str, str], extra_routes: tuple[str, ...]) -> None:
-    if not _PATH.fullmatch(path):
-        raise _refused(name, f"the path {path!r} is none; allowed are letters, digits, -, _ and /")
-    if path.split("/")[1] in OWN:
-        raise _refused(name, f"{path} is the sidecar's own")
-    if path in taken:
-        raise _refused(name, f"{path} is taken by {taken[path]}")
-    if RouteTable(extra_routes).find(path.encode()) is not None:
-        raise _refused(name, f"{path} is relayed to the engine already")
+    return protocol
 
 
 def _words(error: BaseException) -> str:

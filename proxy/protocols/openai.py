@@ -88,21 +88,17 @@ def _events(response: _Response, status: int | None) -> Iterator[Event]:
         yield _error(error, status)
         return
     for choice in response.choices or ():
-        yield from _of_choice(choice)
+        message = choice.delta or choice.message or _NOTHING
+        if reasoning := message.reasoning or message.reasoning_content:
+            yield Reasoning(choice.index, reasoning)
+        if text := choice.text or message.content:
+            yield Text(choice.index, text)
+        for call in message.tool_calls or ():
+            yield ToolCall(choice.index, call)
+        if choice.finish_reason is not None:
+            yield Finish(choice.index, choice.finish_reason)
     if response.usage is not None:
         yield Usage(response.usage.prompt_tokens, response.usage.completion_tokens)
-
-
-def _of_choice(choice: _Choice) -> Iterator[Event]:
-    message = choice.delta or choice.message or _NOTHING
-    if reasoning := message.reasoning or message.reasoning_content:
-        yield Reasoning(choice.index, reasoning)
-    if text := choice.text or message.content:
-        yield Text(choice.index, text)
-    for call in message.tool_calls or ():
-        yield ToolCall(choice.index, call)
-    if choice.finish_reason is not None:
-        yield Finish(choice.index, choice.finish_reason)
 
 
 def _error(error: Any, status: int | None) -> Error:
