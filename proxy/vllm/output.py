@@ -11,6 +11,7 @@ from proxy.engine.server import Progress, ServerOutput
 from proxy.errors import EngineFailure
 from proxy.vllm.diagnosis import diagnose
 from proxy.vllm.flags import known_flags
+from proxy.vllm.kv_cache import read_kv_cache
 from proxy.vllm.log_lines import clean_lines, is_lost_span, parse_line, shorten
 from proxy.vllm.progress import advance
 
@@ -47,6 +48,8 @@ class Output(ServerOutput):
         self._secret = secret
         self._log = logging.getLogger(logger_name)
         self._progress = Progress(Phase.LOADING)
+        self.kv_cache_bytes: int | None = None
+        """What each GPU holds for the KV cache. 0: the model has none; None: unknown."""
         self._has_lost_spans = False
         self._allowance = float(BURST_LINES)
         self._filled_at = monotonic()
@@ -73,6 +76,8 @@ class Output(ServerOutput):
         self.close()
         for line in self._clean(raw):
             parsed = parse_line(line)
+            if self._progress.phase is not Phase.WARMING:
+                self.kv_cache_bytes = read_kv_cache(self.kv_cache_bytes, parsed.message)
             self._progress = advance(self._progress, parsed.message)
             if is_lost_span(parsed.message):
                 # It comes every few seconds while the collector is away: one line is enough.

@@ -1,0 +1,91 @@
+"""How much memory the devices have, and how much of it is taken, at this moment.
+
+Whatever cannot be read is left out. A driver in trouble may hold a question for minutes: ask in a
+thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.machine.hardware import opened_nvml
+
+_PROC = Path("/proc")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """Bytes of one GPU, or of the machine."""
+
+    used: int
+    total: int
+
+
+def gpu_memory(gpus: Iterable[int]) -> dict[int, DeviceMemory]:
+    """Of each of these GPUs, by its NVML index. GPUs on the CPU's own memory do not say."""
+    memory = {}
+    with opened_nvml() as nvml:
+        for index in gpus if nvml is not None else ():
+            with suppress(nvml.NVMLError):
+                info = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
+                memory[index] = DeviceMemory(int(info.used), int(info.total))
+    return memory
+
+
+def machine_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> DeviceMemory | None:
+    """The machine's own, or what the container may take of it; what can be dropped is not used."""
+    try:
+        known = _sizes(proc / "meminfo")
+        total, used = known["MemTotal"], known["MemTotal"] - known["MemAvailable"]
+    except (OSError, KeyError):
+        return None
+    with suppress(OSError, KeyError, ValueError):  # ValueError: `max`, there is no limit
+        limit = int((cgroup / "memory.max").read_text())
+        if limit < total:
+            files = _sizes(cgroup / "memory.stat")
+            held = int((cgroup / "memory.current").read_text())
+            return DeviceMemory(held - files["inactive_file"] - files["active_file"], limit)
+    return DeviceMemory(used, total)
+
+
+def process_memory(pid: int, proc: Path = _PROC) -> int | None:
+    """What a process and all below it take; of what several share each has its part. None where
+    there is no such process, or another user's."""
+    parents = dict(_parents(proc))
+    if pid not in parents:
+        return None
+    total = 0
+    for each in parents:
+        with suppress(OSError, KeyError):
+            if pid in _line_of(each, parents):
+                total += _sizes(proc / str(each) / "smaps_rollup")["Pss"]
+    return total or None
+
+
+def _line_of(pid: int, parents: dict[int, int]) -> Iterator[int]:
+    while pid in parents:
+        yield pid
+        pid = parents[pid]
+
+
+def _parents(proc: Path) -> Iterator[tuple[int, int]]:
+    for entry in proc.iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                # The name, in parentheses, may itself hold spaces and parentheses.
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                yield int(entry.name), int(fields[1])
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """Bytes by name, from lines as `MemTotal:  24000 kB` or `active_file 4096`."""
+    sizes = {}
+    for line in path.read_text().splitlines():
+        name, *words = line.split()
+        if words and words[0].isdigit():
+            sizes[name.rstrip(":")] = int(words[0]) * (1024 if words[1:] == ["kB"] else 1)
+    return sizes
