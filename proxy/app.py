@@ -88,9 +88,8 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
 
     lifecycle = RequestLifecycle(
         models,
-        on_start=(spans.start, metrics.request_started)
-        if spans is not None
-        else (metrics.request_started,),
+        begin_span=spans.begin if spans is not None else None,
+        on_start=(metrics.request_started,),
         on_end=_observers(spans, metrics, service, access),
     )
     withheld = CREDENTIALS if settings.needs_key else frozenset[bytes]()

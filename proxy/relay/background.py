@@ -27,37 +27,34 @@ class BackgroundResponses:
     def reader(self, read: Reader, record: Record) -> Reader:
         """Reads the answer to `record` as `read` does, without what is counted already."""
 
+        awaited = self._awaited
+
         def read_created(payload: bytes) -> EventSummary:
             summary = read(payload)
             if summary.background_id is not None:
-                self._note_created(summary, summary.background_id, record)
+                awaited.pop(summary.background_id, None)
+                if not summary.last:
+                    awaited[summary.background_id] = record
+                    if len(awaited) > MOST_AWAITED:
+                        del awaited[next(iter(awaited))]
             return summary
 
         def read_stored(payload: bytes) -> EventSummary:
-            return self._without_counted(read(payload), record)
+            summary = read(payload)
+            if summary is TOKEN:
+                return EventSummary()
+            if not summary.last:
+                return summary
+            creation = awaited.get(summary.background_id or "")
+            if creation is None or creation.finished is None:  # its own stream has the usage
+                return EventSummary(finish_reason=summary.finish_reason, last=True)
+            del awaited[summary.background_id or ""]
+            record.creation, record.model = creation, creation.model
+            return replace(summary, background_id=None)
 
         if record.route != Route.RESPONSES:
             return read
         return read_stored if is_of_stored(record) else read_created
-
-    def _note_created(self, summary: EventSummary, response_id: str, record: Record) -> None:
-        self._awaited.pop(response_id, None)
-        if not summary.last:
-            self._awaited[response_id] = record
-            if len(self._awaited) > MOST_AWAITED:
-                del self._awaited[next(iter(self._awaited))]
-
-    def _without_counted(self, summary: EventSummary, record: Record) -> EventSummary:
-        if summary is TOKEN:
-            return EventSummary()
-        if not summary.last:
-            return summary
-        creation = self._awaited.get(summary.background_id or "")
-        if creation is None or creation.finished is None:  # its own stream has the usage
-            return EventSummary(finish_reason=summary.finish_reason, last=True)
-        del self._awaited[summary.background_id or ""]
-        record.creation, record.model = creation, creation.model
-        return replace(summary, background_id=None)
 
 
 def is_of_stored(record: Record) -> bool:

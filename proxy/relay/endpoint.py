@@ -265,29 +265,19 @@ async def pass_on(
     except RequestFailure as failure:
         # After `[DONE]` the answer is whole: many clients close their connection there.
         is_finished = isinstance(answer, StreamedAnswer) and answer.finished
-        if not is_finished or (exchange.is_behind and isinstance(failure, EngineTimeout)):
-            _break_off(exchange, out, route, answer, failure)
+        is_stuck = exchange.is_behind and isinstance(failure, EngineTimeout)
+        if is_stuck:
+            exchange.abort()  # else the unsent rest would be kept until the client reads
+        elif isinstance(answer, StreamedAnswer) and not (
+            is_finished or isinstance(failure, ClientClosed)
+        ):
+            out.end(answer.broken_off(failure, route))  # so that it does not look finished
+        if is_stuck or not is_finished:
             raise
         last = answer.close()
     finally:
         exchange.settle(fast_path.body_bytes if fast_path is not None else 0)
     out.end(last)
-
-
-def _break_off(
-    exchange: Exchange,
-    out: Out,
-    route: Route,
-    answer: Answer,
-    failure: RequestFailure,
-) -> None:
-    """End a stream that cannot go on so that it does not look finished."""
-    if isinstance(failure, ClientClosed):
-        return
-    if exchange.is_behind and isinstance(failure, EngineTimeout):
-        exchange.abort()  # else the unsent rest would be kept until the client reads
-    elif isinstance(answer, StreamedAnswer):
-        out.end(answer.broken_off(failure, route))
 
 
 async def _refuse(

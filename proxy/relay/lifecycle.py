@@ -15,7 +15,7 @@ from proxy.relay import headers
 from proxy.relay.background import is_of_stored
 from proxy.relay.routing import Model, Models, Watch
 from proxy.server.request import Request
-from proxy.telemetry.record import Outcome, Record
+from proxy.telemetry.record import Outcome, Record, TraceContext
 
 _log = logging.getLogger("proxy.relay")
 
@@ -65,16 +65,18 @@ class RequestLifecycle:
         self,
         models: Models,
         *,
+        begin_span: Callable[[Record], TraceContext] | None = None,
         on_start: Sequence[Callable[[Record], None]] = (),
         on_end: Sequence[Callable[[Record], None]] = (),
     ) -> None:
-        """`on_start` is called in order with each record as it begins, `on_end` when it is
-        finished; the latter changes nothing in it."""
+        """`begin_span` says where in a trace a request stands. `on_start` is called in order with
+        each record as it begins, `on_end` when it is finished. None of them changes it."""
         self._models = models
         self._only = models.only
         self._gate = models.admission
         # By the id of their record: the model whose engine they are at, where there are several.
         self._models_of: dict[int, Model] = {}
+        self._begin_span = begin_span
         self._on_start = on_start
         self._on_end = on_end
 
@@ -82,8 +84,7 @@ class RequestLifecycle:
         self, record: Record, work: Work, refuse: Refuse, watch: Watch | None = None
     ) -> None:
         """Do `work` inside the gate. A failure goes into the record, then to `refuse`."""
-        for start in self._on_start:
-            start(record)
+        self._begin(record)
         only = self._only
         try:
             record.waited_seconds = await self._gate.enter(record.key, watch)
@@ -137,14 +138,19 @@ class RequestLifecycle:
 
     async def reject(self, record: Record, failure: RequestFailure, refuse: Refuse) -> None:
         """A request that never comes to the gate; it is recorded like any other."""
-        for start in self._on_start:
-            start(record)
+        self._begin(record)
         try:
             await _fail(record, failure, refuse)
         finally:
             record.finish()
             for end in self._on_end:
                 end(record)
+
+    def _begin(self, record: Record) -> None:
+        if self._begin_span is not None:
+            record.traceparent, record.span_headers = self._begin_span(record)
+        for start in self._on_start:
+            start(record)
 
 
 def _add_wait(record: Record, seconds: float) -> None:

@@ -63,8 +63,11 @@ class Skim:
         first = 0 if self._in_string else 1  # every second part is what stands in a string
         self._rest, start = b"", 1 - first
         ends = len(parts) - 1  # the last part has no end yet
+        places: list[int] = []  # of what reads like a key that is looked for
+        if not _KEYS.isdisjoint(parts[first:ends:2]):
+            places = [at for at in range(first, ends, 2) if parts[at] in _KEYS]
         values = 0
-        for at in _keys(parts, first, ends):
+        for at in places[:_MOST_KEYS_A_PIECE]:
             self._depth += _opened(parts[start:at:2])
             start = at + 1
             if values < _MOST_VALUES_A_PIECE and self._is_wanted(parts[at]):
@@ -124,14 +127,6 @@ class Skim:
             of = self._nested if self._depth == 2 and self._nested is not None else self._values
             of[key.decode()] = value
         return True
-
-
-def _keys(parts: Sequence[bytes], first: int, end: int) -> Sequence[int]:
-    """Which of every second part reads like a key that is looked for."""
-    if _KEYS.isdisjoint(parts[first:end:2]):
-        return ()
-    places = [at for at in range(first, end, 2) if parts[at] in _KEYS]
-    return places[:_MOST_KEYS_A_PIECE]
 
 
 def _value(text: str) -> Any:

@@ -14,7 +14,7 @@ from time import monotonic
 import msgspec
 
 from proxy.access.routes import Route
-from proxy.relay.event import TOKEN, EventSummary, Reader, Usage
+from proxy.relay.event import TOKEN, EventSummary, Reader
 from proxy.relay.skim import Skim
 from proxy.relay.timings import note_timings
 from proxy.telemetry.record import Record
@@ -164,7 +164,13 @@ class EventStream:
         elif summary.error is None and (record.generated_events or record.route not in _OPENS_IDLE):
             record.last_event = now
         if summary.usage is not None:
-            self._note_usage(summary.usage, summary.usage_of)
+            # With `continuous_usage_stats`, what comes in the middle is of one choice: a total
+            # only where there is but one.
+            if summary.usage_of and not self._several_choices:
+                self._several_choices = True
+                record.forget_tokens()
+            if summary.usage_of is None or not self._several_choices:
+                summary.usage.fill(record)
         if summary.timings is not None:
             note_timings(record, summary.timings)
         if summary.finish_reason is not None:
@@ -173,15 +179,6 @@ class EventStream:
             self.error, self.is_clients_error = summary.error, summary.is_clients_error
         if summary.last:
             self.finished = True
-
-    def _note_usage(self, usage: Usage, choice: int | None) -> None:
-        """With `continuous_usage_stats`, what comes in the middle is of one choice: a total
-        only where there is but one."""
-        if choice and not self._several_choices:
-            self._several_choices = True
-            self._record.forget_tokens()
-        if choice is None or not self._several_choices:
-            usage.fill(self._record)
 
 
 def data_of(event: bytes) -> bytes | None:

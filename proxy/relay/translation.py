@@ -127,7 +127,12 @@ class Translation:
         try:
             last = self._translated(data + b"\n\n" if data and not data.endswith(_BLANK) else data)
         except RequestFailure as failure:
-            self._exchange.end(self._error_at_end(failure))
+            error = Error(None, failure.message, failure.code, failure.param)
+            try:
+                last = self._rendered([error, Done()])
+            except InternalFailure:  # it cannot render that either
+                last = error_event(failure, self.route)
+            self._exchange.end(last)
             raise
         self._exchange.end(last)
 
@@ -184,7 +189,11 @@ class Translation:
             event, start = data[start : match.end()], match.end()
             payload = data_of(event)
             if payload is not None:
-                events += self._read(payload)
+                try:
+                    events += events_of_stream(payload)
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                    text = "An event of the engine's cannot be read."
+                    raise InvalidEngineResponse(text) from None
             elif event.startswith(b":") and self._protocol.stream_type.startswith(
                 "text/event-stream"
             ):
@@ -192,12 +201,6 @@ class Translation:
         if start != len(data):
             raise InvalidEngineResponse("An event of the engine's is too long to be translated.")
         return comments + (self._rendered(events) if events else b"")
-
-    def _read(self, payload: bytes) -> list[Event]:
-        try:
-            return events_of_stream(payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise InvalidEngineResponse("An event of the engine's cannot be read.") from None
 
     def _rendered(self, events: Sequence[Event]) -> bytes:
         try:
@@ -207,14 +210,6 @@ class Translation:
             return rendered
         except _FAULTS:
             raise self._broken() from None
-
-    def _error_at_end(self, failure: RequestFailure) -> bytes:
-        """What ends a stream that cannot go on."""
-        error = Error(None, failure.message, failure.code, failure.param)
-        try:
-            return self._rendered([error, Done()])
-        except InternalFailure:  # it cannot render that either
-            return error_event(failure, self.route)
 
     def _broken(self) -> InternalFailure:
         name = type(self._protocol).__name__

@@ -67,14 +67,29 @@ class UpstreamRequest:
             self.spool.close()
 
     async def resolve_media(self, exchange: Exchange, media: Media, record: Record) -> None:
-        """Put what the media URLs of the body lead to in their place.
+        """Put what the media URLs of the body lead to in their place. A client that leaves ends
+        the fetching.
 
         Raises:
             MediaRefused, MediaUnavailable: a URL in it is not for fetching, or leads to nothing.
             ClientClosed: the client has left.
         """
         assert self.body is not None
-        resolved = await _resolved(exchange, media, self.route, self.body, record)
+        left: list[RequestFailure] = []
+
+        def leave(failure: RequestFailure) -> None:
+            if not left:
+                until.reschedule(asyncio.get_running_loop().time())
+            left.append(failure)
+
+        try:
+            async with asyncio.timeout(None) as until:
+                exchange.on_disconnect(leave)
+                resolved = await media.resolve(self.route, self.body, record)
+        except TimeoutError:
+            raise left[0] from None  # nothing else in there lets one out
+        finally:
+            exchange.on_disconnect(None)
         if resolved is not None:
             whole, self.give_back = resolved
             parts = self.with_option(whole)
@@ -97,8 +112,18 @@ class UpstreamRequest:
 
         Runs beside the answer: an engine may answer before it has read everything.
         """
+        assert self.pieces is not None
         try:
-            await self._pipe(connection, record)
+            async with aclosing(self.pieces) as pieces:
+                async for piece in pieces:
+                    if self.length is not None:
+                        await connection.send_body((piece,))
+                    else:
+                        await connection.send_body((b"%x\r\n" % len(piece), piece, b"\r\n"))
+            if self.give_back is None:
+                record.body_read = monotonic()
+            if self.length is None:
+                await connection.send_body((b"0\r\n\r\n",))
         except RequestFailure as failure:
             connection.abort(failure)
         else:
@@ -106,19 +131,6 @@ class UpstreamRequest:
             if connection.first_byte is None and self.give_back is None:
                 record.sent = monotonic()
             connection.request_sent()
-
-    async def _pipe(self, connection: Connection, record: Record) -> None:
-        assert self.pieces is not None
-        async with aclosing(self.pieces) as pieces:
-            async for piece in pieces:
-                if self.length is not None:
-                    await connection.send_body((piece,))
-                else:
-                    await connection.send_body((b"%x\r\n" % len(piece), piece, b"\r\n"))
-        if self.give_back is None:
-            record.body_read = monotonic()
-        if self.length is None:
-            await connection.send_body((b"0\r\n\r\n",))
 
 
 async def upstream_request(
@@ -185,24 +197,3 @@ async def _let_go(
     while parts:
         yield parts.popleft()
     give_back()
-
-
-async def _resolved(
-    exchange: Exchange, media: Media, route: Route, body: bytes | bytearray, record: Record
-) -> tuple[Sequence[bytes | memoryview], Callable[[], None]] | None:
-    """What `Media.resolve` returns; a client that leaves ends the fetching."""
-    left: list[RequestFailure] = []
-
-    def leave(failure: RequestFailure) -> None:
-        if not left:
-            until.reschedule(asyncio.get_running_loop().time())
-        left.append(failure)
-
-    try:
-        async with asyncio.timeout(None) as until:
-            exchange.on_disconnect(leave)
-            return await media.resolve(route, body, record)
-    except TimeoutError:
-        raise left[0] from None  # nothing else in there lets one out
-    finally:
-        exchange.on_disconnect(None)

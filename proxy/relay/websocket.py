@@ -212,7 +212,12 @@ class _Session:
         self.client.on_disconnect(leave)
         try:
             await asyncio.wait({up, down, self._cut}, return_when=asyncio.FIRST_COMPLETED)
-            failure = self._what_happened(up, down)
+            if up.cancelled():
+                failure: RequestFailure | None = ClientClosed(_CLIENT_LEFT)
+            elif up.done():
+                failure = up.result()
+            else:
+                failure = (down if down.done() else self._cut).result()
         finally:
             self.client.on_disconnect(None)
             up.cancel()
@@ -221,17 +226,6 @@ class _Session:
         if failure is not None:
             self._close_for(failure)
             raise failure
-
-    def _what_happened(
-        self, up: asyncio.Task[RequestFailure | None], down: asyncio.Task[RequestFailure | None]
-    ) -> RequestFailure | None:
-        if up.cancelled():
-            return ClientClosed(_CLIENT_LEFT)
-        if up.done():
-            return up.result()
-        if down.done():
-            return down.result()
-        return self._cut.result()
 
     async def refuse(self, route: Route, failure: RequestFailure) -> None:
         """Tell what went wrong: as an HTTP answer before the session, as a close code in it."""

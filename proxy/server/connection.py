@@ -25,6 +25,8 @@ from proxy.server.request import (
 
 # Of a head; of trailers likewise.
 MAX_HEAD_BYTES = 256 * 1024
+_HTTP2 = "What came is HTTP/2. This server speaks HTTP/1.1: set the client to that."
+_NO_REQUEST = "What came is not a request of HTTP/1.1."
 # Requests that wait for the response before them: reading pauses at the first number. One read may
 # hold thousands, each of which costs a hundred times its bytes: beyond the second they are refused.
 PIPELINE_PAUSE_AT, PIPELINE_LIMIT = 8, 100
@@ -109,9 +111,11 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
-            cause = error.__context__  # what a method below has raised
-            is_ours = isinstance(cause, RequestFailure)
-            self._refuse(cause if is_ours else MalformedRequest(_what_came(self._parser)))
+            failure = error.__context__  # what a method below has raised
+            if not isinstance(failure, RequestFailure):
+                is_http2 = self._parser.get_method() == b"PRI"  # RFC 9113, 3.4
+                failure = MalformedRequest(_HTTP2 if is_http2 else _NO_REQUEST)
+            self._refuse(failure)
         else:
             if self._bytes_since_progress > MAX_HEAD_BYTES:
                 self._refuse(_head_too_large())
@@ -424,13 +428,11 @@ class ClientConnection(asyncio.Protocol):
         latest = self._latest
         if latest is not None and not latest.is_over:
             latest.fail(failure)
-        elif self._in_body:
+            return
+        if self._in_body:
             self.transport.close()  # its request has a response already
-        else:
-            self._answer_with(failure)
-
-    def _answer_with(self, failure: RequestFailure) -> None:
-        """Answer what could not be read as a request."""
+            return
+        # What could not be read as a request is answered as an empty one.
         self._in_head = False
         request = Request("", b"", b"", b"", [], {}, "1.1", self._client, self._port, self._began)
         exchange = Exchange(self, request, keep_alive=False, expects_continue=False)
@@ -451,9 +453,3 @@ def _new_parser(connection: ClientConnection) -> httptools.HttpRequestParser:
 
 def _head_too_large() -> HeadTooLarge:
     return HeadTooLarge(f"The request's head is larger than {MAX_HEAD_BYTES // 1024} KiB.")
-
-
-def _what_came(parser: httptools.HttpRequestParser) -> str:
-    if parser.get_method() == b"PRI":  # how HTTP/2 begins (RFC 9113, 3.4)
-        return "What came is HTTP/2. This server speaks HTTP/1.1: set the client to that."
-    return "What came is not a request of HTTP/1.1."

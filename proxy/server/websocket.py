@@ -288,19 +288,16 @@ class ClientWebSocket(asyncio.Protocol):
         else:
             data = bytes(self._partial + frame.data if self._partial else frame.data)
             self._partial = bytearray()
-            self._queue(data)
-
-    def _queue(self, data: bytes) -> None:
-        self.bytes_in += len(data)
-        try:
-            message = data.decode() if self._is_text else data
-        except UnicodeDecodeError:
-            text = "What came as text is not UTF-8."
-            self._fail(CloseCode.INVALID_DATA, MalformedRequest(text))
-            return
-        self._messages.append(message)
-        self._queued_bytes += len(message)
-        self._news.set()
+            self.bytes_in += len(data)
+            try:
+                message = data.decode() if self._is_text else data
+            except UnicodeDecodeError:
+                text = "What came as text is not UTF-8."
+                self._fail(CloseCode.INVALID_DATA, MalformedRequest(text))
+                return
+            self._messages.append(message)
+            self._queued_bytes += len(message)
+            self._news.set()
 
     def _fault(self, error: Exception) -> RequestFailure:
         if isinstance(error, PayloadTooBig):

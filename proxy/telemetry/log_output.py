@@ -169,19 +169,16 @@ class Target:
             self._is_reporting = True
             self._done_bytes += sum(map(len, batch))
             if error is not None:
-                self._report(error)
+                # Once a minute at most. The line about it comes here as well, and must end there.
+                now, before = monotonic(), self._reported_error_at
+                if before is None or now - before >= _REPORT_AGAIN_SECONDS:
+                    self._reported_error_at = now
+                    if self._reports_errors:
+                        _log.error("%s cannot be written: %s", self._name, error)
             elif not self.pending_bytes and (drops := self.dropped_lines - self._reported_drops):
                 self._reported_drops += drops
                 _log.error("%d log lines were dropped: %s did not take them", drops, self._name)
             self._is_reporting = False
-
-    def _report(self, error: OSError) -> None:
-        """Once a minute at most. The line about it comes here as well, and must end there."""
-        now, before = monotonic(), self._reported_error_at
-        if before is None or now - before >= _REPORT_AGAIN_SECONDS:
-            self._reported_error_at = now
-            if self._reports_errors:
-                _log.error("%s cannot be written: %s", self._name, error)
 
 
 class Output:

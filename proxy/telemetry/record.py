@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from time import monotonic
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,6 +36,13 @@ _BROKEN_OFF = (
     Outcome.ENGINE_DIED,
     Outcome.PROXY_ERROR,
 )
+
+
+class TraceContext(NamedTuple):
+    """Where in a trace a request stands: `headers` are what the engine gets of it."""
+
+    traceparent: str | None
+    headers: tuple[tuple[bytes, bytes], ...]
 
 
 class Record(msgspec.Struct, eq=False, gc=False):

@@ -13,7 +13,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from proxy import __version__
-from proxy.telemetry.record import Record
+from proxy.telemetry.record import Record, TraceContext
 from proxy.telemetry.span_attributes import attributes, events, has_failed, span_name
 
 # The last spans are worth no more of a drain than this.
@@ -24,15 +24,17 @@ _context = TraceContextTextMapPropagator()
 
 
 class Spans:
-    """Begun when a request's record is, ended when it is finished; sent by a thread of the SDK."""
+    """Begun when a request's record is, ended when it is finished; sent by a thread of the SDK.
+
+    They are made of records, and change nothing in them."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("vllm-sidecar", __version__)
         self._open: dict[int, tuple[Span, int]] = {}
 
-    def start(self, record: Record) -> None:
-        """Give the record its place in the trace: below the client's, above the engine's."""
+    def begin(self, record: Record) -> TraceContext:
+        """Begin a span below the client's; what it returns puts the engine's below it."""
         # One look at both clocks for the whole span: a clock that is set does not bend it.
         since_epoch = time_ns() - monotonic_ns()
         parent = {"traceparent": record.traceparent or "", "tracestate": record.tracestate or ""}
@@ -44,12 +46,10 @@ class Spans:
         )
         headers: dict[str, str] = {}
         _context.inject(headers, set_span_in_context(span, Context()))
-        record.traceparent = headers.get("traceparent")
-        record.span_headers = tuple(
-            (name.encode(), text.encode()) for name, text in headers.items()
-        )
         if span.is_recording():
             self._open[id(record)] = span, since_epoch
+        pairs = tuple((name.encode(), text.encode()) for name, text in headers.items())
+        return TraceContext(headers.get("traceparent"), pairs)
 
     def end(self, record: Record, model: str) -> None:
         """`model` as it is in metrics: one that is served, or `other`."""

@@ -7,6 +7,7 @@ from time import monotonic, time_ns
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict, replace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -18,6 +19,11 @@ from proxy.telemetry.spans import Spans
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
+
+
+def begin(spans: Spans, record: Record) -> None:
+    """As the request's lifecycle does."""
+    record.traceparent, record.span_headers = spans.begin(record)
 
 
 class Kept:
@@ -34,7 +40,7 @@ class Kept:
 
     def through(self, **known: Any) -> tuple[Record, ReadableSpan]:
         record = Record("POST", "/v1/chat/completions", "chat", **known)
-        self.spans.start(record)
+        begin(self.spans, record)
         record.finish()
         self.spans.end(record, "demo")
         return record, self.made()[-1]
@@ -75,7 +81,7 @@ def test_without_a_client_that_traces_a_trace_begins_here(kept: Kept) -> None:
 
 def test_a_trace_that_nobody_keeps_is_passed_on_as_such(kept: Kept) -> None:
     record = Record("POST", "/x", "chat", traceparent=PARENT[:-1] + "0")
-    kept.spans.start(record)
+    begin(kept.spans, record)
     record.finish()
     kept.spans.end(record, "demo")
     assert not kept.made()
@@ -88,7 +94,7 @@ def test_a_trace_that_nobody_keeps_is_passed_on_as_such(kept: Kept) -> None:
 def test_a_span_has_the_records_times(kept: Kept) -> None:
     before = time_ns() - 500_000_000
     record = Record("POST", "/v1/completions", "completions", started=monotonic() - 0.5)
-    kept.spans.start(record)
+    begin(kept.spans, record)
     record.sent = record.started + 0.1
     record.first_token = record.started + 0.2
     record.finish()
@@ -119,6 +125,17 @@ def test_the_status_says_whether_the_server_failed(
     assert (span.status.status_code, span.status.description) == (status, text)
     assert span.attributes is not None
     assert span.attributes["error.type"] == outcome.value
+
+
+def test_a_span_changes_nothing_in_its_record(kept: Kept) -> None:
+    record = Record("POST", "/v1/chat/completions", "chat", traceparent=PARENT)
+    before = replace(record)
+    kept.spans.begin(record)
+    assert asdict(record) == asdict(before)
+    record.finish()
+    before = replace(record)
+    kept.spans.end(record, "demo")
+    assert asdict(record) == asdict(before)
 
 
 def test_nothing_is_kept_of_requests_that_are_over(kept: Kept) -> None:
