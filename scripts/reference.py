@@ -31,7 +31,9 @@ sys.path.insert(0, str(ROOT))
 
 from proxy.access.routes import ROUTES, Endpoint, Route  # noqa: E402
 from proxy.engine.phase import Phase  # noqa: E402
+from proxy.pool import scheduler as pool_scheduler  # noqa: E402
 from proxy.pool.metrics import EVICTIONS  # noqa: E402
+from proxy.pool.plan import Action, Reason  # noqa: E402
 from proxy.settings import Settings, variables  # noqa: E402
 from proxy.settings.values import Group, first_sentence  # noqa: E402
 from proxy.telemetry.catalogue import DECLARED  # noqa: E402
@@ -250,6 +252,9 @@ def log_schema() -> str:
     } | {name: each for name, each in own.items() if "$ref" not in each}
     for name in ("phase", "phase_before"):
         kinds["engine_life"]["properties"][name] = {"enum": [str(phase) for phase in Phase]}
+    closed = {"action": Action, "reason": Reason, "outcome": pool_scheduler.Outcome}
+    for name, values in closed.items():
+        kinds["transition"]["properties"][name] = {"enum": [str(value) for value in values]}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 

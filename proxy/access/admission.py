@@ -33,9 +33,12 @@ class Admission:
         hold_seconds: float = 0,
         room: WaitingRoom | None = None,
         max_held: int | None = None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """At most `max_held` requests wait for the engine; None is no limit."""
+        """At most `max_held` requests wait for the engine; None is no limit. `on_change` is called
+        when one begins or ends to wait for it, and when none is inside any more."""
         self._max_held = max_held
+        self._on_change = on_change
         self._refusal = refusal
         self._wait_until_settled = wait_until_settled
         self._hold_seconds = hold_seconds
@@ -45,7 +48,8 @@ class Admission:
         self._empty = asyncio.Event()
         self._empty.set()
         self.in_flight = 0
-        self._last_request = monotonic()
+        self.last_request = monotonic()
+        """When the last one began or ended that was let in (monotonic seconds)."""
         self._left = 0
         self._cut = 0
 
@@ -64,24 +68,27 @@ class Admission:
             await self._wait(key, watch)
             waited = monotonic() - began
         self.in_flight += 1
+        self.last_request = monotonic()
         self._empty.clear()
         return waited
 
     async def _wait(self, key: str | None, watch: Watch | None) -> None:
         """For the engine, and then for a place at it."""
-        await self._until_ready(watch)
+        began = monotonic()
+        await self._until_ready(watch, began)
         if self._room.admit(key):
             return
         await self._room.wait(key, watch)
         try:
-            await self._until_ready(watch)
+            await self._until_ready(watch, began)
         except BaseException:
             self._room.leave(key)
             raise
 
-    async def _until_ready(self, watch: Watch | None) -> None:
+    async def _until_ready(self, watch: Watch | None, began: float) -> None:
+        """`began`: when the request came here."""
         if (refusal := self._refusal()) is not None and not self._waits_no_more:
-            await self._hold(refusal, watch)
+            await self._hold(refusal, watch, began)
         if self._closed or (self._waits_no_more and self._refusal() is not None):
             raise draining()
 
@@ -92,7 +99,7 @@ class Admission:
             RequestFailure: as `enter`.
         """
         began = monotonic()
-        await self._until_ready(watch)
+        await self._until_ready(watch, began)
         return monotonic() - began
 
     @property
@@ -104,6 +111,11 @@ class Admission:
     def waiting(self) -> int:
         """Requests that wait for the engine, or for a place at it."""
         return len(self._holds) + self._room.waiting
+
+    @property
+    def oldest_wait(self) -> float | None:
+        """When the oldest of them came that wait for the engine (monotonic seconds)."""
+        return min(self._holds.values(), default=None)
 
     @property
     def holds(self) -> bool:
@@ -123,21 +135,22 @@ class Admission:
             if self._refusal() is not None or self._closed:
                 break
             await asyncio.sleep(_NOTICE_SECONDS / _NOTICE_LOOKS)
-        await self._until_ready(watch)
+        await self._until_ready(watch, began)
         return monotonic() - began
 
     def leave(self, key: str | None = None) -> None:
         self._room.leave(key)
         self.in_flight -= 1
-        self._last_request = monotonic()
+        self.last_request = monotonic()
         self._left += 1
         if self.in_flight == 0:
             self._empty.set()
+            self._on_change()
 
     def idle_since(self) -> float | None:
         """When the last request ended that was let in (monotonic seconds); None while there is one,
         or one that waits."""
-        return None if self.in_flight or self._holds or self._room.waiting else self._last_request
+        return None if self.in_flight or self._holds or self._room.waiting else self.last_request
 
     def close(self) -> None:
         """Admit no more requests, nor those that are held."""
@@ -175,7 +188,7 @@ class Admission:
         """How many requests have finished, and how many were cut."""
         return max(0, self._left - self._cut), self._cut
 
-    async def _hold(self, refusal: EngineUnavailable, watch: Watch | None) -> None:
+    async def _hold(self, refusal: EngineUnavailable, watch: Watch | None, began: float) -> None:
         if not self._hold_seconds or isinstance(refusal, EngineFailed):
             raise refusal
         if self._max_held is not None and len(self._holds) >= self._max_held:
@@ -189,7 +202,8 @@ class Admission:
 
         try:
             async with hold:
-                self._holds[hold] = monotonic()
+                self._holds[hold] = began
+                self._on_change()
                 if watch is not None:
                     watch(leave)
                 await self._wait_until_settled()
@@ -198,6 +212,7 @@ class Admission:
                 raise still from None
         finally:
             self._holds.pop(hold, None)
+            self._on_change()
             if watch is not None:
                 watch(None)
         if left:

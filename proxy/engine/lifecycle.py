@@ -11,7 +11,7 @@ from proxy.engine.process import Process
 from proxy.engine.restarts import Restarts
 from proxy.engine.server import Server, WarmUpFailed, WarmUpTimeout
 from proxy.engine.state import EngineState
-from proxy.engine.supervisor import Drained, Supervisor
+from proxy.engine.supervisor import Drained, Supervisor, Turn
 from proxy.engine.wedge import WedgeWatch, Work
 from proxy.errors import Cause, EngineFailure
 from proxy.settings import Settings
@@ -30,7 +30,13 @@ class Engine(Supervisor):
     """Runs one server process at a time, for as long as it is not stopped."""
 
     def __init__(
-        self, settings: Settings, state: EngineState, server: Server, drained: Drained, work: Work
+        self,
+        settings: Settings,
+        state: EngineState,
+        server: Server,
+        drained: Drained,
+        work: Work,
+        turn: Turn,
     ) -> None:
         super().__init__()
         self._settings = settings
@@ -38,6 +44,7 @@ class Engine(Supervisor):
         self._server = server
         self._drained = drained
         self._work = work
+        self._turn = turn
         self._model: str | None = None
         """What the server is asked for; None until it is prepared."""
         self._process: Process | None = None
@@ -54,6 +61,7 @@ class Engine(Supervisor):
                 if self._fetches_only:
                     self._state.enter(Phase.STOPPED)
                     return
+                await self._turn()
                 failure = await self._live_once(self._model)
             except EngineFailure as error:
                 failure = error

@@ -124,6 +124,11 @@ class EngineState:
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
+    @property
+    def is_settled(self) -> bool:
+        """The engine is ready, or cannot be started any more."""
+        return self._settled.is_set()
+
     async def wait_until_settled(self) -> None:
         """Returns when the engine is ready, or cannot be started any more."""
         await self._settled.wait()

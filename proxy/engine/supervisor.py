@@ -10,6 +10,9 @@ from proxy.tasks import spawn
 
 Drained = Callable[[float], Awaitable[bool]]
 """Waits for running requests, at most so many seconds; false where some still run."""
+Turn = Callable[[], Awaitable[None]]
+"""Waits until a process may be started. Whoever it returns to starts one before anything else runs:
+that is what two engines that share a device go by."""
 
 
 class Supervisor(ABC):
@@ -18,6 +21,11 @@ class Supervisor(ABC):
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
         self._fetches_only = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a task takes care of the engine."""
+        return self._task is not None and not self._task.done()
 
     def start(self, *, fetches_only: bool = False) -> asyncio.Task[None]:
         """Take care of the engine from now on. Returns at once; the engine's state tells the rest.
@@ -28,7 +36,7 @@ class Supervisor(ABC):
         `stop` has returned, it may be called again; the restarts are then counted anew. To call it
         while the task runs is an error of the caller's.
         """
-        assert self._task is None or self._task.done(), "the engine has not stopped yet"
+        assert not self.is_running, "the engine has not stopped yet"
         self._fetches_only = fetches_only
         self._task = spawn(self._supervise(), name="engine")
         return self._task

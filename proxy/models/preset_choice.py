@@ -10,7 +10,13 @@ from pathlib import Path
 
 from proxy.errors import SettingsError
 from proxy.models.preset_file import inline_presets, read_presets
-from proxy.models.several import check_keys, check_together, environs_of_models, gpu_sharers
+from proxy.models.several import (
+    HOLD_SECONDS,
+    check_keys,
+    check_together,
+    environs_of_models,
+    gpu_sharers,
+)
 from proxy.settings import Settings
 from proxy.settings.preset import Preset
 
@@ -30,6 +36,10 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     if not environs:
         settings = _with_preset(settings, environ)
         check_keys(settings)
+        # A model that is unloaded is not refused: it takes minutes until it is loaded again.
+        is_unloaded = settings.idle_limit_seconds and settings.upstream_url is None
+        if is_unloaded and "HOLD_SECONDS" not in settings.environ:
+            return settings.model_copy(update={"hold_seconds": float(HOLD_SECONDS)})
         return settings
     models = []
     for name, own in environs.items():

@@ -9,9 +9,11 @@ weights_gb = 16.6
 cache_kib = 56
 max_context = 32768
 sources = ["https://..."]
-max_in_flight = 8             # this and the next two: where several models are served
+max_in_flight = 8             # this and the next four: where several models are served
 keys = ["alice"]              # API keys that may use it, by their labels; unset: all
 gpus = [0, 1]                 # its GPUs; unset: all
+pin = true                    # it never gives way to another model; unset: false
+idle_unload_seconds = 900     # unset: IDLE_UNLOAD_SECONDS
 
 [my-model.engine]             # variables, as in an environment
 MAX_MODEL_LEN = 8192
@@ -61,6 +63,8 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_in_flight: Annotated[int, msgspec.Meta(gt=0)] | None = None
     keys: tuple[_Text, ...] = ()
     gpus: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] = ()
+    pin: bool = False
+    idle_unload_seconds: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] | None = None
     engine: dict[str, Any] = {}
 
 
@@ -77,6 +81,8 @@ _ALLOWED = {
     "max_in_flight": "a number of requests above 0",
     "keys": 'a list of labels of API keys, as ["alice"]',
     "gpus": "a list of numbers of GPUs, as [0, 1]",
+    "pin": "true or false",
+    "idle_unload_seconds": "a number of seconds, or 0 for never",
     "engine": "a table of variables, as MAX_MODEL_LEN = 8192",
 }
 # Their arguments would come after the ones of the user's variables, and win.
@@ -165,6 +171,8 @@ def preset_of(name: str, table: Any, file: str) -> Preset:
         context,
         checked.gpus,
         checked.keys,
+        checked.pin,
+        checked.idle_unload_seconds,
     )
 
 

@@ -14,8 +14,8 @@ from proxy.models.kind import repository_of
 from proxy.settings import Settings, variables
 from proxy.settings.values import engine_urls, split_names
 
-# A model that is not loaded is not refused: it takes minutes until it is.
-_HOLD_SECONDS = "600"
+HOLD_SECONDS = "600"
+"""A request for a model that is not loaded is not refused: it takes minutes until it is."""
 
 
 def environs_of_models(settings: Settings, environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -46,7 +46,7 @@ def environs_of_models(settings: Settings, environ: Mapping[str, str]) -> dict[s
     spellings = variables()["model_name"]
     shared = {name: text for name, text in environ.items() if name not in spellings}
     if "HOLD_SECONDS" not in settings.environ:
-        shared["HOLD_SECONDS"] = _HOLD_SECONDS
+        shared["HOLD_SECONDS"] = HOLD_SECONDS
     return {name: {**shared, "MODEL_NAME": name, **changes} for name, changes in own}
 
 

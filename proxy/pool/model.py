@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from time import time
+from collections.abc import Awaitable, Callable
+from time import monotonic, time
 from urllib.parse import urlsplit
 
 from proxy.access.admission import Admission
 from proxy.access.poison import PoisonGuard
 from proxy.access.waiting_room import WaitingRoom
 from proxy.engine.attached import AttachedEngine
+from proxy.engine.history import START_PHASES
 from proxy.engine.lifecycle import Engine
 from proxy.engine.phase import ENDS, Phase
 from proxy.engine.state import EngineState, Snapshot
 from proxy.engine.supervisor import Supervisor
-from proxy.errors import CutOff, RequestFailure
+from proxy.errors import CutOff, EngineUnavailable, RequestFailure
 from proxy.machine.hardware import Hardware
+from proxy.pool.plan import ModelState, ModelView
 from proxy.preflight.vllm_server import VllmServer
 from proxy.relay.in_flight import InFlightRequests
 from proxy.relay.upstream import Upstream
@@ -31,11 +33,12 @@ _log = logging.getLogger("proxy")
 
 _SERVING = (Phase.READY, Phase.DEGRADED)
 _DEAD = (Phase.RESTARTING, Phase.FAILED)
-_STATUS = {
-    Phase.READY: "ready",
-    Phase.DRAINING: "unloading",
-    Phase.FAILED: "failed",
-    Phase.STOPPED: "unloaded",
+_STATES = {
+    Phase.READY: ModelState.READY,
+    Phase.DEGRADED: ModelState.READY,
+    Phase.DRAINING: ModelState.UNLOADING,
+    Phase.FAILED: ModelState.FAILED,
+    **dict.fromkeys(START_PHASES, ModelState.LOADING),
 }
 # Requests that wait for one of several models hold their bodies meanwhile.
 _MAX_HELD = 64
@@ -55,13 +58,30 @@ class ServedModel:
         """The engine's own entries of `/v1/models`, as of its last start."""
         self.created = int(time())
         self._change = asyncio.Event()
-        self._is_loading = False
+        self.pinned = settings.is_pinned
+        self.memory_bytes: int | None = None
+        """What it takes of each of its GPUs, or of the machine; None: never measured."""
+        self.is_closing = False
+        self._is_open = asyncio.Event()
+        self._is_open.set()
+        self._may_start = asyncio.Event()
+        """Set from the beginning of a load until that of the next unload."""
+        self._is_unloading = self._is_failing = self._was_started = False
+        self._model_state = ModelState.UNLOADED
+        self._since = monotonic()
+        self.notify: Callable[[], None] = lambda: None
+        """Called where something has changed that the scheduler goes by."""
+        self.order_load: Callable[[], None] = lambda: None
+        self.turn: Callable[[], Awaitable[None]] = _at_once
+        """Returns when nothing else is loaded or unloaded on its devices."""
+        self._hold_seconds = _hold_seconds(settings)
         self.admission = Admission(
-            self.state.refusal,
-            self.state.wait_until_settled,
-            _hold_seconds(settings),
+            self.refusal,
+            self._until_usable,
+            self._hold_seconds,
             room,
             max_held=(settings.max_waiting or _MAX_HELD) if names else None,
+            on_change=lambda: self.notify(),
         )
         self.poison = PoisonGuard(enabled=settings.poison_guard)
         self.in_flight = InFlightRequests(self.poison)
@@ -79,12 +99,57 @@ class ServedModel:
         self.state.listen(self._on_change)
 
     @property
-    def status(self) -> str:
+    def status(self) -> ModelState:
         """As `/v1/models` shows it."""
         phase = self.state.snapshot.phase
-        if phase in _STATUS:
-            return _STATUS[phase]
-        return "loading" if self._is_loading else "unloaded"
+        if phase in (Phase.READY, *ENDS):
+            return self.model_state
+        if self.settings.upstream_url is not None:
+            return ModelState.UNLOADED
+        # The first model is loaded from the start, its files included.
+        is_coming = self._was_started and self.model_state is ModelState.UNLOADED
+        return ModelState.LOADING if is_coming or phase is Phase.DEGRADED else self.model_state
+
+    @property
+    def model_state(self) -> ModelState:
+        """Where it stands for the scheduler."""
+        phase = self.state.snapshot.phase
+        if phase is Phase.RESTARTING:  # it has its memory still, or will have it again
+            return ModelState.LOADING if self.is_here else ModelState.UNLOADED
+        return _STATES.get(phase, ModelState.UNLOADED)
+
+    @property
+    def is_here(self) -> bool:
+        """Its files are on this machine."""
+        return self.state.snapshot.model_path is not None
+
+    @property
+    def last_used(self) -> float:
+        """When the last request for it began or ended (monotonic seconds)."""
+        return self.admission.last_request
+
+    @property
+    def view(self) -> ModelView:
+        """As the scheduler sees it."""
+        now = self.state.snapshot
+        return ModelView(
+            name=self.name,
+            state=self.model_state,
+            since=self._since,
+            gpus=self.settings.gpus or tuple(range(len(self.hardware().gpus))),
+            memory_bytes=self.memory_bytes,
+            load_seconds=now.expected_start_seconds,
+            pinned=self.pinned,
+            is_closing=self.is_closing,
+            in_flight=self.admission.in_flight,
+            waiting=self.admission.waiting,
+            oldest_wait_since=self.admission.oldest_wait,
+            last_used=self.last_used,
+            idle_unload_seconds=self.settings.idle_limit_seconds,
+            is_here=self.is_here,
+            is_starting=now.phase in START_PHASES,
+            is_failing=self._is_failing,
+        )
 
     def may_be_used_by(self, key: str | None) -> bool:
         return not self.settings.model_keys or key in self.settings.model_keys
@@ -93,34 +158,92 @@ class ServedModel:
         """Returns when the engine has come to another phase."""
         await self._change.wait()
 
-    async def fetch(self, on_end: Callable[[ServedModel], None]) -> None:
-        """Bring all files here, without a start. `on_end` is called when they are, or cannot be
-        had; returns then, or when that has failed and is tried again."""
+    def start(self) -> None:
+        """Bring its files here, and load it when the scheduler says so."""
+        self._was_started = True
+        self.engine.start()
+
+    async def fetch(self) -> None:
+        """Bring all files here, without a start. Returns when they are, or cannot be had, or when
+        that has failed and is tried again."""
         fetching = self.engine.start(fetches_only=True)
-        fetching.add_done_callback(lambda _: on_end(self))
         while not fetching.done() and self.state.snapshot.phase is not Phase.RESTARTING:
             change = spawn(self._change.wait(), name="model change")
             await asyncio.wait({fetching, change}, return_when=asyncio.FIRST_COMPLETED)
             change.cancel()
 
+    # What the scheduler does with it
+
     async def load(self) -> bool:
-        """Start the engine; true when it is ready, false when it cannot be started, or when its
-        files cannot be had yet: that is tried again without an end."""
-        self._is_loading = True
-        self.engine.start()
+        """Start the engine; true when it is ready. False when that has failed, though the engine
+        may be started again by itself (`MAX_RESTARTS`)."""
+        self._may_start.set()
+        if not self.engine.is_running:
+            self.engine.start()
         while True:
             await self.changed()
-            now = self.state.snapshot
-            if now.phase in (Phase.READY, *ENDS):
-                return now.phase is Phase.READY
-            if now.phase is Phase.RESTARTING and now.model_path is None:
-                return False
+            phase = self.state.snapshot.phase
+            if phase in (*_SERVING, Phase.RESTARTING, *ENDS):
+                return phase in _SERVING
+
+    async def unload(self) -> None:
+        """End the engine, also while it starts; returns when it is gone. Nothing runs on it."""
+        self._may_start.clear()
+        self._is_unloading = True
+        try:
+            await self.engine.stop()
+        finally:
+            self._is_unloading = False
+
+    def close(self) -> None:
+        """Let no request in: those that come wait as for a model that is not loaded."""
+        self.is_closing = True
+        self._is_open.clear()
+
+    def reopen(self) -> None:
+        """Undo `close`."""
+        self.is_closing = False
+        self._is_open.set()
+
+    def refusal(self) -> EngineUnavailable | None:
+        """None where its engine takes requests; else why not, and when to ask again."""
+        if self.is_closing and self.state.snapshot.ready:
+            text = "The model gives way to another one, or is unloaded. See GET /health."
+            return EngineUnavailable(text, retry_after_seconds=self.state.retry_after())
+        refusal = self.state.refusal()
+        is_unloaded = self.model_state is ModelState.UNLOADED
+        if refusal is not None and is_unloaded and not self._hold_seconds:
+            self.order_load()  # the request does not wait for it, but the next one finds it
+        return refusal
+
+    async def _until_usable(self) -> None:
+        """Returns when the engine takes requests, or cannot be started any more."""
+        while True:
+            await self._is_open.wait()
+            await self.state.wait_until_settled()
+            if self._is_open.is_set() and self.state.is_settled:
+                return
+
+    async def wait_for_turn(self) -> None:
+        """Before each start of an engine process."""
+        self.notify()  # its files are here
+        await self._may_start.wait()
+        await self.turn()
 
     def _on_change(self, before: Snapshot, after: Snapshot) -> None:
         if after.phase is before.phase:
             return
+        if after.phase is Phase.RESTARTING:
+            self._is_failing = before.phase not in _SERVING and self.is_here
+        elif after.phase in (*_SERVING, *ENDS):
+            self._is_failing = False
+        if after.phase is Phase.FAILED:
+            self.reopen()  # those that wait are told
+        if (model_state := self.model_state) is not self._model_state:
+            self._model_state, self._since = model_state, monotonic()
         self._change.set()
         self._change = asyncio.Event()
+        self.notify()
         if after.phase is Phase.READY and self.name:
             spawn(self._read_entries(), name="model entries")
 
@@ -133,10 +256,12 @@ class ServedModel:
             return AttachedEngine(settings, state, self.probe, self._drained, self.in_flight)
         server = VllmServer(settings, state, self.probe)
         self.hardware = lambda: server.hardware
-        return Engine(settings, state, server, self._drained, self.in_flight)
+        return Engine(settings, state, server, self._drained, self.in_flight, self.wait_for_turn)
 
     async def _drained(self, seconds: float) -> bool:
         """Wait for running requests; cut those that still run then."""
+        if self._is_unloading:  # those that are inside wait for its next start
+            return True
         is_drained = await self.admission.wait_idle(seconds)
         if not is_drained:
             self.cut()
@@ -162,6 +287,10 @@ class ServedModel:
                     "the engine has died of this request again: refused for ten minutes",
                     extra={"fields": {"request_id": record.request_id}},
                 )
+
+
+async def _at_once() -> None:
+    """Where no other model has to be waited for."""
 
 
 def _hold_seconds(settings: Settings) -> float:

@@ -10,7 +10,8 @@ two bounds hold at once:
   over, they take nothing new, finish what runs, and give way. Until it is loaded, no model that
   has waited for a shorter time is loaded onto its devices.
 
-A model never gives way while it is busy, pinned, or more than half loaded.
+A model never gives way while it is busy, pinned, or more than half loaded. One whose engine fails
+to start, again and again, gives way to any other that is waited for.
 """
 
 from __future__ import annotations
@@ -67,6 +68,13 @@ class ModelView:
     last_used: float = 0.0
     idle_unload_seconds: float = 0.0
     """0: never unloaded for being idle."""
+    is_here: bool = True
+    """Its files are on this machine: no load waits for a download."""
+    is_starting: bool = False
+    """A process of its engine starts now. One that has died and awaits its next start is `LOADING`,
+    and not this."""
+    is_failing: bool = False
+    """The newest start of its engine has failed, and the next one is due or under way."""
 
     @property
     def devices(self) -> tuple[int, ...]:
@@ -199,9 +207,11 @@ def _wishes(models: Sequence[ModelView], budget: Budget, now: float, orders: Ord
 
 def _wish(model: ModelView, now: float, orders: Orders) -> _Wish | None:
     wishes = []
-    if (ordered_at := orders.load.get(model.name)) is not None and not model.holds_memory:
+    can_load = model.state in _CAN_LOAD and model.is_here
+    ordered_at = orders.load.get(model.name)
+    if ordered_at is not None and (can_load or model.state is ModelState.FAILED):
         wishes.append(_Wish(ordered_at, model, Reason.ORDERED))
-    if model.state in _CAN_LOAD and now >= orders.not_before.get(model.name, now):
+    if can_load and now >= orders.not_before.get(model.name, now):
         if model.waiting and model.oldest_wait_since is not None:
             wishes.append(_Wish(model.oldest_wait_since, model, Reason.REQUESTED))
         if model.pinned:
@@ -245,7 +255,8 @@ def _due_steps(
     if not wishes:
         by_name = {model.name: model for model in models}
         for model in (by_name[name] for name in orders.preload if name in by_name):
-            if model.state is ModelState.UNLOADED and _can_load_now(model, models, budget):
+            is_unloaded = model.state is ModelState.UNLOADED and model.is_here
+            if is_unloaded and _can_load_now(model, models, budget):
                 yield Step(Action.LOAD, model, Reason.PRELOAD)
 
 
@@ -333,6 +344,8 @@ def _victims(
 def _may_give_way(model: ModelView, now: float, orders: Orders, *, busy_too: bool) -> bool:
     if model.pinned:
         return False
+    if model.is_failing:  # a loop of crashes holds up no other
+        return True
     if model.state is ModelState.LOADING:
         # A client that gave up may come back, so a load goes on until another model needs the
         # place; and what is more than half done is finished.
@@ -345,11 +358,11 @@ def _may_give_way(model: ModelView, now: float, orders: Orders, *, busy_too: boo
     return not model.is_busy or (busy_too and not is_admitting)
 
 
-def _worth_keeping(model: ModelView, now: float) -> tuple[bool, bool, float]:
+def _worth_keeping(model: ModelView, now: float) -> tuple[bool, bool, bool, float]:
     """The order of giving way: least recently used first, weighed by the time to load it again."""
     idle_seconds = now - model.idle_since
     weighed = idle_seconds / max(model.load_seconds, 1.0)
-    return (not model.is_closing, model.is_busy, -weighed)
+    return (not model.is_failing, not model.is_closing, model.is_busy, -weighed)
 
 
 def _contested(model: ModelView, models: Iterable[ModelView], budget: Budget) -> set[int]:

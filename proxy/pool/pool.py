@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -13,10 +14,13 @@ from proxy.engine.phase import Phase
 from proxy.engine.state import Snapshot
 from proxy.errors import ModelNotFound
 from proxy.pool.model import ServedModel
+from proxy.pool.plan import Budget
+from proxy.pool.scheduler import Scheduler
 from proxy.tasks import spawn
 
 _SETTLED = (Phase.READY, Phase.DEGRADED, Phase.FAILED)
 _FETCHING = (Phase.CHECKING, Phase.DOWNLOADING)
+_ONE_SHARE = 1
 _MAX_NAME_CHARS = 200
 
 
@@ -32,10 +36,37 @@ class ModelPool:
         """The model of a set of one: a request is for it, whatever it names."""
         self.admission = admission or self.default.admission
         """Lets requests into the sidecar, and counts them until they are over."""
+        self.budget: Callable[[], Budget] = self._declared_budget
+        """What all models together may take."""
+        self.scheduler: Scheduler | None = None
+        """What loads and unloads; None where someone else runs the engines."""
+        if self.default.settings.upstream_url is None:
+            self.scheduler = self._make_scheduler()
         self._given_up = asyncio.Event()
-        self._loader: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._settled_since = monotonic()
         for model in self._models:
             model.state.listen(self._on_change)
+
+    def _make_scheduler(self) -> Scheduler:
+        names = [model.name for model in self]
+        scheduler = Scheduler(lambda: self._models, lambda: self.budget(), preload=names)
+        for model in self:
+            model.memory_bytes = _ONE_SHARE
+            model.notify = scheduler.notify
+            model.order_load = partial(scheduler.order_load, model.name)
+            model.turn = partial(scheduler.turn, model.name)
+        return scheduler
+
+    def _declared_budget(self) -> Budget:
+        """Each model has its declared share of the memory: all of them fit."""
+        devices = {device for model in self for device in model.view.devices}
+        settings = self.default.settings
+        return Budget(
+            dict.fromkeys(devices, _ONE_SHARE * len(self._models)),
+            settings.max_loaded_models,
+            settings.swap_max_wait_seconds,
+        )
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
@@ -108,48 +139,45 @@ class ModelPool:
     # From the first start to the last end
 
     def start(self) -> asyncio.Task[None]:
-        """Start the default's engine, fetch the files of all, and load one after the other.
+        """Fetch the files of all models, the default's first, and load one after the other.
 
         The task ends when no engine can be started any more.
         """
-        if self.only is not None:
-            return self.only.engine.start()
-        if self.default.settings.upstream_url is not None:
+        if self.scheduler is None:
             for model in self:
                 model.engine.start()
         else:
-            self._loader = spawn(self._load_all(), name="models")
+            self.default.start()
+            self._tasks = [
+                spawn(self.scheduler.run(), name="scheduler"),
+                spawn(self._fetch_others(), name="files of models"),
+            ]
         return spawn(self._until_given_up(), name="engines")
 
     async def _until_given_up(self) -> None:
         await self._given_up.wait()
 
-    async def _load_all(self) -> None:
-        fetched: asyncio.Queue[ServedModel] = asyncio.Queue()
-        fetching = spawn(self._fetch_others(fetched.put_nowait), name="files of models")
-        try:
-            await self.default.load()
-            for _ in self._models[1:]:
-                model = await fetched.get()
-                if model.state.snapshot.phase is Phase.STOPPED:
-                    await model.load()
-        finally:
-            fetching.cancel()
-
-    async def _fetch_others(self, on_end: Callable[[ServedModel], None]) -> None:
+    async def _fetch_others(self) -> None:
         """Beside serving, but the default's files first. One that fails holds up no other."""
         while self.default.state.snapshot.phase in _FETCHING:
             await self.default.changed()
         for model in self._models[1:]:
-            await model.fetch(on_end)
+            await model.fetch()
 
     async def stop(self) -> None:
         """Let running requests finish, then end all engines; those that run nothing at once."""
+        for task in self._tasks:
+            task.cancel()
+        if self.scheduler is not None:
+            self.scheduler.close()
         if self.only is not None:
             await self.only.engine.stop()
-            return
-        if self._loader is not None:
-            self._loader.cancel()
+        else:
+            await self._stop_all()
+        if self.scheduler is not None:
+            await self.scheduler.stop()
+
+    async def _stop_all(self) -> None:
         for model in self:
             model.admission.end_waiting()
         seconds = self.default.settings.drain_seconds

@@ -3,8 +3,6 @@
 Whatever happens (a request comes or leaves, an engine becomes ready or dies), `notify` wakes it. It
 asks `plan` for the next step, takes it, and plans anew. Loads and unloads are tasks of its own: a
 client that leaves takes none of them along.
-
-Not in use yet: `ModelPool` loads all models side by side, and none gives way.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ from proxy.pool.plan import (
     ModelState,
     ModelView,
     Orders,
+    Reason,
     Step,
     next_step,
     obstacle,
@@ -32,6 +31,7 @@ from proxy.tasks import spawn
 
 _log = logging.getLogger("proxy.pool")
 
+_AFTER_FAULT_SECONDS = 1.0
 RETRY_SECONDS = 30.0
 """After a load that failed, requests for the model bring the next one no sooner."""
 
@@ -65,7 +65,7 @@ class Outcome(StrEnum):
     OK = "ok"
     FAILED = "failed"
     ABANDONED = "abandoned"
-    """A load that was ended for another model, before it was half done."""
+    """A load that was ended, for another model or with the sidecar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,11 @@ class Scheduler:
         it, the others in this order while there is room. `clock`: monotonic seconds."""
         self._handles = handles
         self._budget = budget
-        self._observers = tuple(observers)
+        self.observers = list(observers)
+        """Each is called with every load and unload that has ended."""
         self._clock = clock
+        self._turns: set[asyncio.Event] = set()
+        self._is_stopping = False
         self._changed = asyncio.Event()
         self._load_orders = dict.fromkeys(preload[:1], clock())
         self._unload_orders: set[str] = set()
@@ -117,6 +120,30 @@ class Scheduler:
     def notify(self) -> None:
         """Something has changed: plan anew."""
         self._changed.set()
+        for turn in self._turns:
+            turn.set()
+
+    async def turn(self, name: str) -> None:
+        """Wait until nothing else is loaded, unloaded or started on the devices of this model: then
+        the engine of it may be started that has died."""
+        changed = asyncio.Event()
+        self._turns.add(changed)
+        try:
+            while self._are_devices_taken(name):
+                changed.clear()
+                await changed.wait()
+        finally:
+            self._turns.discard(changed)
+
+    def _are_devices_taken(self, name: str) -> bool:
+        views = [handle.view for handle in self._handles()]
+        devices = {device for view in views if view.name == name for device in view.devices}
+        return any(
+            (view.is_starting or view.name in self._running)
+            and not devices.isdisjoint(view.devices)
+            for view in views
+            if view.name != name
+        )
 
     def order_load(self, name: str) -> None:
         """Load it as if a request waited for it, also where it has failed."""
@@ -154,6 +181,14 @@ class Scheduler:
     async def run(self) -> None:
         """Take one step after the other, until cancelled."""
         while True:
+            try:
+                await self._run()
+            except Exception:  # without it nothing would be loaded any more
+                _log.exception("the scheduler failed; it goes on")
+                await asyncio.sleep(_AFTER_FAULT_SECONDS)
+
+    async def _run(self) -> None:
+        while True:
             self._changed.clear()
             views, now = self.views(), self._clock()
             self._forget_done_orders(views)
@@ -166,9 +201,14 @@ class Scheduler:
                 async with asyncio.timeout(plan.look_again and plan.look_again - now):
                     await self._changed.wait()
 
+    def close(self) -> None:
+        """All engines are about to end: what is under way ends with them, and is no failure."""
+        self._is_stopping = True
+
     async def stop(self) -> None:
         """End all engines, also those that load; returns when they are gone. `run` takes no more
         steps by then."""
+        self.close()
         loads = [
             self._tasks[name]
             for name, running in self._running.items()
@@ -178,7 +218,9 @@ class Scheduler:
 
     def _forget_done_orders(self, views: Iterable[ModelView]) -> None:
         for view in views:
-            if view.state is ModelState.READY:
+            ordered_at = self._load_orders.get(view.name, view.since)
+            has_failed = view.state is ModelState.FAILED and ordered_at < view.since
+            if view.state is ModelState.READY or has_failed:
                 self._load_orders.pop(view.name, None)
             elif view.state in (ModelState.UNLOADED, ModelState.FAILED):
                 self._unload_orders.discard(view.name)
@@ -199,12 +241,15 @@ class Scheduler:
                 self._running[name] = running
             case Action.UNLOAD:
                 handle.close()
+                if step.model.is_failing:  # its turn comes again after that of the others
+                    self._not_before[name] = self._clock() + RETRY_SECONDS
                 running = _Running(step, ModelState.UNLOADING, self._clock())
                 unload = self._unload(handle, running, self._tasks.get(name))
                 self._tasks[name] = spawn(unload, name=f"unload {name}")
                 self._running[name] = running
         if step.action in (Action.CLOSE, Action.REOPEN):
-            _log.info("%s: %s (%s)", name, step.action, _why(step))
+            how = "takes nothing new" if step.action is Action.CLOSE else "takes requests again"
+            _log.info("%s: %s (%s)", _called(step.model), how, _why(step))
 
     async def _load(self, handle: ModelHandle, running: _Running) -> None:
         name = running.step.model.name
@@ -213,10 +258,12 @@ class Scheduler:
             if await handle.load():
                 outcome = Outcome.OK
         except Exception:
-            _log.exception("%s: loading failed", name)
+            _log.exception("%s: the sidecar failed to load it", name)
         if self._running[name] is not running:
             self._report(running, Outcome.ABANDONED)
             return
+        if outcome is Outcome.FAILED and self._is_stopping:
+            outcome = Outcome.ABANDONED
         self._load_orders.pop(name, None)
         self._not_before.pop(name, None)
         if outcome is Outcome.FAILED:
@@ -233,7 +280,7 @@ class Scheduler:
             if load is not None:
                 await load
         except Exception:
-            _log.exception("%s: unloading failed", running.step.model.name)
+            _log.exception("%s: the sidecar failed to unload it", running.step.model.name)
             outcome = Outcome.FAILED
             # What is left of it is not known. Its devices stay as they are for a while.
             await asyncio.sleep(RETRY_SECONDS)
@@ -249,18 +296,49 @@ class Scheduler:
         transition = Transition(running.step, outcome, self._clock() - running.since)
         step, seconds = running.step, transition.seconds
         fields = {
-            "model": step.model.name,
             "action": step.action,
             "reason": step.reason,
             "outcome": outcome,
             "seconds": round(seconds, 2),
         }
-        level = logging.ERROR if outcome is Outcome.FAILED else logging.INFO
-        text = f"{step.model.name}: {step.action} {outcome} after {seconds:.1f} s ({_why(step)})"
+        level = logging.WARNING if outcome is Outcome.FAILED else logging.INFO
+        if step.model.name:
+            fields["model"] = step.model.name
+        elif step.reason is Reason.ORDERED:  # the start of a single model: its engine says it all
+            level = logging.DEBUG
+        how = _HOW[step.action, outcome]
+        text = f"{_called(step.model)}: {how} after {seconds:.1f} s ({_why(step)})"
         _log.log(level, text, extra={"fields": fields})
-        for observe in self._observers:
-            observe(transition)
+        for observe in self.observers:
+            try:
+                observe(transition)
+            except Exception:
+                _log.exception("an observer of loads and unloads failed")
+
+
+_HOW = {
+    (Action.LOAD, Outcome.OK): "loaded",
+    (Action.LOAD, Outcome.FAILED): "not loaded, its engine failed",
+    (Action.LOAD, Outcome.ABANDONED): "its load was called off",
+    (Action.UNLOAD, Outcome.OK): "unloaded",
+    (Action.UNLOAD, Outcome.FAILED): "not unloaded, the sidecar failed",
+}
+_WHY = {
+    Reason.REQUESTED: "a request waits for it",
+    Reason.ORDERED: "it was ordered",
+    Reason.PINNED: "it is pinned",
+    Reason.PRELOAD: "there is room for it",
+    Reason.IDLE: "nobody has asked for it",
+    Reason.MAKE_ROOM: "it gives way to {0}",
+    Reason.ROOM_NOT_NEEDED: "no other needs its place any more",
+    Reason.ABANDONED: "it gives way to {0}",
+}
+
+
+def _called(model: ModelView) -> str:
+    """Its name; the model of a set of one has none."""
+    return model.name or "the model"
 
 
 def _why(step: Step) -> str:
-    return f"{step.reason} for {step.in_favor_of}" if step.in_favor_of else step.reason
+    return _WHY[step.reason].format(step.in_favor_of)

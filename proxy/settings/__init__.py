@@ -24,6 +24,7 @@ from proxy.settings.media import MediaSettings
 from proxy.settings.model import ModelSettings
 from proxy.settings.otlp import OtlpTarget, log_target, trace_target
 from proxy.settings.preset import Applied, Preset, apply
+from proxy.settings.several import SeveralSettings
 from proxy.settings.telemetry import TelemetrySettings
 from proxy.settings.values import (
     LogFormat,
@@ -53,6 +54,7 @@ __all__ = [
 # Fields come in the order of docs/configuration.md: the last base's first.
 class Settings(
     TelemetrySettings,
+    SeveralSettings,
     LifecycleSettings,
     MediaSettings,
     LimitSettings,
@@ -159,6 +161,17 @@ class Settings(
     def model_keys(self) -> tuple[str, ...]:
         """Labels of the API keys that may use the model; empty: all."""
         return self.preset.preset.keys if self.preset is not None else ()
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the model never gives way to another."""
+        return self.preset is not None and self.preset.preset.pin
+
+    @property
+    def idle_limit_seconds(self) -> float:
+        """How long the model stays loaded without a request; 0: for ever."""
+        own = self.preset.preset.idle_unload_seconds if self.preset is not None else None
+        return self.idle_unload_seconds if own is None else own
 
     @property
     def outside_url(self) -> str | None:

@@ -29,6 +29,10 @@ class Preset:
     """The GPUs of its engine, by their number here; empty: all."""
     keys: tuple[str, ...] = ()
     """Labels of the API keys that may use it; empty: all."""
+    pin: bool = False
+    """Whether it never gives way to another model."""
+    idle_unload_seconds: float | None = None
+    """In place of `IDLE_UNLOAD_SECONDS`."""
 
     @property
     def repository(self) -> str:

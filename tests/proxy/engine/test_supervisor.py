@@ -110,6 +110,10 @@ class Work:
         self.trouble = asyncio.Event()
 
 
+async def at_once() -> None:
+    """It is always this engine's turn."""
+
+
 class Managed:
     """An engine with its own state; its phases as they came."""
 
@@ -119,7 +123,7 @@ class Managed:
         self._drained = drained
         self.state.listen(lambda before, after: self._note(before.phase, after.phase))
         settings = Settings.load(environ)
-        self.engine = Engine(settings, self.state, server, self._wait_for_drain, Work())
+        self.engine = Engine(settings, self.state, server, self._wait_for_drain, Work(), at_once)
 
     def _note(self, before: Phase, after: Phase) -> None:
         if after is not before:

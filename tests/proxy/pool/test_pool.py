@@ -9,6 +9,7 @@ import pytest
 from proxy.access.admission import Admission
 from proxy.access.waiting_room import WaitingRoom
 from proxy.engine.phase import Phase
+from proxy.engine.supervisor import Supervisor
 from proxy.errors import ModelNotFound
 from proxy.pool.model import ServedModel
 from proxy.pool.pool import ModelPool
@@ -46,35 +47,33 @@ async def test_a_request_that_is_cut_is_not_waited_for_again(
     await pool.close_probes()
 
 
-class FakeEngine:
+class FakeEngine(Supervisor):
     """The engine of one model: its files come at once, or never."""
 
     def __init__(self, model: ServedModel, *, has_files: bool) -> None:
+        super().__init__()
         self._model = model
         self._has_files = has_files
-        self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self, *, fetches_only: bool = False) -> asyncio.Task[None]:
-        self._tasks.append(asyncio.create_task(self._run(fetches_only=fetches_only)))
-        return self._tasks[-1]
-
-    async def _run(self, *, fetches_only: bool) -> None:
+    async def _run(self) -> None:
         state = self._model.state
         if not self._has_files:
             state.enter(Phase.RESTARTING, reason="the hub does not answer")
             await asyncio.Event().wait()
-        if fetches_only:
+        if state.snapshot.phase is Phase.CHECKING:
             state.enter(Phase.DOWNLOADING)
+            state.update(model_path="/model")
+        if self._fetches_only:
             state.enter(Phase.STOPPED)
             return
-        if state.snapshot.phase is Phase.STOPPED:
-            state.enter(Phase.CHECKING)
+        await self._model.wait_for_turn()
         for phase in (Phase.LOADING, Phase.WARMING, Phase.READY):
             state.enter(phase)
+        await asyncio.Event().wait()
 
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+    async def _wind_down(self) -> None:
+        self._model.state.enter(Phase.DRAINING)
+        self._model.state.enter(Phase.STOPPED)
 
 
 @pytest.mark.parametrize("without_files", ["default", "second"])
