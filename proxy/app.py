@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.access.access_control import AccessControl
+from proxy.access.admins import Admins
 from proxy.access.admission import Admission
 from proxy.access.cors import Cors
 from proxy.access.hosts import Hosts
@@ -92,7 +93,7 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
         on_start=(metrics.request_started,),
         on_end=_observers(spans, metrics, service, access),
     )
-    withheld = CREDENTIALS if settings.needs_key else frozenset[bytes]()
+    withheld = CREDENTIALS if settings.needs_key or settings.admin_keys else frozenset[bytes]()
     named = named_protocols(settings)
     relay = Relay(
         models,
@@ -159,7 +160,8 @@ def _dispatch(
     )
     own, scraped = built_in_endpoints(service, routes.listed)
     hosts, cors = Hosts(settings.allowed_hosts, settings.cors_origins), Cors(settings.cors_origins)
-    return Dispatch(routes, hosts, cors, access, relay, websockets, own, scraped, settings)
+    admins = Admins(settings)
+    return Dispatch(routes, hosts, cors, access, admins, relay, websockets, own, scraped, settings)
 
 
 def _observers(

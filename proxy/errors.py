@@ -8,10 +8,12 @@
         ├── Unauthorized              client    401 (no API key, or not one of ours)
         ├── OriginNotAllowed          client    403 (a web page that may not open a WebSocket)
         ├── HostNotAllowed            client    403 (a web page asks by a name that is anybody's)
+        ├── AdminOnly                 client    403 (models are steered from this machine only)
         ├── UnknownRoute              client    404
         ├── RouteNotServed            client    404 (the engine's model does not do that)
         ├── ModelNotFound             client    404 (no model of that name is served)
         ├── MethodNotAllowed          client    405
+        ├── ModelConflict             client    409 (the model cannot be loaded, unloaded or pinned)
         ├── NoWebSocket               client    426 (a route that is asked by HTTP only)
         ├── MalformedRequest          client    400 (what came is not HTTP)
         ├── InvalidRequest            client    400 (a protocol of ours cannot take it)
@@ -117,6 +119,7 @@ _ANTHROPIC_TYPES = {
     404: "not_found_error",
     405: "invalid_request_error",
     408: "timeout_error",
+    409: "invalid_request_error",
     413: "request_too_large",
     422: "invalid_request_error",
     429: "rate_limit_error",
@@ -174,6 +177,10 @@ class HostNotAllowed(RequestFailure):
     status, type, code, source = 403, "invalid_request_error", "host_not_allowed", Source.CLIENT
 
 
+class AdminOnly(RequestFailure):
+    status, type, code, source = 403, "invalid_request_error", "admin_only", Source.CLIENT
+
+
 class UnknownRoute(RequestFailure):
     status, type, code, source = 404, "invalid_request_error", "unknown_route", Source.CLIENT
 
@@ -184,6 +191,10 @@ class RouteNotServed(RequestFailure):
 
 class ModelNotFound(RequestFailure):
     status, type, code, source = 404, "invalid_request_error", "model_not_found", Source.CLIENT
+
+
+class ModelConflict(RequestFailure):
+    status, type, code, source = 409, "invalid_request_error", "model_conflict", Source.CLIENT
 
 
 class NoWebSocket(RequestFailure):

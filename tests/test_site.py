@@ -160,7 +160,7 @@ async def test_the_page_has_all_pages_of_the_sidecar_and_says_which_need_a_key()
 )
 async def test_a_page_of_the_sidecar_is_answered(path: str) -> None:
     async with house() as there:
-        response = await there.get(path)
+        response = await there.get(path.replace("{model}", "default"))
         assert response.status_code in (200, 204, 503)
         assert response.headers.get("x-proxy-error") in (None, "upstream engine_unavailable")
 

@@ -47,7 +47,7 @@ class Hosts:
         is_browser = origin or (b"accept-language" in named and b"sec-fetch-mode" not in named)
         if not is_browser or origin in self._origins:
             return None
-        name = _name(named.get(b"host", b""))
+        name = host_of(named.get(b"host", b""))
         if self._allows(name):
             return None
         return HostNotAllowed(
@@ -65,8 +65,11 @@ class Hosts:
         return True
 
 
-def _name(host: bytes) -> str:
-    """Without port and brackets. An address of IPv6 has colons, and mostly no dot."""
+def host_of(host: bytes) -> str:
+    """The name in a `Host` header, without port and brackets.
+
+    An address of IPv6 has colons, and mostly no dot.
+    """
     text = host.decode("latin-1").strip().lower()
     if text.startswith("["):
         return text[1:].partition("]")[0]

@@ -43,10 +43,15 @@ Stamp = tuple[int, int, int]
 class Keys:
     """The keys that are good now: those of `API_KEYS` and those of the file."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises SettingsError: the file cannot be read, or holds what is no key."""
-        self._fixed = settings.api_keys
-        self._path = Path(settings.api_keys_file) if settings.api_keys_file else None
+    def __init__(self, settings: Settings, *, of_admins: bool = False) -> None:
+        """`of_admins`: those of `ADMIN_KEYS`, which are in no file.
+
+        Raises:
+            SettingsError: the file cannot be read, or holds what is no key.
+        """
+        file = None if of_admins else settings.api_keys_file
+        self._fixed = settings.admin_keys if of_admins else settings.api_keys
+        self._path = Path(file) if file else None
         self._hash = partial(hashlib.blake2b, digest_size=32, key=secrets.token_bytes(32))
         self._by_digest: dict[bytes, tuple[bytes, str]] = {}
         # What has passed: a header's value -> the label of the key in it.
@@ -151,15 +156,15 @@ def _remember(passed: dict[bytes, str], value: bytes, label: str) -> None:
 def warnings_about_keys(settings: Settings, keys: Iterable[ApiKey]) -> tuple[str, ...]:
     """What an operator should know before strangers find out."""
     keys = tuple(keys)
-    if not settings.needs_key:
-        return () if _is_loopback(settings.host) else (_open_to_all(settings),)
-    if not keys:
-        return ("API_KEYS_FILE holds no key yet: every request gets 401 until it does.",)
     warnings = []
+    if not settings.needs_key and not is_loopback(settings.host):
+        warnings.append(_open_to_all(settings))
+    if settings.needs_key and not keys:
+        warnings.append("API_KEYS_FILE holds no key yet: every request gets 401 until it does.")
     named = settings.key_limits.by_label if settings.key_limits is not None else {}
-    if strangers := sorted(named.keys() - {each.label for each in keys}):
+    if keys and (strangers := sorted(named.keys() - {each.label for each in keys})):
         warnings.append(f"KEY_LIMITS names who has no key: {', '.join(strangers)}.")
-    short = [each.label for each in keys if len(each.key) < GOOD_KEY_CHARS]
+    short = [each.label for each in (*keys, *settings.admin_keys) if len(each.key) < GOOD_KEY_CHARS]
     if short:
         text = f"These keys are so short that they can be guessed: {', '.join(short)}. "
         warnings.append(f"{text}`{COMMAND} keys` makes a good one.")
@@ -173,7 +178,7 @@ def _open_to_all(settings: Settings) -> str:
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -15,6 +15,7 @@ from proxy.api.dashboard import page_router, requests_router
 from proxy.api.health import health_router
 from proxy.api.info import info_router
 from proxy.api.metrics import metrics_router
+from proxy.api.models import models_router
 from proxy.api.openapi import openapi_router
 from proxy.api.service import Service
 from proxy.errors import MethodNotAllowed, RequestFailure
@@ -25,23 +26,41 @@ from proxy.relay.refusal import refusal
 class BuiltInEndpoints:
     """What the sidecar itself answers on one port: the paths in `paths`.
 
-    Those of `open_paths` need no key: load balancers have none.
+    Those of `open_paths` need no key: load balancers have none. Those of `admins_routers` an admin
+    may ask for; by POST nobody else.
     """
 
-    def __init__(self, *routers: APIRouter, open_paths: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        *routers: APIRouter,
+        open_paths: frozenset[str] = frozenset(),
+        admins_routers: Iterable[APIRouter] = (),
+    ) -> None:
+        admins_routers = tuple(admins_routers)
+        routers = (*admins_routers, *routers)
         self._app = FastAPI(title="vLLM sidecar", version=__version__, openapi_url=None)
         for router in routers:
             self._app.include_router(router)
         self._app.add_exception_handler(RequestFailure, _refused)
         self._app.add_exception_handler(405, _wrong_method)
         self.open_paths = open_paths
+        self._admins = [route for router in admins_routers for route in _routes_of(router)]
         # Of the routers: newer versions of FastAPI no longer copy their routes into the app's.
-        self.paths = {
-            route.path
-            for router in routers
-            for route in router.routes
-            if isinstance(route, OwnRoute)
-        }
+        routes = [route for router in routers for route in _routes_of(router)]
+        self.paths = {route.path_format for route in routes}
+        """As OpenAPI writes them."""
+        self._named = [route for route in routes if route.param_convertors]
+
+    def has(self, path: str) -> bool:
+        return path in self.paths or any(each.path_regex.match(path) for each in self._named)
+
+    def admits_admins(self, path: str) -> bool:
+        return any(each.path_regex.match(path) for each in self._admins)
+
+    def needs_admin(self, method: str, path: str) -> bool:
+        return method == "POST" and any(
+            each.path_regex.match(path) and method in (each.methods or ()) for each in self._admins
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -55,14 +74,27 @@ def built_in_endpoints(
     `routes` are the engine's, for the description.
     """
     health, metrics, page = health_router(service), metrics_router(service), page_router()
-    open_paths = frozenset(
-        route.path for route in (*health.routes, *page.routes) if isinstance(route, OwnRoute)
-    )
+    open_paths = frozenset(route.path for router in (health, page) for route in _routes_of(router))
     description = openapi_router(service.settings, routes, open_paths)
-    pages = [health, info_router(service), requests_router(service), page, description]
+    pages = [
+        health,
+        info_router(service),
+        requests_router(service),
+        page,
+        description,
+    ]
+    admins_routers = (models_router(service),)
+    scraped = BuiltInEndpoints()
     if service.settings.port_of_metrics is None:
-        return BuiltInEndpoints(*pages, metrics, open_paths=open_paths), BuiltInEndpoints()
-    return BuiltInEndpoints(*pages, open_paths=open_paths), BuiltInEndpoints(metrics)
+        pages.append(metrics)
+    else:
+        scraped = BuiltInEndpoints(metrics)
+    own = BuiltInEndpoints(*pages, open_paths=open_paths, admins_routers=admins_routers)
+    return own, scraped
+
+
+def _routes_of(router: APIRouter) -> list[OwnRoute]:
+    return [route for route in router.routes if isinstance(route, OwnRoute)]
 
 
 async def _refused(request: Request, failure: Exception) -> Response:
@@ -73,8 +105,9 @@ async def _refused(request: Request, failure: Exception) -> Response:
 
 async def _wrong_method(request: Request, failure: Exception) -> Response:
     assert isinstance(failure, HTTPException)
-    wrong = MethodNotAllowed(f"{request.url.path} does not take {request.method}; it takes GET.")
     # Starlette joins a set, whose order is another one in each process.
-    allowed = sorted((failure.headers or {}).get("Allow", "GET").split(", "))
-    wrong.headers = ((b"allow", ", ".join(allowed).encode()),)
+    allowed = ", ".join(sorted((failure.headers or {}).get("Allow", "GET").split(", ")))
+    text = f"{request.url.path} does not take {request.method}; it takes {allowed}."
+    wrong = MethodNotAllowed(text)
+    wrong.headers = ((b"allow", allowed.encode()),)
     return await _refused(request, wrong)

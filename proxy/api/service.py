@@ -7,11 +7,14 @@ from time import monotonic
 
 from proxy.engine.phase import Phase
 from proxy.engine.state import EngineState, Snapshot
+from proxy.pool.model import ServedModel
 from proxy.pool.pool import ModelPool
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.recent import Recent
 
+# An engine that someone else runs has not told its model's name yet.
+_UNNAMED = "default"
 _OVER = (Phase.FAILED, Phase.STOPPED)
 
 
@@ -49,6 +52,14 @@ class Service:
     def model(self) -> str | None:
         """The name that stands in answers; None until it is known."""
         return next(iter(self.snapshot.served_names), None)
+
+    def names_of(self, model: ServedModel) -> tuple[str, ...]:
+        """The names of a model, those of its requests first; never empty."""
+        settings = model.settings
+        own = settings.preset.preset.name if settings.preset else settings.model_name
+        # Those of a single model are the engine's to tell.
+        names = model.names or model.state.snapshot.served_names or settings.served_model_names
+        return tuple(dict.fromkeys((*names, own or _UNNAMED)))
 
     @property
     def uptime_seconds(self) -> float:

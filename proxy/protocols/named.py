@@ -23,6 +23,7 @@ OWN = (
     "startupz",
     "ping",
     "info",
+    "models",
     "metrics",
     "dashboard",
     "openapi.json",

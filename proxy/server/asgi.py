@@ -6,6 +6,8 @@ https://asgi.readthedocs.io/en/latest/specs/www.html
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Scope
@@ -22,8 +24,8 @@ def decoded(path: bytes) -> str:
     return unquote(path.decode("latin-1"))
 
 
-async def run_asgi(app: ASGIApp, exchange: Exchange) -> None:
-    """Let `app` answer a request."""
+async def run_asgi(app: ASGIApp, exchange: Exchange, state: Mapping[str, Any]) -> None:
+    """Let `app` answer a request; it finds `state` in `request.state`."""
     request = exchange.request
     left = asyncio.Event()
     taken = False
@@ -63,6 +65,6 @@ async def run_asgi(app: ASGIApp, exchange: Exchange) -> None:
         "headers": request.headers,
         "client": (request.client, 0) if request.client is not None else None,
         "server": (None, request.port),
-        "state": {},
+        "state": dict(state),
     }
     await app(scope, receive, send)

@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 
 from proxy.access.access_control import AccessControl
+from proxy.access.admins import Admins
 from proxy.access.cors import Cors
 from proxy.access.hosts import Hosts
 from proxy.access.routes import WITH_SESSIONS, Route, RouteTable
@@ -33,6 +34,7 @@ class Dispatch:
         hosts: Hosts,
         cors: Cors,
         access: AccessControl,
+        admins: Admins,
         relay: Relay,
         websockets: WebSocketRelay,
         built_in: BuiltInEndpoints,
@@ -45,6 +47,7 @@ class Dispatch:
         self._cors = cors
         self._answers_pages = bool(settings.cors_origins)
         self._access = access
+        self._admins = admins
         self._relay = relay
         self._websockets = websockets
         self._built_in = built_in
@@ -76,20 +79,27 @@ class Dispatch:
                 return
             exchange.added = self._cors.lines(request)
 
-        key = None
-        if self._access.guarded and not (route is None and path in built_in.open_paths):
-            try:
-                key = self._access.identify(request.named)
-                if route is not None:
+        key = admin = None
+        try:
+            if route is not None:
+                if self._access.guarded:
+                    key = self._access.identify(request.named)
                     exchange.added += self._access.admit(key)
-            except RequestFailure as refused:
-                await self._relay.refuse(exchange, refused, route or Route.UNKNOWN, key)
-                return
+            elif built_in.needs_admin(request.method, path):
+                admin = self._admins.check(request)
+            elif path not in built_in.open_paths:
+                if built_in.admits_admins(path):
+                    admin = self._admins.label_of(request)
+                if admin is None:
+                    key = self._access.identify(request.named)
+        except RequestFailure as refused:
+            await self._relay.refuse(exchange, refused, route or Route.UNKNOWN, key)
+            return
 
         if route is not None:
             await self._relay(exchange, route, key)
-        elif path in built_in.paths:
-            await run_asgi(built_in, exchange)
+        elif built_in.has(path):
+            await run_asgi(built_in, exchange, {"key": key, "admin": admin})
         else:
             text = f"There is no route {request.method} {path[:_SHOWN_CHARS]} here."
             await self._relay.refuse(exchange, UnknownRoute(text), Route.UNKNOWN, key)
@@ -142,5 +152,5 @@ class Dispatch:
     def _without_slash(self, request: Request, built_in: BuiltInEndpoints) -> Request:
         """What is listed, ours or the engine's, is found with a slash at its end, too."""
         bare = request.path[:-1]
-        path = bare if decoded(bare) in built_in.paths else self._routes.canonical(request.path)
+        path = bare if built_in.has(decoded(bare)) else self._routes.canonical(request.path)
         return msgspec.structs.replace(request, path=path)

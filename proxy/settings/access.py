@@ -30,6 +30,16 @@ class AccessSettings(Group, title="Access"):
         unset="none",
         example="/workspace/keys",
     )
+    admin_keys: Annotated[tuple[ApiKey, ...], from_text(parse_keys)] = variable(
+        "ADMIN_KEYS",
+        default=(),
+        unit="keys",
+        effect="Keys of operators, written as `API_KEYS`. They see all of `/models`, and are no "
+        "API keys unless they stand in `API_KEYS` too.",
+        unset="none",
+        example="ops:sk-5Tz0...",
+        secret=True,
+    )
     key_limits: Annotated[KeyLimits | None, from_text(parse_key_limits)] = variable(
         "KEY_LIMITS",
         unit="limits",

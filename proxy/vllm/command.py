@@ -70,6 +70,7 @@ _RENAMED = {"TOKENIZER_NAME": "TOKENIZER"}
 # (VLLM_PORT is its internal port; Kubernetes sets it to a URL beside a service `vllm`).
 _NOT_FOR_THE_ENGINE = frozenset(
     {
+        "ADMIN_KEYS",
         "API_KEYS",
         "API_KEYS_FILE",
         "HOST",

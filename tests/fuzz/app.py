@@ -104,7 +104,7 @@ class App:
         seen = Seen(request.method, target, request.version, [*request.headers])
         self.seen.append(seen)
         if way.answering is Answering.SENT and exchange.unreadable is None:
-            await run_asgi(_page(seen), exchange)
+            await run_asgi(_page(seen), exchange, {})
         else:
             await _Passing(exchange, seen, way, self.engine).through(exchange.unreadable)
 

@@ -50,6 +50,7 @@ def test_one_pair_of_quotes_around_the_whole_value_is_taken_off(text: str, expec
 def test_quotes_are_taken_off_settings_and_off_what_the_engine_gets_with_one_warning() -> None:
     settings = Settings.load(
         {
+            "ADMIN_KEYS": '"ops:sk-hush-hush"',
             "API_KEYS": '"alice:sk-hush"',
             "PORT": "'9000'",
             "MM_PROCESSOR_KWARGS": "'{\"max_pixels\": 1003520}'",
@@ -58,6 +59,7 @@ def test_quotes_are_taken_off_settings_and_off_what_the_engine_gets_with_one_war
             "HF_TOKEN": '""',
         }
     )
+    assert [key.key for key in settings.admin_keys] == ["sk-hush-hush"]
     assert [key.key for key in settings.api_keys] == ["sk-hush"]
     assert settings.port == 9000
     assert settings.hf_token is None
@@ -68,8 +70,8 @@ def test_quotes_are_taken_off_settings_and_off_what_the_engine_gets_with_one_war
     assert command.environ["CUDA_VISIBLE_DEVICES"] == "0"
     (warning,) = warnings_about(settings)
     assert warning == (
-        "quotes around the value were taken off: API_KEYS, CUDA_VISIBLE_DEVICES, HF_TOKEN, "
-        "MM_PROCESSOR_KWARGS, PORT, VLLM_LOGGING_LEVEL; write it without them"
+        "quotes around the value were taken off: ADMIN_KEYS, API_KEYS, CUDA_VISIBLE_DEVICES, "
+        "HF_TOKEN, MM_PROCESSOR_KWARGS, PORT, VLLM_LOGGING_LEVEL; write it without them"
     )
 
 

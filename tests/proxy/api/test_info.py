@@ -106,6 +106,7 @@ async def test_no_secret_is_in_it() -> None:
     secrets = {
         "HF_TOKEN": "secret-hf",
         "API_KEYS": "secret-keys",
+        "ADMIN_KEYS": "secret-admins",
         "VLLM_API_KEY": "secret-vllm",
         "RUNPOD_API_KEY": "secret-runpod",
         "VLLM_EXTRA_ARGS": "--x-api-key secret-extra",

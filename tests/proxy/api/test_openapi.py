@@ -17,8 +17,9 @@ from tests.proxy.house import House, house
 
 KEY = {"x-api-key": "sk-1234567890123456"}
 KEYS = f"me:{KEY['x-api-key']}"
-# A client that has left gets no answer; what is no route of the engine's is not described.
-_NOT_DESCRIBED = {499, 404, 405}
+# A client that has left gets no answer; what is no route of the engine's is not described, and
+# what only pages of ours refuse stands at those.
+_NOT_DESCRIBED = {499, 404, 405, 409}
 
 
 PROTOCOL = """

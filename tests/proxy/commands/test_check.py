@@ -32,6 +32,7 @@ OURS = (
     "HOST",
     "UPSTREAM",
     "VLLM_",
+    "ADMIN_KEYS",
     "API_KEYS",
     "OTEL_",
     "LOG_",

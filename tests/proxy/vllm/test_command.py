@@ -16,6 +16,7 @@ from proxy.vllm.command import engine_command, masked, warnings_about
 SECRETS = {
     "HF_TOKEN": "secret-hf",
     "API_KEYS": "label:secret-key",
+    "ADMIN_KEYS": "label:secret-admin",
     "API_KEY": "secret-engine-key",
     "VLLM_API_KEY": "secret-vllm-key",
     "RUNPOD_API_KEY": "secret-runpod",
@@ -319,6 +320,7 @@ def test_the_engine_does_not_get_what_is_not_its_own() -> None:
     }
     left = command(given).environ
     dropped = {
+        "ADMIN_KEYS",
         *("API_KEYS", "VLLM_API_KEY", "RUNPOD_API_KEY", "JUPYTER_PASSWORD", "API_KEYS_FILE"),
         *("PUBLIC_KEY", "VLLM_PORT", "VLLM_EXTRA_ARGS", "VLLM_MODEL_NAME", "PORT", "HOST"),
         *("UPSTREAM_PORT", "PORT_HEALTH", "VLLM_STARTUP_TIMEOUT", "VLLM_CONFIG_FILE"),
