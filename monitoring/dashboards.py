@@ -132,9 +132,9 @@ _OPTIONS: dict[str, Json] = {
 }
 
 
-def stat(title: str, expr: str, unit: str = "short", **more: Any) -> Panel:
+def stat(title: str, expr: str, unit: str = "short", width: int = 4, **more: Any) -> Panel:
     """One number."""
-    return Panel(title, [Query(expr)], unit, "stat", 4, 4, **more)
+    return Panel(title, [Query(expr)], unit, "stat", width, 4, **more)
 
 
 # What is looked at -------------------------------------------------------------------------
@@ -509,6 +509,129 @@ ENGINE = {
 }
 
 
+# A number for each state, so that each model has a line of its own.
+STATES = {
+    "unloaded": "text",
+    "loading": "blue",
+    "ready": "green",
+    "unloading": "orange",
+    "asleep": "purple",
+    "failed": "red",
+}
+STATE_OF_EACH = " or ".join(
+    f'{number} * sidecar_model_state{{{AT}, state="{state}"}}'
+    for number, state in enumerate(STATES)
+)
+MODEL_LOAD, MODEL_WAIT = "sidecar_model_load_seconds", "sidecar_model_wait_seconds"
+MADE_ROOM = f'{AT}, reason="make_room"'
+
+
+def events(title: str, metric: str, by: str, legend: str, about: str) -> Panel:
+    """What happened now and then, as bars."""
+    expr = f"sum by ({by}) (increase({metric}{{{AT}}}{RATE})) > 0"
+    bars = {"drawStyle": "bars", "fillOpacity": 80}
+    return Panel(title, [Query(expr, legend)], custom=bars, about=about)
+
+
+MODELS = {
+    "Now": [
+        stat("Loaded", f'sum(sidecar_model_state{{{AT}, state="ready"}})', width=6),
+        stat("Waiting for a load or a place", f"sum(sidecar_requests_waiting{{{AT}}})", width=6),
+        stat(
+            "Gave way in an hour",
+            f"round({rate('sidecar_model_evictions_total', MADE_ROOM, over='[1h]')} * 3600)",
+            width=6,
+            about="Unloaded for another model.",
+        ),
+        stat(
+            "Time that went into loads",
+            rate(f"{MODEL_LOAD}_sum", AT, over="[1h]"),
+            "percentunit",
+            width=6,
+            thresholds=((None, "green"), (0.1, "orange"), (0.25, "red")),
+            about="In the last hour. Loads on several GPUs add up.",
+        ),
+    ],
+    "Over time": [
+        Panel(
+            "State",
+            [Query(f"sum by (instance, model) ({STATE_OF_EACH})", "{{model}}")],
+            kind="state-timeline",
+            width=24,
+            mappings=[
+                {
+                    "type": "value",
+                    "options": {
+                        str(number): {"text": state, "color": color, "index": number}
+                        for number, (state, color) in enumerate(STATES.items())
+                    },
+                }
+            ],
+        ),
+        Panel(
+            "Memory by model",
+            [Query(f"sidecar_model_memory_bytes{{{AT}}}", "{{model}} {{gpu}}")],
+            "bytes",
+            width=12,
+            stacked=True,
+            about="As it was measured when each was loaded. With several GPUs, of each of them.",
+        ),
+        Panel(
+            "Time waited for a load",
+            [
+                Query(
+                    quantile(MODEL_WAIT, share, by="model, le"), f"p{share * 100:g} {{{{model}}}}"
+                )
+                for share in (0.5, 0.95)
+            ],
+            "s",
+            width=12,
+            about="By requests whose model was not loaded.",
+        ),
+        events(
+            "Loads",
+            "sidecar_model_loads_total",
+            "model, kind, outcome",
+            "{{model}} {{kind}} {{outcome}}",
+            "A wake is a load from sleep. An abandoned load was ended for another model.",
+        ),
+        events(
+            "Unloads",
+            "sidecar_model_evictions_total",
+            "model, reason",
+            "{{model}} {{reason}}",
+            "make_room: for another model. idle: nobody had asked for it. ordered: by hand.",
+        ),
+        Panel(
+            "Waiting",
+            [Query(f"sum by (model) (sidecar_requests_waiting{{{AT}}})", "{{model}}")],
+            about="For a load, or for a place. Without a name: for what KEY_LIMITS let a key have.",
+        ),
+        Panel(
+            "Seconds of a load",
+            [
+                Query(
+                    f"{rate(f'{MODEL_LOAD}_sum', AT, by='model, kind')}"
+                    f" / {rate(f'{MODEL_LOAD}_count', AT, by='model, kind')}",
+                    "{{model}} {{kind}}",
+                )
+            ],
+            "s",
+            width=12,
+            about="Mean of those that ended then.",
+        ),
+        Panel(
+            "Time that went into loads",
+            [Query(rate(f"{MODEL_LOAD}_sum", AT, by="model", over="[1h]"), "{{model}}")],
+            "percentunit",
+            width=12,
+            stacked=True,
+            about="Over the last hour.",
+        ),
+    ],
+}
+
+
 GPUS = f"count(sidecar_gpu_memory_total_bytes{{{AT}}})"
 # What is typed goes first; where nothing is, `0$GPU_PRICE_PER_HOUR` is 0, and what each sidecar
 # says of itself is taken.
@@ -678,6 +801,7 @@ def dashboard(uid: str, title: str, rows: dict[str, list[Panel]], *variables: Js
 DASHBOARDS = {
     "service.json": dashboard("sidecar-service", "Service", SERVICE, ROUTE, MODEL),
     "engine.json": dashboard("sidecar-engine", "Engine and GPU", ENGINE),
+    "models.json": dashboard("sidecar-models", "Models", MODELS),
     "cost.json": dashboard("sidecar-cost", "Cost", COST, PRICE),
 }
 

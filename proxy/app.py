@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,16 +134,17 @@ def _models(
 def _measure_models(metrics: Metrics, models: ModelPool) -> None:
     gauges = metrics.gauges
     gauges.engines = lambda: [(each.name, each.meter.reading()) for each in models]
-    if models.only is not None:
-        room = models.only.admission
-        gauges.waiting = lambda: [("", room.places_waiting)]
-    else:
-        # What its key may have at once, a request waits for before its model is known.
-        gauges.waiting = lambda: [
-            ("", models.admission.places_waiting),
-            *((each.name, each.admission.waiting) for each in models),
-        ]
+    gauges.waiting = lambda: _waiting(models)
+    if models.only is None:
         gauges.models = lambda: [(each.name, each.status) for each in models]
+
+
+def _waiting(models: ModelPool) -> Iterator[tuple[str, int]]:
+    for each in models:
+        yield each.name, each.admission.waiting
+    if models.only is None:
+        # What its key may have at once, a request waits for before its model is known.
+        yield "", models.admission.places_waiting
 
 
 def _dispatch(

@@ -263,7 +263,8 @@ _LABELS: dict[str, tuple[str, Iterable[str]]] = {
     "route": ("Kind of work; `protocol` is of `PROTOCOLS`, `extra` of `EXTRA_ROUTES`", Route),
     "model": (
         "Name that the engine serves, or `other`. A request without a model gets the first name: "
-        "the engine answers it by that",
+        "the engine answers it by that. Of engines, loads and memory it is the model's first name, "
+        "and there only where there are several",
         (),
     ),
     "state": ("State of a model, as `/v1/models` has it", STATES),

@@ -377,7 +377,7 @@ def test_grafana_is_given_the_prometheus_and_the_folder_that_compose_mounts() ->
         in (services["grafana"]["volumes"])
     )
     names = {path.name for path in (ROOT / "monitoring/grafana/dashboards").iterdir()}
-    assert names == {"service.json", "engine.json", "cost.json"}
+    assert names == {"service.json", "engine.json", "models.json", "cost.json"}
 
 
 # Documents ----------------------------------------------------------------------------------------

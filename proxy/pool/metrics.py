@@ -27,9 +27,10 @@ class TransitionMetrics:
     def __init__(self, series: ModelSeries) -> None:
         self._series = series
 
-    def add_model(self, name: str) -> None:
-        """All its series from now on: a rate needs the 0 before the 1."""
-        for kind in LoadKind:
+    def add_model(self, name: str, kinds: Iterable[LoadKind] = (LoadKind.COLD,)) -> None:
+        """All its series from now on: a rate needs the 0 before the 1. `kinds`: how it may be
+        loaded."""
+        for kind in kinds:
             self._series.load_seconds.child(name, kind)
             for outcome in Outcome:
                 self._series.loads.child(name, kind, outcome)

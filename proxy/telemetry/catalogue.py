@@ -40,8 +40,8 @@ REQUESTS = counter("requests", "Requests that ended.", "route", "model", "outcom
 IN_FLIGHT = gauge("requests_in_flight", "Requests that have begun and not ended.", "route")
 WAITING = gauge(
     "requests_waiting",
-    "Requests in the queue for a slot of `MAX_IN_FLIGHT`; of several models, also for the load. "
-    "Without `model`, beside several models: for what `KEY_LIMITS` let a key have at once.",
+    "Requests that wait for a slot of `MAX_IN_FLIGHT`, or for their model to be loaded. Without "
+    "`model`, beside several models: for what `KEY_LIMITS` let a key have at once.",
     "model",
 )
 DURATION = histogram(
@@ -117,7 +117,7 @@ STATE = gauge(
 )
 MODEL_STATE = gauge(
     "model_state",
-    "1 for the state of a model, 0 for the others. With several models only.",
+    "1 for the state of a model, 0 for the others.",
     "model",
     "state",
 )

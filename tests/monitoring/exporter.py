@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -37,7 +37,7 @@ def page(missing_from: str) -> bytes:
 
 
 @contextmanager
-def exporting(content: bytes) -> Iterator[int]:
+def exporting(page: Callable[[], bytes]) -> Iterator[int]:
     """The port of a server that answers `/metrics` with this."""
 
     class Page(BaseHTTPRequestHandler):
@@ -45,7 +45,7 @@ def exporting(content: bytes) -> Iterator[int]:
             self.send_response(200)
             self.send_header("content-type", "text/plain; version=0.0.4")
             self.end_headers()
-            self.wfile.write(content)
+            self.wfile.write(page())
 
         def log_message(self, format: str, *args: object) -> None:
             pass

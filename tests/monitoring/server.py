@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import httpx
@@ -25,13 +26,20 @@ class Prometheus:
     """The server as a process: `with Prometheus(...) as prometheus:`.
 
     Its configuration is the shipped one, but for the pace and the targets: `ports` of jobs that
-    are shipped, and of jobs that are added.
+    are shipped, and of jobs that are added. All are of one instance, but for those of `others`.
     """
 
-    def __init__(self, program: str, folder: Path, ports: dict[str, int]) -> None:
+    def __init__(
+        self,
+        program: str,
+        folder: Path,
+        ports: dict[str, int],
+        others: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         (self.port,) = free_ports(1)
         self._folder = folder
         self._ports = ports
+        self._others = others
         self._program = program
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False)
         self._process: subprocess.Popen[bytes]
@@ -43,7 +51,8 @@ class Prometheus:
         jobs = {name: shipped.get(name, {"job_name": name}) for name in self._ports}
         for name, job in jobs.items():
             address = f"127.0.0.1:{self._ports[name]}"
-            job["static_configs"] = [{"targets": [address], "labels": {"instance": INSTANCE}}]
+            instance = self._others.get(name, INSTANCE)
+            job["static_configs"] = [{"targets": [address], "labels": {"instance": instance}}]
         return document | {"scrape_configs": list(jobs.values())}
 
     def __enter__(self) -> Self:

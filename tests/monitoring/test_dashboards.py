@@ -1,7 +1,8 @@
 """The dashboards are those that dashboards.py writes, and every query of theirs finds data.
 
 The data are of a real run: a sidecar with a fake engine below it, traffic, errors and a restart,
-scraped by a real Prometheus with the shipped rules.
+scraped by a real Prometheus with the shipped rules. Beside it are pages of what it has not: GPUs
+and several models.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import yaml
 from tests.engine.service import Service, wait_until
 from tests.monitoring import exporter, traffic
 from tests.monitoring.metric_names import known, labels_of, names_in
+from tests.monitoring.pod import SwappingPod
 from tests.monitoring.server import MONITORING, Prometheus, Series
 from tests.patience import PATIENCE
 from tests.proxy.engine.living import starting
@@ -44,6 +46,8 @@ VARIABLES = {
     "$model": "tiny|second",
     "$GPU_PRICE_PER_HOUR": "",  # nothing is typed
 }
+# A sidecar with several models.
+SEVERAL = "several:8000"
 BEFORE_SECONDS, AFTER_SECONDS = 3.0, 4.0
 
 
@@ -68,7 +72,9 @@ def queries() -> list[Query]:
     ]
 
 
-def filled_in(expr: str) -> str:
+def filled_in(expr: str, place: str = "") -> str:
+    if place.startswith("Models / "):
+        expr = expr.replace("$instance", SEVERAL)
     for name, value in VARIABLES.items():
         expr = expr.replace(name, value)
     assert "$" not in expr
@@ -86,7 +92,12 @@ def write_anew(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_dashboards_are_those_that_are_written() -> None:
     done = write_anew("--check")
     assert done.returncode == 0, done.stdout
-    assert {each["title"] for each in DASHBOARDS.values()} == {"Service", "Engine and GPU", "Cost"}
+    assert {each["title"] for each in DASHBOARDS.values()} == {
+        "Service",
+        "Engine and GPU",
+        "Models",
+        "Cost",
+    }
 
 
 def test_a_dashboard_that_was_edited_by_hand_is_named(tmp_path: Path) -> None:
@@ -148,7 +159,7 @@ class Run:
 
     def find(self, query: Query) -> Series:
         """As the panel would: over the time of the run, or at its end."""
-        expr = filled_in(query.expr)
+        expr = filled_in(query.expr, query.place)
         if query.instant:
             return self.prometheus.now(expr)
         return self.prometheus.over(expr, self.began, self.ended)
@@ -167,6 +178,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     model.mkdir()
     (model / "config.json").write_text("{}")
     with ExitStack() as stack:
+        pod = SwappingPod()
         start = stack.enter_context(starting(folder, model))
         service = start(SERVED_MODEL_NAME="tiny,second", GPU_PRICE_PER_HOUR="1.99")
         service.wait_for("ready", PATIENCE)
@@ -174,11 +186,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         ports = {
             "sidecar": service.port,
             "engine": service.port,
-            "gauges": stack.enter_context(exporter.exporting(gauges)),
+            "gauges": stack.enter_context(exporter.exporting(lambda: gauges)),
+            "several": stack.enter_context(exporter.exporting(pod.page)),
         }
-        prometheus = stack.enter_context(Prometheus(program, folder, ports))
+        others = {"several": SEVERAL}
+        prometheus = stack.enter_context(Prometheus(program, folder, ports, others))
         began = time.time()
-        wait_until(lambda: len(prometheus.now("up == 1")) == 3, PATIENCE, "three pages")
+        wait_until(lambda: len(prometheus.now("up == 1")) == 4, PATIENCE, "four pages")
+        pod.swap()
         traffic.ordinary(service, BEFORE_SECONDS)
         traffic.errors(service)
         traffic.crash(service)
@@ -191,8 +206,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 def test_a_query_of_a_panel_finds_data(run: Run, query: Query) -> None:
     found = run.find(query)
     print(f"{len(found):3} series: {query.place}: {query.expr}")
-    assert found, filled_in(query.expr)
-    assert any(has_a_value(series) for series in found), filled_in(query.expr)
+    assert found, query.expr
+    assert any(has_a_value(series) for series in found), query.expr
 
 
 @pytest.mark.parametrize("query", queries(), ids=lambda query: query.place)
@@ -201,7 +216,9 @@ def test_a_panel_has_a_gap_and_no_infinity_where_nothing_was_asked(run: Run, que
     over = "sum(increase(sidecar_requests_total[2s])) == 0"
     wait_until(lambda: bool(run.prometheus.now(over)), PATIENCE, "two seconds without a request")
     expr = re.sub(r"\[(\$__\w+|1h)\b", "[2s", query.expr)
-    values = [float(series["value"][1]) for series in run.prometheus.now(filled_in(expr))]
+    values = [
+        float(series["value"][1]) for series in run.prometheus.now(filled_in(expr, query.place))
+    ]
     assert not any(map(math.isinf, values)), expr
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from websockets.sync.client import ClientConnection, connect
 from tests.engine.service import wait_until
 from tests.patience import PATIENCE
 
+DESK, PHONE = (1200, 1000), (390, 844)
+_GROUND = {"light": "rgb(244, 245, 247)", "dark": "rgb(20, 22, 26)"}
 _POLL_SECONDS = 0.05
 # What a browser would otherwise ask the world by itself.
 _QUIET = (
@@ -190,3 +193,19 @@ class Tab:
         shot = self.call("Page.captureScreenshot", format="png")
         picture = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
         picture.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+
+
+def every_screen(tab: Tab) -> Iterator[tuple[str, int]]:
+    """Shows a page at a desk and on a telephone, in light and dark: the name and width of each."""
+    for screen, size in (("desk", DESK), ("telephone", PHONE)):
+        for scheme, ground in _GROUND.items():
+            tab.size(*size, telephone=screen == "telephone")
+            tab.scheme(scheme)
+            assert tab.run("getComputedStyle(document.body).backgroundColor") == ground
+            yield f"{screen}-{scheme}", size[0]
+
+
+def photograph(tab: Tab, name: str) -> None:
+    """With SCREENSHOTS, a picture in that folder."""
+    if folder := os.environ.get("SCREENSHOTS"):
+        tab.photograph(Path(folder) / f"{name}.png")

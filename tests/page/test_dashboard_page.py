@@ -6,7 +6,6 @@ With SCREENSHOTS=docs/images the pictures of the documents are made anew.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -18,31 +17,14 @@ from PIL import Image
 from tests.engine.service import Service, free_ports
 from tests.fake_engine import FakeEngine, x_fake
 from tests.monitoring import exporter, traffic
-from tests.page.browser import Chromium, Tab
+from tests.page.browser import Chromium, Tab, every_screen, photograph
 from tests.page.front import in_front
 from tests.patience import PATIENCE
 from tests.proxy.engine.living import Start, starting
-from tests.tools import tool
 from tests.wire.service import Sidecar
 
-PHONE = (390, 844)
-DESK = (1200, 1000)
 ROWS = "document.querySelectorAll('#requests tbody tr')"
 EVIL = "<img src=x onerror=\"document.title='owned'\">"
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with Chromium(tool("chromium"), tmp_path_factory.mktemp("browser")) as browser:
-        yield browser
-
-
-@pytest.fixture
-def tab(chromium: Chromium) -> Iterator[Tab]:
-    with chromium.tab() as tab:
-        tab.size(*DESK)
-        tab.scheme("light")
-        yield tab
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +53,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def show(tab: Tab, service: Service) -> None:
     tab.open(f"{service.url}/dashboard")
-
-
-def photograph(tab: Tab, name: str) -> None:
-    if folder := os.environ.get("SCREENSHOTS"):
-        tab.photograph(Path(folder) / f"{name}.png")
 
 
 # What it shows ----------------------------------------------------------------------------------
@@ -256,8 +233,6 @@ def test_it_asks_for_a_key_and_keeps_it_for_the_tab(
 UNFILLED = """[...document.querySelectorAll('.bar')].map(bar =>
   bar.getBoundingClientRect().width -
   [...bar.children].reduce((sum, part) => sum + part.getBoundingClientRect().width, 0))"""
-SCREENS = {"desk": DESK, "telephone": PHONE}
-GROUND = {"light": "rgb(244, 245, 247)", "dark": "rgb(20, 22, 26)"}
 
 
 def test_it_fits_every_screen_in_every_light(tab: Tab, service: Sidecar) -> None:
@@ -268,12 +243,8 @@ def test_it_fits_every_screen_in_every_light(tab: Tab, service: Sidecar) -> None
         traffic.errors(service)
         tab.sees("client_closed", "#requests")
         tab.until("Number(document.querySelector('#tokens').innerText) > 0")
-        for screen, (width, height) in SCREENS.items():
-            for scheme, ground in GROUND.items():
-                tab.size(width, height, telephone=screen == "telephone")
-                tab.scheme(scheme)
-                assert tab.run("document.documentElement.scrollWidth") <= width
-                assert tab.run("getComputedStyle(document.body).backgroundColor") == ground
-                assert max(tab.run(UNFILLED)) < 1
-                photograph(tab, f"dashboard-{screen}-{scheme}")
+        for screen, width in every_screen(tab):
+            assert tab.run("document.documentElement.scrollWidth") <= width
+            assert max(tab.run(UNFILLED)) < 1
+            photograph(tab, f"dashboard-{screen}")
     assert tab.complaints == []

@@ -86,7 +86,7 @@ def test_a_model_that_slept_is_woken() -> None:
 
 def test_every_series_of_a_model_is_there_before_the_first_transition() -> None:
     metrics = Metrics()
-    TransitionMetrics(metrics.models).add_model("a")
+    TransitionMetrics(metrics.models).add_model("a", LoadKind)
 
     def labelled(name: str, label: str) -> set[str]:
         families = metrics.registry.collect()
