@@ -7,16 +7,19 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from proxy.errors import MediaRefused, RequestFailure
 from proxy.json_scan import in_slices
-from proxy.media.fetch import Fetcher, FetchLimits, File
 from proxy.media.memory import MediaMemory, Share
 from proxy.media.policy import Policy, Target
 from proxy.media.url_scan import find_urls, might_contain_urls, replace_urls
 from proxy.settings import Settings
 from proxy.tasks import spawn
 from proxy.telemetry.record import Record
+
+if TYPE_CHECKING:  # it imports aiohttp: a quarter of a second of CPU, 9 MB
+    from proxy.media.fetch import Fetcher, File
 
 # The limits are of a prompt; some routes take several.
 _MIN_MAX_URLS = 32
@@ -37,14 +40,16 @@ class MediaResolver:
     def __init__(
         self,
         policy: Policy,
-        fetcher: Fetcher | None,
+        make_fetcher: Callable[[], Fetcher] | None,
         *,
         max_urls: int,
         max_body_bytes: int,
         memory_bytes: int,
     ) -> None:
+        """`make_fetcher` is called in a thread, for the first URL that is to be fetched."""
         self._policy = policy
-        self._fetcher = fetcher
+        self._make_fetcher = make_fetcher
+        self._fetcher: asyncio.Task[Fetcher] | None = None
         self._max_urls = max_urls
         self._max_body_bytes = max_body_bytes
         self.memory = MediaMemory(memory_bytes, max_body_bytes)
@@ -77,17 +82,20 @@ class MediaResolver:
             wanted.setdefault(span.url, _Wanted(target, span.param)).times += 1
         if not wanted:
             return None
-        if self._fetcher is None:
+        if self._make_fetcher is None:
             await asyncio.gather(
                 *(self._policy.addresses(one.target, one.param) for one in wanted.values())
             )
             return None
         started = monotonic()
+        if self._fetcher is None:
+            self._fetcher = spawn(asyncio.to_thread(self._make_fetcher), name="media fetcher")
+        fetcher = await asyncio.shield(self._fetcher)
         share = self.memory.share(self._max_body_bytes - len(scan.body))
         with ExitStack() as stack:
             stack.enter_context(closing(share))
             try:
-                files = await _fetch_together(self._fetcher, wanted, share)
+                files = await _fetch_together(fetcher, wanted, share)
             finally:
                 record.media_seconds = monotonic() - started
             record.media_bytes = sum(file.size for file in files.values())
@@ -103,16 +111,22 @@ def media_resolver(settings: Settings) -> MediaResolver:
         allow_private=settings.allow_private_media,
         allow_local_files=local_files or "--allowed-local-media-path" in settings.extra_args,
     )
-    limits = FetchLimits(
-        int(settings.media_fetch_max_mb * 1024 * 1024),
-        min(filter(None, (settings.media_fetch_timeout, settings.request_timeout)), default=None),
-        settings.media_fetch_concurrency,
-    )
-    fetcher = Fetcher(policy, limits) if settings.sidecar_fetches_media else None
+
+    def make_fetcher() -> Fetcher:
+        from proxy.media.fetch import Fetcher, FetchLimits
+
+        times = (settings.media_fetch_timeout, settings.request_timeout)
+        limits = FetchLimits(
+            int(settings.media_fetch_max_mb * 1024 * 1024),
+            min(filter(None, times), default=None),
+            settings.media_fetch_concurrency,
+        )
+        return Fetcher(policy, limits)
+
     most = settings.image_limit + settings.video_limit + settings.audio_limit
     return MediaResolver(
         policy,
-        fetcher,
+        make_fetcher if settings.sidecar_fetches_media else None,
         max_urls=max(most, _MIN_MAX_URLS),
         max_body_bytes=settings.max_body_bytes,
         memory_bytes=settings.media_memory_bytes,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from base64 import b64encode
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -56,7 +59,7 @@ class Web:
     ) -> MediaResolver:
         return MediaResolver(
             policy(self.names),
-            fetcher(self.names, seconds=seconds) if fetches else None,
+            partial(fetcher, self.names, seconds=seconds) if fetches else None,
             max_urls=most,
             max_body_bytes=body_bytes,
             memory_bytes=memory_bytes,
@@ -235,7 +238,7 @@ async def test_who_waits_for_memory_in_vain_is_told_after_the_time_of_a_fetch(we
 def test_who_fetches_follows_from_the_settings(environ: dict[str, str], fetches: bool) -> None:
     settings = Settings.load(environ)
     assert settings.sidecar_fetches_media is fetches
-    assert (media_resolver(settings)._fetcher is not None) is fetches
+    assert (media_resolver(settings)._make_fetcher is not None) is fetches
 
 
 @pytest.mark.parametrize("name", ["ALLOWED_LOCAL_MEDIA_PATH", "VLLM_EXTRA_ARGS"])
@@ -251,9 +254,9 @@ def test_fetching_takes_no_longer_than_a_request_may() -> None:
         ({"REQUEST_TIMEOUT": "10"}, 10.0),
         ({"REQUEST_TIMEOUT": "3600"}, 30.0),
     ):
-        fetcher = media_resolver(Settings.load(environ))._fetcher
-        assert fetcher is not None
-        assert fetcher._limits.seconds == seconds
+        make_fetcher = media_resolver(Settings.load(environ))._make_fetcher
+        assert make_fetcher is not None
+        assert make_fetcher()._limits.seconds == seconds
 
 
 @pytest.mark.parametrize("name", ["messages", "input", "documents", "images"])
@@ -279,3 +282,25 @@ async def test_a_large_body_is_judged_and_rewritten_like_a_small_one(web: Web) -
         await web.resolver().resolve(
             Route.CHAT, chat("http://in.example/", user="x" * 10**6), noted
         )
+
+
+async def test_the_first_requests_at_once_share_one_fetcher(web: Web) -> None:
+    resolver = web.resolver()
+    make_fetcher, made = resolver._make_fetcher, []
+    assert make_fetcher is not None
+
+    def make() -> Any:
+        made.append(make_fetcher())
+        return made[-1]
+
+    resolver._make_fetcher = make
+    bodies = [chat(web.url(f"/{number}")) for number in range(3)]
+    resolved = await asyncio.gather(*(resolver.resolve(Route.CHAT, b, record()) for b in bodies))
+    assert None not in resolved
+    assert len(made) == 1
+
+
+def test_a_sidecar_that_fetches_nothing_does_not_import_the_library_for_it() -> None:
+    """It takes a quarter of a second of each start, and 9 MB."""
+    code = "import sys, proxy.commands.serve, proxy.app; raise SystemExit('aiohttp' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
