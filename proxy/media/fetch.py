@@ -181,7 +181,7 @@ class Fetcher:
     async def _read(self, response: ClientResponse, param: str, share: Share, times: int) -> File:
         if response.status != _OK:
             raise _unavailable(param, f"got status {response.status} from its server")
-        if response.headers.get("content-encoding", "identity") != "identity":
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise _unavailable(param, "is sent compressed, unasked")
         self._check_size(response.content_length or 0, param)
         # What the server calls it, where that is a picture, a video or a sound.

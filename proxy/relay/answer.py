@@ -117,9 +117,6 @@ def answer_for(
 ) -> Answer:
     """`named` are the headers of the engine's response."""
     kind = named.get(b"content-type", b"").lower()
-    # A compressed one cannot be read, and passes as it is.
-    if named.get(b"content-encoding", b"identity") != b"identity":
-        return PlainAnswer(None, record)
     is_stream = kind.startswith(_EVENT_STREAM)
     if not (is_stream or kind.startswith(b"application/json")):
         return PlainAnswer(None, record)

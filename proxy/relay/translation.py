@@ -26,7 +26,7 @@ from proxy.protocols.body import decoded
 from proxy.protocols.openai import events_of_answer, events_of_stream
 from proxy.protocols.protocol import Ask, Done, Error, Event, Protocol
 from proxy.relay.answer import is_event_stream
-from proxy.relay.headers import Headers, get
+from proxy.relay.headers import Headers
 from proxy.relay.refusal import error_event
 from proxy.relay.stream import data_of
 from proxy.server.exchange import Exchange
@@ -108,10 +108,6 @@ class Translation:
         self._streaming = is_event_stream(headers)
         self._pieces, self._held_bytes = [], 0
         self._status, self._head = status, headers
-        if get(headers, b"content-encoding") not in (None, b"identity"):
-            raise InvalidEngineResponse(
-                "The engine's answer is compressed, and cannot be translated."
-            )
         if self._streaming:
             self._exchange.start(status, self._headers(self._protocol.stream_type))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import zlib
 from hashlib import sha256
 from typing import Any
 
@@ -275,33 +274,6 @@ def test_an_error_of_the_engine_is_passed_on_untouched(
 def test_an_error_of_any_shape_is_passed_on_untouched(service: Sidecar, body: bytes) -> None:
     answer = service.ask(CHAT, prompt(CHAT), fake=raw(sized(body, status=b"400 Bad Request")))
     assert (answer.status, answer.body) == (400, body)
-
-
-def test_a_gzipped_json_answer_stays_gzipped(service: Sidecar) -> None:
-    answer = service.ask(
-        CHAT, prompt(CHAT), fake={"gzip": True}, headers=[("accept-encoding", "gzip")]
-    )
-    assert answer.header("content-encoding") == "gzip"
-    assert json.loads(gzip.decompress(answer.body))["choices"]
-    (received,) = service.seen(answer)
-    assert received.header("accept-encoding") == ["identity"], "it was not asked to"
-    assert fields(service.record(answer), "prompt_tokens", "outcome") == (None, "ok")
-
-
-def test_a_gzipped_stream_stays_gzipped(service: Sidecar) -> None:
-    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake={"gzip": True})
-    assert gzip.decompress(answer.body).endswith(DONE)
-    assert fields(service.record(answer), "prompt_tokens", "outcome") == (None, "ok")
-
-
-def test_a_gzipped_stream_is_not_held_back(service: Sidecar) -> None:
-    with service.connect(seconds=1) as client:
-        client.ask(CHAT, prompt(CHAT, NO_USAGE), fake={"gzip": True, "stall_at": 3})
-        assert client.head().header("content-encoding") == "gzip"
-        unzip = zlib.decompressobj(wbits=31)
-        text = b""
-        while text.count(b"\n\n") < 3:
-            text += unzip.decompress(client.chunk())
 
 
 def test_a_gzipped_request_body_reaches_the_engine_as_it_was_sent(service: Sidecar) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from hashlib import sha256
 from typing import Any
 
@@ -319,6 +321,95 @@ def test_usage_is_known_whatever_encodings_a_client_accepts(
         assert answer.all("content-encoding") == []
         assert tokens(service, answer) == (14, 8)
         assert not (options and b'"choices":[]' in answer.body)
+
+
+@pytest.mark.parametrize("path", PROMPT)
+def test_what_is_compressed_unasked_is_unpacked_and_counted(service: Sidecar, path: str) -> None:
+    for options in (STREAM, {}):
+        answer = service.ask(path, prompt(path, options), fake={"gzip": True})
+        assert (answer.whole, answer.all("content-encoding")) == (True, [])
+        assert tokens(service, answer) == (14, 8)
+        assert not (options and b'"choices":[]' in answer.body)
+        assert (answer.events() if options else answer.json()) is not None
+        (received,) = service.seen(answer)
+        assert received.header("accept-encoding") == ["identity"], "it was not asked to"
+    generated = service.ask("/generate", {"prompt": "a"}, fake={"gzip": True})
+    assert generated.json()["text"]
+
+
+WHOLE = b'{"choices":[],"usage":{"prompt_tokens":14,"completion_tokens":8}}'
+DEFLATED, GZIPPED = zlib.compress(WHOLE), gzip.compress(WHOLE)
+TWO_MEMBERS = gzip.compress(WHOLE[:20]) + gzip.compress(WHOLE[20:])
+
+
+@pytest.mark.parametrize(
+    ("codings", "body"),
+    [
+        ([b"gzip"], GZIPPED),
+        ([b"GZip"], GZIPPED),
+        ([b"x-gzip"], TWO_MEMBERS),
+        ([b"deflate"], DEFLATED),
+        ([b"identity, gzip"], GZIPPED),
+        ([b"identity", b"gzip"], GZIPPED),
+        ([b"Identity"], WHOLE),
+        ([b"IDENTITY , identity"], WHOLE),
+        ([b""], WHOLE),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("in_chunks", [True, False])
+def test_a_coding_may_be_written_in_many_ways(
+    service: Sidecar, codings: list[bytes], body: bytes, in_chunks: bool
+) -> None:
+    lines = b"".join(b"content-encoding: %b\r\n" % coding for coding in codings)
+    framed = b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    if in_chunks:
+        pieces = b"".join(chunk(body[at : at + 1]) for at in range(len(body)))
+        framed = b"transfer-encoding: chunked\r\n\r\n%b0\r\n\r\n" % pieces
+    wire = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n%b%b" % (lines, framed)
+    answer = service.ask(CHAT, prompt(CHAT), fake=raw(wire))
+    assert (answer.whole, answer.body) == (True, WHOLE)
+    assert tokens(service, answer) == (14, 8)
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        (b"br", b"\x0b\x02\x80"),
+        (b"gzip, gzip", gzip.compress(GZIPPED)),
+        (b"gzip", WHOLE),
+        (b"gzip", GZIPPED[:-9]),
+        (b"gzip", GZIPPED + b"more"),
+    ],
+    ids=["unknown", "twice", "no gzip", "without an end", "with more behind it"],
+)
+@pytest.mark.parametrize("kind", [b"application/json", b"text/event-stream"])
+def test_what_cannot_be_unpacked_is_the_engines_fault(
+    service: Sidecar, coding: bytes, body: bytes, kind: bytes
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-encoding: %b\r\n" % (kind, coding)
+    wire = b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=raw(wire))
+    # It may show only when the head is out.
+    assert answer.status == 502 or not answer.whole or b"engine_garbled" in answer.body
+    assert service.record(answer)["error"] == "engine_garbled"
+    assert service.ask(CHAT, prompt(CHAT)).whole
+
+
+def test_nothing_is_unpacked_where_nothing_is_read(service: Sidecar) -> None:
+    wire = b"HTTP/1.1 200 OK\r\ncontent-type: audio/wav\r\ncontent-encoding: gzip\r\n"
+    wire += b"content-length: %d\r\n\r\n%b" % (len(GZIPPED), GZIPPED)
+    answer = service.ask(CHAT, prompt(CHAT), fake=raw(wire))
+    assert (answer.header("content-encoding"), answer.body) == ("gzip", GZIPPED)
+
+
+def test_a_compressed_stream_is_not_held_back(service: Sidecar) -> None:
+    with service.connect() as client:
+        client.ask(CHAT, prompt(CHAT, NO_USAGE), fake={"gzip": True, "stall_at": 3})
+        assert client.head().all("content-encoding") == []
+        text = b""
+        while text.count(b"\n\n") < 3:
+            text += client.chunk()
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,12 @@ async def test_what_is_packed_is_not_unpacked() -> None:
     assert found == (packed, "image/svg+xml")
 
 
+async def test_a_file_that_is_said_to_be_as_it_is_comes() -> None:
+    async with site(lambda _: answered(b"x", content_encoding="Identity")) as (port, _):
+        found = await fetched(fetcher(Names(example=[[PUBLIC]])), f"http://example.com{port}/")
+    assert found[0] == b"x"
+
+
 @pytest.mark.parametrize(
     ("named", "used"),
     [

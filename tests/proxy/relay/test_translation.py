@@ -41,14 +41,6 @@ def test_the_engine_is_not_asked_for_what_could_not_be_read(connection: FakeConn
     assert translation(connection).headers == [(b"content-length", b"9"), *JSON]
 
 
-@pytest.mark.parametrize("head", [JSON, STREAM])
-def test_a_compressed_answer_cannot_be_translated(
-    connection: FakeConnection, head: Headers
-) -> None:
-    with pytest.raises(InvalidEngineResponse, match="compressed"):
-        translation(connection).start(200, [*head, (b"content-encoding", b"gzip")])
-
-
 async def test_a_body_too_large_to_translate_is_refused(
     connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
