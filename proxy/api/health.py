@@ -34,7 +34,8 @@ def health_router(service: Service) -> APIRouter:
     # First, so that it also wins on a path of ours: HEALTH_CHECK_PATH=/health.
     @router.api_route(service.settings.health_check_path, methods=_GET)
     async def ping() -> Response:
-        """RunPod's load balancer: 200 ready, 204 starting, anything else takes the worker out."""
+        """RunPod's load balancer: 200 ready, or loaded again by the next request; 204 starting;
+        anything else takes the worker out."""
         if service.ready:
             return Response(status_code=200)
         status = _STATUS.get(service.phase, _STARTING)
@@ -47,7 +48,8 @@ def health_router(service: Service) -> APIRouter:
     @router.api_route("/health/startup", methods=_GET)
     @router.api_route("/startupz", methods=_GET)
     async def ready() -> Response:
-        """200 when the engine has generated a token; else 503 and why."""
+        """200 when the engine has generated a token, also where its model is unloaded now and is
+        loaded again by the next request; else 503 and why."""
         return answer(good=service.ready)
 
     @router.api_route("/health/live", methods=_GET)
@@ -73,7 +75,7 @@ def describe(service: Service) -> dict[str, Any]:
     now = service.snapshot
     left = now.seconds_left
     values = {
-        "status": _STATUS.get(service.phase, _STARTING),
+        "status": _status(service),
         "model": service.model,
         "phase": service.phase,
         "progress": None if now.progress is None else round(now.progress, 3),
@@ -85,6 +87,12 @@ def describe(service: Service) -> dict[str, Any]:
         "models": None if service.models.only else _models(service),
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _status(service: Service) -> str:
+    if service.is_between_loads:
+        return service.models.default.status
+    return _STATUS.get(service.phase, _STARTING)
 
 
 def _models(service: Service) -> dict[str, dict[str, Any]]:

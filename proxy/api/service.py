@@ -46,7 +46,13 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        return self.phase is Phase.READY
+        """Requests that come now are served, if need be after a load: that makes no pod bad."""
+        return self.phase is Phase.READY or self.is_between_loads
+
+    @property
+    def is_between_loads(self) -> bool:
+        """The default model is not loaded now, but was, and the next request for it loads it."""
+        return not self.stopping and self.models.default.is_between_loads
 
     @property
     def model(self) -> str | None:

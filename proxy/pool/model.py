@@ -17,7 +17,7 @@ from proxy.engine.lifecycle import Engine
 from proxy.engine.phase import ENDS, Phase
 from proxy.engine.state import EngineState, Snapshot
 from proxy.engine.supervisor import Supervisor
-from proxy.errors import CutOff, EngineUnavailable, RequestFailure
+from proxy.errors import CutOff, EngineFailed, EngineUnavailable, RequestFailure
 from proxy.machine.hardware import Hardware
 from proxy.pool.plan import ModelState, ModelView
 from proxy.preflight.vllm_server import VllmServer
@@ -66,12 +66,15 @@ class ServedModel:
         self._is_open.set()
         self._may_start = asyncio.Event()
         """Set from the beginning of a load until that of the next unload."""
-        self._is_unloading = self._is_failing = self._was_started = False
+        self._is_loading = self._is_unloading = self._is_failing = False
+        self._was_started = self._has_been_ready = False
         self._model_state = ModelState.UNLOADED
         self._since = monotonic()
         self.notify: Callable[[], None] = lambda: None
         """Called where something has changed that the scheduler goes by."""
         self.order_load: Callable[[], None] = lambda: None
+        self.obstacle: Callable[[], str | None] = lambda: None
+        """Why it can never be loaded."""
         self.turn: Callable[[], Awaitable[None]] = _at_once
         """Returns when nothing else is loaded or unloaded on its devices."""
         self._hold_seconds = _hold_seconds(settings)
@@ -117,6 +120,12 @@ class ServedModel:
         if phase is Phase.RESTARTING:  # it has its memory still, or will have it again
             return ModelState.LOADING if self.is_here else ModelState.UNLOADED
         return _STATES.get(phase, ModelState.UNLOADED)
+
+    @property
+    def is_between_loads(self) -> bool:
+        """It was ready, and is unloaded now or on its way between the two."""
+        is_moving = self._is_loading or self._is_unloading
+        return self._has_been_ready and (is_moving or self.model_state is ModelState.UNLOADED)
 
     @property
     def is_here(self) -> bool:
@@ -178,13 +187,17 @@ class ServedModel:
         """Start the engine; true when it is ready. False when that has failed, though the engine
         may be started again by itself (`MAX_RESTARTS`)."""
         self._may_start.set()
+        self._is_loading = True
         if not self.engine.is_running:
             self.engine.start()
-        while True:
-            await self.changed()
-            phase = self.state.snapshot.phase
-            if phase in (*_SERVING, Phase.RESTARTING, *ENDS):
-                return phase in _SERVING
+        try:
+            while True:
+                await self.changed()
+                phase = self.state.snapshot.phase
+                if phase in (*_SERVING, Phase.RESTARTING, *ENDS):
+                    return phase in _SERVING
+        finally:
+            self._is_loading = False
 
     async def unload(self) -> None:
         """End the engine, also while it starts; returns when it is gone. Nothing runs on it."""
@@ -211,8 +224,11 @@ class ServedModel:
             text = "The model gives way to another one, or is unloaded. See GET /health."
             return EngineUnavailable(text, retry_after_seconds=self.state.retry_after())
         refusal = self.state.refusal()
-        is_unloaded = self.model_state is ModelState.UNLOADED
-        if refusal is not None and is_unloaded and not self._hold_seconds:
+        if refusal is None or self.model_state is not ModelState.UNLOADED:
+            return refusal
+        if (obstacle := self.obstacle()) is not None:
+            return EngineFailed(f"{obstacle}. See GET /health.")
+        if not self._hold_seconds:
             self.order_load()  # the request does not wait for it, but the next one finds it
         return refusal
 
@@ -237,6 +253,7 @@ class ServedModel:
             self._is_failing = before.phase not in _SERVING and self.is_here
         elif after.phase in (*_SERVING, *ENDS):
             self._is_failing = False
+            self._has_been_ready = self._has_been_ready or after.ready
         if after.phase is Phase.FAILED:
             self.reopen()  # those that wait are told
         if (model_state := self.model_state) is not self._model_state:

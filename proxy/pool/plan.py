@@ -102,8 +102,9 @@ class ModelView:
 class Budget:
     """What all models together may take."""
 
-    memory_bytes: Mapping[int, int] = field(default_factory=dict)
-    """By device. On a device that is missing, a model must be alone."""
+    memory_bytes: Mapping[int, int] | None = field(default_factory=dict)
+    """By device. On a device that is missing, a model must be alone. None: each model has its
+    declared share, and all of them fit."""
     max_loaded: int | None = None
     max_wait_seconds: float = 60.0
 
@@ -299,6 +300,8 @@ def _fits(model: ModelView, occupants: Sequence[ModelView], budget: Budget) -> b
     """
     if budget.max_loaded is not None and len(occupants) >= budget.max_loaded:
         return False
+    if budget.memory_bytes is None:
+        return True
     for device in model.devices:
         beside = [each for each in occupants if device in each.devices]
         taken = [each.memory_bytes for each in beside]

@@ -18,9 +18,8 @@ from proxy.pool.plan import Budget
 from proxy.pool.scheduler import Scheduler
 from proxy.tasks import spawn
 
-_SETTLED = (Phase.READY, Phase.DEGRADED, Phase.FAILED)
+_SETTLED = (Phase.READY, Phase.DEGRADED, Phase.FAILED, Phase.DRAINING, Phase.STOPPED)
 _FETCHING = (Phase.CHECKING, Phase.DOWNLOADING)
-_ONE_SHARE = 1
 _MAX_NAME_CHARS = 200
 
 
@@ -52,21 +51,15 @@ class ModelPool:
         names = [model.name for model in self]
         scheduler = Scheduler(lambda: self._models, lambda: self.budget(), preload=names)
         for model in self:
-            model.memory_bytes = _ONE_SHARE
             model.notify = scheduler.notify
             model.order_load = partial(scheduler.order_load, model.name)
+            model.obstacle = partial(scheduler.obstacle, model.name)
             model.turn = partial(scheduler.turn, model.name)
         return scheduler
 
     def _declared_budget(self) -> Budget:
-        """Each model has its declared share of the memory: all of them fit."""
-        devices = {device for model in self for device in model.view.devices}
         settings = self.default.settings
-        return Budget(
-            dict.fromkeys(devices, _ONE_SHARE * len(self._models)),
-            settings.max_loaded_models,
-            settings.swap_max_wait_seconds,
-        )
+        return Budget(None, settings.max_loaded_models, settings.swap_max_wait_seconds)
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
@@ -201,14 +194,16 @@ class ModelPool:
             await model.probe.close()
 
     def idle_seconds(self) -> float:
-        """How long there has been no request, 0 while an engine starts."""
+        """How long there has been no request, 0 while an engine starts or a model is pinned."""
         idle_since = self.admission.idle_since()
-        snapshots = [model.state.snapshot for model in self]
-        if idle_since is None or any(each.phase not in _SETTLED for each in snapshots):
+        is_starting = any(model.state.snapshot.phase not in _SETTLED for model in self)
+        if idle_since is None or is_starting or any(model.pinned for model in self):
             return 0.0
-        return monotonic() - max(idle_since, *(each.since for each in snapshots))
+        return monotonic() - max(idle_since, self._settled_since)
 
     def _on_change(self, before: Snapshot, after: Snapshot) -> None:
+        if after.phase in _SETTLED and before.phase not in _SETTLED:
+            self._settled_since = monotonic()
         if all(model.state.snapshot.phase is Phase.FAILED for model in self):
             self._given_up.set()
 

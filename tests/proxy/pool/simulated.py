@@ -231,7 +231,8 @@ class Pod:
     ) -> None:
         self.models = {model.name: model for model in models}
         devices = {device for model in models for device in model.view.devices}
-        self.budget = Budget(dict.fromkeys(devices, budget_bytes), max_loaded, max_wait_seconds)
+        self.memory_bytes = dict.fromkeys(devices, budget_bytes)
+        self.budget = Budget(self.memory_bytes, max_loaded, max_wait_seconds)
         self.transitions: list[Transition] = []
         self.scheduler = Scheduler(
             lambda: models, lambda: self.budget, [self.transitions.append], preload, now
@@ -280,13 +281,13 @@ class Pod:
             assert all(each.pinned for each in beside), "a first load is not alone"
             left = [
                 room - sum(each.memory_bytes for each in beside if device in each.view.devices)
-                for device, room in self.budget.memory_bytes.items()
+                for device, room in self.memory_bytes.items()
                 if device in model.view.devices
             ]
             model.memory_bytes = min(model.memory_bytes, *left)
         for device in model.view.devices:
             taken = sum(each.memory_bytes for each in beside if device in each.view.devices)
-            assert taken + model.memory_bytes <= self.budget.memory_bytes[device], "over budget"
+            assert taken + model.memory_bytes <= self.memory_bytes[device], "over budget"
         if self.budget.max_loaded is not None:
             count = sum(each.state in loaded for each in self.models.values())
             assert count < self.budget.max_loaded, "too many are loaded"

@@ -1,0 +1,218 @@
+"""Models of one pod take turns: a request has its model loaded, and no stream is cut for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.engine.service import Line, Service
+from tests.fake_engine import x_fake
+from tests.patience import PATIENCE
+from tests.proxy.engine.living import starting
+from tests.wire.service import until
+from tests.wire.several import (
+    CHAT,
+    MESSAGES,
+    chat,
+    client_of,
+    engines_of,
+    several,
+    status_of,
+)
+
+ONE_AT_A_TIME = {"MAX_LOADED_MODELS": "1", "SWAP_MAX_WAIT_SECONDS": "0.5"}
+TOKENS = 40
+
+
+def transitions(service: Service) -> list[tuple[str, str, str]]:
+    lines = [line for line in service.lines("proxy.pool") if "action" in line]
+    return [(line["model"], line["action"], line["outcome"]) for line in lines]
+
+
+def stream(service: Service, model: str, begun: Callable[[], object]) -> str:
+    """The text of a whole stream, which takes at least two seconds."""
+    with client_of(service) as client:
+        body = {"model": model, "messages": MESSAGES, "stream": True, "max_tokens": TOKENS}
+        fake = x_fake(tokens=TOKENS, interval_ms=50)
+        with client.stream("POST", CHAT, json=body, headers=fake) as answer:
+            lines = answer.iter_lines()
+            first = next(lines)
+            begun()
+            return "\n".join([first, *lines])
+
+
+class Poll:
+    """Asks for the health of the pod, again and again."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.statuses: set[tuple[str, int]] = set()
+
+    def _run(self) -> None:
+        with httpx.Client(base_url=self._service.url, timeout=PATIENCE, trust_env=False) as client:
+            while not self._is_over.wait(0.02):
+                for path in ("/health", "/ping", "/readyz"):
+                    self.statuses.add((path, client.get(path).status_code))
+
+    def __enter__(self) -> Poll:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+
+def test_32_streams_finish_whole_while_the_other_model_gets_the_place(tmp_path: Path) -> None:
+    with several(tmp_path, **ONE_AT_A_TIME) as service, ThreadPoolExecutor(40) as threads:
+        service.wait_for("ready", PATIENCE)
+        until(lambda: service.client.get("/health").status_code == 200, "health")
+        with Poll(service) as poll:
+            begun = threading.Barrier(33)
+            streams = [threads.submit(stream, service, "one", begun.wait) for _ in range(32)]
+            begun.wait(PATIENCE)
+            answer = chat(service, model="two")
+            assert (answer.status_code, answer.json()["model"]) == (200, "two")
+            for each in streams:
+                text = each.result(PATIENCE)
+                assert text.rstrip().endswith("data: [DONE]")
+                assert text.count('"content"') >= TOKENS
+            assert status_of(service, "one") == "unloaded"
+            assert set(engines_of(service)) == {"two"}
+            assert chat(service, model="one").json()["model"] == "one"
+        assert {status for _, status in poll.statuses} == {200}
+        assert service.access(answer.headers["x-request-id"])["model_wait_ms"] > 0
+        assert transitions(service) == [
+            ("one", "load", "ok"),
+            ("one", "unload", "ok"),
+            ("two", "load", "ok"),
+            ("two", "unload", "ok"),
+            ("one", "load", "ok"),
+        ]
+
+
+def test_clients_that_alternate_are_all_served_and_no_model_is_loaded_beside_another(
+    tmp_path: Path,
+) -> None:
+    with several(tmp_path, **ONE_AT_A_TIME) as service, ThreadPoolExecutor(2) as threads:
+        service.wait_for("ready", PATIENCE)
+
+        def client(model: str) -> list[tuple[int, str]]:
+            answers = [chat(service, model=model) for _ in range(20)]
+            return [(each.status_code, each.json()["model"]) for each in answers]
+
+        results = list(threads.map(client, ("one", "two")))
+        assert results == [[(200, "one")] * 20, [(200, "two")] * 20]
+        steps = transitions(service)
+        assert {outcome for *_, outcome in steps} == {"ok"}
+        for before, after in pairwise(steps):
+            assert before[1] != after[1], "each load is followed by the unload of the same model"
+        # Not a load for each request: a model keeps its place for as long as its load takes.
+        assert len(steps) < 20
+
+
+def test_a_client_that_leaves_leaves_no_half_of_a_load(tmp_path: Path) -> None:
+    with several(tmp_path, **ONE_AT_A_TIME) as service:
+        service.wait_for("ready", PATIENCE)
+        with client_of(service) as client, pytest.raises(httpx.ReadTimeout):
+            client.post(CHAT, json={"model": "two", "messages": MESSAGES}, timeout=0.3)
+        until(lambda: "waiting" in service.client.get("/health").text, "a page")
+        # Whether or not the load had begun: each model is whole afterwards, and served.
+        for name in ("two", "one"):
+            assert chat(service, model=name).json()["model"] == name
+        assert set(engines_of(service)) == {"one"}
+        assert {outcome for *_, outcome in transitions(service)} <= {"ok", "abandoned"}
+
+
+def test_a_single_model_that_is_idle_is_unloaded_and_loaded_again(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with starting(tmp_path, model) as start:
+        service = start(IDLE_UNLOAD_SECONDS="1")
+        service.wait_for("ready", PATIENCE)
+        with Poll(service) as poll:
+            for _ in range(2):
+                until(lambda: service.health()["phase"] == "stopped", "the unload")
+                assert service.health()["status"] == "unloaded"
+                assert not engines_of(service)
+                answer = service.client.post(CHAT, json={"model": "tiny", "messages": MESSAGES})
+                assert answer.status_code == 200
+                assert service.access(answer.headers["x-request-id"])["wait_ms"] > 0
+        assert {status for _, status in poll.statuses} == {200}
+        service.terminate()
+        assert service.exit_code(PATIENCE) == 0
+
+
+def test_an_unloaded_single_model_is_loaded_by_a_request_that_does_not_wait(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with starting(tmp_path, model) as start:
+        service = start(IDLE_UNLOAD_SECONDS="1", HOLD_SECONDS="0", ON_ENGINE_FAILURE="exit")
+        service.wait_for("stopped", PATIENCE)
+        body: dict[str, Any] = {"model": "tiny", "messages": MESSAGES}
+        answer = service.client.post(CHAT, json=body)
+        assert (answer.status_code, int(answer.headers["retry-after"]) > 0) == (503, True)
+        until(lambda: service.client.post(CHAT, json=body).status_code == 200, "the load")
+
+
+def test_a_pinned_model_never_gives_way(tmp_path: Path) -> None:
+    with several(tmp_path, {"pin": True}, **ONE_AT_A_TIME, IDLE_UNLOAD_SECONDS="1") as service:
+        service.wait_for("ready", PATIENCE)
+        answer = chat(service, model="two")
+        assert answer.status_code == 503
+        assert "does not fit beside one (pinned)" in answer.json()["error"]["message"]
+        assert chat(service, model="one").status_code == 200
+        assert transitions(service) == [("one", "load", "ok")]
+
+
+def test_an_unknown_model_loads_nothing(tmp_path: Path) -> None:
+    with several(tmp_path, **ONE_AT_A_TIME) as service:
+        service.wait_for("ready", PATIENCE)
+        assert chat(service, model="three").status_code == 404
+        assert chat(service, "sk-alice", model="two").status_code == 404
+        assert chat(service, model="one").status_code == 200
+        assert transitions(service) == [("one", "load", "ok")]
+
+
+def phases(service: Service) -> list[tuple[str, str]]:
+    lines: list[Line] = service.lines("proxy.engine")
+    return [(line["model"], line["phase"]) for line in lines if "phase_before" in line]
+
+
+def test_an_engine_that_dies_is_started_again_when_no_other_loads(tmp_path: Path) -> None:
+    slow = {"FAKE_ENGINE_PHASE_SECONDS": "0.7"}
+    with several(tmp_path, **slow) as service:
+        service.wait_for("ready", PATIENCE)
+        until(lambda: "two" in engines_of(service), "the second engine")
+        os.kill(engines_of(service)["one"], signal.SIGKILL)
+        until(lambda: ("one", "restarting") in phases(service), "the death")
+        assert status_of(service, "two") == "loading"
+        assert chat(service, model="one").json()["model"] == "one"
+        assert phases(service).count(("one", "loading")) == 2
+        order = phases(service)
+        again = len(order) - 1 - order[::-1].index(("one", "loading"))
+        assert order.index(("two", "ready")) < again
+        assert ("two", "restarting") not in order
+
+
+def test_sigterm_during_a_load_ends_everything(tmp_path: Path) -> None:
+    slow = {"FAKE_ENGINE_PHASE_SECONDS": "import=0.02,weights=20"}
+    with several(tmp_path, **slow) as service:
+        until(lambda: engines_of(service), "an engine")
+        service.terminate()
+        assert service.exit_code(PATIENCE) == 0
+        service.assert_nothing_is_left(PATIENCE)
+        assert not [line for line in service.lines() if line["level"] == "ERROR"]
