@@ -24,6 +24,7 @@ from proxy.machine.reading import DiskReading, GpuReading
 from proxy.media.resolver import media_resolver
 from proxy.models.fetch import data_directory, model_cache
 from proxy.models.several import names_of
+from proxy.pool.metrics import TransitionMetrics
 from proxy.pool.model import ServedModel
 from proxy.pool.pool import ModelPool
 from proxy.protocols.generate import Generate
@@ -135,8 +136,13 @@ def _measure_models(metrics: Metrics, models: ModelPool) -> None:
     gauges = metrics.gauges
     gauges.engines = lambda: [(each.name, each.meter.reading()) for each in models]
     gauges.waiting = lambda: _waiting(models)
-    if models.only is None:
+    if models.only is None or models.scheduler is not None:
         gauges.models = lambda: [(each.name, each.status) for each in models]
+    if models.scheduler is not None:
+        count = TransitionMetrics(metrics.models)
+        for each in models:
+            count.add_model(each.name)
+        models.scheduler.observers.append(count)
 
 
 def _waiting(models: ModelPool) -> Iterator[tuple[str, int]]:

@@ -36,7 +36,8 @@ class TransitionMetrics:
                 self._series.loads.child(name, kind, outcome)
         for reason in EVICTIONS:
             self._series.evictions.child(name, reason)
-        self._series.wait_seconds.child(name)
+        if name:  # with one model nothing tells that wait from any other
+            self._series.wait_seconds.child(name)
 
     def __call__(self, transition: Transition) -> None:
         step, outcome = transition.step, transition.outcome

@@ -133,7 +133,7 @@ MODEL_LOAD_SECONDS = histogram(
 MODEL_EVICTIONS = counter("model_evictions", "Unloads of a model, by why.", "model", "reason")
 MODEL_WAIT = histogram(
     "model_wait_seconds",
-    "Time that a request waited for its model to be loaded. Requests that waited only.",
+    "Time that a request waited for its model to be loaded, of several. Requests that waited only.",
     LOAD_BUCKETS,
     "model",
     unit="s",

@@ -19,6 +19,8 @@ from proxy.engine import attached as attached_module
 from proxy.engine.phase import Phase
 from proxy.engine.state import Snapshot
 from proxy.errors import Cause
+from proxy.pool.plan import Action, Reason, Step
+from proxy.pool.scheduler import Outcome, Transition
 from proxy.relay.upstream import Upstream
 from proxy.settings import Settings
 from tests.patience import PATIENCE
@@ -224,7 +226,34 @@ async def test_the_wait_for_one_of_several_models_is_seen_also_where_it_is_in_va
         model.state.enter(Phase.READY)
         assert error(await there.chat(model="demo"))["code"] == "engine_unreachable"
         assert "model_wait_ms" not in access_log()[-1]
-        assert there.metric(name, model="demo") is None
+        assert there.metric(name, model="demo") == 0
+
+
+@pytest.mark.parametrize(
+    ("environ", "names"), [({}, [""]), ({"MODEL_NAME": "demo,demo-text"}, ["demo", "demo-text"])]
+)
+async def test_loads_are_counted_of_one_model_and_of_several(
+    environ: dict[str, str], names: list[str]
+) -> None:
+    async with house(**environ) as there:
+        scheduler = there.sidecar.models.scheduler
+        assert scheduler is not None
+        for model in there.sidecar.models:
+            step = Step(Action.LOAD, model.view, Reason.REQUESTED)
+            for observe in scheduler.observers:
+                observe(Transition(step, Outcome.OK, 2.0))
+        for name in names:
+            labels = {"model": name} if name else {}
+            loads = "sidecar_model_loads_total"
+            assert there.metric(loads, kind="cold", outcome="ok", **labels) == 1
+            assert there.metric(loads, kind="cold", outcome="failed", **labels) == 0
+            assert there.metric("sidecar_model_state", state="failed", **labels) == 0
+
+
+async def test_what_others_load_is_not_counted() -> None:
+    async with house(UPSTREAM_URL="one=http://one:8000,two=http://two:8000") as there:
+        assert there.samples("sidecar_model_loads_total") == []
+        assert there.metric("sidecar_model_state", model="two", state="unloaded") == 1
 
 
 # What is told of it ---------------------------------------------------------------------------
