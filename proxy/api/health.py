@@ -55,8 +55,10 @@ def health_router(service: Service) -> APIRouter:
     @router.api_route("/health/live", methods=_GET)
     @router.api_route("/livez", methods=_GET)
     async def live() -> Response:
-        """503 only where a restart of the container is what helps; never for loading."""
-        return answer(good=service.phase is not Phase.FAILED)
+        """503 only where a restart of the container is what helps: no engine can be started any
+        more. Never for loading."""
+        phases = [each.state.snapshot.phase for each in service.models]
+        return answer(good=any(phase is not Phase.FAILED for phase in phases))
 
     @router.api_route("/health/model", methods=_GET)
     async def model(model: str | None = None) -> Response:

@@ -27,6 +27,7 @@ from proxy.settings import Settings
 from proxy.tasks import spawn
 from proxy.telemetry.logs import log_in_flight
 from proxy.vllm.engine_meter import EngineMeter
+from proxy.vllm.flags import adapter_names
 from proxy.vllm.probe import Probe
 
 _log = logging.getLogger("proxy")
@@ -53,6 +54,8 @@ class ServedModel:
         self.settings = settings
         self.names = names
         self.name = names[0] if names else ""
+        self.adapters = adapter_names(settings.environ)
+        """Names of LoRA adapters, which its engine serves beside the model."""
         self.state = EngineState(self.name or None)
         self.entries: dict[str, bytes] = {}
         """The engine's own entries of `/v1/models`, as of its last start."""

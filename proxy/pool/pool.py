@@ -12,12 +12,13 @@ from typing import Any
 from proxy.access.admission import Admission
 from proxy.engine.phase import Phase
 from proxy.engine.state import Snapshot
-from proxy.errors import ModelNotFound
+from proxy.errors import EngineUnreachable, ModelNotFound
 from proxy.pool.model import ServedModel
 from proxy.pool.plan import Budget
 from proxy.pool.scheduler import Scheduler
 from proxy.tasks import spawn
 
+_RUNNING = (Phase.READY, Phase.DEGRADED)
 _SETTLED = (Phase.READY, Phase.DEGRADED, Phase.FAILED, Phase.DRAINING, Phase.STOPPED)
 _FETCHING = (Phase.CHECKING, Phase.DOWNLOADING)
 _MAX_NAME_CHARS = 200
@@ -95,30 +96,38 @@ class ModelPool:
 
     def _named(self, name: str) -> ServedModel | None:
         for model in self:
-            if name in model.names:
+            if name in model.names or name in model.adapters:
                 return model
-        # What an engine lists besides, such as adapters.
+        # What an engine lists besides.
         return next((model for model in self if name in model.entries), None)
 
     def _names(self, key: str | None) -> list[str]:
-        return [name for model in self if model.may_be_used_by(key) for name in model.names]
+        models = [model for model in self if model.may_be_used_by(key)]
+        return [name for model in models for name in (*model.names, *model.adapters)]
 
     async def find_stored(self, path: str, key: str | None) -> ServedModel:
         """The model whose engine has what is stored at `path`.
 
         Raises:
             ModelNotFound: none of the engines that run has it.
+            EngineUnreachable: one of them does not say whether it has.
         """
         running = [
             model
             for model in self
-            if model.may_be_used_by(key) and model.state.snapshot.phase is Phase.READY
+            if model.may_be_used_by(key) and model.state.snapshot.phase in _RUNNING
         ]
         stored = "/".join(path.split("/")[:4])
         answers = await asyncio.gather(*(model.probe.has(stored) for model in running))
+        silent: ServedModel | None = None
         for model, has_it in zip(running, answers, strict=True):
             if has_it:
                 return model
+            if has_it is None:
+                silent = model
+        if silent is not None:
+            text = f"The engine of {silent.name} does not say whether it has what is asked for."
+            raise EngineUnreachable(text, retry_after_seconds=silent.state.retry_after())
         text = f"No engine that runs here has {stored[:_MAX_NAME_CHARS]}."
         raise ModelNotFound(f"{text} What an engine stores is gone when it ends.", param="id")
 
@@ -214,7 +223,7 @@ def _entries_of(model: ServedModel) -> Iterator[dict[str, Any]]:
     added: dict[str, Any] = {"status": model.status}
     if model.status == "loading" and left is not None:
         added["eta_seconds"] = round(left, 1)
-    for name in (*model.names, *(each for each in model.entries if each not in model.names)):
+    for name in dict.fromkeys((*model.names, *model.adapters, *model.entries)):
         own = model.entries.get(name)
         yield (json.loads(own) if own is not None else _unloaded_entry(model, name)) | added
 
@@ -226,5 +235,5 @@ def _unloaded_entry(model: ServedModel, name: str) -> dict[str, Any]:
         "created": model.created,
         "owned_by": "vllm",
         "root": model.settings.model_name,
-        "parent": None,
+        "parent": model.name if name in model.adapters else None,
     }

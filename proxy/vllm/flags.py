@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -83,6 +84,22 @@ def arguments(variable: str, value: str) -> list[str]:
     if flag.repeated:
         return [word for item in items for word in (f"--{name}", item)]
     return [f"--{name}", *items]
+
+
+def adapter_names(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The names in LORA_MODULES: `name=path`, or JSON objects with a `name`.
+
+    Raises:
+        SettingsError: it is a list of neither.
+    """
+    value = environ.get("LORA_MODULES", "").strip()
+    names = []
+    for item in _items("LORA_MODULES", value):
+        if not item.startswith("{"):
+            names.append(item.partition("=")[0])
+        elif isinstance(name := json.loads(item).get("name"), str):
+            names.append(name)
+    return tuple(names)
 
 
 def check_json(variable: str, name: str, value: str) -> None:

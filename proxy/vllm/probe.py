@@ -72,12 +72,13 @@ class Probe(ServerProbe):
             return {}
         return entries
 
-    async def has(self, path: str) -> bool:
-        """Whether the engine has what is stored there."""
+    async def has(self, path: str) -> bool | None:
+        """Whether the engine has what is stored there; None where it does not say."""
         try:
-            return (await self._client.get(path)).status_code == 200
+            status = (await self._client.get(path)).status_code
         except httpx.HTTPError:
-            return False
+            return None
+        return None if status >= 500 else status == 200
 
     async def metrics_page(self) -> httpx.Response:
         """The engine's own metrics. Raises httpx.HTTPError."""

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import cast
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from proxy.access.admission import Admission
 from proxy.access.waiting_room import WaitingRoom
+from proxy.api.health import health_router
+from proxy.api.service import Service
 from proxy.engine.phase import Phase
 from proxy.engine.supervisor import Supervisor
-from proxy.errors import ModelNotFound
+from proxy.errors import EngineUnreachable, ModelNotFound
 from proxy.pool.model import ServedModel
 from proxy.pool.pool import ModelPool
 from proxy.settings import Settings
+from proxy.telemetry.metrics import Metrics
 from tests.patience import PATIENCE
 
 DRAIN_SECONDS = 3600.0
@@ -104,4 +111,64 @@ async def test_the_name_of_a_default_that_a_key_may_not_use_is_not_told(
         pool.find(None, "bob")
     assert "secret" not in str(failure.value)
     assert "There is: open." in str(failure.value)
+    await pool.close_probes()
+
+
+@pytest.mark.parametrize(
+    "modules", ["sql-lora=/a, chat-lora=/b", '[{"name": "sql-lora", "path": "/a"}]']
+)
+async def test_an_adapter_is_known_before_its_engine_is_ready(modules: str) -> None:
+    settings = Settings.load({**ENVIRON, "LORA_MODULES": modules})
+    models = [a_model("one"), ServedModel(settings, WaitingRoom(), ("two",))]
+    pool = ModelPool(models, Admission())
+    assert pool.find("sql-lora", None) is models[1]
+    entry = json.loads(pool.listing(None))["data"][2]
+    assert (entry["id"], entry["parent"]) == ("sql-lora", "two")
+    with pytest.raises(ModelNotFound, match="There is: one, two, sql-lora"):
+        pool.find("other", None)
+    await pool.close_probes()
+
+
+def is_running(model: ServedModel, phase: Phase) -> None:
+    for each in dict.fromkeys((Phase.LOADING, Phase.WARMING, Phase.READY, phase)):
+        model.state.enter(each)
+
+
+async def test_what_is_stored_is_asked_of_an_engine_that_is_degraded_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, two = models = [a_model("one"), a_model("two")]
+    pool = ModelPool(models, Admission())
+    is_running(one, Phase.READY)
+    is_running(two, Phase.DEGRADED)
+    answers: dict[str, bool | None] = {"one": False, "two": True}
+    for model in models:
+
+        async def has(path: str, name: str = model.name) -> bool | None:
+            return answers[name]
+
+        monkeypatch.setattr(model.probe, "has", has)
+    assert await pool.find_stored("/v1/responses/resp_1/cancel", None) is two
+    answers["two"] = None
+    with pytest.raises(EngineUnreachable, match="two") as silent:
+        await pool.find_stored("/v1/responses/resp_1", None)
+    assert silent.value.retry_after_seconds
+    answers["two"] = False
+    with pytest.raises(ModelNotFound, match="gone when it ends"):
+        await pool.find_stored("/v1/responses/resp_1", None)
+    await pool.close_probes()
+
+
+async def test_a_sidecar_lives_while_any_of_its_engines_can_be_started() -> None:
+    models = [a_model("one"), a_model("two")]
+    pool = ModelPool(models, Admission())
+    app = FastAPI()
+    app.include_router(
+        health_router(Service(Settings.load(ENVIRON), pool, metrics=cast("Metrics", None)))
+    )
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as client:
+        for model, status in zip(models, (200, 503), strict=True):
+            model.state.enter(Phase.FAILED)
+            assert (await client.get("/health/live")).status_code == status
     await pool.close_probes()
