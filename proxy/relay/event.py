@@ -140,6 +140,9 @@ class _Chunk(msgspec.Struct, gc=False):
     usage: _PlainUsage | None = None
     metrics: Any = None
     error: Any = None
+    # Of an error that does not stand below `error`, as older vLLMs have it.
+    type: Any = None
+    code: Any = None
 
 
 class _LooseChunk(_Chunk, gc=False):
@@ -216,8 +219,11 @@ def _read_chunk(payload: bytes) -> EventSummary:
         if choice.finish_reason is None and choice.generated():
             return TOKEN
     summary = EventSummary(timings=chunk.metrics)
-    if chunk.error:
-        summary.error, summary.is_clients_error = error_of(chunk.error)
+    error = chunk.error
+    if choices is None and not isinstance(error, dict) and (_count(chunk.code) or 0) >= 400:
+        error = {"type": chunk.type, "code": chunk.code}
+    if error:
+        summary.error, summary.is_clients_error = error_of(error)
     if chunk.usage is not None and (usage := _usage(chunk.usage)) is not None:
         summary.usage = usage
         summary.usage_only = choices is not None and not choices

@@ -49,6 +49,18 @@ def test_an_error_event_is_the_clients_by_its_code(
     assert ending(service.record(answer)) == (200, *expected, kind)
 
 
+@pytest.mark.parametrize("more", [{"object": "error", "message": "m"}, {"error": "m"}])
+@pytest.mark.parametrize(("code", "who"), [(400, "client"), (500, "upstream")])
+def test_an_error_event_of_an_older_vllm_is_one_too(
+    service: Sidecar, more: dict[str, Any], code: int, who: str
+) -> None:
+    body = ROLE + told({**more, "type": "AnError", "code": code}) + DONE
+    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=raw(chunked([body])))
+    assert answer.body == body
+    outcome = "client_error" if who == "client" else "engine_error"
+    assert ending(service.record(answer)) == (200, outcome, who, "AnError")
+
+
 @pytest.mark.parametrize(
     ("path", "event", "error", "is_clients"),
     [
