@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from time import monotonic, time
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ from proxy.engine.lifecycle import Engine
 from proxy.engine.phase import ENDS, Phase
 from proxy.engine.state import EngineState, Snapshot
 from proxy.engine.supervisor import Supervisor
-from proxy.errors import CutOff, EngineFailed, EngineUnavailable, RequestFailure
+from proxy.errors import MAX_HEEDED_SECONDS, CutOff, EngineFailed, EngineUnavailable, RequestFailure
 from proxy.machine.hardware import Hardware
 from proxy.pool.plan import ModelState, ModelView
 from proxy.preflight.vllm_server import VllmServer
@@ -43,6 +44,8 @@ _STATES = {
 }
 # Requests that wait for one of several models hold their bodies meanwhile.
 _MAX_HELD = 64
+# No load takes as long as the one before: the first retry is to find it over.
+_MARGIN = 1.2
 
 
 class ServedModel:
@@ -78,6 +81,8 @@ class ServedModel:
         self.order_load: Callable[[], None] = lambda: None
         self.obstacle: Callable[[], str | None] = lambda: None
         """Why it can never be loaded."""
+        self.expected_wait: Callable[[], float | None] = lambda: None
+        """Seconds until a request that comes now finds it loaded; None: not known."""
         self.turn: Callable[[], Awaitable[None]] = _at_once
         """Returns when nothing else is loaded or unloaded on its devices."""
         self._hold_seconds = _hold_seconds(settings)
@@ -233,6 +238,8 @@ class ServedModel:
             return EngineFailed(f"{obstacle}. See GET /health.")
         if not self._hold_seconds:
             self.order_load()  # the request does not wait for it, but the next one finds it
+        if self.is_here and (seconds := self.expected_wait()) is not None:
+            refusal.retry_after_seconds = min(math.ceil(seconds * _MARGIN), MAX_HEEDED_SECONDS)
         return refusal
 
     async def _until_usable(self) -> None:

@@ -55,6 +55,7 @@ class ModelPool:
             model.notify = scheduler.notify
             model.order_load = partial(scheduler.order_load, model.name)
             model.obstacle = partial(scheduler.obstacle, model.name)
+            model.expected_wait = partial(scheduler.expected_wait, model.name)
             model.turn = partial(scheduler.turn, model.name)
         return scheduler
 

@@ -24,6 +24,7 @@ from proxy.pool.plan import (
     Orders,
     Reason,
     Step,
+    expected_wait,
     next_step,
     obstacle,
 )
@@ -167,6 +168,12 @@ class Scheduler:
         views = self.views()
         view = next(view for view in views if view.name == name)
         return None if view.holds_memory else obstacle(view, views, self._budget())
+
+    def expected_wait(self, name: str) -> float | None:
+        """Seconds until a request that comes now finds this model loaded; None: not known."""
+        views = self.views()
+        view = next(view for view in views if view.name == name)
+        return expected_wait(view, views, self._budget(), self._clock())
 
     def views(self) -> list[ModelView]:
         """All models; a transition shows from the moment on in which it was decided."""

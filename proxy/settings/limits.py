@@ -60,7 +60,8 @@ class LimitSettings(Group, title="Limits"):
         default=0,
         unit="s",
         effect="Maximum time that a request waits for a (re)starting engine before it gets 503. "
-        "It is never longer than `REQUEST_TIMEOUT`. With several models the default is 600.",
+        "It is never longer than `REQUEST_TIMEOUT`. With several models, and with "
+        "IDLE_UNLOAD_SECONDS, the default is 600.",
     )
     stream_idle_timeout: Timeout = variable(
         "STREAM_IDLE_TIMEOUT",
