@@ -49,18 +49,15 @@ class PodIdle:
                 _log.warning("exiting: no request for %g s", self._limit_seconds)
                 return
             else:
-                await self._stop(self._pod)
+                seconds, pod = self._limit_seconds, self._pod
+                try:
+                    await pod.stop()
+                except Exception as error:  # whatever it is, the sidecar goes on serving
+                    text = "no request for %g s, but pod %s cannot be stopped: %s; next try in %g s"
+                    _log.error(text, seconds, pod.id, error, _RETRY_SECONDS)
+                else:
+                    _log.warning("no request for %g s: RunPod stops pod %s", seconds, pod.id)
                 await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _stop(self, pod: RunPod) -> None:
-        seconds = self._limit_seconds
-        try:
-            await pod.stop()
-        except Exception as error:  # whatever it is, the sidecar goes on serving
-            text = "no request for %g s, but pod %s cannot be stopped: %s; next try in %g s"
-            _log.error(text, seconds, pod.id, error, _RETRY_SECONDS)
-        else:
-            _log.warning("no request for %g s: RunPod stops pod %s", seconds, pod.id)
 
 
 class RunPod:

@@ -96,7 +96,10 @@ def find(text: Text, shape: Shape, start: int = 0, max_values: int = MAX_VALUES)
         Malformed: it is no JSON object.
         TooManyValues: more than `max_values` members and elements had to be looked at.
     """
-    return _Scanner(text).find(shape, start, max_values)
+    try:
+        return (yield from _Scanner(text).find(shape, start, max_values))
+    except IndexError:
+        raise Malformed("it ends too early") from None
 
 
 def exceeds(text: Text, max_values: int, max_containers: int, max_escapes: int) -> Scan[bool]:
@@ -162,13 +165,7 @@ class _Scanner:
         self._text = text
         self._work = 0
 
-    def find(self, shape: Shape, at: int, max_values: int) -> Scan[Leaves]:
-        try:
-            return (yield from self._find(shape, at, max_values))
-        except IndexError:
-            raise Malformed("it ends too early") from None
-
-    def _find(self, wanted: Shape | None, at: int, max_values: int) -> Scan[Leaves]:
+    def find(self, wanted: Shape | None, at: int, max_values: int) -> Scan[Leaves]:
         text, frames = self._text, list[_Frame]()
         at = yield from self._after_spaces(at)
         if text[at] != _OPENING_BRACE:

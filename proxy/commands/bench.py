@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("url", nargs="?", metavar="URL", help="the endpoint, by default http://127.0.0.1:$PORT")
-    add("--model", type=_name, help="by default the first that /v1/models lists")
+    add("--model", help="by default the first that /v1/models lists")
     add(
         "--concurrency",
         dest="levels",
@@ -154,6 +154,9 @@ def _plan(given: argparse.Namespace, environ: Mapping[str, str], before: Run | N
     Raises:
         SettingsError: the URL, the key or a variable cannot be used.
     """
+    if given.model is not None and not given.model.strip():
+        text = "argument --model: it is empty; allowed is a name of /v1/models"
+        raise SettingsError(f"bench: {text}")
     settings = Settings.load(environ)
     wanted: dict[str, Any] = {name: getattr(before or Load(), name) for name in _LOAD_FIELDS}
     if before is not None and before.levels:
@@ -246,12 +249,6 @@ def _levels(text: str) -> tuple[int, ...]:
         allowed = f"allowed are numbers from 1 to {_MOST_STREAMS}, as 1,8,32"
         raise argparse.ArgumentTypeError(f"{text!r}; {allowed}") from None
     return tuple(sorted(levels))
-
-
-def _name(text: str) -> str:
-    if text.strip():
-        return text
-    raise argparse.ArgumentTypeError("it is empty; allowed is a name of /v1/models")
 
 
 async def _measure(plan: Plan) -> tuple[Run, int]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
 from proxy.errors import SettingsError
+from proxy.models.folder import is_folder
 from proxy.models.preset_file import inline_presets, read_presets
 from proxy.models.several import (
     HOLD_SECONDS,
@@ -84,21 +84,17 @@ def _shipped() -> dict[str, Preset]:
 
 def warnings_about_presets(settings: Settings) -> tuple[str, ...]:
     """A model's name that means something else than it seems to."""
-    return tuple(warning for each in settings.models for warning in _warnings_about(each))
-
-
-def _warnings_about(settings: Settings) -> tuple[str, ...]:
-    name = settings.model_name
-    if name is None or settings.preset is not None or not name.strip("~./"):
-        return ()
-    presets = presets_of(settings)
-    if settings.upstream_url is not None:
-        text = f"MODEL_NAME={name} is a preset, which has no effect with UPSTREAM_URL"
-        return (text,) if name in presets else ()
-    if any(sign in name for sign in "/:~"):
-        return ()
-    with suppress(OSError):  # longer than the name of a folder can be
-        if Path(name).is_dir():
-            return ()
-    near = get_close_matches(name.lower(), presets, n=1, cutoff=0.8)
-    return (f"MODEL_NAME={name} is no preset. Did you mean {near[0]}?",) if near else ()
+    warnings = []
+    for each in settings.models:
+        name = each.model_name
+        if name is None or each.preset is not None or not name.strip("~./"):
+            continue
+        presets = presets_of(each)
+        if each.upstream_url is not None:
+            if name in presets:
+                text = f"MODEL_NAME={name} is a preset, which has no effect with UPSTREAM_URL"
+                warnings.append(text)
+        elif not any(sign in name for sign in "/:~") and not is_folder(name):
+            near = get_close_matches(name.lower(), presets, n=1, cutoff=0.8)
+            warnings += [f"MODEL_NAME={name} is no preset. Did you mean {near[0]}?"] if near else []
+    return tuple(warnings)

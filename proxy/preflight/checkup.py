@@ -15,7 +15,7 @@ from proxy.errors import EngineFailure, SettingsError
 from proxy.machine.checks import check_disk, check_executable, check_port
 from proxy.machine.hardware import Hardware, detect, engine_version
 from proxy.models.demo import DEMO_MODEL_NAME
-from proxy.models.events import Done, Plan
+from proxy.models.events import Plan
 from proxy.models.fetch import describe, look_up, model_cache, served_names
 from proxy.models.kind import ModelKind, check_local_model, kind_of, repository_of
 from proxy.preflight.finding import Finding, Result
@@ -189,24 +189,21 @@ async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description]
         case ModelKind.HUB:
             lines: list[str] = []
             offer = await look_up(settings, name, lines.append)
-            return _row_of(name, offer, lines), describe(name, offer)
-
-
-def _row_of(name: str, offer: Plan | Done, lines: list[str]) -> Finding:
-    """What the hub, or in its place the cache, has of a model; `lines` are the child's."""
-    where = f"{name} at {offer.revision[:12]}"
-    if isinstance(offer, Plan):
-        need, total = offer.bytes_to_fetch / _GB, offer.bytes_total / _GB
-        what = f"{need:.1f} of {total:.1f} GB are to be fetched"
-        if not offer.bytes_to_fetch:
-            what = f"all {total:.1f} GB are in the cache"
-        return Finding("model", Result.OK, f"{where} may be read; {what}.")
-    text = f"{where} is complete in the cache."
-    warning = next((line for line in lines if line.startswith(_WARNING)), None)
-    if warning is None:
-        return Finding("model", Result.OK, text)
-    reason = warning.removeprefix(_WARNING).partition("; serving ")[0]
-    return Finding("model", Result.WARN, f"{text} But {reason}.")
+            where = f"{name} at {offer.revision[:12]}"
+            if isinstance(offer, Plan):
+                need, total = offer.bytes_to_fetch / _GB, offer.bytes_total / _GB
+                what = f"{need:.1f} of {total:.1f} GB are to be fetched"
+                if not offer.bytes_to_fetch:
+                    what = f"all {total:.1f} GB are in the cache"
+                source = Finding("model", Result.OK, f"{where} may be read; {what}.")
+            else:
+                text, result = f"{where} is complete in the cache.", Result.OK
+                warning = next((line for line in lines if line.startswith(_WARNING)), None)
+                if warning is not None:
+                    reason = warning.removeprefix(_WARNING).partition("; serving ")[0]
+                    text, result = f"{text} But {reason}.", Result.WARN
+                source = Finding("model", result, text)
+            return source, describe(name, offer)
 
 
 async def _attached(settings: Settings, url: str) -> Finding:

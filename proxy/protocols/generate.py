@@ -103,7 +103,24 @@ class Generate(Protocol):
             return _json(_error_fields(events[0]))
         if not ask.streams:
             return _json(_answer(events, one=ask.notes["one"]))
-        return b"".join(_of_stream(ask, event) for event in events)
+        pieces = []
+        for event in events:
+            match event:
+                case Text(index, text):
+                    pieces.append(_event({"text": text, "index": index}))
+                case Reasoning(index, text):
+                    pieces.append(_event({"reasoning": text, "index": index}))
+                case Finish(index, reason):
+                    ask.notes["reasons"][index] = reason
+                case Usage():
+                    reasons = ask.notes["reasons"]
+                    ends = [reasons.get(index) for index in _up_to(reasons)]
+                    pieces.append(_event({"finish_reasons": ends, "usage": _counts(event)}))
+                case Error():
+                    pieces.append(_event(_error_fields(event)))
+                case Done():
+                    pieces.append(b"data: [DONE]\n\n")
+        return b"".join(pieces)
 
 
 def _one_prompt(body: dict[str, Any]) -> bool:
@@ -169,25 +186,6 @@ def _answer(events: Sequence[Event], *, one: bool) -> dict[str, Any]:
     if thoughts:
         answer["reasoning"] = [thoughts.get(index, "") for index in indices]
     return answer | {"finish_reasons": [reasons.get(index) for index in indices], "usage": usage}
-
-
-def _of_stream(ask: Ask, event: Event) -> bytes:
-    match event:
-        case Text(index, text):
-            return _event({"text": text, "index": index})
-        case Reasoning(index, text):
-            return _event({"reasoning": text, "index": index})
-        case Finish(index, reason):
-            ask.notes["reasons"][index] = reason
-        case Usage():
-            reasons = ask.notes["reasons"]
-            ends = [reasons.get(index) for index in _up_to(reasons)]
-            return _event({"finish_reasons": ends, "usage": _counts(event)})
-        case Error():
-            return _event(_error_fields(event))
-        case Done():
-            return b"data: [DONE]\n\n"
-    return b""
 
 
 def _up_to(indices: Iterable[int]) -> range:

@@ -244,10 +244,6 @@ def _read_responses_event(payload: bytes) -> EventSummary:
     return TOKEN if event.type.endswith(".delta") and event.delta else EventSummary()
 
 
-def _read_response(payload: bytes) -> EventSummary:
-    return _summary_of_response(_response.decode(payload))
-
-
 def _summary_of_response(response: _Response) -> EventSummary:
     incomplete = response.incomplete_details
     finished = response.status in ("completed", "incomplete", "failed", "cancelled")
@@ -344,8 +340,13 @@ def _usage(given: Any) -> Usage | None:
     cached = input_details.get("cached_tokens")
     if not input_details:
         cached = given.get("cache_read_input_tokens")
+    input_tokens = _count(given.get("input_tokens"))
+    if input_tokens is not None:
+        # `/v1/messages` has what the cache gave or took beside them.
+        for name in ("cache_read_input_tokens", "cache_creation_input_tokens"):
+            input_tokens += _count(given.get(name)) or 0
     return Usage(
-        prompt_tokens=_first(_count(given.get("prompt_tokens")), _input_tokens(given)),
+        prompt_tokens=_first(_count(given.get("prompt_tokens")), input_tokens),
         completion_tokens=_first(
             _count(given.get("completion_tokens")), _count(given.get("output_tokens"))
         ),
@@ -359,15 +360,6 @@ def _details(given: dict[str, Any], *names: str) -> dict[str, Any]:
         if isinstance(details := given.get(name), dict) and details:
             return details
     return {}
-
-
-def _input_tokens(given: dict[str, Any]) -> int | None:
-    """All of them: `/v1/messages` has what the cache gave or took beside `input_tokens`."""
-    tokens = _count(given.get("input_tokens"))
-    if tokens is None:
-        return None
-    beside = ("cache_read_input_tokens", "cache_creation_input_tokens")
-    return tokens + sum(_count(given.get(name)) or 0 for name in beside)
 
 
 def _count(given: Any) -> int | None:
@@ -396,6 +388,9 @@ _EVENT_READERS: dict[PayloadShape, Reader] = {
     PayloadShape.RESPONSES: _read_responses_event,
     PayloadShape.MESSAGES: _read_messages_event,
 }
-_ANSWER_READERS = {**_EVENT_READERS, PayloadShape.RESPONSES: _read_response}
+_ANSWER_READERS = {
+    **_EVENT_READERS,
+    PayloadShape.RESPONSES: lambda payload: _summary_of_response(_response.decode(payload)),
+}
 _EVENT_READER_OF = {spec.route: _EVENT_READERS[spec.payloads] for spec in ROUTES}
 _ANSWER_READER_OF = {spec.route: _ANSWER_READERS[spec.payloads] for spec in ROUTES}

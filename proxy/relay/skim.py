@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -70,7 +71,11 @@ class Skim:
         for at in places[:_MOST_KEYS_A_PIECE]:
             self._depth += _opened(parts[start:at:2])
             start = at + 1
-            if values < _MOST_VALUES_A_PIECE and self._is_wanted(parts[at]):
+            if values >= _MOST_VALUES_A_PIECE:
+                continue
+            depth = _CHOICE_DEPTH if parts[at] == _OF_A_CHOICE else 1
+            is_in_nested = self._is_nested and self._depth == 2 and parts[at] in _OF_THE_ANSWER
+            if self._depth == depth or is_in_nested:
                 values += 1
                 if not self._take(parts, at):
                     self._rest, self._in_string = b'"' + b'"'.join(parts[at:]), False
@@ -99,13 +104,6 @@ class Skim:
             data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
         return data
 
-    def _is_wanted(self, key: bytes) -> bool:
-        if key == _OF_A_CHOICE:
-            return self._depth == _CHOICE_DEPTH
-        if key == _NESTED:
-            return self._depth == 1
-        return self._depth == 1 or (self._is_nested and self._depth == 2)
-
     def _take(self, parts: Sequence[bytes], at: int) -> bool:
         """Take the value behind a key; False where its end has not come."""
         behind = parts[at + 1 : at + 1 + _MOST_VALUE_PARTS]
@@ -116,7 +114,11 @@ class Skim:
             return bool(text.strip()) or not may_go_on  # a value that reads like a key
         key, value = parts[at], _NONE
         if key != _NESTED:
-            value = _value(text[colon.end() :].decode(errors="replace"))
+            rest = text[colon.end() :].decode(errors="replace")
+            with suppress(ValueError, RecursionError):
+                read, end = _read_value(rest)
+                if end < len(rest):  # else it may go on
+                    value = read
             if value is _NONE and may_go_on:
                 return False
         if self._depth == 1:
@@ -127,15 +129,6 @@ class Skim:
             of = self._nested if self._depth == 2 and self._nested is not None else self._values
             of[key.decode()] = value
         return True
-
-
-def _value(text: str) -> Any:
-    """The value at its beginning; `_NONE` where it may go on."""
-    try:
-        value, end = _read_value(text)
-    except (ValueError, RecursionError):
-        return _NONE
-    return value if end < len(text) else _NONE
 
 
 def _opened(outside: Sequence[bytes]) -> int:

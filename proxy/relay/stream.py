@@ -99,7 +99,13 @@ class EventStream:
             event = data[start : end.end()]
             start = end.end()
             if self.inside_event:
-                self._end_long_event(event, now)
+                self.inside_event = False
+                self._skim.feed(event)
+                text, self._skim = self._skim.summary(), Skim()
+                with suppress(msgspec.MsgspecError):
+                    summary = self._read(text)
+                    if summary is not TOKEN:  # as such it was noted at its beginning
+                        self._note(summary, now)
                 passed.append(event)
             elif not self._withheld(event, now):
                 passed.append(event)
@@ -122,15 +128,6 @@ class EventStream:
         if self._generates and b"delta" in name:
             self._record.token_event(now)
         return self._hold(rest, now)
-
-    def _end_long_event(self, rest: bytes, now: float) -> None:
-        self.inside_event = False
-        self._skim.feed(rest)
-        text, self._skim = self._skim.summary(), Skim()
-        with suppress(msgspec.MsgspecError):
-            summary = self._read(text)
-            if summary is not TOKEN:  # as such it was noted at its beginning
-                self._note(summary, now)
 
     def _withheld(self, event: bytes, now: float) -> bool:
         payload = data_of(event)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -99,8 +98,17 @@ class Translation:
         if len(body) > MAX_REQUEST_BYTES:
             most = MAX_REQUEST_BYTES // 1024 // 1024
             raise BodyTooLarge(f"The body is larger than {most} MiB, the most for {self._path}.")
-        self._ask, self.target, asked = self._asked(await decoded(body, self._path))
-        self.route = self._ask.route
+        fields = await decoded(body, self._path)
+        try:
+            ask = self._protocol.request_in(self._path, fields)
+            if ask.streams:
+                ask.body.setdefault("stream_options", {"include_usage": True})
+            target, asked = _TARGETS[ask.route], msgspec.json.encode(ask.body)
+        except RequestFailure:
+            raise
+        except _FAULTS:
+            raise self._broken() from None
+        self._ask, self.route, self.target = ask, ask.route, target
         return asked
 
     def start(self, status: int, headers: Headers) -> None:
@@ -131,18 +139,6 @@ class Translation:
             self._exchange.end(last)
             raise
         self._exchange.end(last)
-
-    def _asked(self, body: dict[str, Any]) -> tuple[Ask, bytes, bytes]:
-        """What the protocol makes of a body; the path of the engine for that, and its body."""
-        try:
-            ask = self._protocol.request_in(self._path, body)
-            if ask.streams:
-                ask.body.setdefault("stream_options", {"include_usage": True})
-            return ask, _TARGETS[ask.route], msgspec.json.encode(ask.body)
-        except RequestFailure:
-            raise
-        except _FAULTS:
-            raise self._broken() from None
 
     def write(self, data: bytes) -> None:
         """Send bytes of the engine's answer, as the protocol has them."""

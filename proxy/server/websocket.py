@@ -43,6 +43,7 @@ _HANG_UP_POLL_SECONDS = 1.0
 _MAX_REASON_BYTES = 123
 _MAX_FAULT_CHARS = 200
 _CLIENT_LEFT = "The client closed the connection."
+_CONTROL = (Opcode.PING, Opcode.PONG, Opcode.CLOSE)
 
 
 class SessionEnded(Exception):
@@ -272,10 +273,8 @@ class ClientWebSocket(asyncio.Protocol):
             received = self._protocol.close_rcvd
             assert received is not None
             self._end(SessionEnded(received.code, received.reason))
-        elif frame.opcode is not Opcode.PONG and not self._closing and self._ended is None:
-            self._take_data(frame)
-
-    def _take_data(self, frame: Frame) -> None:
+        if frame.opcode in _CONTROL or self._closing or self._ended is not None:
+            return
         if frame.opcode is not Opcode.CONT:
             self._is_text = frame.opcode is Opcode.TEXT
             self._fragments = 0

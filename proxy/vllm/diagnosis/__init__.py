@@ -92,7 +92,16 @@ def diagnose(
         return (
             _by_rule(START_RULES, errors(output), known_flags)
             or (_by_death(output, death, starting=True) if death is not None else None)
-            or (_too_slow(output) if exit_code is None else _by_exit_code(exit_code))
+            or (
+                _unexplained(
+                    Cause.START_TIMEOUT,
+                    "The engine did not start in time",
+                    last_lines(output)[-1:],
+                    "A large model on a slow disk needs longer; otherwise " + _SEE_LOG.lower(),
+                )
+                if exit_code is None
+                else _by_exit_code(exit_code)
+            )
             or (_asked_to_stop() if stop is not None else None)
             or _by_missing_process(output)
             or _unexplained(
@@ -179,15 +188,6 @@ def _by_missing_process(output: Sequence[LogLine]) -> EngineFailure | None:
     if code and int(code[1]) != -signal.SIGKILL:
         return _by_exit_code(int(code[1]))
     return _killed("A process of the engine vanished while it started: killed")
-
-
-def _too_slow(output: Sequence[LogLine]) -> EngineFailure:
-    return _unexplained(
-        Cause.START_TIMEOUT,
-        "The engine did not start in time",
-        last_lines(output)[-1:],
-        "A large model on a slow disk needs longer; otherwise " + _SEE_LOG.lower(),
-    )
 
 
 def _killed(sentence: str) -> EngineFailure:
