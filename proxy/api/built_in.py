@@ -15,7 +15,7 @@ from proxy.api.dashboard import page_router, requests_router
 from proxy.api.health import health_router
 from proxy.api.info import info_router
 from proxy.api.metrics import metrics_router
-from proxy.api.models import models_router
+from proxy.api.models import actions_router, models_router
 from proxy.api.openapi import openapi_router
 from proxy.api.service import Service
 from proxy.errors import MethodNotAllowed, RequestFailure
@@ -83,7 +83,7 @@ def built_in_endpoints(
         page,
         description,
     ]
-    admins_routers = (models_router(service),)
+    admins_routers = (actions_router(service), models_router(service))
     scraped = BuiltInEndpoints()
     if service.settings.port_of_metrics is None:
         pages.append(metrics)

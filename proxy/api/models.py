@@ -1,7 +1,9 @@
-"""The models of this server, one row each."""
+"""The models of this server: one row each, and orders for them."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from time import monotonic, time
 from typing import Any
@@ -10,8 +12,9 @@ from fastapi import APIRouter, Request
 
 from proxy.api.health import describe_model
 from proxy.api.service import Service
-from proxy.errors import ModelNotFound
+from proxy.errors import ModelNotFound, draining
 from proxy.pool.model import ServedModel
+from proxy.pool.steering import ACTIONS, order
 
 _MAX_NAME_CHARS = 200
 
@@ -32,17 +35,41 @@ def models_router(service: Service) -> APIRouter:
     return router
 
 
+def actions_router(service: Service) -> APIRouter:
+    """Orders of an operator; whoever asks was found to be one."""
+    router = APIRouter(tags=["models"])
+
+    def endpoint(action: str) -> Callable[[Request, str], Awaitable[dict[str, Any]]]:
+        async def act(request: Request, model: str) -> dict[str, Any]:
+            meant = _find(service, request, model)
+            if service.stopping:
+                raise draining()
+            order(service.models, meant, action, request.state.admin)
+            await asyncio.sleep(0)  # the scheduler plans: the row shows what it does
+            return row_of(meant, service)
+
+        return act
+
+    for action in ACTIONS:
+        path = f"/models/{{model:path}}/{action}"
+        router.post(path, status_code=202, name=action)(endpoint(action))
+    return router
+
+
 def row_of(model: ServedModel, service: Service) -> dict[str, Any]:
     """What is not known is left out."""
-    now = model.state.snapshot
-    names = service.names_of(model)
+    view, names = model.view, service.names_of(model)
     values = {
         "name": names[0],
         "served_names": list(names),
-        "since": _timestamp(now.since),
+        "since": _timestamp(view.since),
         **describe_model(model),
-        "gpus": list(model.settings.gpus) or None,
-        "load_seconds": round(now.expected_start_seconds, 1) or None,
+        "gpus": list(view.gpus) or None,
+        "memory_bytes": view.memory_bytes,
+        "load_seconds": round(view.load_seconds, 1) or None,
+        "pinned": view.pinned,
+        "last_used": _timestamp(view.last_used),
+        "last_used_seconds_ago": round(monotonic() - view.last_used, 1),
     }
     return {name: value for name, value in values.items() if value is not None}
 

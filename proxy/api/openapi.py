@@ -71,9 +71,15 @@ def described(
     if settings.port_of_metrics is not None:
         for path in _METRICS:
             del pages[path]
+    schemes: list[dict[str, list[str]]] = [
+        {name: []} for name in document["components"]["securitySchemes"]
+    ]
     if settings.needs_key:
-        document["security"] = [{name: []} for name in document["components"]["securitySchemes"]]
-        for path, page in pages.items():
+        document["security"] = schemes
+    for path, page in pages.items():
+        if "post" in page:  # an order of an operator
+            page["post"]["security"] = schemes if settings.admin_keys else []
+        elif settings.needs_key:
             _say_who_may(page["get"], is_open=path in open_paths)
     document["paths"] = pages | {path: _item(path, *listed) for path, listed in routes.items()}
     return document

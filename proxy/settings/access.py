@@ -34,9 +34,10 @@ class AccessSettings(Group, title="Access"):
         "ADMIN_KEYS",
         default=(),
         unit="keys",
-        effect="Keys of operators, written as `API_KEYS`. They see all of `/models`, and are no "
-        "API keys unless they stand in `API_KEYS` too.",
-        unset="none",
+        effect="Keys that may load, unload and pin models, written as `API_KEYS`. They see all of "
+        "`/models`, and are no API keys unless they stand in `API_KEYS` too: "
+        "[orders for models](endpoints.md#orders-for-models).",
+        unset="only this machine may do so",
         example="ops:sk-5Tz0...",
         secret=True,
     )

