@@ -1,6 +1,6 @@
 "use strict";
-// Reads what anybody with a key may read: /health, /info, /info/requests and /metrics. Whatever
-// comes from there is put into the page as text, never as markup.
+// Reads what anybody with a key may read: /health, /info, /info/requests and /metrics, and /models
+// where there are several. Whatever comes from there is put into the page as text, never as markup.
 
 const POLL_MS = 2000;
 const INFO_EVERY = 5; // polls
@@ -8,7 +8,7 @@ const WINDOW_SECONDS = 20; // rates are over this
 const LINE_POINTS = 60;
 const MAX_TOKENS = 512;
 const PARTS = ["queued", "receiving", "media", "waiting", "generating", "sidecar", "other"];
-const GOOD = ["ready"];
+const STATES = { ready: "good", failed: "bad", loading: "busy", unloading: "busy" };
 const BAD = ["failed", "degraded", "stopped"];
 
 const $ = (id) => document.getElementById(id);
@@ -70,12 +70,17 @@ function made(tag, content, ...classes) {
 
 // State -------------------------------------------------------------------------------------
 
-function showHealth(health) {
-  const kind = GOOD.includes(health.phase) ? "good" : BAD.includes(health.phase) ? "bad" : "busy";
+function showHealth(health, isGood) {
+  const kind = isGood ? "good" : BAD.includes(health.phase) ? "bad" : "busy";
   const share = health.progress === undefined ? "" : ` ${percent(health.progress)}`;
+  // It has given its place back, and the next request loads it again.
+  const phase = isGood && health.phase === "stopped" ? "unloaded" : health.phase;
+  const models = Object.values(health.models ?? {});
+  const ready = models.filter((each) => each.status === "ready").length;
+  const words = models.length ? `${ready} of ${models.length} ready` : `${phase}${share}`;
   $("badge").className = `badge ${kind}`;
-  $("badge").textContent = `${health.phase}${share}`;
-  document.title = `${health.phase}${share} · vLLM sidecar`;
+  $("badge").textContent = words;
+  document.title = `${words} · vLLM sidecar`;
   $("progress").hidden = health.progress === undefined;
   if (health.progress !== undefined) $("progress").value = health.progress;
   text("eta", health.eta_seconds && `Ready in about ${whole(health.eta_seconds)}.`);
@@ -154,8 +159,8 @@ function showEngine(families) {
   const notes = [];
   const waiting = families.get("sidecar_engine_requests_waiting");
   const cache = families.get("sidecar_engine_kv_cache_usage_ratio");
-  if (waiting) notes.push(`${waiting[0].value} wait in the engine`);
-  if (cache) notes.push(`KV cache ${percent(cache[0].value)}`);
+  if (waiting) notes.push(`${total(families, "sidecar_engine_requests_waiting")} wait in the engine`);
+  if (cache) notes.push(`KV cache ${percent(Math.max(...cache.map((sample) => sample.value)))}`);
   $("flight-note").textContent = notes.join(", ");
 }
 
@@ -178,6 +183,57 @@ function showGpus(families) {
     return [made("p", busy === undefined ? "–" : percent(busy), "number"), made("p", notes.join(", "), "note")];
   });
   $("gpus").replaceChildren(...lines);
+}
+
+// Models ------------------------------------------------------------------------------------
+
+const modelLines = new Map(); // by name
+
+function showModels(rows) {
+  $("models").hidden = false;
+  for (const row of rows) {
+    if (!modelLines.has(row.name)) modelLines.set(row.name, modelLine(row.name));
+    fillModelLine(modelLines.get(row.name), row);
+  }
+  const names = rows.map((row) => row.name);
+  for (const name of modelLines.keys()) if (!names.includes(name)) modelLines.delete(name);
+  const now = names.map((name) => modelLines.get(name).tr);
+  const body = $("model-rows").tBodies[0];
+  if (now.length !== body.rows.length || now.some((tr, n) => tr !== body.rows[n])) body.replaceChildren(...now);
+  showChoice(names);
+}
+
+function modelLine(name) {
+  const line = { tr: made("tr"), name: made("td", name, "name"), why: made("span", "", "note"), state: made("td", "", "outcome") };
+  for (const each of ["memory", "used", "flight", "waiting"]) line[each] = labelled(each.replace("flight", "in flight"), "");
+  line.name.append(line.why);
+  line.tr.append(line.name, line.state, line.memory, line.used, line.flight, line.waiting);
+  return line;
+}
+
+function fillModelLine(line, row) {
+  const share = row.status === "loading" && row.progress !== undefined ? ` ${percent(row.progress)}` : "";
+  const left = row.eta_seconds && `Ready in about ${whole(row.eta_seconds)}.`;
+  line.isReady = row.status === "ready";
+  line.state.textContent = `${row.status}${share}${row.pinned ? ", pinned" : ""}`;
+  line.state.className = `outcome ${STATES[row.status] ?? "quiet"}`;
+  line.why.textContent = [row.reason, row.remedy, left].filter(Boolean).join(" ");
+  line.why.hidden = !line.why.textContent;
+  line.memory.textContent = row.memory_bytes ? `${(row.memory_bytes / 1024 ** 3).toFixed(1)} GiB` : "–";
+  line.memory.title = row.gpus?.length ? `on each of GPU ${row.gpus.join(", ")}` : "";
+  line.used.textContent = row.in_flight ? "now" : row.last_used_seconds_ago === undefined ? "–" : `${whole(row.last_used_seconds_ago)} ago`;
+  line.flight.textContent = row.in_flight;
+  line.waiting.textContent = row.waiting;
+}
+
+function showChoice(names) {
+  const options = [...$("which").options].map((option) => option.value);
+  if (options.join("\n") !== names.join("\n")) {
+    const chosen = $("which").value;
+    $("which").replaceChildren(...names.map((name) => new Option(name, name)));
+    if (names.includes(chosen)) $("which").value = chosen;
+  }
+  $("which").hidden = false;
 }
 
 // Requests ----------------------------------------------------------------------------------
@@ -245,12 +301,19 @@ async function look() {
   const [health, requests, metrics] = await Promise.all([
     asked("health"), read("info/requests"), read("metrics"),
   ]);
-  showHealth(await health.json());
+  const state = await health.json();
+  showHealth(state, health.ok);
+  if (state.models) await lookAtModels();
   showRequests((await requests.json()).requests);
   $("elsewhere").hidden = metrics.status !== 404;
   if (metrics.ok) showMetrics(await metrics.text());
   if (seen.polls % INFO_EVERY === 0) showInfo(await (await read("info")).json());
   seen.polls += 1;
+}
+
+async function lookAtModels() {
+  const answer = await read("models");
+  if (answer.ok) showModels((await answer.json()).models);
 }
 
 async function round() {
@@ -308,7 +371,8 @@ function chatBody() {
   const question = { type: "text", text: $("question").value };
   const parts = picture ? [{ type: "image_url", image_url: { url: picture } }, question] : [question];
   const content = picture ? parts : question.text;
-  return { model: seen.model, stream: true, max_tokens: MAX_TOKENS, messages: [{ role: "user", content }] };
+  const model = $("which").value || seen.model;
+  return { model, stream: true, max_tokens: MAX_TOKENS, messages: [{ role: "user", content }] };
 }
 
 async function* events(stream) {
@@ -350,7 +414,8 @@ $("chat").addEventListener("submit", async (event) => {
   $("stop").hidden = false;
   $("answer").textContent = "";
   $("answer-note").className = "note";
-  $("answer-note").textContent = "…";
+  const line = modelLines.get($("which").value);
+  $("answer-note").textContent = line && !line.isReady ? "The model is loaded first…" : "…";
   try {
     $("answer-note").textContent = await ask(running.signal);
   } catch (failure) {

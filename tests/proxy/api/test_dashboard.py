@@ -59,7 +59,8 @@ async def test_the_page_asks_for_what_there_is() -> None:
     linked = re.findall(r'(?:href|src)="(dashboard/[^"]+)"', page)
     asked = re.findall(r'(?:asked|read)\("([\w/]+)"', script)
     assert len(linked) == 2
-    assert set(asked) == {"health", "info", "info/requests", "metrics", "v1/chat/completions"}
+    paths = {"health", "info", "info/requests", "metrics", "models", "v1/chat/completions"}
+    assert set(asked) == paths
     async with house() as there:
         for path in (*linked, *asked):
             assert (await there.get(f"/{path}")).status_code in (200, 503), path
