@@ -95,7 +95,7 @@ class Lifecycle:
     def announce_stop(self) -> None:
         """Say "not ready" from now on, but go on taking requests."""
         self._sidecar.service.stopping = True
-        self._sidecar.models.admission.reset_drain_counters()
+        self._sidecar.models.reset_drain_counters()
 
     async def shutdown(self, server: Server | None = None) -> None:
         """End everything, in this order. What fails is logged, and the rest ends all the same."""
@@ -112,7 +112,7 @@ class Lifecycle:
         await _end("usage of keys", sidecar.access.stop)
         if sidecar.spans is not None:
             await _end("spans", sidecar.spans.stop)
-        finished, cut = admission.drained
+        finished, cut = models.drained
         fields = {"finished": finished, "cut": cut}
         text = "stopped: %d requests finished, %d were cut"
         _log.info(text, finished, cut, extra={"fields": fields})

@@ -195,6 +195,21 @@ class ModelPool:
 
         await asyncio.gather(*(stop(model) for model in self))
 
+    def reset_drain_counters(self) -> None:
+        """Let `drained` count from now on."""
+        for model in self:
+            model.admission.reset_drain_counters()
+
+    @property
+    def drained(self) -> tuple[int, int]:
+        """How many requests have finished, and how many were cut."""
+        if self.only is not None:
+            return self.only.admission.drained
+        # Who was sent away while its model was waited for has been at no engine.
+        cut = self.admission.drained[1]
+        over = sum(sum(model.admission.drained) for model in self)
+        return max(0, over - cut), cut
+
     def close_upstreams(self) -> None:
         for model in self:
             model.upstream.close()

@@ -7,15 +7,19 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import openai
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from tests.engine.service import Service
 from tests.fake_engine import FakeEngine
 from tests.measure import measured
 from tests.patience import PATIENCE
+from tests.wire.client import new_id
 from tests.wire.service import until
 from tests.wire.several import (
     CHAT,
@@ -125,6 +129,28 @@ def test_what_an_engine_stores_is_asked_of_that_engine(service: Service) -> None
     assert "gone when it ends" in answer.json()["error"]["message"]
 
 
+def is_logged(service: Service, request_id: str) -> bool:
+    return request_id in service.log.read_text()
+
+
+def test_a_session_is_with_the_model_that_its_path_names(service: Service) -> None:
+    url = f"ws://127.0.0.1:{service.port}/v1/realtime?model="
+    headers = {"authorization": "Bearer sk-bob"}
+    requests: list[tuple[str, str]] = []
+    for name in ("one", "two"):
+        request_id = new_id()
+        more = headers | {"x-request-id": request_id}
+        with connect(url + name, additional_headers=more, proxy=None) as client:
+            assert "session.created" in str(client.recv(PATIENCE))
+        requests.append((request_id, name))
+    for request_id, name in requests:
+        until(partial(is_logged, service, request_id), "its line")
+        assert service.access(request_id)["model"] == name
+    with pytest.raises(InvalidStatus) as refused:
+        connect(url + "three", additional_headers=headers, proxy=None)
+    assert refused.value.response.status_code == 404
+
+
 def test_what_names_no_model_is_the_defaults(service: Service) -> None:
     with client_of(service) as client:
         assert client.get("/version").status_code == 200
@@ -199,3 +225,20 @@ def test_engines_of_others_are_routed_by_name(tmp_path: Path) -> None:
             assert chat(service, model=name).json()["model"] == name
         two.stop()
         assert chat(service, model="one").json()["model"] == "one"
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"MODEL_NAME": "one,one"}, "one stands there twice"),
+        ({"SERVED_MODEL_NAME": "both"}, "SERVED_MODEL_NAME"),
+        ({"API_KEYS": ""}, "there are no keys"),
+    ],
+)
+def test_what_several_models_cannot_be_set_to_ends_the_start_with_2(
+    tmp_path: Path, environ: dict[str, str], says: str
+) -> None:
+    with several(tmp_path, **environ) as service:
+        assert service.exit_code(PATIENCE) == 2
+        (line,) = service.log.read_text().splitlines()
+        assert says in line

@@ -172,3 +172,22 @@ async def test_a_sidecar_lives_while_any_of_its_engines_can_be_started() -> None
             model.state.enter(Phase.FAILED)
             assert (await client.get("/health/live")).status_code == status
     await pool.close_probes()
+
+
+async def test_who_is_sent_away_while_its_model_is_waited_for_has_not_finished() -> None:
+    one = a_model("one")
+    pool = ModelPool([one, a_model("two")], Admission())
+    pool.reset_drain_counters()
+    for _ in range(3):
+        await pool.admission.enter()
+    is_running(one, Phase.READY)
+    await one.admission.enter()
+    one.admission.leave()
+    pool.admission.leave()
+    pool.admission.leave()  # one that waited for the other model, and was told to come again
+    assert not await pool.admission.wait_idle(0)
+    await one.admission.enter()
+    one.admission.leave()  # it was cut
+    pool.admission.leave()
+    assert pool.drained == (1, 1)
+    await pool.close_probes()
