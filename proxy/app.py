@@ -24,7 +24,7 @@ from proxy.machine.reading import DiskReading, GpuReading
 from proxy.media.resolver import media_resolver
 from proxy.models.fetch import data_directory, model_cache
 from proxy.models.several import names_of
-from proxy.pool.metrics import TransitionMetrics
+from proxy.pool.metrics import TransitionMetrics, memory_of
 from proxy.pool.model import ServedModel
 from proxy.pool.pool import ModelPool
 from proxy.protocols.generate import Generate
@@ -143,6 +143,7 @@ def _measure_models(metrics: Metrics, models: ModelPool) -> None:
         for each in models:
             count.add_model(each.name)
         models.scheduler.observers.append(count)
+        gauges.model_memory = lambda: memory_of(each.view for each in models)
 
 
 def _waiting(models: ModelPool) -> Iterator[tuple[str, int]]:
