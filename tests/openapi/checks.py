@@ -21,7 +21,7 @@ def refusals_have_their_shape(
     if "x-proxy-error" not in response.headers:
         assert response.status_code not in (413, 429, 502, 504), "the sidecar's, and not marked"
         return
-    assert response.status_code in {*REFUSALS, 404, 405}
+    assert response.status_code in {*REFUSALS, 404, 405, 409}
     (marked,) = response.headers["x-proxy-error"]
     body: dict[str, Any] = response.json()
     if case.path.startswith(_ANTHROPIC):
