@@ -12,20 +12,20 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from .received import Received
 from .script import Script
+
+if TYPE_CHECKING:
+    from tests.fork_server import Process
 
 __all__ = ["BIN", "FakeEngine", "Received", "Script", "x_fake"]
 
@@ -59,7 +59,7 @@ class FakeEngine:
         self._uds = uds
         self._wait = wait
         self._log = Path(tempfile.mkstemp(prefix="fake-engine-", suffix=".log")[1])
-        self.process: subprocess.Popen[bytes]
+        self.process: Process
         self.port = 0
 
     @property
@@ -78,14 +78,10 @@ class FakeEngine:
         if self._uds is not None:
             arguments += ["--uds", str(self._uds), "--also-tcp"]
         with self._log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, str(BIN / "vllm"), *arguments],
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            # Not at the top: the engine itself is started without the folder of the tests.
+            from tests.fork_server import FAKE_ENGINE
+
+            self.process = FAKE_ENGINE.start(arguments, self._environment, output, new_session=True)
         try:
             if self._wait:
                 self.wait_until_listening()
@@ -129,6 +125,8 @@ class FakeEngine:
         self._call("POST", "script", msgspec.json.encode(body))
 
     def _call(self, method: str, name: str, body: bytes | None = None) -> bytes:
+        import urllib.request  # the engine itself does without, and is started often
+
         request = urllib.request.Request(f"{self.url}/__fake/{name}", body, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=START_SECONDS) as response:

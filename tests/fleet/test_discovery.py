@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import httpx
 import yaml
 
-from tests.engine.service import Service, free_ports, wait_until
+from tests.engine.service import FORKED, Service, free_ports, wait_until
 from tests.fake_engine import FakeEngine
 from tests.fleet.cluster import NAMESPACE, Cluster
 from tests.fleet.load import End, Load, ends, under_load
@@ -28,8 +27,7 @@ class InPod(Service):
     def __init__(self, folder: Path, address: str, port: int, engine: FakeEngine) -> None:
         self.address = address
         place = {"HOST": address, "PORT": str(port), "UPSTREAM_URL": engine.url}
-        command = (sys.executable, "-m", "proxy")
-        super().__init__(folder, command, DRAIN_DELAY_SECONDS="5", **place, **measured())
+        super().__init__(folder, FORKED, DRAIN_DELAY_SECONDS="5", **place, **measured())
         self.port = port
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
 

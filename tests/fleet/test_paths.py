@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.engine.service import Line, Service, wait_until
+from tests.engine.service import FORKED, Line, Service, wait_until
 from tests.fake_engine import FakeEngine
 from tests.fleet.router import ROOT, Router
 from tests.measure import measured
@@ -70,10 +69,9 @@ class Both:
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     """A sidecar with a key, and the router in front of it."""
     folder = tmp_path_factory.mktemp("paths")
-    command = (sys.executable, "-m", "proxy")
     with FakeEngine("--served-model-name", "tiny") as engine:
         given = {"UPSTREAM_URL": engine.url, "API_KEYS": f"alice:{KEY}", **measured()}
-        with Service(folder, command, **given) as sidecar:
+        with Service(folder, FORKED, **given) as sidecar:
             sidecar.wait_for("ready", PATIENCE)
             with Router(folder, [sidecar.url]) as router:
                 router.wait_for({sidecar.url: True})

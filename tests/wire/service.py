@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.engine.service import Line, Service
+from tests.engine.service import FORKED, Line, Service
 from tests.fake_engine import FakeEngine, Received
 from tests.measure import measured
 from tests.patience import PATIENCE
@@ -34,12 +33,12 @@ def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) ->
 
 
 class Sidecar(Service):
-    """`python -m proxy` in front of an engine that runs already."""
+    """`python -m proxy`, forked, in front of an engine that runs already."""
 
     def __init__(self, folder: Path, engine: FakeEngine, **environ: str) -> None:
         super().__init__(
             folder,
-            (sys.executable, "-m", "proxy"),
+            FORKED,
             UPSTREAM_URL=engine.url,
             HF_TOKEN=secrets.TOKEN,
             LOG_LEVEL="debug",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.engine.service import Service, below, command_line, free_ports
+from tests.engine.service import FORKED, Service, below, command_line, free_ports
 from tests.fake_engine import BIN
 from tests.measure import measured
 from tests.patience import PATIENCE
@@ -50,7 +49,7 @@ def several(folder: Path, more: dict[str, Any] | None = None, /, **environ: str)
         **measured(),
         **environ,
     }
-    return Service(folder, (sys.executable, "-m", "proxy"), **environ)
+    return Service(folder, FORKED, **environ)
 
 
 def client_of(service: Service, key: str = "sk-bob") -> httpx.Client:

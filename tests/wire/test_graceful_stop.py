@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.engine.service import Line, Service
+from tests.engine.service import FORKED, Line, Service
 from tests.fake_engine import BIN, FakeEngine
 from tests.measure import measured
 from tests.patience import PATIENCE
@@ -94,14 +93,13 @@ def test_a_drain_that_is_over_is_not_blamed_on_an_engine_of_our_own(
 ) -> None:
     monkeypatch.setenv("PATH", f"{BIN}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_ENGINE_PHASE_SECONDS", "0.02")
-    command = (sys.executable, "-m", "proxy")
     environ = {"SERVED_MODEL_NAME": "tiny", "DRAIN_SECONDS": "1"}
     environ |= {"HF_HUB_OFFLINE": "1", "HOST": "127.0.0.1", **measured()}
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text('{"architectures": ["Qwen2ForCausalLM"]}')
     environ["MODEL_NAME"] = str(model)
-    with Service(tmp_path, command, **environ) as service:
+    with Service(tmp_path, FORKED, **environ) as service:
         service.wait_for("ready", PATIENCE)
         with Client(service.port) as client:
             request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 3})

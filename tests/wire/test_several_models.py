@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.engine.service import Service
+from tests.engine.service import FORKED, Service
 from tests.fake_engine import FakeEngine
 from tests.measure import measured
 from tests.patience import PATIENCE
@@ -213,7 +212,7 @@ def test_engines_of_others_are_routed_by_name(tmp_path: Path) -> None:
         FakeEngine("--served-model-name", "two") as two,
         Service(
             tmp_path,
-            (sys.executable, "-m", "proxy"),
+            FORKED,
             UPSTREAM_URL=f"one={one.url},two={two.url}",
             HOST="127.0.0.1",
             **measured(),

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from tests.engine.service import Service
+from tests.engine.service import FORKED, Service
 from tests.fake_engine import BIN, x_fake
 from tests.measure import measured
 
@@ -37,8 +37,7 @@ def starting(folder: Path, model: Path) -> Iterator[Start]:
                 "FAKE_ENGINE_PHASE_SECONDS": "0.02",
                 "FAKE_ENGINE_STATE": str(folder / "starts"),
             }
-            command = (sys.executable, "-m", "proxy")
-            service = Service(folder, command, **(given | environ))
+            service = Service(folder, FORKED, **(given | environ))
             return stack.enter_context(service)
 
         yield started

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from proxy.preflight import vllm_server
 from proxy.preflight.vllm_server import VllmServer
 from proxy.settings import Settings
 from proxy.vllm.probe import Probe
-from tests.engine.service import Service, wait_until
+from tests.engine.service import FORKED, Service, wait_until
 from tests.fake_engine import BIN
 from tests.fake_hub import FakeHub, Fault, Kind, running_hub
 from tests.patience import PATIENCE
@@ -58,7 +57,7 @@ def start(tmp_path: Path, hub: FakeHub) -> Iterator[Start]:
                 "HF_HUB_DISABLE_TELEMETRY": "1",
                 "FAKE_ENGINE_PHASE_SECONDS": "0.02",
             }
-            service = Service(tmp_path, (sys.executable, "-m", "proxy"), **(given | environ))
+            service = Service(tmp_path, FORKED, **(given | environ))
             return stack.enter_context(service)
 
         yield started
