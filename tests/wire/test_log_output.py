@@ -35,7 +35,7 @@ class Writing(Sidecar):
     def start(self) -> Self:
         with self.log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                list(self._command),
+                [sys.executable, "-m", "proxy"],
                 cwd=PROJECT,
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
