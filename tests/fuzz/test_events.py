@@ -24,7 +24,7 @@ def test_a_stream_may_be_cut_anywhere(stream: bytes, held_bytes: int) -> None:
     check([bytes([byte]) for byte in stream], held_bytes=held_bytes)
 
 
-@settings(repeatable, max_examples=300)
+@settings(repeatable, max_examples=100)
 @given(
     pieces=in_pieces(spoilt(STREAMS, WORDS) | jumble(WORDS)),
     withhold_usage=st.booleans(),

@@ -44,7 +44,7 @@ def small_windows(first: int) -> Iterator[None]:
 firsts = st.sampled_from([2, 3, 8])
 
 
-@settings(repeatable, max_examples=300)
+@settings(repeatable, max_examples=100)
 @given(
     first=firsts,
     route=st.sampled_from(bodies.ROUTES),
@@ -64,14 +64,14 @@ def test_any_json_is_read_as_the_engine_reads_it(
         assert bodies.check(route, text.encode(errors="surrogatepass")).stream
 
 
-@settings(repeatable, max_examples=300)
+@settings(repeatable, max_examples=100)
 @given(first=firsts, route=st.sampled_from(bodies.ROUTES), body=spoilt(BODIES, CUT) | jumble(CUT))
 def test_any_bytes_are_read_or_left_alone(first: int, route: Route, body: bytes) -> None:
     with small_windows(first):
         bodies.check(route, body)
 
 
-@settings(repeatable, max_examples=300)
+@settings(repeatable, max_examples=100)
 @given(
     first=firsts,
     said=bodies_with_urls(),
@@ -90,7 +90,7 @@ def test_urls_in_any_json_are_where_the_engine_finds_them(
         media.check(route, text.encode("utf-8", "surrogatepass"))
 
 
-@settings(repeatable, max_examples=300)
+@settings(repeatable, max_examples=100)
 @given(
     first=firsts,
     route=st.sampled_from(media.ROUTES),
@@ -103,7 +103,7 @@ def test_urls_in_any_bytes_are_where_the_engine_finds_them(
         media.check(route, body)
 
 
-@settings(repeatable, max_examples=300)
+@settings(repeatable, max_examples=100)
 @given(value=nested, limit=st.integers(0, 40), first=firsts, ascii_only=st.booleans())
 def test_values_are_counted_outside_of_strings(
     value: Any, limit: int, first: int, ascii_only: bool

@@ -57,13 +57,13 @@ def bodies(draw: st.DrawFn) -> tuple[Route, list[tuple[str, Any]]]:
     return route, [*draw(others), root, *draw(others)]
 
 
-@settings(repeatable, max_examples=400)
+@settings(repeatable, max_examples=120)
 @given(route=routes, body=spoilt(MEDIA_BODIES, TOKENS["media"]) | jumble(TOKENS["media"]))
 def test_urls_in_any_bytes_are_where_the_engine_finds_them(route: Route, body: bytes) -> None:
     check(route, body)
 
 
-@settings(repeatable, max_examples=400)
+@settings(repeatable, max_examples=120)
 @given(
     said=bodies(),
     ascii_only=st.booleans(),

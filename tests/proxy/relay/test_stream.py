@@ -438,7 +438,7 @@ def streams(draw: st.DrawFn) -> tuple[list[Wire], list[bytes]]:
     return wires, cut(body, places)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(stream=streams(), withhold_usage=st.booleans())
 def test_any_stream_with_any_cuts_passes_and_is_read(
     stream: tuple[list[Wire], list[bytes]], withhold_usage: bool
