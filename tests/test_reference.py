@@ -7,9 +7,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+from prometheus_client.samples import Sample
 
 from proxy.access.routes import GENERATING
 from proxy.models.preset_choice import load_settings
+from proxy.pool.metrics import TransitionMetrics
+from proxy.pool.plan import ModelState
 from proxy.settings import Settings, variables
 from proxy.telemetry.metrics import Metrics
 from proxy.vllm.command import engine_command, warnings_about
@@ -119,12 +122,19 @@ def rows(title: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
+def samples_of(metrics: Metrics) -> list[Sample]:
+    return [sample for family in metrics.registry.collect() for sample in family.samples]
+
+
 def test_the_numbers_of_series_are_those_there_are() -> None:
     metrics = Metrics(GENERATING)
     metrics.served_models = ("demo",)
-    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+    samples = samples_of(metrics)
     of_model = sum("model" in sample.labels for sample in samples)
     of_routes = sum("route" in sample.labels and "model" not in sample.labels for sample in samples)
     others = len(samples) - of_model - of_routes
+    TransitionMetrics(metrics.models).add_model("demo")
+    metrics.gauges.models = lambda: [("demo", ModelState.READY)]
+    of_loads = len(samples_of(metrics)) - len(samples)
     listed = [int(number) for _, number, _ in rows("How many series")]
-    assert listed == [of_model, of_routes / len(GENERATING), others]
+    assert listed == [of_model, of_routes / len(GENERATING), of_loads, others]

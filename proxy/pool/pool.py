@@ -155,7 +155,9 @@ class ModelPool:
                 spawn(self.scheduler.run(), name="scheduler"),
                 spawn(self._fetch_others(), name="files of models"),
             ]
-        return spawn(self._until_given_up(), name="engines")
+        engines = spawn(self._until_given_up(), name="engines")
+        self._tasks.append(engines)
+        return engines
 
     async def _until_given_up(self) -> None:
         await self._given_up.wait()
