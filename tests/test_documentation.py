@@ -76,6 +76,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.vllm",
         "proxy.machine",
         "proxy.preflight.finding",
+        "proxy.engine.history",
         "proxy.engine.phase",
         "proxy.engine.server",
         "proxy.engine.state",

@@ -106,8 +106,23 @@ def _model(model: ServedModel) -> dict[str, Any]:
             "preset": _preset(settings),
             "keys": list(settings.model_keys) or None,
             "gpus": list(settings.gpus) or None,
+            "memory": _memory(model),
         }
     )
+
+
+def _memory(model: ServedModel) -> dict[str, Any] | None:
+    """Of each of its GPUs, or of the machine: what it takes as measured or else as declared."""
+    if (sizing := model.sizing) is None:
+        return None
+    footprint = sizing.footprint
+    values = {
+        "measured": footprint is not None,
+        "bytes": sizing.needed_bytes,
+        "kv_cache_bytes": footprint and footprint.kv_cache_bytes,
+        "share": sizing.share,
+    }
+    return _known(values)
 
 
 def _preset(settings: Settings) -> dict[str, Any] | None:

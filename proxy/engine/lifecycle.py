@@ -52,6 +52,10 @@ class Engine(Supervisor):
         self._restarts = Restarts(settings.max_restarts)
         self._has_worked = False
 
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
     async def _run(self) -> None:
         self._restarts = Restarts(self._settings.max_restarts)
         while True:

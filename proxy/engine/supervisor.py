@@ -27,6 +27,11 @@ class Supervisor(ABC):
         """Whether a task takes care of the engine."""
         return self._task is not None and not self._task.done()
 
+    @property
+    def pid(self) -> int | None:
+        """The process that all of the engine's are below, where it is ours and runs."""
+        return None
+
     def start(self, *, fetches_only: bool = False) -> asyncio.Task[None]:
         """Take care of the engine from now on. Returns at once; the engine's state tells the rest.
 

@@ -25,11 +25,13 @@ class DeviceMemory:
     total: int
 
 
-def gpu_memory(gpus: Iterable[int]) -> dict[int, DeviceMemory]:
-    """Of each of these GPUs, by its NVML index. GPUs on the CPU's own memory do not say."""
+def gpu_memory(gpus: Iterable[int] | None) -> dict[int, DeviceMemory]:
+    """Of each of these GPUs, or of all, by its NVML index. GPUs on the CPU's memory do not say."""
     memory = {}
     with opened_nvml() as nvml:
-        for index in gpus if nvml is not None else ():
+        if nvml is None:
+            return {}
+        for index in range(nvml.nvmlDeviceGetCount()) if gpus is None else gpus:
             with suppress(nvml.NVMLError):
                 info = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
                 memory[index] = DeviceMemory(int(info.used), int(info.total))

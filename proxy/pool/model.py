@@ -20,7 +20,9 @@ from proxy.engine.state import EngineState, Snapshot
 from proxy.engine.supervisor import Supervisor
 from proxy.errors import MAX_HEEDED_SECONDS, CutOff, EngineFailed, EngineUnavailable, RequestFailure
 from proxy.machine.hardware import Hardware
+from proxy.pool.memory import PoolMemory
 from proxy.pool.plan import ModelState, ModelView
+from proxy.preflight.sizing import Sizing
 from proxy.preflight.vllm_server import VllmServer
 from proxy.relay.in_flight import InFlightRequests
 from proxy.relay.upstream import Upstream
@@ -65,8 +67,8 @@ class ServedModel:
         self.created = int(time())
         self._change = asyncio.Event()
         self.pinned = settings.is_pinned
-        self.memory_bytes: int | None = None
-        """What it takes of each of its GPUs, or of the machine; None: never measured."""
+        self.memory: PoolMemory | None = None
+        """Reads the devices of all models."""
         self.is_closing = False
         self._is_open = asyncio.Event()
         self._is_open.set()
@@ -103,6 +105,7 @@ class ServedModel:
         self.meter = EngineMeter(self.probe, self.state)
         self.cut_sessions: Callable[[RequestFailure], None] = lambda failure: None
         """Ends the WebSocket sessions to its engine."""
+        self._server: VllmServer | None = None
         self.hardware: Callable[[], Hardware] = Hardware
         """The machine that the engine runs on, as far as that is ours."""
         self.engine = self._supervisor()
@@ -144,6 +147,27 @@ class ServedModel:
     def last_used(self) -> float:
         """When the last request for it began or ended (monotonic seconds)."""
         return self.admission.last_request
+
+    @property
+    def sizing(self) -> Sizing | None:
+        """None until its files are here."""
+        return None if self._server is None else self._server.sizing
+
+    @property
+    def kv_cache_bytes(self) -> int | None:
+        """What the engine has given to its KV cache on each GPU; 0: it has none; None: unknown."""
+        return None if self._server is None else self._server.kv_cache_bytes
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's process, with all others of it below."""
+        return self.engine.pid
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What it takes of each of its GPUs, or of the machine: as measured, or else as declared.
+        None: neither is known."""
+        return None if self.sizing is None else self.sizing.needed_bytes
 
     @property
     def view(self) -> ModelView:
@@ -203,7 +227,10 @@ class ServedModel:
                 await self.changed()
                 phase = self.state.snapshot.phase
                 if phase in (*_SERVING, Phase.RESTARTING, *ENDS):
-                    return phase in _SERVING
+                    break
+            if phase in _SERVING and self.memory is not None:
+                await self.memory.after_start(self)
+            return phase in _SERVING
         finally:
             self._is_loading = False
 
@@ -212,7 +239,10 @@ class ServedModel:
         self._may_start.clear()
         self._is_unloading = True
         try:
+            before = {} if self.memory is None else await self.memory.before_stop(self)
             await self.engine.stop()
+            if self.memory is not None:
+                await self.memory.after_stop(self, before)
         finally:
             self._is_unloading = False
 
@@ -254,6 +284,8 @@ class ServedModel:
         """Before each start of an engine process."""
         self.notify()  # its files are here
         await self._may_start.wait()
+        if self.memory is not None:
+            await self.memory.before_start(self)
         await self.turn()
 
     def _on_change(self, before: Snapshot, after: Snapshot) -> None:
@@ -281,7 +313,7 @@ class ServedModel:
         settings, state = self.settings, self.state
         if settings.upstream_url:
             return AttachedEngine(settings, state, self.probe, self._drained, self.in_flight)
-        server = VllmServer(settings, state, self.probe)
+        self._server = server = VllmServer(settings, state, self.probe)
         self.hardware = lambda: server.hardware
         return Engine(settings, state, server, self._drained, self.in_flight, self.wait_for_turn)
 

@@ -17,7 +17,7 @@ to start, again and again, gives way to any other that is waited for.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 MACHINE = -1
@@ -103,8 +103,7 @@ class Budget:
     """What all models together may take."""
 
     memory_bytes: Mapping[int, int] | None = field(default_factory=dict)
-    """By device. On a device that is missing, a model must be alone. None: each model has its
-    declared share, and all of them fit."""
+    """By device. On a device that is missing, a model must be alone. None: all of them fit."""
     max_loaded: int | None = None
     max_wait_seconds: float = 60.0
 
@@ -177,7 +176,12 @@ def next_step(
 def obstacle(model: ModelView, models: Iterable[ModelView], budget: Budget) -> str | None:
     """Why this model can never be loaded, however long its requests wait; None where it can."""
     staying = [each for each in models if each.pinned and each.name != model.name]
-    staying = [each for each in staying if each.state is not ModelState.FAILED]
+    # One that was never measured may turn out to take little.
+    staying = [
+        replace(each, memory_bytes=each.memory_bytes or 0)
+        for each in staying
+        if each.state is not ModelState.FAILED
+    ]
     if _fits(model, staying, budget):
         return None
     beside = f" beside {', '.join(each.name for each in staying)} (pinned)" if staying else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -13,8 +13,8 @@ from proxy.access.admission import Admission
 from proxy.engine.phase import Phase
 from proxy.engine.state import Snapshot
 from proxy.errors import EngineUnreachable, ModelNotFound
+from proxy.pool.memory import PoolMemory
 from proxy.pool.model import ServedModel
-from proxy.pool.plan import Budget
 from proxy.pool.scheduler import Scheduler
 from proxy.tasks import spawn
 
@@ -36,7 +36,8 @@ class ModelPool:
         """The model of a set of one: a request is for it, whatever it names."""
         self.admission = admission or self.default.admission
         """Lets requests into the sidecar, and counts them until they are over."""
-        self.budget: Callable[[], Budget] = self._declared_budget
+        self.memory = PoolMemory(self._models, self.default.settings)
+        self.budget = self.memory.budget
         """What all models together may take."""
         self.scheduler: Scheduler | None = None
         """What loads and unloads; None where someone else runs the engines."""
@@ -50,18 +51,15 @@ class ModelPool:
 
     def _make_scheduler(self) -> Scheduler:
         names = [model.name for model in self]
-        scheduler = Scheduler(lambda: self._models, lambda: self.budget(), preload=names)
+        scheduler = Scheduler(lambda: self._models, self.budget, preload=names)
         for model in self:
+            model.memory = self.memory
             model.notify = scheduler.notify
             model.order_load = partial(scheduler.order_load, model.name)
             model.obstacle = partial(scheduler.obstacle, model.name)
             model.expected_wait = partial(scheduler.expected_wait, model.name)
             model.turn = partial(scheduler.turn, model.name)
         return scheduler
-
-    def _declared_budget(self) -> Budget:
-        settings = self.default.settings
-        return Budget(None, settings.max_loaded_models, settings.swap_max_wait_seconds)
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
@@ -152,12 +150,16 @@ class ModelPool:
         else:
             self.default.start()
             self._tasks = [
-                spawn(self.scheduler.run(), name="scheduler"),
+                spawn(self._schedule(self.scheduler), name="scheduler"),
                 spawn(self._fetch_others(), name="files of models"),
             ]
         engines = spawn(self._until_given_up(), name="engines")
         self._tasks.append(engines)
         return engines
+
+    async def _schedule(self, scheduler: Scheduler) -> None:
+        await self.memory.look()
+        await scheduler.run()
 
     async def _until_given_up(self) -> None:
         await self._given_up.wait()

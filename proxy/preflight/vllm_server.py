@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from types import MappingProxyType
 
-from proxy.engine.history import StartHistory
+from proxy.engine.history import START_PHASES, StartHistory
 from proxy.engine.phase import Phase
 from proxy.engine.server import Command, Server
 from proxy.engine.state import EngineState, Snapshot
@@ -25,8 +25,9 @@ from proxy.models.fetch import (
     model_cache,
     served_names,
 )
-from proxy.preflight.checkup import check_arguments, inspect, model_name, of_model
+from proxy.preflight.checkup import inspect, model_name, of_model
 from proxy.preflight.finding import Result
+from proxy.preflight.sizing import Sizing
 from proxy.settings import Settings
 from proxy.tasks import spawn
 from proxy.vllm.command import engine_command, masked
@@ -35,6 +36,8 @@ from proxy.vllm.output import Output, hide
 from proxy.vllm.probe import Probe
 
 _log = logging.getLogger("proxy.engine")
+
+_TOO_LITTLE_MEMORY = (Cause.OUT_OF_MEMORY, Cause.KV_CACHE_TOO_SMALL, Cause.CONTEXT_TOO_LONG)
 
 
 class VllmServer(Server):
@@ -47,6 +50,9 @@ class VllmServer(Server):
         self._settings = settings
         self._state = state
         self._probe = probe
+        self.sizing: Sizing | None = None
+        """How much memory its engine is given, by the same look."""
+        self._output: Output | None = None
         self._model: Model | None = None
         self._history = StartHistory(data_directory(settings) / "starts.json")
         self._start_key = ""
@@ -70,7 +76,7 @@ class VllmServer(Server):
         await asyncio.to_thread(check_disk, model_cache(settings))
         name = model_name(settings, self.hardware)
         try:  # not only when the model has been fetched
-            check_arguments(settings, name, self.hardware)
+            self.sizing = await asyncio.to_thread(Sizing, settings, name, self.hardware)
         except SettingsError as error:
             raise EngineFailure(Cause.BAD_FLAG, str(error), permanent=True) from None
         state.update(served_names=served_names(settings, name), demo=name in BUILT_IN)
@@ -91,6 +97,7 @@ class VllmServer(Server):
         """Raises EngineFailure where a variable is wrong, or the port is taken."""
         model = self._model
         assert model is not None, "prepare comes first"
+        assert self.sizing is not None
         try:
             command = engine_command(
                 self._settings,
@@ -98,6 +105,7 @@ class VllmServer(Server):
                 served_names=model.served_names,
                 has_gpu=self.hardware.has_gpu,
                 demo=model.demo,
+                memory=self.sizing.engine_memory,
                 revision=model.revision if model.fetched_by_engine else None,
             )
         except SettingsError as error:
@@ -112,14 +120,23 @@ class VllmServer(Server):
         return command
 
     def new_output(self) -> Output:
-        return Output(self._settings.hf_token, model=self._state.model)
+        self._output = Output(self._settings.hf_token, model=self._state.model)
+        return self._output
+
+    @property
+    def kv_cache_bytes(self) -> int | None:
+        """By what the newest process has printed. 0: the model has none; None: unknown."""
+        return None if self._output is None else self._output.kv_cache_bytes
 
     def _on_change(self, before: Snapshot, after: Snapshot) -> None:
-        """Keep how long a start took that became ready."""
+        """Keep how long a start took that became ready; forget a size that was too small."""
         if after.phase is Phase.READY and before.phase is Phase.WARMING:
             seconds = after.expected_seconds
             kept = asyncio.to_thread(self._history.remember, self._start_key, seconds)
             spawn(kept, name="start history")
+        is_starting = before.phase in START_PHASES
+        if is_starting and after.cause in _TOO_LITTLE_MEMORY and self.sizing is not None:
+            spawn(asyncio.to_thread(self.sizing.forget), name="memory history")
 
     def _judge(self, model: Description) -> None:
         """Judge the model before its weights are fetched. Raises EngineFailure."""

@@ -163,6 +163,17 @@ class Settings(
         return self.preset.preset.keys if self.preset is not None else ()
 
     @property
+    def memory_budget_bytes(self) -> int | None:
+        """What all engines together may take of each device."""
+        return None if self.memory_budget_gib is None else int(self.memory_budget_gib * 1024**3)
+
+    @property
+    def loaded_together(self) -> int:
+        """How many models are meant to be on this one's GPUs at a time, itself included."""
+        limit = self.max_loaded_models
+        return 1 if limit is None else min(self.gpu_sharers, limit)
+
+    @property
     def is_pinned(self) -> bool:
         """Whether the model never gives way to another."""
         return self.preset is not None and self.preset.preset.pin

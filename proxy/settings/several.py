@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.settings.values import Count, Group, Seconds, variable
+from proxy.settings.values import Count, Gibibytes, Group, Seconds, variable
 
 
 class SeveralSettings(Group, title="Several models"):
@@ -16,6 +16,14 @@ class SeveralSettings(Group, title="Several models"):
         "says what a swap costs.",
         unset="all",
         example="1",
+    )
+    memory_budget_gib: Gibibytes | None = variable(
+        "MEMORY_BUDGET_GIB",
+        unit="GiB",
+        effect="Memory that all engines together may take: of each GPU, or of the machine where "
+        "there is none.",
+        unset="what is there, less what other processes hold at the start",
+        example="40",
     )
     idle_unload_seconds: Seconds = variable(
         "IDLE_UNLOAD_SECONDS",

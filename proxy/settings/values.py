@@ -17,6 +17,7 @@ Seconds = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 Timeout = Annotated[Seconds | None, AfterValidator(lambda seconds: seconds or None)]
 """Seconds after which something is given up; 0 is None: never."""
 Mebibytes = Annotated[float, Field(gt=0, le=1_048_576, allow_inf_nan=False)]
+Gibibytes = Annotated[float, Field(gt=0, le=1_048_576, allow_inf_nan=False)]
 # As many as vLLM and the standard library can count.
 _MOST = 2**31 - 1
 Count = Annotated[int, Field(ge=1, le=_MOST)]

@@ -16,9 +16,9 @@ from proxy.settings import Settings, variables
 from proxy.settings.environment import is_service_link, service_link_warning
 from proxy.settings.otlp import TRACES_ENDPOINT, TRACES_PROTOCOL
 from proxy.vllm.flags import arguments, check_json, flag_name, is_true, known_flags
+from proxy.vllm.share import CPU_KV_CACHE, DEMO_KV_CACHE_GIB, EngineMemory, declared_memory
 
 DEFAULT_GPU_MODEL = "Qwen/Qwen2-VL-7B-Instruct"
-DEFAULT_GPU_MEMORY_UTILIZATION = 0.95
 # The engine's idle connections outlive ours by far, so that none is closed under a request.
 ENGINE_KEEP_ALIVE_SECONDS = 75
 # vLLM gives itself up after ten minutes of loading; large weights on a network volume take longer.
@@ -107,16 +107,34 @@ def engine_command(
     revision: str | None = None,
     executable: str = "vllm",
     demo: bool = False,
+    memory: EngineMemory | None = None,
 ) -> Command:
-    """The command that serves `model_path` on 127.0.0.1.
+    """The command that serves `model_path` on 127.0.0.1. `memory` None: what is declared.
 
     Raises:
         SettingsError: a variable holds what its flag cannot take.
     """
+    if memory is None:
+        memory = declared_memory(settings, has_gpu=has_gpu)
     argv = [executable, "serve", model_path, "--host", "127.0.0.1"]
     argv += ["--port", str(settings.upstream_port), "--served-model-name", *served_names]
     argv += ["--revision", revision] if revision else []
-    argv += _documented_arguments(settings, has_gpu)
+    argv += sizing_arguments(settings, has_gpu=has_gpu, demo=demo, memory=memory)
+    environ = _environment(settings, has_gpu)
+    if demo and not has_gpu and memory.kv_cache_bytes is None:
+        environ.setdefault(CPU_KV_CACHE, str(DEMO_KV_CACHE_GIB))
+    return Command(tuple(argv), environ, tuple(masked(argv)))
+
+
+def sizing_arguments(
+    settings: Settings, *, has_gpu: bool, demo: bool, memory: EngineMemory
+) -> list[str]:
+    """What comes behind the names: all that the memory it takes depends on.
+
+    Raises:
+        SettingsError: a variable holds what its flag cannot take.
+    """
+    argv = _documented_arguments(settings, has_gpu, memory)
     traces = settings.engine_traces_endpoint
     if traces is None and settings.trace_target is not None:
         # Where the sidecar's spans go, the engine's go too, unless a variable says otherwise.
@@ -131,8 +149,7 @@ def engine_command(
     for variable, value in settings.environ.items():
         if not is_service_link(variable, value) and (name := flag_variable(variable)) is not None:
             argv += arguments(name, value)
-    argv += _extra_arguments(settings)
-    return Command(tuple(argv), _environment(settings, has_gpu, demo), tuple(masked(argv)))
+    return argv + _extra_arguments(settings)
 
 
 def masked(argv: Iterable[str]) -> list[str]:
@@ -151,17 +168,15 @@ def masked(argv: Iterable[str]) -> list[str]:
     return shown
 
 
-def _documented_arguments(settings: Settings, has_gpu: bool) -> list[str]:
-    utilization = settings.gpu_memory_utilization
-    if utilization is None and has_gpu:
-        utilization = round(DEFAULT_GPU_MEMORY_UTILIZATION / settings.gpu_sharers, 3)
+def _documented_arguments(settings: Settings, has_gpu: bool, memory: EngineMemory) -> list[str]:
     parallel = settings.tensor_parallel_size
     # vLLM's own keep-alive, on the two routes that have it, takes whole seconds and 0 for never; on
     # the other routes the sidecar does it.
     keep_alive = ceil(settings.sse_keep_alive_seconds)
     values: dict[str, object] = {
         "max-model-len": settings.max_model_len,
-        "gpu-memory-utilization": utilization,
+        "gpu-memory-utilization": memory.share,
+        "kv-cache-memory-bytes": memory.kv_cache_bytes,
         "tensor-parallel-size": parallel if parallel > 1 else None,
         "max-num-seqs": settings.max_num_seqs,
         "max-num-batched-tokens": settings.max_num_batched_tokens or None,
@@ -234,7 +249,7 @@ def _extra_arguments(settings: Settings) -> list[str]:
     return words
 
 
-def _environment(settings: Settings, has_gpu: bool, demo: bool) -> dict[str, str]:
+def _environment(settings: Settings, has_gpu: bool) -> dict[str, str]:
     given = settings.environ
     environ = {name: value for name, value in given.items() if name not in _NOT_FOR_THE_ENGINE}
     environ.setdefault("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", str(ENGINE_KEEP_ALIVE_SECONDS))
@@ -259,8 +274,6 @@ def _environment(settings: Settings, has_gpu: bool, demo: bool) -> dict[str, str
     if settings.gpus:
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, settings.gpus))
         environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # numbered as NVML does
-    if demo and not has_gpu:
-        environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     return environ
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from proxy.machine.hardware import Hardware
 from proxy.preflight.finding import Finding, Result
 from proxy.settings import Settings
-from proxy.vllm.command import DEFAULT_GPU_MEMORY_UTILIZATION
 from proxy.vllm.description import Description, ModelConfig
+from proxy.vllm.share import DEFAULT_SHARE
 
 CHECK = "GPU memory"
 _GIB = 1024**3
@@ -68,7 +68,7 @@ def _room_bytes(settings: Settings, hardware: Hardware) -> int | None:
     changed = any(name in words for name in (*_OTHER_COUNTS, *_OURS))
     if changed or any(name in settings.environ for name in _OTHER_COUNTS) or len(sizes) < count:
         return None
-    share = settings.gpu_memory_utilization or DEFAULT_GPU_MEMORY_UTILIZATION
+    share = settings.gpu_memory_utilization or DEFAULT_SHARE
     return int(min(sizes) * share) * count
 
 

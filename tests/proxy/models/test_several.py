@@ -51,14 +51,20 @@ def test_the_environment_goes_before_each_preset() -> None:
     assert [each.hold_seconds for each in both.models] == [5, 5]
 
 
-def test_models_on_one_gpu_share_its_memory() -> None:
+def test_models_that_are_loaded_together_share_the_memory_of_their_gpu() -> None:
     def share(settings: Settings) -> str:
         argv = engine_command(settings, model_path="/m", served_names=["m"], has_gpu=True).argv
         return argv[argv.index("--gpu-memory-utilization") + 1]
 
-    assert [share(each) for each in load_settings({"MODEL_NAME": "a/b,c/d"}).models] == [
-        "0.475"
-    ] * 2
+    def shares(**environ: str) -> list[str]:
+        return [
+            share(each) for each in load_settings({"MODEL_NAME": "a/b,c/d,e/f", **environ}).models
+        ]
+
+    assert shares() == shares(MAX_LOADED_MODELS="1") == ["0.95"] * 3  # one at a time
+    assert shares(MAX_LOADED_MODELS="2") == ["0.475"] * 3
+    assert shares(MAX_LOADED_MODELS="9") == ["0.316"] * 3
+    assert shares(MAX_LOADED_MODELS="2", GPU_MEMORY_UTIL="0.3") == ["0.3"] * 3
     alone = {"one": {"repository": "a/b", "gpus": [0]}, "two": {"repository": "c/d", "gpus": [1]}}
     apart = load_settings({"MODEL_NAME": "one,two", "MODELS_INLINE": json.dumps(alone)})
     assert [share(each) for each in apart.models] == ["0.95", "0.95"]

@@ -88,6 +88,7 @@ async def test_a_model_whose_files_do_not_come_holds_up_no_other(
     monkeypatch: pytest.MonkeyPatch, without_files: str
 ) -> None:
     models = [a_model(name) for name in ("default", "second", "third")]
+    monkeypatch.setattr(ServedModel, "memory_bytes", 0)
     for model in models:
         engine = FakeEngine(model, has_files=model.name != without_files)
         monkeypatch.setattr(model, "engine", engine)

@@ -1,0 +1,250 @@
+"""What the models of one sidecar take of its devices, and what they may take together.
+
+Nobody says how much memory an engine takes: in a container the driver shows no processes. So the
+memory of the whole device is read before and after a start, and what came in between is the
+engine's, if no other engine has started or ended on that device meanwhile. On a CPU the engine's
+own processes are asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Protocol
+
+from proxy.engine.history import START_PHASES
+from proxy.engine.phase import Phase
+from proxy.engine.state import EngineState, Snapshot
+from proxy.machine.memory import DeviceMemory, gpu_memory, machine_memory, process_memory
+from proxy.pool.plan import MACHINE, Budget, ModelView
+from proxy.preflight.sizing import Sizing
+from proxy.settings import Settings
+
+_log = logging.getLogger("proxy.pool")
+
+RELEASE_SECONDS = 30.0
+"""For so long the memory of an engine that has ended is waited for."""
+_POLL_SECONDS = 0.25
+# CUDA gives back the last of it late, and a neighbour takes some meanwhile.
+_RELEASED_SHARE = 0.75
+# A driver in trouble may hold a question for minutes.
+_READ_SECONDS = 5.0
+_GIB = 1024**3
+# One that takes more of its GPUs leaves room for no other.
+_FULL_SHARE = 0.9
+
+_RUNNING = (*START_PHASES, Phase.READY, Phase.DEGRADED, Phase.DRAINING)
+_ENDING = (Phase.RESTARTING, Phase.FAILED, Phase.STOPPED, Phase.DRAINING)
+
+Reading = Mapping[int, DeviceMemory]
+"""By device: an NVML index, or `MACHINE`."""
+
+
+class Tenant(Protocol):
+    """A model, as far as its memory goes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> EngineState: ...
+    @property
+    def view(self) -> ModelView: ...
+    @property
+    def sizing(self) -> Sizing | None:
+        """None until its files are here."""
+
+    @property
+    def kv_cache_bytes(self) -> int | None:
+        """What its engine has printed."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its engine's process, with all others of it below."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """The devices just before a start."""
+
+    reading: Reading
+    changes: Mapping[int, int]
+
+
+class PoolMemory:
+    """Reads the devices around each start and after each end."""
+
+    def __init__(self, models: Sequence[Tenant], settings: Settings) -> None:
+        self._models = models
+        self._settings = settings
+        self._devices: dict[int, DeviceMemory] | None = None
+        """What each has, and what is used by others than these models."""
+        self._starts: dict[str, _Start] = {}
+        self._changes: Counter[int] = Counter()
+        """How often an engine has started or ended on a device."""
+        self._has_warned = False
+        for model in models:
+            model.state.listen(partial(self._count_change, model))
+
+    async def look(self) -> None:
+        """Read the devices before anything runs on them."""
+        self._devices = dict(await _read(None))
+
+    def budget(self) -> Budget:
+        """What all models together may take, as of now."""
+        settings = self._settings
+        # Nothing is loaded before the first look.
+        rooms = None if self._devices is None else self._rooms(self._devices)
+        return Budget(rooms, settings.max_loaded_models, settings.swap_max_wait_seconds)
+
+    def _rooms(self, found: Reading) -> dict[int, int]:
+        limit = self._settings.memory_budget_bytes
+        rooms = {device: memory.total - memory.used for device, memory in found.items()}
+        if limit is None:
+            return rooms
+        devices = {device for model in self._models for device in model.view.devices}
+        return {device: min(limit, rooms.get(device, limit)) for device in devices}
+
+    async def before_start(self, model: Tenant) -> None:
+        """To be called right before each start of its engine."""
+        view = model.view
+        changes = {device: self._changes[device] for device in view.devices}
+        reading = await _read(view.devices)
+        for device, memory in reading.items():
+            if self._devices is not None and not self._neighbours(view, device):
+                self._devices[device] = memory
+        self._starts[model.name] = _Start(reading, changes)
+
+    async def after_start(self, model: Tenant) -> None:
+        """The engine is ready: what has it taken? Kept unless something else has changed."""
+        start, sizing = self._starts.pop(model.name, None), model.sizing
+        if start is None or sizing is None:
+            return
+        taken = await _taken(model, start)
+        is_quiet = all(self._changes[each] == count + 1 for each, count in start.changes.items())
+        if taken is not None and taken > 0 and is_quiet:
+            await asyncio.to_thread(sizing.keep, taken, model.kv_cache_bytes)
+            cache = (
+                "" if not model.kv_cache_bytes else f", {_gib(model.kv_cache_bytes)} of it cache"
+            )
+            where = _words(model.view.devices)
+            _log.info("%s takes %s of %s%s", _name(model), _gib(taken), where, cache)
+            self._warn_of_full_device(model, sizing)
+
+    def _warn_of_full_device(self, model: Tenant, sizing: Sizing) -> None:
+        """Once: whoever wants several loaded at a time has to say so."""
+        view = model.view
+        others = [
+            each for each in self._models if not set(each.view.devices).isdisjoint(view.devices)
+        ]
+        is_full = sizing.share is not None and sizing.share >= _FULL_SHARE
+        if is_full and len(others) > 1 and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "%s fills %s (a share of %g): models on it are loaded in turn, each in the place of"
+                " the one before. For several at a time set MAX_LOADED_MODELS=%d, or"
+                " GPU_MEMORY_UTIL in each one's preset",
+                _name(model),
+                _words(view.devices),
+                sizing.share,
+                len(others),
+            )
+
+    async def before_stop(self, model: Tenant) -> Reading:
+        """To be handed to `after_stop`."""
+        return await _read(model.view.gpus) if model.view.gpus else {}
+
+    async def after_stop(self, model: Tenant, before: Reading) -> None:
+        """The engine is gone; wait until its GPUs have their memory back, within bounds.
+
+        The driver may still be taking it back, and who is started meanwhile finds too little.
+        """
+        sizing = model.sizing
+        if not before or sizing is None or sizing.footprint is None:
+            return
+        expected = sizing.footprint.device_bytes * _RELEASED_SHARE
+        began = monotonic()
+        while True:
+            now = await _read(before)
+            held = [
+                device
+                for device, memory in now.items()
+                if before[device].used - memory.used < expected
+            ]
+            waited = monotonic() - began
+            if not held or waited >= RELEASE_SECONDS:
+                break
+            await asyncio.sleep(_POLL_SECONDS)
+        if held:
+            _log.warning(
+                "%s still holds memory %.0f s after the end of %s: %s is used. The next load may"
+                " fail for want of memory",
+                _words(held),
+                waited,
+                _name(model),
+                _gib(max(now[device].used for device in held)),
+            )
+        elif waited >= 1:
+            _log.info("%s: its memory came back after %.1f s", _name(model), waited)
+
+    def _neighbours(self, view: ModelView, device: int) -> list[ModelView]:
+        """Those that have memory on a device beside one."""
+        views = [each.view for each in self._models]
+        return [
+            each
+            for each in views
+            if each.name != view.name and each.holds_memory and device in each.devices
+        ]
+
+    def _count_change(self, model: Tenant, before: Snapshot, after: Snapshot) -> None:
+        """A process has begun or ended."""
+        if after.phase is before.phase:
+            return
+        has_begun = after.phase is Phase.LOADING
+        if has_begun or (before.phase in _RUNNING and after.phase in _ENDING):
+            self._changes.update(model.view.devices)
+
+
+async def _read(devices: Collection[int] | None) -> Reading:
+    """Of these devices, or of all; empty where none can be read."""
+
+    def read() -> Reading:
+        if devices is not None and MACHINE not in devices:
+            return gpu_memory(devices)
+        gpus = gpu_memory(None) if devices is None else {}
+        machine = machine_memory()
+        return gpus | ({} if gpus or machine is None else {MACHINE: machine})
+
+    try:
+        async with asyncio.timeout(_READ_SECONDS):
+            return await asyncio.to_thread(read)
+    except TimeoutError:
+        return {}
+
+
+async def _taken(model: Tenant, start: _Start) -> int | None:
+    """The most that the engine takes of any of its devices."""
+    if not model.view.gpus:
+        return None if model.pid is None else await asyncio.to_thread(process_memory, model.pid)
+    after = await _read(model.view.gpus)
+    if not after or after.keys() != start.reading.keys():
+        return None
+    return max(memory.used - start.reading[device].used for device, memory in after.items())
+
+
+def _name(model: Tenant) -> str:
+    return model.name or "the model"
+
+
+def _words(devices: Collection[int]) -> str:
+    if MACHINE in devices:
+        return "the machine's memory"
+    return f"GPU {', '.join(map(str, sorted(devices)))}"
+
+
+def _gib(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB"

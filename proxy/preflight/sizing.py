@@ -1,0 +1,104 @@
+"""How much memory the engine of one model is given, and what it took when it was measured."""
+
+from __future__ import annotations
+
+from proxy.engine.history import Footprint, MemoryHistory
+from proxy.machine.hardware import Hardware, engine_version
+from proxy.machine.memory import machine_memory
+from proxy.models.demo import BUILT_IN
+from proxy.models.fetch import data_directory
+from proxy.settings import Settings
+from proxy.vllm.command import masked, sizing_arguments
+from proxy.vllm.share import (
+    CPU_KV_CACHE,
+    EngineMemory,
+    declared_bytes,
+    declared_memory,
+    filled_bytes,
+    measured_memory,
+)
+
+
+class Sizing:
+    """Of one model on the machine as its engine sees it. Reads files: make it in a thread."""
+
+    def __init__(self, settings: Settings, name: str, hardware: Hardware) -> None:
+        """`name`: what MODEL_NAME means.
+
+        Raises:
+            SettingsError: a variable holds what its flag cannot take.
+        """
+        self._settings = settings
+        self._has_gpu = hardware.has_gpu
+        self._demo = name in BUILT_IN
+        self.device_bytes = _device_bytes(hardware)
+        """Of each of its GPUs, or of the machine; None where that is unknown."""
+        self._declared = declared_memory(
+            settings, has_gpu=self._has_gpu, device_bytes=self.device_bytes
+        )
+        arguments = sizing_arguments(
+            settings, has_gpu=self._has_gpu, demo=self._demo, memory=self._declared
+        )
+        if space := settings.environ.get(CPU_KV_CACHE):
+            arguments.append(f"{CPU_KV_CACHE}={space}")
+        revision = f" at {settings.model_revision}" if settings.model_revision else ""
+        self._key = (
+            f"{name}{revision} on {hardware.kind} with vLLM {engine_version()}:"
+            f" {' '.join(masked(arguments))}"
+        )
+        self._history = MemoryHistory(data_directory(settings) / "memory.json")
+        self.footprint = self._history.newest(self._key)
+        """What it took when nothing else changed on its devices; None: never measured."""
+
+    @property
+    def engine_memory(self) -> EngineMemory:
+        """What its next start is given."""
+        # A model that has its GPUs for itself may as well have all of them.
+        if self.footprint is None or self._settings.gpu_sharers == 1:
+            return self._declared
+        return measured_memory(self._settings, self.footprint, self._declared, self.device_bytes)
+
+    @property
+    def needed_bytes(self) -> int | None:
+        """Of each of its devices, as measured or else as declared; None: as much as there is."""
+        if self.footprint is not None:
+            return filled_bytes(self.footprint, self._declared, self.device_bytes)
+        return declared_bytes(
+            self._settings,
+            self._declared,
+            has_gpu=self._has_gpu,
+            device_bytes=self.device_bytes,
+            demo=self._demo,
+        )
+
+    @property
+    def share(self) -> float | None:
+        """The part of each of its devices that it takes."""
+        if self.needed_bytes is None or not self.device_bytes:
+            return self._declared.share
+        return round(self.needed_bytes / self.device_bytes, 3)
+
+    def keep(self, device_bytes: int, kv_cache_bytes: int | None) -> None:
+        """It was measured. Writes a file."""
+        before = self.footprint
+        if before is not None:
+            # Its cache is the one that it was given; and what it once took it may take again.
+            kv_cache_bytes = before.kv_cache_bytes
+            device_bytes = max(before.device_bytes, device_bytes)
+        self.footprint = Footprint(self._key, device_bytes, kv_cache_bytes)
+        if self.footprint != before:
+            self._history.keep(self.footprint)
+
+    def forget(self) -> None:
+        """A start with this memory has failed for want of it: measure anew. Writes a file."""
+        if self.footprint is not None:
+            self.footprint = None
+            self._history.forget(self._key)
+
+
+def _device_bytes(hardware: Hardware) -> int | None:
+    if not hardware.has_gpu:
+        machine = machine_memory()
+        return None if machine is None else machine.total
+    sizes = [gpu.memory_bytes for gpu in hardware.gpus if gpu.memory_bytes]
+    return min(sizes) if len(sizes) == len(hardware.gpus) else None
