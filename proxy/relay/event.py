@@ -187,10 +187,11 @@ class _MessagesEvent(msgspec.Struct, gc=False):
 
     type: str = ""
     delta: _MessageDelta | None = None
-    message: _Message | None = None
+    message: _Message | str | None = None
     usage: Any = None
     stop_reason: str | None = None
     error: Any = None
+    code: Any = None
 
 
 class _RealtimeEvent(msgspec.Struct, gc=False):
@@ -220,8 +221,8 @@ def _read_chunk(payload: bytes) -> EventSummary:
             return TOKEN
     summary = EventSummary(timings=chunk.metrics)
     error = chunk.error
-    if choices is None and not isinstance(error, dict) and (_count(chunk.code) or 0) >= 400:
-        error = {"type": chunk.type, "code": chunk.code}
+    if choices is None:
+        error = _error_at_the_top(chunk.type, chunk.code, error) or error
     if error:
         summary.error, summary.is_clients_error = error_of(error)
     if chunk.usage is not None and (usage := _usage(chunk.usage)) is not None:
@@ -236,8 +237,12 @@ def _read_chunk(payload: bytes) -> EventSummary:
 
 def _read_responses_event(payload: bytes) -> EventSummary:
     event = _responses_event.decode(payload)
-    if event.type == "error" or event.error:
-        error, is_clients = error_of(event.error or {"code": event.code or "error"})
+    if event.type == "error":
+        given = event.error or {"code": event.code or "error"}
+    else:
+        given = _error_at_the_top(event.type, event.code, event.error) or event.error
+    if given:
+        error, is_clients = error_of(given)
         return EventSummary(error=error, is_clients_error=is_clients)
     if event.response is not None:
         return _summary_of_response(event.response)
@@ -262,14 +267,17 @@ def _summary_of_response(response: _Response) -> EventSummary:
 
 def _read_messages_event(payload: bytes) -> EventSummary:
     event = _messages_event.decode(payload)
-    usage = _usage(event.usage) or _usage(event.message.usage if event.message else None)
+    message = event.message
+    usage = _usage(event.usage) or _usage(message.usage if isinstance(message, _Message) else None)
     delta = event.delta or _MessageDelta()
     is_generated = event.type == "content_block_delta" and delta.type != "signature_delta"
     if is_generated and usage is None and event.error is None:
         return TOKEN
     if usage is not None and event.type == "message_start":
         usage.completion_tokens = None  # its 0 is not a count: nothing has been generated yet
-    error, is_clients = error_of(event.error)
+    error, is_clients = error_of(
+        _error_at_the_top(event.type, event.code, event.error) or event.error
+    )
     return EventSummary(
         generated=is_generated,
         usage=usage,
@@ -299,6 +307,13 @@ def note_realtime_event(text: str, record: Record) -> None:
     elif event.type == _UTTERANCE_DONE and (usage := _usage(event.usage)) is not None:
         record.prompt_tokens = (record.prompt_tokens or 0) + (usage.prompt_tokens or 0)
         record.completion_tokens = (record.completion_tokens or 0) + (usage.completion_tokens or 0)
+
+
+def _error_at_the_top(kind: Any, code: Any, error: Any) -> dict[str, Any] | None:
+    """The error that a payload of an older vLLM is, which has its type and code beside `error`."""
+    if isinstance(error, dict) or (_count(code) or 0) < 400:
+        return None
+    return {"type": kind, "code": code}
 
 
 def error_of(error: Any) -> tuple[str | None, bool]:

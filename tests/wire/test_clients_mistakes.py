@@ -51,11 +51,12 @@ def test_an_error_event_is_the_clients_by_its_code(
 
 @pytest.mark.parametrize("more", [{"object": "error", "message": "m"}, {"error": "m"}])
 @pytest.mark.parametrize(("code", "who"), [(400, "client"), (500, "upstream")])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
 def test_an_error_event_of_an_older_vllm_is_one_too(
-    service: Sidecar, more: dict[str, Any], code: int, who: str
+    service: Sidecar, path: str, more: dict[str, Any], code: int, who: str
 ) -> None:
     body = ROLE + told({**more, "type": "AnError", "code": code}) + DONE
-    answer = service.ask(CHAT, prompt(CHAT, STREAM), fake=raw(chunked([body])))
+    answer = service.ask(path, prompt(path, STREAM), fake=raw(chunked([body])))
     assert answer.body == body
     outcome = "client_error" if who == "client" else "engine_error"
     assert ending(service.record(answer)) == (200, outcome, who, "AnError")
