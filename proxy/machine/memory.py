@@ -41,8 +41,8 @@ def gpu_memory(gpus: Iterable[int] | None) -> dict[int, DeviceMemory]:
 def machine_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> DeviceMemory | None:
     """The machine's own, or what the container may take of it; what can be dropped is not used."""
     try:
-        known = _sizes(proc / "meminfo")
-        total, used = known["MemTotal"], known["MemTotal"] - known["MemAvailable"]
+        sizes = _sizes(proc / "meminfo")
+        total, used = sizes["MemTotal"], sizes["MemTotal"] - sizes["MemAvailable"]
     except (OSError, KeyError):
         return None
     with suppress(OSError, KeyError, ValueError):  # ValueError: `max`, there is no limit
