@@ -182,8 +182,12 @@ def test_one_engine_that_is_killed_touches_no_other(service: Service) -> None:
             assert "data: [DONE]" in list(lines)
         # A request for the one that is gone waits for it.
         assert chat(service, model="two").json()["model"] == "two"
-    last = [line for line in service.lines() if line["logger"] == "proxy.access"][-1]
-    assert last["model_wait_ms"] > 0
+
+    def has_waited() -> bool:
+        lines = [line for line in service.lines() if line["logger"] == "proxy.access"]
+        return lines[-1].get("model_wait_ms", 0) > 0
+
+    until(has_waited, "the line of the request that has waited")
     assert service.client.get("/health").status_code == 200
     restarts = {line["model"] for line in service.lines() if line.get("phase") == "restarting"}
     assert restarts == {"two"}
