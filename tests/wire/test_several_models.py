@@ -185,7 +185,7 @@ def test_one_engine_that_is_killed_touches_no_other(service: Service) -> None:
 
     def has_waited() -> bool:
         lines = [line for line in service.lines() if line["logger"] == "proxy.access"]
-        return lines[-1].get("model_wait_ms", 0) > 0
+        return "model_wait_ms" in lines[-1]
 
     until(has_waited, "the line of the request that has waited")
     assert service.client.get("/health").status_code == 200
