@@ -93,13 +93,14 @@ def test_32_streams_finish_whole_while_the_other_model_gets_the_place(tmp_path: 
             assert chat(service, model="one").json()["model"] == "one"
         assert {status for _, status in poll.statuses} == {200}
         assert service.access(answer.headers["x-request-id"])["model_wait_ms"] > 0
-        assert transitions(service) == [
+        steps = [
             ("one", "load", "ok"),
             ("one", "unload", "ok"),
             ("two", "load", "ok"),
             ("two", "unload", "ok"),
             ("one", "load", "ok"),
         ]
+        until(lambda: transitions(service) == steps, "the line of the last load")
 
 
 def test_clients_that_alternate_are_all_served_and_no_model_is_loaded_beside_another(

@@ -23,6 +23,8 @@ SHAPES: dict[type[RequestFailure], tuple[int, str, str, str]] = {
     errors.Unauthorized: (401, CLIENTS_FAULT, "invalid_api_key", "authentication_error"),
     errors.OriginNotAllowed: (403, CLIENTS_FAULT, "origin_not_allowed", "permission_error"),
     errors.HostNotAllowed: (403, CLIENTS_FAULT, "host_not_allowed", "permission_error"),
+    errors.AdminOnly: (403, CLIENTS_FAULT, "admin_only", "permission_error"),
+    errors.ModelConflict: (409, CLIENTS_FAULT, "model_conflict", CLIENTS_FAULT),
     errors.NoWebSocket: (426, CLIENTS_FAULT, "no_websocket", CLIENTS_FAULT),
     errors.UnknownRoute: (404, CLIENTS_FAULT, "unknown_route", "not_found_error"),
     errors.RouteNotServed: (404, CLIENTS_FAULT, "route_not_served", "not_found_error"),
