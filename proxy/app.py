@@ -143,7 +143,7 @@ def _measure_models(metrics: Metrics, models: ModelPool) -> None:
         for each in models:
             count.add_model(each.name)
         models.scheduler.observers.append(count)
-        gauges.model_memory = lambda: memory_of(each.view for each in models)
+        gauges.model_memory = lambda: memory_of(each.view for each in models if each.is_measured)
 
 
 def _waiting(models: ModelPool) -> Iterator[tuple[str, int]]:

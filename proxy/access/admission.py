@@ -33,12 +33,14 @@ class Admission:
         hold_seconds: float = 0,
         room: WaitingRoom | None = None,
         max_held: int | None = None,
-        on_change: Callable[[], None] = lambda: None,
+        on_wait: Callable[[], None] = lambda: None,
+        on_empty: Callable[[], None] = lambda: None,
     ) -> None:
-        """At most `max_held` requests wait for the engine; None is no limit. `on_change` is called
-        when one begins or ends to wait for it, and when none is inside any more."""
+        """At most `max_held` requests wait for the engine; None is no limit. `on_wait` is called
+        when one begins or ends to wait for it, `on_empty` when none is inside any more."""
         self._max_held = max_held
-        self._on_change = on_change
+        self._on_wait = on_wait
+        self._on_empty = on_empty
         self._refusal = refusal
         self._wait_until_settled = wait_until_settled
         self._hold_seconds = hold_seconds
@@ -92,15 +94,13 @@ class Admission:
         if self._closed or (self._waits_no_more and self._refusal() is not None):
             raise draining()
 
-    async def engine_ready(self, watch: Watch | None) -> float:
-        """Wait for the engine alone, as far as `enter` would; returns the seconds it took.
+    async def engine_ready(self, watch: Watch | None) -> None:
+        """Wait for the engine alone, as far as `enter` would.
 
         Raises:
             RequestFailure: as `enter`.
         """
-        began = monotonic()
-        await self._until_ready(watch, began)
-        return monotonic() - began
+        await self._until_ready(watch, monotonic())
 
     @property
     def places_waiting(self) -> int:
@@ -145,7 +145,7 @@ class Admission:
         self._left += 1
         if self.in_flight == 0:
             self._empty.set()
-            self._on_change()
+            self._on_empty()
 
     def idle_since(self) -> float | None:
         """When the last request ended that was let in (monotonic seconds); None while there is one,
@@ -203,7 +203,7 @@ class Admission:
         try:
             async with hold:
                 self._holds[hold] = began
-                self._on_change()
+                self._on_wait()
                 if watch is not None:
                     watch(leave)
                 await self._wait_until_settled()
@@ -212,7 +212,7 @@ class Admission:
                 raise still from None
         finally:
             self._holds.pop(hold, None)
-            self._on_change()
+            self._on_wait()
             if watch is not None:
                 watch(None)
         if left:

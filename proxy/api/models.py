@@ -65,7 +65,7 @@ def row_of(model: ServedModel, service: Service) -> dict[str, Any]:
         "since": _timestamp(view.since),
         **describe_model(model),
         "gpus": list(view.gpus) or None,
-        "memory_bytes": view.memory_bytes,
+        "memory_bytes": view.memory_bytes if model.is_measured else None,
         "load_seconds": round(view.load_seconds, 1) or None,
         "pinned": view.pinned,
         "last_used": _timestamp(view.last_used),

@@ -8,16 +8,14 @@ from proxy.pool.plan import Action, ModelState, ModelView, Reason
 from proxy.pool.scheduler import Outcome, Transition
 from proxy.telemetry.model_series import LoadKind, ModelSeries
 
-# What was never measured has a share of the budget in the place of bytes.
-_SHARE = 1
 # Why a model may be unloaded.
 EVICTIONS = (Reason.MAKE_ROOM, Reason.IDLE, Reason.ORDERED, Reason.ABANDONED)
 
 
 def memory_of(views: Iterable[ModelView]) -> Iterator[tuple[tuple[str, str], float]]:
-    """Bytes by model and GPU, where they were measured; on a CPU the GPU is an empty name."""
+    """Bytes by model and GPU; on a CPU the GPU is an empty name."""
     for view in views:
-        if view.memory_bytes is not None and view.memory_bytes > _SHARE:
+        if view.memory_bytes is not None:
             taken = float(view.memory_bytes if view.holds_memory else 0)
             for gpu in view.gpus or ("",):
                 yield (view.name, str(gpu)), taken

@@ -80,6 +80,8 @@ class ServedModel:
         self._since = monotonic()
         self.notify: Callable[[], None] = lambda: None
         """Called where something has changed that the scheduler goes by."""
+        self.notify_unused: Callable[[], None] = lambda: None
+        """Called where its last request has ended."""
         self.order_load: Callable[[], None] = lambda: None
         self.obstacle: Callable[[], str | None] = lambda: None
         """Why it can never be loaded."""
@@ -94,7 +96,8 @@ class ServedModel:
             self._hold_seconds,
             room,
             max_held=(settings.max_waiting or _MAX_HELD) if names else None,
-            on_change=lambda: self.notify(),
+            on_wait=lambda: self.notify(),
+            on_empty=lambda: self.notify_unused(),
         )
         self.poison = PoisonGuard(enabled=settings.poison_guard)
         self.in_flight = InFlightRequests(self.poison)
@@ -168,6 +171,11 @@ class ServedModel:
         """What it takes of each of its GPUs, or of the machine: as measured, or else as declared.
         None: neither is known."""
         return None if self.sizing is None else self.sizing.needed_bytes
+
+    @property
+    def is_measured(self) -> bool:
+        """A start of it has shown what it takes."""
+        return self.sizing is not None and self.sizing.footprint is not None
 
     @property
     def view(self) -> ModelView:

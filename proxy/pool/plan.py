@@ -158,6 +158,8 @@ class Plan:
     step: Step | None
     look_again: float | None
     """Without a step: when time alone may bring one. None: only when something changes."""
+    awaits_unused: bool
+    """Whether the end of a model's last request may bring a step, or another moment to look."""
 
 
 _NO_ORDERS = Orders()
@@ -170,7 +172,10 @@ def next_step(
     wishes = _wishes(models, budget, now, orders)
     step = next(_due_steps(models, budget, now, orders, wishes), None)
     later = (at for at in _moments(models, budget, orders, wishes) if at > now)
-    return Plan(step, None if step else min(later, default=None))
+    awaits_unused = bool(wishes or orders.unload) or any(
+        model.is_closing or model.idle_unload_seconds for model in models
+    )
+    return Plan(step, None if step else min(later, default=None), awaits_unused)
 
 
 def obstacle(model: ModelView, models: Iterable[ModelView], budget: Budget) -> str | None:

@@ -55,6 +55,7 @@ class ModelPool:
         for model in self:
             model.memory = self.memory
             model.notify = scheduler.notify
+            model.notify_unused = scheduler.notify_unused
             model.order_load = partial(scheduler.order_load, model.name)
             model.obstacle = partial(scheduler.obstacle, model.name)
             model.expected_wait = partial(scheduler.expected_wait, model.name)

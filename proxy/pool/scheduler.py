@@ -110,6 +110,7 @@ class Scheduler:
         self._clock = clock
         self._turns: set[asyncio.Event] = set()
         self._is_stopping = False
+        self._awaits_unused = False
         self._changed = asyncio.Event()
         self._load_orders = dict.fromkeys(preload[:1], clock())
         self._unload_orders: set[str] = set()
@@ -123,6 +124,12 @@ class Scheduler:
         self._changed.set()
         for turn in self._turns:
             turn.set()
+
+    def notify_unused(self) -> None:
+        """The last request of a model has ended. Mostly no step follows, and no plan is made: this
+        comes after each request that is alone."""
+        if self._awaits_unused:
+            self._changed.set()
 
     async def turn(self, name: str) -> None:
         """Wait until nothing else is loaded, unloaded or started on the devices of this model: then
@@ -201,6 +208,7 @@ class Scheduler:
             self._forget_done_orders(views)
             orders = Orders(self._load_orders, self._unload_orders, self._preload, self._not_before)
             plan = next_step(views, self._budget(), now, orders)
+            self._awaits_unused = plan.awaits_unused
             if plan.step is not None:
                 self._take(plan.step)
                 continue

@@ -18,6 +18,8 @@ _FIRST_STATUS, _LAST_STATUS = 100, 599
 MAX_HEAD_BYTES = 256 * 1024
 _READ = (b"application/json", b"text/event-stream")
 _UNPACKED = (b"gzip", b"x-gzip", b"deflate")
+# What one read of the socket may become: text is never compressed to a hundredth.
+_MOST_UNPACKED_BYTES = 32 * 1024 * 1024
 _ANY_HEADER_OF_ZLIB = 32 + zlib.MAX_WBITS
 
 
@@ -175,12 +177,15 @@ class Unpacker:
         self.is_whole = True
 
     def feed(self, data: bytes) -> bytes:
-        """What comes out of more of it. Raises `zlib.error` where it is not compressed so."""
+        """What comes out of more of it. Raises `zlib.error` where it is not compressed so, or is
+        far too much."""
         unpacked = b""
         while data:
             if self._zip.eof:  # gzip may have several members
                 self._zip = zlib.decompressobj(_ANY_HEADER_OF_ZLIB)
-            unpacked += self._zip.decompress(data)
+            unpacked += self._zip.decompress(data, _MOST_UNPACKED_BYTES)
+            if self._zip.unconsumed_tail or len(unpacked) > _MOST_UNPACKED_BYTES:
+                raise zlib.error("it unpacks to more than any text does")
             data = self._zip.unused_data
         self.is_whole = self._zip.eof
         return unpacked

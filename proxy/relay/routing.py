@@ -20,7 +20,7 @@ class Gate(Protocol):
         """Seconds it had to wait, with `watch` on its client. Raises a RequestFailure where it may
         not be sent."""
 
-    async def engine_ready(self, watch: Watch | None) -> float:
+    async def engine_ready(self, watch: Watch | None) -> None:
         """Seconds until the engine was ready. Raises a RequestFailure where it will not be."""
 
     @property

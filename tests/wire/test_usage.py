@@ -380,8 +380,9 @@ def test_a_coding_may_be_written_in_many_ways(
         (b"gzip", WHOLE),
         (b"gzip", GZIPPED[:-9]),
         (b"gzip", GZIPPED + b"more"),
+        (b"gzip", gzip.compress(bytes(40 * 1024 * 1024), mtime=0)),
     ],
-    ids=["unknown", "twice", "no gzip", "without an end", "with more behind it"],
+    ids=["unknown", "twice", "no gzip", "without an end", "with more behind it", "a bomb"],
 )
 @pytest.mark.parametrize("kind", [b"application/json", b"text/event-stream"])
 def test_what_cannot_be_unpacked_is_the_engines_fault(

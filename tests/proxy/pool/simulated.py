@@ -110,6 +110,7 @@ class FakeModel:
         self.waiters: dict[asyncio.Future[None], float] = {}
         self.is_ended = asyncio.Event()
         self.changed: Callable[[], None] = lambda: None
+        self.unused: Callable[[], None] = lambda: None
         self.pod: Pod | None = None
 
     @property
@@ -143,7 +144,8 @@ class FakeModel:
         finally:
             self.in_flight -= 1
             self.last_used = now()
-            self.changed()
+            if not self.in_flight:
+                self.unused()
         self.served.append(served)
         return served
 
@@ -239,6 +241,7 @@ class Pod:
         )
         for model in models:
             model.changed, model.pod = self.scheduler.notify, self
+            model.unused = self.scheduler.notify_unused
         self.is_stopping = False
 
     async def __aenter__(self) -> Self:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from proxy.pool.plan import Action, Budget, ModelState, ModelView, expected_wait, next_step
+from dataclasses import replace
+
+from proxy.pool.plan import Action, Budget, ModelState, ModelView, Orders, expected_wait, next_step
 
 BUDGET = Budget({0: 10}, max_wait_seconds=60)
 
@@ -65,3 +67,19 @@ def test_a_model_whose_files_are_not_here_is_not_loaded() -> None:
         "absent", ModelState.UNLOADED, 0, waiting=1, oldest_wait_since=1, is_here=False
     )
     assert next_step((absent,), Budget(None), 60).step is None
+
+
+def test_the_end_of_the_last_request_brings_no_plan_where_no_step_could_follow() -> None:
+    ready = ModelView("ready", ModelState.READY, 0, (0,), 5, 10, last_used=99)
+    resting = ModelView("resting", ModelState.UNLOADED, 0, (0,), 10, 10)
+    assert not next_step((ready, resting), BUDGET, 100).awaits_unused
+    wanted = replace(resting, waiting=1, oldest_wait_since=99)
+    busy = replace(ready, in_flight=1)
+    for models in (
+        (busy, wanted),
+        (replace(busy, is_closing=True), resting),
+        (replace(busy, idle_unload_seconds=60), resting),
+        (busy, replace(resting, pinned=True)),
+    ):
+        assert next_step(models, BUDGET, 100).awaits_unused
+    assert next_step((busy,), BUDGET, 100, Orders(unload={"ready"})).awaits_unused

@@ -88,7 +88,7 @@ class _OpenGate:
     async def enter(self, key: str | None, watch: Any) -> float:
         return 0.0
 
-    async def engine_ready(self, watch: object) -> float:
+    async def engine_ready(self, watch: object) -> None:
         raise AssertionError("there is one model")
 
     holds = False

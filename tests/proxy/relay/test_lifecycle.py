@@ -9,7 +9,7 @@ import pytest
 
 from proxy.access.poison import PoisonGuard
 from proxy.access.routes import Route
-from proxy.errors import EngineDied, RequestFailure
+from proxy.errors import CutOff, EngineDied, InternalFailure, RequestFailure
 from proxy.relay.in_flight import InFlightRequests
 from proxy.relay.lifecycle import RequestLifecycle
 from proxy.relay.routing import Watch
@@ -29,7 +29,7 @@ class House:
         self.inside += 1
         return 0.0
 
-    async def engine_ready(self, watch: object) -> float:
+    async def engine_ready(self, watch: object) -> None:
         raise AssertionError("there is one model")
 
     holds = False
@@ -92,6 +92,16 @@ async def test_failed(error: Exception, outcome: Outcome, code: str) -> None:
     record, told = await end_of(failed)
     assert (record.outcome, record.error) == (outcome, code)
     assert [failure.code for failure in told] == [code]
+
+
+@pytest.mark.parametrize("kind", RequestFailure.__subclasses__())
+async def test_a_fault_of_the_client_or_the_engine_is_none_of_the_sidecar(
+    kind: type[RequestFailure],
+) -> None:
+    failed = work()
+    failed.set_exception(kind("why"))
+    record, _ = await end_of(failed)
+    assert (record.outcome is Outcome.PROXY_ERROR) == (kind in (CutOff, InternalFailure))
 
 
 async def test_cut_off_by_the_end_of_the_process() -> None:
