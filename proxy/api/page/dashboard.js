@@ -1,6 +1,7 @@
 "use strict";
-// Reads what anybody with a key may read: /health, /info, /info/requests and /metrics, and /models
-// where there are several. Whatever comes from there is put into the page as text, never as markup.
+// Reads what anybody with a key may read: /health, /info, /info/requests, /metrics, and /models
+// where there are several. Orders for these need an admin key. Whatever is read is put into the
+// page as text, never as markup.
 
 const POLL_MS = 2000;
 const INFO_EVERY = 5; // polls
@@ -18,15 +19,17 @@ const seen = { samples: [], rates: [], tokens: [], polls: 0, model: null };
 
 class Unauthorized extends Error {}
 
-const key = {
-  get: () => sessionStorage.getItem("sidecar.key"),
-  set: (value) => sessionStorage.setItem("sidecar.key", value),
-  forget: () => sessionStorage.removeItem("sidecar.key"),
-};
+const keptAs = (name) => ({
+  get: () => sessionStorage.getItem(name),
+  set: (value) => sessionStorage.setItem(name, value),
+  forget: () => sessionStorage.removeItem(name),
+});
+const key = keptAs("sidecar.key");
+const adminKey = keptAs("sidecar.admin-key"); // for orders to models only
 
-function asked(path, options = {}) {
+function asked(path, options = {}, secret = key.get()) {
   const headers = { ...options.headers };
-  if (key.get()) headers.authorization = `Bearer ${key.get()}`;
+  if (secret) headers.authorization = `Bearer ${secret}`;
   return fetch(path, { cache: "no-store", ...options, headers });
 }
 
@@ -187,7 +190,7 @@ function showGpus(families) {
 
 // Models ------------------------------------------------------------------------------------
 
-const modelLines = new Map(); // by name
+const modelLines = new Map(); // by name; they stay, so that a button keeps the focus
 
 function showModels(rows) {
   $("models").hidden = false;
@@ -201,13 +204,22 @@ function showModels(rows) {
   const body = $("model-rows").tBodies[0];
   if (now.length !== body.rows.length || now.some((tr, n) => tr !== body.rows[n])) body.replaceChildren(...now);
   showChoice(names);
+  showSteering();
 }
 
 function modelLine(name) {
   const line = { tr: made("tr"), name: made("td", name, "name"), why: made("span", "", "note"), state: made("td", "", "outcome") };
   for (const each of ["memory", "used", "flight", "waiting"]) line[each] = labelled(each.replace("flight", "in flight"), "");
+  line.load = made("button", "");
+  line.pin = made("button", "");
+  line.actions = made("td", "", "actions", "right");
+  line.actions.append(line.load, line.pin);
   line.name.append(line.why);
-  line.tr.append(line.name, line.state, line.memory, line.used, line.flight, line.waiting);
+  for (const button of [line.load, line.pin]) {
+    button.type = "button";
+    button.addEventListener("click", () => order(name, button.dataset.action, button));
+  }
+  line.tr.append(line.name, line.state, line.memory, line.used, line.flight, line.waiting, line.actions);
   return line;
 }
 
@@ -224,6 +236,15 @@ function fillModelLine(line, row) {
   line.used.textContent = row.in_flight ? "now" : row.last_used_seconds_ago === undefined ? "–" : `${whole(row.last_used_seconds_ago)} ago`;
   line.flight.textContent = row.in_flight;
   line.waiting.textContent = row.waiting;
+  const isLoaded = ["ready", "loading"].includes(row.status);
+  setAction(line.load, isLoaded ? "unload" : "load", row.name);
+  setAction(line.pin, row.pinned ? "unpin" : "pin", row.name);
+}
+
+function setAction(button, action, model) {
+  button.dataset.action = action;
+  button.textContent = action[0].toUpperCase() + action.slice(1);
+  button.setAttribute("aria-label", `${button.textContent} ${model}`);
 }
 
 function showChoice(names) {
@@ -235,6 +256,52 @@ function showChoice(names) {
   }
   $("which").hidden = false;
 }
+
+function showSteering() {
+  const isOn = $("steer").getAttribute("aria-pressed") === "true";
+  for (const each of document.querySelectorAll("#model-rows .actions")) each.hidden = !isOn;
+}
+
+function steer(isOn) {
+  $("steer").setAttribute("aria-pressed", String(isOn));
+  if (!isOn) $("admin").hidden = true;
+  showSteering();
+}
+
+let orderWithoutKey = null; // it is sent again with the key that is entered
+
+async function order(name, action, button) {
+  const path = `models/${encodeURIComponent(name)}/${action}`;
+  let problem = "";
+  try {
+    const answer = await asked(path, { method: "POST" }, adminKey.get() ?? key.get());
+    const body = await answer.json();
+    if (answer.ok) fillModelLine(modelLines.get(name), body);
+    else if (answer.status === 401) askForAdminKey([name, action, button]);
+    else problem = `${name}: ${body.error?.message ?? `status ${answer.status}`}`;
+  } catch {
+    problem = "The sidecar does not answer.";
+  }
+  text("steer-note", problem);
+}
+
+function askForAdminKey(order) {
+  orderWithoutKey = order;
+  $("admin-refused").hidden = !adminKey.get();
+  adminKey.forget();
+  $("admin").hidden = false;
+  $("admin-key").focus();
+}
+
+$("steer").addEventListener("click", () => steer($("steer").getAttribute("aria-pressed") !== "true"));
+$("admin").addEventListener("submit", (event) => {
+  event.preventDefault();
+  adminKey.set($("admin-key").value.trim());
+  $("admin-key").value = "";
+  $("admin").hidden = true;
+  orderWithoutKey[2].focus();
+  order(...orderWithoutKey);
+});
 
 // Requests ----------------------------------------------------------------------------------
 
@@ -321,7 +388,7 @@ async function round() {
     if (!document.hidden) await look();
     $("silent").hidden = true;
     $("door").hidden = true;
-    $("forget").hidden = !key.get();
+    $("forget").hidden = !key.get() && !adminKey.get();
   } catch (failure) {
     const locked = failure instanceof Unauthorized;
     if (locked) askForKey();
@@ -346,7 +413,7 @@ $("door").addEventListener("submit", (event) => {
   $("key").value = "";
   look().then(() => { $("door").hidden = true; $("forget").hidden = false; }, askForKey);
 });
-$("forget").addEventListener("click", () => { key.forget(); location.reload(); });
+$("forget").addEventListener("click", () => { key.forget(); adminKey.forget(); location.reload(); });
 
 // Chat --------------------------------------------------------------------------------------
 
@@ -428,4 +495,5 @@ $("chat").addEventListener("submit", async (event) => {
 });
 $("stop").addEventListener("click", () => running.abort());
 
+steer(Boolean(adminKey.get()));
 round();
