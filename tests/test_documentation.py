@@ -216,6 +216,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.lifecycle",
         "proxy.machine.hardware",
         "proxy.preflight.checkup",
+        "proxy.preflight.together",
         "proxy.models.preset_choice",
         "proxy.protocols.named",
         "proxy.server.listener",

@@ -18,9 +18,11 @@ import uvloop
 from proxy.access.keys import Keys, warnings_about_keys
 from proxy.commands import complain
 from proxy.errors import SettingsError
+from proxy.machine.hardware import detect
 from proxy.models.preset_choice import load_settings, warnings_about_presets
 from proxy.preflight.checkup import check_up
 from proxy.preflight.finding import Finding, Result
+from proxy.preflight.together import check_together, memory_rows
 from proxy.protocols.named import named_protocols
 from proxy.server.listener import listen
 from proxy.settings import Settings
@@ -44,6 +46,7 @@ def main(environ: Mapping[str, str]) -> int:
             open_log_file(settings.log_file).close()
         open_tracing(settings)
         findings = uvloop.run(check_up(settings))
+        findings += _memory(settings)
     except SettingsError as error:
         complain(error)
         return 2
@@ -96,6 +99,15 @@ def _collectors(settings: Settings) -> Iterator[Finding]:
             yield Finding(check, Result.WARN, text, f"Check {variable}.")
         else:
             yield Finding(check, Result.OK, f"To {url.netloc}, by {target.protocol}.")
+
+
+def _memory(settings: Settings) -> list[Finding]:
+    """What each of several models takes. Raises SettingsError where they can never be together."""
+    if settings.upstream_url is not None:
+        return []
+    hardware = detect()
+    check_together(settings, hardware)
+    return list(memory_rows(settings, hardware)) if settings.others else []
 
 
 def _keys(settings: Settings) -> Finding:

@@ -25,6 +25,7 @@ from proxy.lifecycle import Lifecycle
 from proxy.machine.hardware import detect
 from proxy.models.preset_choice import load_settings
 from proxy.preflight.checkup import check_gpus
+from proxy.preflight.together import check_together
 from proxy.protocols.named import named_protocols
 from proxy.server.listener import allow_many_connections, listen
 from proxy.settings import LogFormat, Settings
@@ -49,7 +50,12 @@ def serve() -> int:
         # What is wrong with these is told before anything is started.
         Keys(settings)
         named_protocols(settings)
-        if any(each.gpus for each in settings.models):
+        has_budget = settings.memory_budget_gib is not None
+        if settings.upstream_url is None and (settings.others or has_budget):
+            hardware = detect()
+            check_gpus(settings, hardware)
+            check_together(settings, hardware)
+        elif settings.gpus:
             check_gpus(settings, detect())
         if os.getpid() == 1 and (code := serve_as_child()) is not None:
             return code

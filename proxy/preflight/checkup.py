@@ -98,16 +98,22 @@ async def check_up(settings: Settings) -> list[Finding]:
         rows.append(Finding("engine", Result.OK, text))
     rows.append(hardware_finding(settings, hardware))
     _check_port(rows, settings)
+    free = None
     with _failure_as_row(rows, "disk"):
         cache = model_cache(settings)
-        text = f"{check_disk(cache) / _GB:.1f} GB are free for the cache at {cache}."
+        free = check_disk(cache)
+        text = f"{free / _GB:.1f} GB are free for the cache at {cache}."
         rows.append(Finding("disk", Result.OK, text))
-    await _check_model(rows, settings, hardware)
+    needed = await _check_model(rows, settings, hardware)
     for each in settings.others:
         own: list[Finding] = []
         _check_port(own, each)
-        await _check_model(own, each, hardware)
+        needed += await _check_model(own, each, hardware)
         rows += [_named(row, each) for row in own]
+    if settings.others and free is not None and needed > free:
+        text = f"The files of all models need {needed / _GB:.1f} GB, and {free / _GB:.1f} are free."
+        remedy = "Free some space, name fewer models, or set HF_HOME to a larger volume."
+        rows.append(Finding("disk for all", Result.FAIL, text, remedy))
     return rows
 
 
@@ -118,20 +124,21 @@ def _check_port(rows: list[Finding], settings: Settings) -> None:
         rows.append(Finding("engine port", Result.OK, text))
 
 
-async def _check_model(rows: list[Finding], settings: Settings, hardware: Hardware) -> None:
-    """Where it comes from, and what can be said of it.
+async def _check_model(rows: list[Finding], settings: Settings, hardware: Hardware) -> int:
+    """Where it comes from, and what can be said of it; returns the bytes that are to be fetched.
 
     Raises:
         SettingsError: a variable holds what its flag cannot take.
     """
-    hardware = of_model(settings, hardware)
+    hardware, needed = of_model(settings, hardware), 0
     with _failure_as_row(rows, "model"):
         name = model_name(settings, hardware)
         check_arguments(settings, name, hardware)
-        source, model = await _look_at(settings, name)
+        source, model, needed = await _look_at(settings, name)
         rows.append(source)
         with _failure_as_row(rows, "architecture"):
             rows += inspect(model, settings, hardware)
+    return needed
 
 
 def _named(row: Finding, settings: Settings) -> Finding:
@@ -173,27 +180,28 @@ def hardware_finding(settings: Settings, hardware: Hardware) -> Finding:
     return Finding("hardware", Result.OK, f"{hardware.sentence()}.")
 
 
-async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description]:
-    """Raises EngineFailure where the model cannot be had."""
+async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description, int]:
+    """The last one is the bytes to fetch. Raises EngineFailure where the model cannot be had."""
     match kind_of(name):
         case ModelKind.DEMO:
             text = f"{name}: made on the spot, with random weights."
-            return Finding("model", Result.OK, text), Description(name)
+            return Finding("model", Result.OK, text), Description(name), 0
         case ModelKind.LOCAL:
             path = check_local_model(name, settings)
             text = f"The folder {path} is served as it is."
-            return Finding("model", Result.OK, text), describe_folder(name, path)
+            return Finding("model", Result.OK, text), describe_folder(name, path), 0
         case ModelKind.OTHER:
             text = f"{name} is fetched by vLLM itself; it is not checked here."
-            return Finding("model", Result.WARN, text), Description(name)
+            return Finding("model", Result.WARN, text), Description(name), 0
         case ModelKind.HUB:
             lines: list[str] = []
             offer = await look_up(settings, name, lines.append)
             where = f"{name} at {offer.revision[:12]}"
+            to_fetch = 0
             if isinstance(offer, Plan):
-                need, total = offer.bytes_to_fetch / _GB, offer.bytes_total / _GB
-                what = f"{need:.1f} of {total:.1f} GB are to be fetched"
-                if not offer.bytes_to_fetch:
+                to_fetch, total = offer.bytes_to_fetch, offer.bytes_total / _GB
+                what = f"{to_fetch / _GB:.1f} of {total:.1f} GB are to be fetched"
+                if not to_fetch:
                     what = f"all {total:.1f} GB are in the cache"
                 source = Finding("model", Result.OK, f"{where} may be read; {what}.")
             else:
@@ -203,7 +211,7 @@ async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description]
                     reason = warning.removeprefix(_WARNING).partition("; serving ")[0]
                     text, result = f"{text} But {reason}.", Result.WARN
                 source = Finding("model", result, text)
-            return source, describe(name, offer)
+            return source, describe(name, offer), to_fetch
 
 
 async def _attached(settings: Settings, url: str) -> Finding:

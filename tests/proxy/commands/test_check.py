@@ -307,3 +307,10 @@ def test_gpus_that_are_missing_may_be_on_other_machines(
 ) -> None:
     here = Hardware((Gpu("NVIDIA X", 2**34),) * 2, "570")
     assert hardware_finding(Settings.load(environ), here).result is result
+
+
+def test_models_that_can_never_be_together_are_one_line(tmp_path: Path) -> None:
+    run = Run(tmp_path, MODEL_NAME="demo,demo-text", MEMORY_BUDGET_GIB="1")
+    assert run.code == 2
+    assert run.err.count("\n") == 1
+    assert "MEMORY_BUDGET_GIB=1: demo takes 3.0 GiB of the machine's memory" in run.err

@@ -1,0 +1,88 @@
+"""Can the models of one sidecar be loaded as they are asked to be: beside pinned ones, in a budget.
+
+Only what is known counts: what was measured, or is declared. Whatever is refused here could never
+work; that it works is not promised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from proxy.errors import EngineFailure, SettingsError
+from proxy.machine.hardware import Hardware
+from proxy.preflight.checkup import model_name, of_model
+from proxy.preflight.finding import Finding, Result
+from proxy.preflight.sizing import Sizing
+from proxy.settings import Settings
+
+_MACHINE = -1
+_GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What one model takes of each of its devices; None: unknown."""
+
+    settings: Settings
+    devices: tuple[int, ...]
+    needed_bytes: int | None
+    is_measured: bool
+    device_bytes: int | None
+
+    @property
+    def name(self) -> str:
+        preset = self.settings.preset
+        return preset.preset.name if preset else self.settings.model_name or "the model"
+
+
+def check_together(settings: Settings, hardware: Hardware) -> None:
+    """Whether the first model, and all that are pinned, can be loaded at a time. Reads files.
+
+    Raises:
+        SettingsError: they never can.
+    """
+    needs = list(_needs(settings, hardware))
+    staying = [each for each in needs if each.settings.is_pinned or each.settings is settings]
+    for device in {device for each in staying for device in each.devices}:
+        own = [each for each in staying if device in each.devices and each.needed_bytes]
+        room = _room(settings, own)
+        taken = sum(each.needed_bytes or 0 for each in own)
+        if room is None or taken <= room:
+            continue
+        names = " and ".join(each.name for each in own)
+        place = "the machine's memory" if device == _MACHINE else f"GPU {device}"
+        limit = settings.memory_budget_gib
+        what = f"{names} {'takes' if len(own) == 1 else 'take'} {taken / _GIB:.1f} GiB of {place}"
+        allowed = f"allowed are {room / _GIB:.1f}"
+        if limit is not None:
+            raise SettingsError(f"MEMORY_BUDGET_GIB={limit:g}: {what}; {allowed}; raise it")
+        raise SettingsError(f"pin: {what}; {allowed}; pin fewer, or lower their GPU_MEMORY_UTIL")
+
+
+def memory_rows(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
+    """For each of several models what it takes. Reads files."""
+    for each in _needs(settings, hardware):
+        takes = "It was never measured, and starts alone on its GPUs."
+        if each.needed_bytes is not None:
+            how = "as measured" if each.is_measured else "as declared; it was never measured"
+            takes = f"{each.needed_bytes / _GIB:.1f} GiB of each of its devices, {how}."
+        yield Finding(f"memory ({each.name})", Result.OK, takes)
+
+
+def _needs(settings: Settings, hardware: Hardware) -> Iterator[_Need]:
+    for each in settings.models:
+        with suppress(EngineFailure):  # told of when it is prepared
+            seen = of_model(each, hardware)
+            sizing = Sizing(each, model_name(each, seen), seen)
+            devices = each.gpus or tuple(range(len(hardware.gpus))) or (_MACHINE,)
+            measured = sizing.footprint is not None
+            yield _Need(each, devices, sizing.needed_bytes, measured, sizing.device_bytes)
+
+
+def _room(settings: Settings, needs: Sequence[_Need]) -> int | None:
+    """Of the device that these are on, whoever else holds some of it now."""
+    sizes = [each.device_bytes for each in needs if each.device_bytes is not None]
+    sizes += [settings.memory_budget_bytes] if settings.memory_budget_bytes is not None else []
+    return min(sizes, default=None)
