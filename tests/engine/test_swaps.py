@@ -10,7 +10,8 @@ import openai
 import pytest
 
 from tests.engine.conftest import READY_SECONDS
-from tests.engine.service import Service, below, command_line, wait_until
+from tests.engine.service import Line, Service, below, command_line, wait_until
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.engine
 
@@ -48,9 +49,10 @@ def test_a_swap_cuts_no_stream_and_an_idle_model_is_unloaded(tmp_path: Path) -> 
             answer = client.completions.create(model="demo-text", prompt="Hello", max_tokens=8)
             assert answer.model == "demo-text"
             assert [each.result(READY_SECONDS) for each in streams] == ["length"] * STREAMS
-            steps = [line for line in service.lines("proxy.pool") if "action" in line]
+            # The line of a load is written when its memory has been measured: after an answer.
+            wait_until(lambda: len(steps(service)) >= 3, PATIENCE, "the line of the second load")
             # Streams that came when the other model had the place wait for the next turn.
-            assert [(line["model"], line["action"]) for line in steps][:3] == [
+            assert [(line["model"], line["action"]) for line in steps(service)][:3] == [
                 ("demo", "load"),
                 ("demo", "unload"),
                 ("demo-text", "load"),
@@ -58,9 +60,13 @@ def test_a_swap_cuts_no_stream_and_an_idle_model_is_unloaded(tmp_path: Path) -> 
             wait_until(lambda: not engines(service), READY_SECONDS, "the end of idle engines")
             assert service.client.get("/health").status_code == 200
             assert service.client.get("/ping").status_code == 200
-        lines = service.lines("proxy.pool")
-        assert {line["outcome"] for line in lines if "outcome" in line} == {"ok"}
-        assert lines[-1]["reason"] == "idle"
+        wait_until(lambda: steps(service)[-1]["reason"] == "idle", PATIENCE, "the unload's line")
+        assert {line["outcome"] for line in steps(service)} == {"ok"}
+
+
+def steps(service: Service) -> list[Line]:
+    """The lines of loads and unloads that have ended."""
+    return [line for line in service.lines("proxy.pool") if "action" in line]
 
 
 def engines(service: Service) -> list[str]:

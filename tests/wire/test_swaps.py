@@ -176,7 +176,7 @@ def test_a_pinned_model_never_gives_way(tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert "does not fit beside one (pinned)" in answer.json()["error"]["message"]
         assert chat(service, model="one").status_code == 200
-        assert transitions(service) == [("one", "load", "ok")]
+        until(lambda: transitions(service) == [("one", "load", "ok")], "the line of the only load")
 
 
 def test_an_unknown_model_loads_nothing(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_an_unknown_model_loads_nothing(tmp_path: Path) -> None:
         assert chat(service, model="three").status_code == 404
         assert chat(service, "sk-alice", model="two").status_code == 404
         assert chat(service, model="one").status_code == 200
-        assert transitions(service) == [("one", "load", "ok")]
+        until(lambda: transitions(service) == [("one", "load", "ok")], "the line of the only load")
 
 
 def phases(service: Service) -> list[tuple[str, str]]:
