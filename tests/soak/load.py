@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +18,6 @@ from proxy.errors import MAX_HEEDED_SECONDS
 
 TOKENS = 40
 INTERVAL_MS = 10
-_TIMEOUT_SECONDS = 30.0
 _PAUSE_SECONDS = 0.1
 
 WORDS = [{"role": "user", "content": "some words"}]
@@ -30,8 +32,12 @@ class Load:
     """`lies` names every answer that did not tell what had become of it; it should stay empty."""
 
     url: str
-    model: str = "tiny"
+    models: tuple[str, ...] = ("tiny",)
+    """Each request names one of them, by chance."""
     fake: bool = True
+    key: str | None = None
+    max_wait_seconds: float = 30.0
+    """An answer that takes longer is a lie."""
     ends: Counter[str] = field(default_factory=Counter)
     lies: list[str] = field(default_factory=list)
     told: dict[str, str] = field(default_factory=dict)
@@ -42,7 +48,7 @@ class Load:
         """So many clients, until `stopping`."""
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(
-            base_url=self.url, timeout=_TIMEOUT_SECONDS, trust_env=False, limits=limits
+            base_url=self.url, timeout=self.max_wait_seconds, trust_env=False, limits=limits
         ) as http:
             await asyncio.gather(*(self._client(http, number) for number in range(clients)))
 
@@ -54,6 +60,7 @@ class Load:
             # Each is another request: what kills the engine here comes from outside, and one
             # that was in flight twice would be blamed for it.
             body = self._body(path, f"{number}-{choice.random()}", stream=stream)
+            body["model"] = choice.choice(self.models)
             kind = f"{path.removeprefix('/v1/')} {'stream' if stream else 'whole'}"
             try:
                 end = await self._ask(http, path, body)
@@ -71,11 +78,13 @@ class Load:
             RESPONSES: {"input": "some words", "max_output_tokens": TOKENS},
         }
         more = {} if self.fake else {"ignore_eos": True}
-        return {"model": self.model, "stream": stream, "user": tag, **asked[path], **more}
+        return {"stream": stream, "user": tag, **asked[path], **more}
 
     async def _ask(self, http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> str:
         script = json.dumps({"tokens": TOKENS, "interval_ms": INTERVAL_MS})
         headers = {"x-fake": script} if self.fake else {}
+        if self.key is not None:
+            headers["authorization"] = f"Bearer {self.key}"
         request = http.build_request("POST", path, json=body, headers=headers)
         answer = await http.send(request, stream=True)
         try:
@@ -85,6 +94,18 @@ class Load:
         end = _judged(path, answer, text, stream=body["stream"])
         self.told[answer.headers["x-request-id"]] = end
         return end
+
+
+@contextmanager
+def under_load(load: Load, clients: int) -> Iterator[None]:
+    """So many clients ask while the block runs."""
+    thread = threading.Thread(target=lambda: asyncio.run(load.run(clients)))
+    thread.start()
+    try:
+        yield
+    finally:
+        load.stopping = True
+        thread.join()
 
 
 def _judged(path: str, answer: httpx.Response, text: str, *, stream: bool) -> str:

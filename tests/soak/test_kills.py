@@ -6,15 +6,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
-import re
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,38 +18,14 @@ from tests.engine.conftest import READY_SECONDS
 from tests.engine.service import Running, Service, alive, command_line, wait_until
 from tests.patience import PATIENCE
 from tests.proxy.engine.living import CHILDREN, starting
-from tests.soak.load import Load
+from tests.soak.figures import check_access_lines, memory_mib, open_files
+from tests.soak.load import Load, under_load
 
 KILLS = int(os.environ.get("SOAK_KILLS", "4"))
 CLIENTS = 16
 # Memory is compared from this kill on: the first ones load code and fill pools.
 _SETTLED = 5
 _GROWTH_MIB = 8.0
-OUTCOMES = {
-    "whole": {"ok"},
-    "broken": {"engine_died", "engine_error", "engine_unavailable"},
-    "refused": {"engine_unavailable"},
-}
-
-
-@contextmanager
-def under_load(load: Load, clients: int) -> Iterator[None]:
-    thread = threading.Thread(target=lambda: asyncio.run(load.run(clients)))
-    thread.start()
-    try:
-        yield
-    finally:
-        load.stopping = True
-        thread.join()
-
-
-def memory_mib(service: Service) -> float:
-    status = Path(f"/proc/{service.process.pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
-
-
-def open_files(service: Service) -> int:
-    return len(list(Path(f"/proc/{service.process.pid}/fd").iterdir()))
 
 
 def processes(service: Service) -> dict[str, Running]:
@@ -105,10 +76,7 @@ def soak(service: Service, load: Load, ready_seconds: float, kills: int) -> None
     assert service.metric("sidecar_engine_restarts_total") == kills
     assert service.metric("sidecar_requests_in_flight") == 0
     files = open_files(service)
-    lines = {line["request_id"]: line for line in service.lines("proxy.access")}
-    for request_id, told in load.told.items():
-        assert lines[request_id]["outcome"] in OUTCOMES[told], (told, lines[request_id])
-    assert len(load.told) == sum(load.ends.values())
+    check_access_lines(service, load)
     figures = (
         f"{kills} kills, {sum(load.ends.values())} requests: {dict(load.ends)}; away "
         f"{min(away):.1f} to {max(away):.1f} s; memory after each (MiB): "
@@ -141,5 +109,5 @@ def test_fake_engine_is_killed_again_and_again(tmp_path: Path) -> None:
 def test_real_engine_is_killed_again_and_again(tmp_path: Path) -> None:
     with Service(tmp_path, MAX_RESTARTS="1000", WEDGE_SECONDS="6") as service:
         service.wait_for("ready", READY_SECONDS)
-        load = Load(service.url, model="demo", fake=False)
+        load = Load(service.url, models=("demo",), fake=False)
         soak(service, load, READY_SECONDS, KILLS // 6)
