@@ -16,16 +16,10 @@ _COMMANDS = ("serve", "check", "models", "keys", "bench")
 
 
 def main(arguments: Sequence[str]) -> int:
+    """The exit code: 2 where an argument or a variable is wrong, after one line that says so."""
     from proxy.errors import SettingsError
 
-    try:
-        return _run(list(arguments))
-    except SettingsError as error:
-        complain(error)
-        return 2
-
-
-def _run(words: list[str]) -> int:
+    words = list(arguments)
     command, rest = _command(words)
     if _asks_for_help(words):
         from proxy.commands.help_text import long_help, short_help
@@ -33,32 +27,36 @@ def _run(words: list[str]) -> int:
 
         print((long_help if words[0] in _COMMANDS else short_help)(COMMAND), end="")
         return 0
-    match command, rest:
-        case "serve", _:  # SageMaker says the word, too
-            _use_options(rest)
-            from proxy.commands.serve import serve
+    try:
+        match command, rest:
+            case "serve", _:  # SageMaker says the word, too
+                _use_options(rest)
+                from proxy.commands.serve import serve
 
-            return serve()
-        case "check", _:
-            _use_options(rest)
-            from proxy.commands import check
+                return serve()
+            case "check", _:
+                _use_options(rest)
+                from proxy.commands import check
 
-            return check.main(os.environ)
-        case "models", _:
-            from proxy.commands import models
+                return check.main(os.environ)
+            case "models", _:
+                from proxy.commands import models
 
-            return models.main(os.environ, *rest)
-        case "keys", _ if len(rest) <= 1:
-            from proxy.commands import keys
+                return models.main(os.environ, *rest)
+            case "keys", _ if len(rest) <= 1:
+                from proxy.settings.keys import new_key_line
 
-            return keys.main(*rest)
-        case "bench", _:
-            from proxy.commands import bench
+                print(new_key_line(*rest))
+                return 0
+            case "bench", _:
+                from proxy.commands import bench
 
-            return bench.main(os.environ, *rest)
-    text = f"unknown command: {shlex.join(words)}"
-    complain(f"{text}; allowed are none, {', '.join(_COMMANDS)} and --help")
-    return 2
+                return bench.main(os.environ, *rest)
+        text = f"unknown command: {shlex.join(words)}"
+        raise SettingsError(f"{text}; allowed are none, {', '.join(_COMMANDS)} and --help")
+    except SettingsError as error:
+        complain(error)
+        return 2
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:

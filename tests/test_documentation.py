@@ -206,6 +206,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.commands",
         "proxy.errors",
         "proxy.installation",
+        "proxy.settings.keys",
     ),
     "proxy.commands.serve": (
         *_BASE,

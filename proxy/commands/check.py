@@ -16,8 +16,6 @@ from urllib.parse import urlsplit
 import uvloop
 
 from proxy.access.keys import Keys, warnings_about_keys
-from proxy.commands import complain
-from proxy.errors import SettingsError
 from proxy.machine.hardware import detect
 from proxy.models.preset_choice import load_settings, warnings_about_presets
 from proxy.preflight.checkup import check_up
@@ -37,19 +35,20 @@ _COLLECTOR_SECONDS = 3.0
 
 
 def main(environ: Mapping[str, str]) -> int:
-    try:
-        settings = load_settings(environ)
-        warnings = warnings_about_presets(settings)
-        keys = _keys(settings)
-        named_protocols(settings)
-        if settings.log_file is not None:
-            open_log_file(settings.log_file).close()
-        open_tracing(settings)
-        findings = uvloop.run(check_up(settings))
-        findings += _memory(settings)
-    except SettingsError as error:
-        complain(error)
-        return 2
+    """Print the table. Raises SettingsError where a variable is wrong."""
+    settings = load_settings(environ)
+    warnings = warnings_about_presets(settings)
+    keys = _keys(settings)
+    named_protocols(settings)
+    if settings.log_file is not None:
+        open_log_file(settings.log_file).close()
+    open_tracing(settings)
+    findings = uvloop.run(check_up(settings))
+    if settings.upstream_url is None:
+        hardware = detect()
+        check_together(settings, hardware)
+        if settings.others:
+            findings += memory_rows(settings, hardware)
     applied = [each.preset for each in settings.models if each.preset is not None]
     presets = [Finding("preset", Result.OK, f"{each.sentence()}.") for each in applied]
     if not applied:
@@ -99,15 +98,6 @@ def _collectors(settings: Settings) -> Iterator[Finding]:
             yield Finding(check, Result.WARN, text, f"Check {variable}.")
         else:
             yield Finding(check, Result.OK, f"To {url.netloc}, by {target.protocol}.")
-
-
-def _memory(settings: Settings) -> list[Finding]:
-    """What each of several models takes. Raises SettingsError where they can never be together."""
-    if settings.upstream_url is not None:
-        return []
-    hardware = detect()
-    check_together(settings, hardware)
-    return list(memory_rows(settings, hardware)) if settings.others else []
 
 
 def _keys(settings: Settings) -> Finding:

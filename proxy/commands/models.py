@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import NoReturn
 
-from proxy.commands import complain
 from proxy.errors import SettingsError
 from proxy.installation import COMMAND
 from proxy.machine.hardware import Gpu, Hardware, detect
@@ -32,26 +31,22 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(environ: Mapping[str, str], *arguments: str) -> int:
+    """Print the table, or one preset. Raises SettingsError where an argument is wrong."""
     parser = _Parser(prog=f"{COMMAND} models", description=__doc__)
     parser.add_argument("name", nargs="?", help="a preset: all that it sets")
     parser.add_argument("--gpu-gb", metavar="GB", help="GPUs that are not here: 24, or 24,24")
-    try:
-        given = parser.parse_args(arguments)
-        presets = presets_of(Settings.load(environ))
-        hardware = detect() if given.gpu_gb is None else imagined(given.gpu_gb)
-        if given.name is not None and given.name not in presets:
-            near = get_close_matches(given.name, presets, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise SettingsError(
-                f"{given.name!r} is no preset; allowed are {', '.join(presets)}.{hint}"
-            )
-    except SettingsError as error:
-        complain(error)
-        return 2
+    given = parser.parse_args(arguments)
+    presets = presets_of(Settings.load(environ))
+    hardware = detect() if given.gpu_gb is None else imagined(given.gpu_gb)
     if given.name is None:
-        print("\n".join(table(presets.values(), hardware)))
+        lines = table(presets.values(), hardware)
+    elif given.name in presets:
+        lines = description(presets[given.name], hardware)
     else:
-        print("\n".join(description(presets[given.name], hardware)))
+        near = get_close_matches(given.name, presets, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise SettingsError(f"{given.name!r} is no preset; allowed are {', '.join(presets)}.{hint}")
+    print("\n".join(lines))
     return 0
 
 

@@ -19,7 +19,6 @@ import uvloop
 from proxy.access.keys import Keys
 from proxy.app import build
 from proxy.commands import complain
-from proxy.errors import SettingsError
 from proxy.init import serve_as_child
 from proxy.lifecycle import Lifecycle
 from proxy.machine.hardware import detect
@@ -45,28 +44,25 @@ _LAST_SECONDS = 3.0
 
 
 def serve() -> int:
-    try:
-        settings = load_settings(os.environ)
-        # What is wrong with these is told before anything is started.
-        Keys(settings)
-        named_protocols(settings)
-        has_budget = settings.memory_budget_gib is not None
-        if settings.upstream_url is None and (settings.others or has_budget):
-            hardware = detect()
-            check_gpus(settings, hardware)
-            check_together(settings, hardware)
-        elif settings.gpus:
-            check_gpus(settings, detect())
-        if os.getpid() == 1 and (code := serve_as_child()) is not None:
-            return code
-        # A person looks at a terminal, and a program at a pipe.
-        is_unset = "log_format" not in settings.model_fields_set
-        log_format = LogFormat.TEXT if is_unset and sys.stdout.isatty() else settings.log_format
-        logs.configure(log_format, settings.log_level, settings.log_file, settings.log_target)
-        spans = open_tracing(settings)
-    except SettingsError as error:
-        complain(error)
-        return 2
+    """Returns the exit code. Raises SettingsError before anything is started."""
+    settings = load_settings(os.environ)
+    # What is wrong with these is told before anything is started.
+    Keys(settings)
+    named_protocols(settings)
+    has_budget = settings.memory_budget_gib is not None
+    if settings.upstream_url is None and (settings.others or has_budget):
+        hardware = detect()
+        check_gpus(settings, hardware)
+        check_together(settings, hardware)
+    elif settings.gpus:
+        check_gpus(settings, detect())
+    if os.getpid() == 1 and (code := serve_as_child()) is not None:
+        return code
+    # A person looks at a terminal, and a program at a pipe.
+    is_unset = "log_format" not in settings.model_fields_set
+    log_format = LogFormat.TEXT if is_unset and sys.stdout.isatty() else settings.log_format
+    logs.configure(log_format, settings.log_level, settings.log_file, settings.log_target)
+    spans = open_tracing(settings)
     allow_many_connections()
     try:
         ports = (settings.port, settings.port_health, settings.port_of_metrics)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.__main__ import main
 from proxy.commands import models
 from proxy.commands.models import fitting, table
 from proxy.machine.hardware import Gpu, Hardware
@@ -92,7 +93,7 @@ def test_gpus_that_are_not_here_are_given_by_their_size(capsys: pytest.CaptureFi
 def test_a_wrong_argument_is_one_line_and_exit_code_2(
     arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert models.main({}, *arguments) == 2
+    assert main(["models", *arguments]) == 2
     err = capsys.readouterr().err
     assert complaint in err
     assert err.count("\n") == 1
@@ -111,10 +112,11 @@ def test_one_of_them_is_shown_whole_as_an_environment(
 
 
 def test_a_wrong_name_or_file_is_told_and_exits_with_2(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert models.main({}, "qwen3-8") == 2
+    assert main(["models", "qwen3-8"]) == 2
     assert capsys.readouterr().err.endswith("Did you mean qwen3-8b?\n")
     missing = str(tmp_path / "none.toml")
-    assert models.main({"MODELS_FILE": missing}) == 2
+    monkeypatch.setenv("MODELS_FILE", missing)
+    assert main(["models"]) == 2
     assert capsys.readouterr().err == f"MODELS_FILE={missing!r}: there is no such file\n"
