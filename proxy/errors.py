@@ -82,6 +82,7 @@ class Cause(StrEnum):
     CRASHED = "crashed"
     KILLED = "killed"
     WEDGED = "wedged"
+    WAKE_FAILED = "wake_failed"
     UNKNOWN = "unknown"
 
 

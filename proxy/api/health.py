@@ -18,6 +18,7 @@ _STATUS = {
     Phase.DRAINING: "draining",
     Phase.FAILED: "failed",
     Phase.STOPPED: "stopped",
+    Phase.ASLEEP: "asleep",
 }
 _STARTING = "starting"
 _GET = ["GET", "HEAD"]

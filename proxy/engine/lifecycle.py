@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import monotonic
 from typing import Any
 
 from proxy.engine.phase import Phase
 from proxy.engine.process import Process
 from proxy.engine.restarts import Restarts
-from proxy.engine.server import Server, WarmUpFailed, WarmUpTimeout
+from proxy.engine.server import (
+    Server,
+    Sleeper,
+    SleepFailed,
+    WakeFailed,
+    WarmUpFailed,
+    WarmUpTimeout,
+)
 from proxy.engine.state import EngineState
 from proxy.engine.supervisor import Drained, Supervisor, Turn
 from proxy.engine.wedge import WedgeWatch, Work
@@ -51,6 +59,33 @@ class Engine(Supervisor):
         self._output = server.new_output()
         self._restarts = Restarts(settings.max_restarts)
         self._has_worked = False
+        self._sleep_order: asyncio.Future[bool] | None = None
+        """Its result is whether the engine sleeps."""
+        self._wake_seconds: float | None = None
+        """How long the newest wake took."""
+        self._sleep_ordered, self._wake_ordered = asyncio.Event(), asyncio.Event()
+
+    async def sleep(self) -> bool:
+        """Have the process give its memory back, and wait to be woken. No request runs on it.
+
+        False where it does not sleep: it still runs as before, or is ending. Then it is to be
+        stopped.
+        """
+        sleeper = self._server.sleeper
+        if sleeper is None or self._state.snapshot.phase is not Phase.READY:
+            return False
+        if (obstacle := sleeper.obstacle()) is not None:
+            _log.warning("the engine is stopped in place of sleeping: %s", obstacle)
+            return False
+        if self._sleep_order is None:
+            self._sleep_order = asyncio.get_running_loop().create_future()
+            self._sleep_ordered.set()
+        return await asyncio.shield(self._sleep_order)
+
+    def wake(self) -> None:
+        """Have a process that sleeps take its memory back; its state tells the rest. One that does
+        not come back as it was is ended, and started again."""
+        self._wake_ordered.set()
 
     @property
     def pid(self) -> int | None:
@@ -78,6 +113,11 @@ class Engine(Supervisor):
             if self._process is not None:
                 await self._process.stop(0)
                 self._process = None
+            if self._state.snapshot.phase in (Phase.DRAINING, Phase.ASLEEP):
+                # It was to give its memory back, and has.
+                _log.warning("the engine was ended in place of sleeping: %s", failure)
+                self._state.enter(Phase.STOPPED)
+                return
             wait = self._after(failure, was_started=was_started)
             if wait is None:
                 return
@@ -97,6 +137,7 @@ class Engine(Supervisor):
             return failure
         finally:
             watch.cancel()
+            self._end_sleep_order(is_asleep=False)
 
     async def _follow(self, process: Process) -> EngineFailure:
         """Read the output to its end, and say why the process ended."""
@@ -111,7 +152,7 @@ class Engine(Supervisor):
                     self._state.enter(Phase.COMPILING)
                 self._state.update(progress=progress.fraction)
         self._output.close()
-        was_ready = self._state.snapshot.model_loaded
+        was_ready = self._state.snapshot.phase not in (Phase.LOADING, Phase.COMPILING)
         return self._output.diagnose(await process.wait(), was_ready=was_ready)
 
     async def _watch(self, model: str) -> EngineFailure:
@@ -127,19 +168,60 @@ class Engine(Supervisor):
                 return failure
             text = f"The engine started but failed to generate a token: {problem}."
             return EngineFailure(Cause.CRASHED, text, permanent=False)
+        if (sleeper := self._server.sleeper) is not None:
+            await sleeper.prepare(model)
         self._state.enter(Phase.READY)
         self._has_worked = True
-        watch = WedgeWatch(self._settings.wedge_seconds, self._work, probe, model)
-        try:
-            symptom = await watch.until_wedged(self._on_health)
-        finally:
-            watch.close()
+        while (symptom := await self._until_wedged(model)) is None:
+            assert sleeper is not None, "only what can sleep is ordered to"
+            if (failed := await self._rest(sleeper, model)) is not None:
+                return failed
+            self._state.enter(Phase.READY)
         failure = self._output.diagnose(None, was_ready=True)
         text = f"{failure.message.rstrip('.')} ({symptom})."
         # Not ready from this moment on: it takes seconds to end the process.
         eta_seconds = self._state.snapshot.start_seconds or None
         self._state.enter(Phase.DEGRADED, reason=text, cause=failure.cause, eta_seconds=eta_seconds)
         return EngineFailure(failure.cause, text, remedy=failure.remedy, permanent=False)
+
+    async def _until_wedged(self, model: str) -> str | None:
+        """What shows that it is wedged; None where it is ordered to sleep first."""
+        limit, probe = self._settings.wedge_seconds, self._server.probe
+        watch = WedgeWatch(limit, self._work, probe, model)
+        wedged = spawn(watch.until_wedged(self._on_health), name="wedge watch")
+        ordered = spawn(self._sleep_ordered.wait(), name="sleep order")
+        try:
+            await asyncio.wait({wedged, ordered}, return_when=asyncio.FIRST_COMPLETED)
+            return await wedged if wedged.done() else None
+        finally:
+            wedged.cancel()
+            ordered.cancel()
+            watch.close()
+
+    async def _rest(self, sleeper: Sleeper, model: str) -> EngineFailure | None:
+        """Sleep until woken; None where it is as it was, else why it has to be ended."""
+        self._wake_ordered.clear()
+        self._state.enter(Phase.DRAINING)
+        try:
+            await sleeper.sleep()
+        except SleepFailed as failure:
+            return EngineFailure(Cause.UNKNOWN, str(failure), permanent=False)
+        self._state.enter(Phase.ASLEEP)
+        self._end_sleep_order(is_asleep=True)
+        await self._wake_ordered.wait()
+        self._state.enter(Phase.WAKING, eta_seconds=self._wake_seconds)
+        try:
+            await sleeper.wake(model)
+        except WakeFailed as failure:
+            return failure
+        self._wake_seconds = monotonic() - self._state.snapshot.since
+        return None
+
+    def _end_sleep_order(self, *, is_asleep: bool) -> None:
+        self._sleep_ordered.clear()
+        if self._sleep_order is not None:
+            self._sleep_order.set_result(is_asleep)
+            self._sleep_order = None
 
     def _on_health(self, healthy: bool) -> None:
         phase = self._state.snapshot.phase
@@ -178,7 +260,7 @@ class Engine(Supervisor):
             self._state.enter(Phase.FAILED, **changes)
             return None
         before = self._state.snapshot
-        was_ready = before.phase in (Phase.READY, Phase.DEGRADED)
+        was_ready = before.phase in (Phase.READY, Phase.DEGRADED, Phase.WAKING)
         wait = self._restarts.next(was_ready=was_ready, was_started=was_started)
         if wait is None:
             if self._restarts.spent:
@@ -197,12 +279,15 @@ class Engine(Supervisor):
     async def _wind_down(self) -> None:
         """Let running requests finish, then end the process."""
         # A degraded engine may still be working on what it was sent.
-        process, was_up = self._process, self._state.snapshot.model_loaded
-        self._state.enter(Phase.DRAINING)
+        before = self._state.snapshot
+        process, was_up = self._process, before.model_loaded
+        if before.phase is not Phase.DRAINING:  # one that was about to sleep is
+            self._state.enter(Phase.DRAINING)
         finished = await self._drained(self._settings.drain_seconds if was_up else 0)
         if process is not None:
             # vLLM ignores SIGTERM while it loads, and mostly hangs on it while requests
             # run: then only SIGKILL ends it, and its clients get an error, not a cut.
-            await process.stop(_STOP_GRACE_SECONDS if was_up and finished else 0)
+            is_idle = (was_up and finished) or before.phase is Phase.ASLEEP
+            await process.stop(_STOP_GRACE_SECONDS if is_idle else 0)
             self._process = None
         self._state.enter(Phase.STOPPED)

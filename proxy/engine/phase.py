@@ -46,6 +46,12 @@ class Phase(StrEnum):
     STOPPED = "stopped"
     """The engine was stopped on purpose."""
 
+    ASLEEP = "asleep"
+    """The process is there, without the memory of its model, and can be woken."""
+
+    WAKING = "waking"
+    """The engine takes its memory back, and has not proved yet that it says what it said before."""
+
 
 _START = {
     # LOADING: an engine that someone else runs needs nothing of us before.
@@ -68,7 +74,10 @@ TRANSITIONS: Mapping[Phase, frozenset[Phase]] = MappingProxyType(
         Phase.DEGRADED: frozenset({Phase.READY, Phase.DEGRADED} | _FAILURE | _STOP),
         # To itself: a check before the start has failed.
         Phase.RESTARTING: frozenset({Phase.CHECKING, Phase.LOADING} | _FAILURE | _STOP),
-        Phase.DRAINING: frozenset({Phase.STOPPED}),
+        Phase.DRAINING: frozenset({Phase.STOPPED, Phase.ASLEEP}),
+        # One that dies in its sleep is not started again: its place is another's now.
+        Phase.ASLEEP: frozenset({Phase.WAKING, Phase.STOPPED} | _STOP),
+        Phase.WAKING: frozenset({Phase.READY} | _FAILURE | _STOP),
         # Only by `Supervisor.start`, called again. LOADING: the model is here already.
         Phase.FAILED: frozenset({Phase.CHECKING, Phase.LOADING}),
         Phase.STOPPED: frozenset({Phase.CHECKING, Phase.LOADING}),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.engine.phase import Phase
-from proxy.errors import EngineFailure, Failure
+from proxy.errors import Cause, EngineFailure, Failure
 
 Counters = tuple[bytes, ...]
 """Samples that change with each step of the server's work and with nothing else; () is none."""
@@ -58,6 +58,36 @@ class WarmUpFailed(ProbeFailed):
 
 class WarmUpTimeout(WarmUpFailed):
     """It did not answer at all, for so long that asking again is of no use."""
+
+
+class SleepFailed(Failure):
+    """The server did not give its memory back, or does not say what it has done."""
+
+
+class WakeFailed(EngineFailure):
+    """The server did not come back as it was."""
+
+    def __init__(self, text: str) -> None:
+        remedy = "The engine is started afresh. Where it comes again, let this model not sleep."
+        super().__init__(Cause.WAKE_FAILED, text, remedy=remedy, permanent=False)
+
+
+class Sleeper(Protocol):
+    """How a server gives the memory of its model back without ending. Nothing is sent to it
+    meanwhile: it would wait for an answer until the server is woken."""
+
+    def obstacle(self) -> str | None:
+        """Why it must not sleep, as a sentence; None where it may."""
+
+    async def prepare(self, model: str) -> None:
+        """After each start, before the first request: note what shows later that it is the same.
+        Never raises: what could not be noted is an obstacle."""
+
+    async def sleep(self) -> None:
+        """Returns when the memory is given back. Raises SleepFailed."""
+
+    async def wake(self, model: str) -> None:
+        """Returns when it has its memory again and says what it said before. Raises WakeFailed."""
 
 
 class ServerProbe(Protocol):
@@ -115,6 +145,11 @@ class Server(Protocol):
     @property
     def probe(self) -> ServerProbe:
         """The same for all starts: every process of this server listens at the same address."""
+
+    @property
+    def sleeper(self) -> Sleeper | None:
+        """None for a server that cannot sleep, or is not to."""
+        return None
 
     async def prepare(self) -> str:
         """Look at the machine and bring the model here; returns the name to ask for it by.

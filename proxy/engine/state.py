@@ -24,6 +24,8 @@ _RETRY_AFTER = {
     Phase.WARMING: 10,
     Phase.DRAINING: 10,
     Phase.STOPPED: 10,
+    Phase.ASLEEP: 10,
+    Phase.WAKING: 10,
 }
 _DEFAULT_RETRY_AFTER = 25
 # A start is never as long as the one before, and how much longer it may be does not shrink while it
@@ -215,6 +217,8 @@ def _unavailable_text(now: Snapshot) -> str:
             text = "This server is shutting down."
         case Phase.STOPPED:
             text = "The model is not loaded."
+        case Phase.ASLEEP:
+            text = "The model is asleep."
         case _:
             percent = f" ({now.progress:.0%})" if now.progress is not None else ""
             text = f"The engine is starting, phase {now.phase}{percent}."

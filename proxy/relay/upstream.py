@@ -27,7 +27,7 @@ class Upstream:
         retry_after: Callable[[], int | None] = lambda: None,
     ) -> None:
         """`retry_after` returns the seconds until an engine that is gone may be back."""
-        self._host, self._port, self._uds = host, port, uds
+        self._host, self._port, self.uds = host, port, uds
         self.retry_after = retry_after
         self._ended: RequestFailure | None = None
         self._idle: list[Connection] = []
@@ -67,8 +67,8 @@ class Upstream:
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
-        if self._uds is not None:
-            return (await loop.create_unix_connection(lambda: Connection(self), self._uds))[1]
+        if self.uds is not None:
+            return (await loop.create_unix_connection(lambda: Connection(self), self.uds))[1]
         return (await loop.create_connection(lambda: Connection(self), self._host, self._port))[1]
 
     def put(self, connection: Connection) -> None:

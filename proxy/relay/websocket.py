@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 from urllib.parse import parse_qs
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -142,6 +143,10 @@ class WebSocketRelay:
             async with asyncio.timeout(_OPEN_TIMEOUT_SECONDS) as patience:
                 client.on_disconnect(leave)
                 session.on_cut = leave
+                # A Unix socket takes the place of the host and port of the URI.
+                place: dict[str, Any] = {}
+                if upstream.uds is not None:
+                    place = {"unix": True, "path": upstream.uds}
                 return await _Connect(
                     f"ws://{upstream.authority.decode()}{path}",
                     additional_headers=_to_engine(request.headers, record, self._withheld),
@@ -155,6 +160,7 @@ class WebSocketRelay:
                     max_size=self._max_message_bytes,
                     max_queue=_MAX_QUEUED_FRAMES,
                     write_limit=_MAX_UNSENT_BYTES,
+                    **place,
                 )
         except InvalidStatus:
             raise

@@ -22,26 +22,27 @@ _MODELS_REMEDY = (
 class Probe(ServerProbe):
     """Questions to one vLLM. Control plane only: requests of users never pass here."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, uds: str | None = None) -> None:
+        """`uds`: the Unix socket that it listens on, in place of the address."""
         # Plain HTTP: loading certificates would only delay the start.
-        self._client = httpx.AsyncClient(  # nosec B501
+        self.client = httpx.AsyncClient(  # nosec B501
             base_url=base_url,
             timeout=_HEALTH_TIMEOUT_SECONDS,
             trust_env=False,
-            verify=False,
+            transport=httpx.AsyncHTTPTransport(uds=uds, verify=False, trust_env=False),
         )
 
     async def healthy(self) -> bool:
         """What vLLM says of itself: also 200 while its core hangs."""
         try:
-            return (await self._client.get("/health")).status_code == 200
+            return (await self.client.get("/health")).status_code == 200
         except httpx.HTTPError:
             return False
 
     async def served_models(self) -> tuple[str, ...]:
         """Names the engine answers to, one at least. Raises ModelsUnknown."""
         try:
-            page = await self._client.get(_MODELS)
+            page = await self.client.get(_MODELS)
         except httpx.HTTPError as error:
             text = f"{_MODELS} is not answered ({type(error).__name__})"
             raise ModelsUnknown(text, None, _MODELS_REMEDY) from error
@@ -64,7 +65,7 @@ class Probe(ServerProbe):
     async def model_entries(self) -> dict[str, bytes]:
         """The engine's own entries of `/v1/models` by name; empty where it lists none."""
         try:
-            page = await self._client.get(_MODELS)
+            page = await self.client.get(_MODELS)
             entries = {
                 str(entry["id"]): json.dumps(entry).encode() for entry in page.json()["data"]
             }
@@ -75,14 +76,14 @@ class Probe(ServerProbe):
     async def has(self, path: str) -> bool | None:
         """Whether the engine has what is stored there; None where it does not say."""
         try:
-            status = (await self._client.get(path)).status_code
+            status = (await self.client.get(path)).status_code
         except httpx.HTTPError:
             return None
         return None if status >= 500 else status == 200
 
     async def metrics_page(self) -> httpx.Response:
         """The engine's own metrics. Raises httpx.HTTPError."""
-        return await self._client.get("/metrics")
+        return await self.client.get("/metrics")
 
     async def counters(self) -> Counters:
         """Those that only the steps of vLLM's core change; () where they cannot be read."""
@@ -93,7 +94,7 @@ class Probe(ServerProbe):
 
     async def warm_up(self, model: str) -> str | None:
         """Make the engine work once; the route that answered. Raises WarmUpFailed."""
-        return await warm_up(self._client, model)
+        return await warm_up(self.client, model)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self.client.aclose()

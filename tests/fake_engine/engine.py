@@ -47,6 +47,11 @@ class Engine:
         """Set by the life: the engine core has died."""
         self.awake = asyncio.Event()
         self.awake.set()
+        self.is_up = asyncio.Event()
+        self.is_up.set()
+        """Not while it sleeps: requests wait then, /health and /v1/models answer."""
+        self.has_changed = False
+        """It was woken, and generates something else than before."""
         self.is_core_stopped: Callable[[], bool] = lambda: False
         """Set by the life. While the core is stopped (SIGSTOP) no token is made, and /health stays
         200."""
@@ -78,6 +83,7 @@ class Engine:
         if self.is_core_stopped():
             self.awake.clear()
         await self.awake.wait()
+        await self.is_up.wait()
 
     def answered(self) -> None:
         """A generation was answered to the end; perhaps it was the last one."""

@@ -78,7 +78,9 @@ class Generation:
         self._seated = self._running = False
         self._times = Times(exchange.arrived)
         self.plan = Plan(
-            script=exchange.script,
+            script=msgspec.structs.replace(exchange.script, text="?")
+            if engine.has_changed
+            else exchange.script,
             body=body,
             model=engine.model,
             request_id=exchange.header("x-request-id") or short_id(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import control, generate, plain, refusals
+from . import control, generate, naps, plain, refusals
 from .deliver import Reply, whole
 from .engine import Engine
 from .plain import found
@@ -29,6 +29,9 @@ async def answer(engine: Engine, exchange: Exchange) -> Reply:
     if path.startswith(CONTROL):
         return control.answer(engine, method, path, exchange.body)
     _authorize(engine, exchange)
+    if path in naps.PATHS and engine.scenario.dev_mode:
+        query = exchange.record.target.partition("?")[2]
+        return await naps.answer(engine, method, path, query)
     if path in plain.GETS:
         return _get(engine, method, path)
     if path not in _POSTS or not engine.scenario.tasks >= {_TASKS.get(path, "generate")}:

@@ -63,6 +63,13 @@ class Scenario:
     """FAKE_ENGINE_CHILDREN: sleepers in our process group named like EngineCore and Worker; they
     outlive our SIGKILL. The death of the first is noticed as the engine's death; while it is
     stopped (SIGSTOP) no token is made, /health is 200 and /metrics stands still."""
+    dev_mode: bool = False
+    """VLLM_SERVER_DEV_MODE, as vLLM has it: /sleep, /wake_up and /is_sleeping are there."""
+    sleep: str = "ok"
+    """FAKE_ENGINE_SLEEP: ok | fail (500) | hang | lie (200, and it does not sleep)."""
+    wake: str = "ok"
+    """FAKE_ENGINE_WAKE: ok | fail (500) | hang | part (it stays asleep) | other (it generates
+    other tokens than before)."""
     orphans: bool = False
     """FAKE_ENGINE_ORPHANS: leave the children running at an exit of our own, too."""
 
@@ -119,5 +126,8 @@ def read(environment: Mapping[str, str]) -> Scenario:
         term=get("TERM", only_bad=False) or "abort",
         term_seconds=float(get("TERM_SECONDS", only_bad=False) or 0.1),
         children=int(get("CHILDREN", only_bad=False) or 0),
+        dev_mode=environment.get("VLLM_SERVER_DEV_MODE") == "1",
+        sleep=get("SLEEP") or "ok",
+        wake=get("WAKE") or "ok",
         orphans=get("ORPHANS", only_bad=False) in ("1", "true"),
     )

@@ -11,7 +11,14 @@ from proxy.engine.phase import Phase
 from proxy.errors import Cause
 from tests.proxy.house import house
 
-STARTING = (Phase.CHECKING, Phase.DOWNLOADING, Phase.LOADING, Phase.COMPILING, Phase.WARMING)
+STARTING = (
+    Phase.CHECKING,
+    Phase.DOWNLOADING,
+    Phase.LOADING,
+    Phase.COMPILING,
+    Phase.WARMING,
+    Phase.WAKING,
+)
 STATUS = {
     **dict.fromkeys((*STARTING, Phase.RESTARTING), "starting"),
     Phase.READY: "ready",
@@ -19,6 +26,7 @@ STATUS = {
     Phase.DRAINING: "draining",
     Phase.FAILED: "failed",
     Phase.STOPPED: "stopped",
+    Phase.ASLEEP: "asleep",
 }
 READY_PATHS = ("/health", "/health/ready", "/readyz", "/health/startup", "/startupz")
 PHASES = pytest.mark.parametrize("phase", Phase)

@@ -36,7 +36,7 @@ def test_every_phase_has_its_row_and_can_be_reached() -> None:
 
 
 @pytest.mark.parametrize(
-    "phase", sorted(set(Phase) - {Phase.FAILED, Phase.STOPPED, Phase.DRAINING})
+    "phase", sorted(set(Phase) - {Phase.FAILED, Phase.STOPPED, Phase.DRAINING, Phase.ASLEEP})
 )
 def test_from_everywhere_it_can_be_stopped_and_can_fail(phase: Phase) -> None:
     assert {Phase.DRAINING, Phase.FAILED, Phase.RESTARTING} <= TRANSITIONS[phase]
@@ -44,14 +44,15 @@ def test_from_everywhere_it_can_be_stopped_and_can_fail(phase: Phase) -> None:
 
 def test_requests_are_only_let_in_after_a_token_was_generated() -> None:
     before = {phase for phase in Phase if Phase.READY in TRANSITIONS[phase]}
-    assert before == {Phase.WARMING, Phase.DEGRADED}
+    assert before == {Phase.WARMING, Phase.DEGRADED, Phase.WAKING}
     assert {phase for phase in Phase if Phase.DEGRADED in TRANSITIONS[phase]} == {
         *(Phase.WARMING, Phase.READY, Phase.DEGRADED),
     }
 
 
 def test_only_another_start_leads_out_of_an_end() -> None:
-    assert TRANSITIONS[Phase.DRAINING] == {Phase.STOPPED}
+    assert TRANSITIONS[Phase.DRAINING] == {Phase.STOPPED, Phase.ASLEEP}
+    assert TRANSITIONS[Phase.ASLEEP] == {Phase.WAKING, Phase.STOPPED, Phase.DRAINING}
     assert [TRANSITIONS[end] for end in ENDS] == [{Phase.CHECKING, Phase.LOADING}] * 2
 
 

@@ -21,6 +21,7 @@ from proxy.engine.server import (
     Server,
     ServerOutput,
     ServerProbe,
+    Sleeper,
     WarmUpFailed,
     WarmUpTimeout,
 )
@@ -60,6 +61,7 @@ class Script(Server, ServerProbe):
 
     source: str = SLEEPS
     failure: WarmUpFailed | None = None
+    naps: Sleeper | None = None
     asked: int = 0
     prepared: int = 0
     outputs: list[Output] = field(default_factory=list)
@@ -67,6 +69,10 @@ class Script(Server, ServerProbe):
     @property
     def probe(self) -> ServerProbe:
         return self
+
+    @property
+    def sleeper(self) -> Sleeper | None:
+        return self.naps
 
     @property
     def pid(self) -> int:

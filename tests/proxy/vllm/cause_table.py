@@ -8,22 +8,25 @@ error from a source, or of a check that was made to fail here.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import httpx
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
 from proxy.errors import Cause, EngineFailure
 from proxy.machine.checks import check_disk, check_executable
+from proxy.machine.pinned_memory import PinnedMemory
 from proxy.models import hub_failure
 from proxy.models.hub_failure import Asked, explain
 from proxy.models.kind import check_local_model, kind_of
@@ -32,7 +35,9 @@ from proxy.vllm.architectures import Registry, check_architecture
 from proxy.vllm.description import Description, ModelConfig
 from proxy.vllm.diagnosis import diagnose
 from proxy.vllm.diagnosis.facts import clip
+from proxy.vllm.engine_socket import EngineSocket
 from proxy.vllm.flags import TABLE
+from proxy.vllm.sleep import VllmSleeper
 from tests.proxy.vllm.recording import recording
 from tests.proxy.vllm.source_errors import FROM_SOURCE
 from tests.proxy.vllm.test_diagnosis import RECORDED, diagnose_recording
@@ -115,6 +120,24 @@ def of_checks() -> Iterator[EngineFailure]:
         for name in ("FooBarForCausalLM", "MptForCausalLM"):
             model = Description("m", ModelConfig(architectures=(name,)))
             yield raised(partial(check_architecture, model, Settings.load({})))
+    yield raised(lambda: asyncio.run(_wake_of_another()))
+
+
+async def _wake_of_another() -> None:
+    """An engine that counts on with each answer."""
+    tokens = count()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        choice = {"token_ids": [next(tokens)]}
+        return httpx.Response(200, json={"choices": [choice], "status": "awake"})
+
+    transport = httpx.MockTransport(answer)
+    socket = EngineSocket()
+    async with httpx.AsyncClient(base_url="http://engine", transport=transport) as client:
+        sleeper = VllmSleeper(client, "", PinnedMemory(), socket)
+        await sleeper.prepare("")
+        socket.close()
+        await sleeper.wake("")
 
 
 def of_the_hub() -> Iterator[EngineFailure]:
