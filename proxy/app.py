@@ -18,6 +18,7 @@ from proxy.access.routes import GENERATING, Route, RouteTable
 from proxy.api.built_in import built_in_endpoints
 from proxy.api.service import Service
 from proxy.engine.state import Snapshot
+from proxy.errors import RequestFailure
 from proxy.idle import PodIdle
 from proxy.machine.meters import Meter, disk_meter, gpu_meter
 from proxy.machine.reading import DiskReading, GpuReading
@@ -73,12 +74,17 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
     Raises:
         SettingsError: the file of keys or a protocol's module cannot be used.
     """
-    names = [names_of(each) for each in settings.models] if is_set_of_models(settings) else [()]
-    metrics = Metrics(GENERATING, [own[0] if own else "" for own in names])
+    metrics = Metrics(GENERATING, engines=())
     access = AccessControl(settings, _ledger_path(settings), metrics.keys.set_labels)
-    models = _models(settings, names, access)
-    for each in models:
-        each.state.listen(partial(_count_change, metrics, models, each.name))
+
+    def cut_sessions(model: ServedModel, failure: RequestFailure) -> None:
+        websockets.cut(model, failure)
+
+    is_set = is_set_of_models(settings)
+    make_model = partial(_make_model, access, metrics, cut_sessions, is_of_set=is_set)
+    # Which engine is meant is known later: what keys may have is limited before that.
+    admission = Admission(room=access.make_waiting_room_of_all()) if is_set else None
+    models = ModelPool([make_model(each) for each in settings.models], admission)
     metrics.served_models = tuple(name for each in models for name in each.names)
 
     service = Service(settings, models, metrics)
@@ -107,8 +113,6 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
     websockets = WebSocketRelay(
         models, lifecycle, max_message_bytes=settings.max_body_bytes, withheld=withheld
     )
-    for each in models:
-        each.cut_sessions = partial(websockets.cut, each)
     dispatch = _dispatch(settings, service, access, relay, websockets, named)
     pod_idle = PodIdle(settings, models.idle_seconds)
     return Sidecar(settings, dispatch, service, access, models, meters, pod_idle, spans)
@@ -119,17 +123,25 @@ def is_set_of_models(settings: Settings) -> bool:
     return bool(settings.others or settings.model_keys)
 
 
-def _models(
-    settings: Settings, names: Sequence[tuple[str, ...]], access: AccessControl
-) -> ModelPool:
-    if not is_set_of_models(settings):
-        return ModelPool([ServedModel(settings, access.make_waiting_room())])
-    models = [
-        ServedModel(each, access.make_waiting_room_of(each), own)
-        for each, own in zip(settings.models, names, strict=True)
-    ]
-    # Which engine is meant is known later: what keys may have is limited before that.
-    return ModelPool(models, Admission(room=access.make_waiting_room_of_all()))
+def _make_model(
+    access: AccessControl,
+    metrics: Metrics,
+    cut_sessions: Callable[[ServedModel, RequestFailure], None],
+    settings: Settings,
+    *,
+    is_of_set: bool,
+) -> ServedModel:
+    """All that is one model's own, and what counts it. Nothing runs yet."""
+    if is_of_set:
+        model = ServedModel(settings, access.make_waiting_room_of(settings), names_of(settings))
+    else:
+        model = ServedModel(settings, access.make_waiting_room())
+    model.cut_sessions = partial(cut_sessions, model)
+    model.state.listen(partial(_count_change, metrics, model.name))
+    metrics.add_engine(model.name)
+    if settings.upstream_url is None:
+        TransitionMetrics(metrics.models).add_model(model.name)
+    return model
 
 
 def _measure_models(metrics: Metrics, models: ModelPool) -> None:
@@ -139,10 +151,7 @@ def _measure_models(metrics: Metrics, models: ModelPool) -> None:
     if models.only is None or models.scheduler is not None:
         gauges.models = lambda: [(each.name, each.status) for each in models]
     if models.scheduler is not None:
-        count = TransitionMetrics(metrics.models)
-        for each in models:
-            count.add_model(each.name)
-        models.scheduler.observers.append(count)
+        models.scheduler.observers.append(TransitionMetrics(metrics.models))
         gauges.model_memory = lambda: memory_of(each.view for each in models if each.is_measured)
 
 
@@ -188,11 +197,9 @@ def _observers(
     return (end_span, *observers) if spans is not None else observers
 
 
-def _count_change(
-    metrics: Metrics, models: ModelPool, model: str, before: Snapshot, after: Snapshot
-) -> None:
+def _count_change(metrics: Metrics, model: str, before: Snapshot, after: Snapshot) -> None:
     """Count a change of an engine's state; `model` is its name where there are several."""
-    if models.only is not None:
+    if not model:
         metrics.served_models = after.served_names
     if after.phase is not before.phase:
         metrics.engine_phase(after.phase, model)

@@ -71,12 +71,10 @@ class Lifecycle:
         sidecar.meters.gpu.start()
         if sidecar.settings.upstream_url is None:  # else models are kept elsewhere
             sidecar.meters.disk.start()
-        models = sidecar.models
-        self._background = [spawn(each.meter.run(), name="engine meter") for each in models]
         if can_rewrite_a_line(sys.stderr, os.environ):
             bar = ProgressBar(sys.stderr, lambda: sidecar.service.snapshot)
             self._background.append(spawn(bar.run(), name="progress bar"))
-        return models.start()
+        return sidecar.models.start()
 
     def announce_settings(self) -> None:
         """Log where clients come in, what a preset gave, and what looks wrong."""
@@ -120,6 +118,7 @@ class Lifecycle:
     def _end_meters(self) -> None:
         for task in self._background:
             task.cancel()
+        self._sidecar.models.stop_meters()
         self._sidecar.meters.gpu.stop()
         self._sidecar.meters.disk.stop()
 

@@ -79,6 +79,7 @@ class PoolMemory:
     """Reads the devices around each start and after each end."""
 
     def __init__(self, models: Sequence[Tenant], settings: Settings) -> None:
+        """`models` are read anew each time; `follow` is to be called with each of them."""
         self._models = models
         self._settings = settings
         self._devices: dict[int, DeviceMemory] | None = None
@@ -87,8 +88,10 @@ class PoolMemory:
         self._changes: Counter[int] = Counter()
         """How often an engine has started or ended on a device."""
         self._has_warned = False
-        for model in models:
-            model.state.listen(partial(self._count_change, model))
+
+    def follow(self, model: Tenant) -> None:
+        """Count its starts and ends from now on."""
+        model.state.listen(partial(self._count_change, model))
 
     async def look(self) -> None:
         """Read the devices before anything runs on them."""

@@ -30,7 +30,7 @@ class ModelPool:
     def __init__(self, models: Sequence[ServedModel], admission: Admission | None = None) -> None:
         """`admission` lets requests into the sidecar where they say which model they are for. None:
         there is one model, which all of them are for."""
-        self._models = tuple(models)
+        self._models = list(models)
         self.default = self._models[0]
         self.only: ServedModel | None = self.default if admission is None else None
         """The model of a set of one: a request is for it, whatever it names."""
@@ -42,17 +42,20 @@ class ModelPool:
         self.scheduler: Scheduler | None = None
         """What loads and unloads; None where someone else runs the engines."""
         if self.default.settings.upstream_url is None:
-            self.scheduler = self._make_scheduler()
+            names = [model.name for model in self]
+            self.scheduler = Scheduler(lambda: self._models, self.budget, preload=names)
         self._given_up = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._meters: dict[str, asyncio.Task[None]] = {}
         self._settled_since = monotonic()
         for model in self._models:
-            model.state.listen(self._on_change)
+            self._adopt(model)
 
-    def _make_scheduler(self) -> Scheduler:
-        names = [model.name for model in self]
-        scheduler = Scheduler(lambda: self._models, self.budget, preload=names)
-        for model in self:
+    def _adopt(self, model: ServedModel) -> None:
+        """Connect it with what all models share."""
+        model.state.listen(self._on_change)
+        self.memory.follow(model)
+        if (scheduler := self.scheduler) is not None:
             model.memory = self.memory
             model.notify = scheduler.notify
             model.notify_unused = scheduler.notify_unused
@@ -60,7 +63,6 @@ class ModelPool:
             model.obstacle = partial(scheduler.obstacle, model.name)
             model.expected_wait = partial(scheduler.expected_wait, model.name)
             model.turn = partial(scheduler.turn, model.name)
-        return scheduler
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
@@ -145,6 +147,8 @@ class ModelPool:
 
         The task ends when no engine can be started any more.
         """
+        for model in self:
+            self._meters[model.name] = spawn(model.meter.run(), name="engine meter")
         if self.scheduler is None:
             for model in self:
                 model.engine.start()
@@ -214,6 +218,10 @@ class ModelPool:
         cut = self.admission.drained[1]
         over = sum(sum(model.admission.drained) for model in self)
         return max(0, over - cut), cut
+
+    def stop_meters(self) -> None:
+        for meter in self._meters.values():
+            meter.cancel()
 
     def close_upstreams(self) -> None:
         for model in self:

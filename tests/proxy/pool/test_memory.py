@@ -94,7 +94,10 @@ def tenants(gpu: FakeGpu, home: Path, names: str, **environ: str) -> list[FakeTe
 
 
 def pool_of(*models: FakeTenant) -> PoolMemory:
-    return PoolMemory(models, models[0].settings)
+    memory = PoolMemory(models, models[0].settings)
+    for model in models:
+        memory.follow(model)
+    return memory
 
 
 async def test_a_start_is_measured_and_the_next_one_gets_the_same_cache(
