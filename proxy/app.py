@@ -141,6 +141,7 @@ def _make_model(
     metrics.add_engine(model.name)
     if settings.upstream_url is None:
         TransitionMetrics(metrics.models).add_model(model.name)
+        model.admit_load = access.admit_load
     return model
 
 

@@ -70,6 +70,14 @@ class AccessControl:
         """
         return self._accounts.admit(key)
 
+    def admit_load(self, key: str | None) -> None:
+        """One load of a model that a request of a key brings about.
+
+        Raises:
+            RateLimited: the key, or all together, have had what they may have in an hour.
+        """
+        self._accounts.admit_load(key)
+
     def make_waiting_room(self) -> WaitingRoom:
         """The places that there are at the engine."""
         limits = (self._settings.max_in_flight, self._accounts.all_in_flight)

@@ -10,6 +10,7 @@ from proxy.errors import QuotaExceeded, RateLimited
 from proxy.settings.allowance import Allowance
 
 _DAY_SECONDS = 86_400
+_HOUR_SECONDS = 3_600.0
 _CLOCK_SECONDS = 0.001
 _TOMORROW = ((b"x-should-retry", b"false"),)
 # As OpenAI has them. Six headers cost twice as much as their lines in one piece.
@@ -97,6 +98,7 @@ class Account:
         self._whose = whose
         self._requests: Bucket | None = None
         self._tokens: Bucket | None = None
+        self._loads: Bucket | None = None
         self._day_tokens, self._day_ends = 0, _end_of_day(wall)
         # Since the last `take_charge`.
         self._new_since, self._new_requests, self._new_tokens, self._new_day_tokens = wall, 0, 0, 0
@@ -107,6 +109,8 @@ class Account:
         self.allowance = allowance
         self._requests = _sized(self._requests, allowance.rpm, now)
         self._tokens = _sized(self._tokens, allowance.tpm, now)
+        # None of `_buckets`: a request costs a load only where it brings one about.
+        self._loads = _sized(self._loads, allowance.loads_per_hour, now, _HOUR_SECONDS)
         self._buckets = tuple(filter(None, (self._requests, self._tokens)))
         self._lines = _template(allowance)
 
@@ -140,6 +144,21 @@ class Account:
         limited = RateLimited(text, retry_after_seconds=math.ceil(wait - PRECISION_SECONDS))
         limited.type = unit
         return limited
+
+    def load_refusal(self, now: float) -> RateLimited | None:
+        """Why no further model may be loaded for it; None where one may."""
+        bucket = self._loads
+        if bucket is None or bucket.full_at - now <= bucket.room:
+            return None
+        wait = bucket.seconds_until(1, now)
+        text = f"{self._whose} all of {bucket.capacity:.0f} loads of models an hour "
+        text += "(loads_per_hour). Models that are loaded still answer; try this one again in "
+        text += f"{duration(wait).decode()}."
+        return RateLimited(text, retry_after_seconds=math.ceil(wait - PRECISION_SECONDS))
+
+    def take_load(self, now: float) -> None:
+        if self._loads is not None:
+            self._loads.take(1, now)
 
     def take_request(self, now: float, wall: float) -> None:
         if self._requests is not None:
@@ -234,11 +253,13 @@ def _end_of_day(wall: float) -> int:
     return (int(wall // _DAY_SECONDS) + 1) * _DAY_SECONDS
 
 
-def _sized(bucket: Bucket | None, capacity: int | None, now: float) -> Bucket | None:
+def _sized(
+    bucket: Bucket | None, capacity: int | None, now: float, period: float = PERIOD_SECONDS
+) -> Bucket | None:
     if capacity is None:
         return None
     if bucket is None:
-        return Bucket(capacity, now)
+        return Bucket(capacity, now, period)
     bucket.resize(capacity, now)
     return bucket
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from time import monotonic, time
 
 from proxy.access.account import Account, Charge, Used
@@ -64,6 +64,18 @@ class Accounts:
         self._changed.update(accounts)
         return _lines(accounts, now, wall)
 
+    def admit_load(self, label: str | None) -> None:
+        """Count one load of a model that a request of a key brings about. A restart forgets it.
+
+        Raises:
+            RateLimited: the key, or all together, have had what they may have in an hour.
+        """
+        accounts, now = self._of_one.get(label, self._of_all), monotonic()
+        if refusals := [each for account in accounts if (each := account.load_refusal(now))]:
+            raise _longest(refusals)
+        for account in accounts:
+            account.take_load(now)
+
     def in_flight(self, label: str | None) -> int | None:
         """Requests that a key may have at once; None is no limit."""
         own = self._of.get(label) if label is not None else None
@@ -102,16 +114,20 @@ class Accounts:
 
 
 def _refusal(accounts: tuple[Account, ...], now: float, wall: float) -> RateLimited | QuotaExceeded:
-    """That of the account which takes longest until it has room.
+    """That of the account which takes longest until it has room."""
+    failure = _longest(
+        [each.refusal(now, wall) for each in accounts if not each.has_room(now, wall)]
+    )
+    lines = _lines(accounts, now, wall).splitlines()
+    failure.headers += tuple(_header(line) for line in lines)
+    return failure
 
-    A wait of minutes is told in two or three parts: clients try twice more.
-    """
-    refusals = [each.refusal(now, wall) for each in accounts if not each.has_room(now, wall)]
+
+def _longest(refusals: Sequence[RateLimited | QuotaExceeded]) -> RateLimited | QuotaExceeded:
+    """A wait of minutes is told in two or three parts: clients try twice more."""
     failure = max(refusals, key=lambda each: each.retry_after_seconds or 0)
     if isinstance(failure, RateLimited):
         failure.retry_after_seconds = min(failure.retry_after_seconds or 0, MAX_HEEDED_SECONDS)
-    lines = _lines(accounts, now, wall).splitlines()
-    failure.headers += tuple(_header(line) for line in lines)
     return failure
 
 

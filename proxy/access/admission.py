@@ -33,12 +33,16 @@ class Admission:
         hold_seconds: float = 0,
         room: WaitingRoom | None = None,
         max_held: int | None = None,
+        on_hold: Callable[[str | None], None] = lambda key: None,
         on_wait: Callable[[], None] = lambda: None,
         on_empty: Callable[[], None] = lambda: None,
     ) -> None:
-        """At most `max_held` requests wait for the engine; None is no limit. `on_wait` is called
-        when one begins or ends to wait for it, `on_empty` when none is inside any more."""
+        """At most `max_held` requests wait for the engine; None is no limit. `on_hold` is called
+        with the key of a request before it waits, or would wait if `hold_seconds` were not 0; it
+        may refuse it. `on_wait` is called when one begins or ends to wait for it, `on_empty` when
+        none is inside any more."""
         self._max_held = max_held
+        self._on_hold = on_hold
         self._on_wait = on_wait
         self._on_empty = on_empty
         self._refusal = refusal
@@ -61,7 +65,7 @@ class Admission:
         Raises:
             Draining: the sidecar is about to stop.
             EngineUnavailable: the engine is not ready, also not after `HOLD_SECONDS`.
-            Overloaded, RateLimited: there is no place for it, see `WaitingRoom`.
+            Overloaded, RateLimited: there is no place for it, see `WaitingRoom`; or `on_hold`.
             ClientClosed: the client has left before its turn.
         """
         waited = 0.0
@@ -77,30 +81,30 @@ class Admission:
     async def _wait(self, key: str | None, watch: Watch | None) -> None:
         """For the engine, and then for a place at it."""
         began = monotonic()
-        await self._until_ready(watch, began)
+        await self._until_ready(key, watch, began)
         if self._room.admit(key):
             return
         await self._room.wait(key, watch)
         try:
-            await self._until_ready(watch, began)
+            await self._until_ready(key, watch, began)
         except BaseException:
             self._room.leave(key)
             raise
 
-    async def _until_ready(self, watch: Watch | None, began: float) -> None:
+    async def _until_ready(self, key: str | None, watch: Watch | None, began: float) -> None:
         """`began`: when the request came here."""
         if (refusal := self._refusal()) is not None and not self._waits_no_more:
-            await self._hold(refusal, watch, began)
+            await self._hold(refusal, key, watch, began)
         if self._closed or (self._waits_no_more and self._refusal() is not None):
             raise draining()
 
-    async def engine_ready(self, watch: Watch | None) -> None:
+    async def engine_ready(self, key: str | None, watch: Watch | None) -> None:
         """Wait for the engine alone, as far as `enter` would.
 
         Raises:
             RequestFailure: as `enter`.
         """
-        await self._until_ready(watch, monotonic())
+        await self._until_ready(key, watch, monotonic())
 
     @property
     def places_waiting(self) -> int:
@@ -122,7 +126,7 @@ class Admission:
         """Requests wait for an engine that is not ready."""
         return bool(self._hold_seconds)
 
-    async def hold_again(self, watch: Watch | None = None) -> float:
+    async def hold_again(self, key: str | None = None, watch: Watch | None = None) -> float:
         """A request that is inside has found no engine to connect to: wait for the next one.
 
         Returns the seconds it had to wait. The death of the engine may be noticed a moment later.
@@ -135,7 +139,7 @@ class Admission:
             if self._refusal() is not None or self._closed:
                 break
             await asyncio.sleep(_NOTICE_SECONDS / _NOTICE_LOOKS)
-        await self._until_ready(watch, began)
+        await self._until_ready(key, watch, began)
         return monotonic() - began
 
     def leave(self, key: str | None = None) -> None:
@@ -188,10 +192,14 @@ class Admission:
         """How many requests have finished, and how many were cut."""
         return max(0, self._left - self._cut), self._cut
 
-    async def _hold(self, refusal: EngineUnavailable, watch: Watch | None, began: float) -> None:
-        if not self._hold_seconds or isinstance(refusal, EngineFailed):
+    async def _hold(
+        self, refusal: EngineUnavailable, key: str | None, watch: Watch | None, began: float
+    ) -> None:
+        is_full = self._max_held is not None and len(self._holds) >= self._max_held
+        if is_full or isinstance(refusal, EngineFailed):
             raise refusal
-        if self._max_held is not None and len(self._holds) >= self._max_held:
+        self._on_hold(key)
+        if not self._hold_seconds:
             raise refusal
         hold = asyncio.timeout(self._hold_seconds)
         left: list[RequestFailure] = []

@@ -1,4 +1,4 @@
-"""A token bucket: what may be used fills up at a steady rate, up to a minute's worth.
+"""A token bucket: what may be used fills up at a steady rate, up to a period's worth.
 
 All it keeps is when it will be full again; how much is in it follows from that (the generic cell
 rate algorithm). Times are seconds of the monotonic clock, given by who asks.
@@ -7,6 +7,7 @@ rate algorithm). Times are seconds of the monotonic clock, given by who asks.
 from __future__ import annotations
 
 PERIOD_SECONDS = 60.0
+"""Unless another is said."""
 # More than the clock's own error: a client that waits as long as `Retry-After` says must not come
 # too early.
 PRECISION_SECONDS = 1e-6
@@ -15,10 +16,11 @@ PRECISION_SECONDS = 1e-6
 class Bucket:
     """Begins full. It may be overdrawn: what something costs is often known only afterwards."""
 
-    __slots__ = ("capacity", "full_at", "rate", "room")
+    __slots__ = ("capacity", "full_at", "period", "rate", "room")
 
-    def __init__(self, capacity: float, now: float) -> None:
-        self.full_at = now
+    def __init__(self, capacity: float, now: float, period: float = PERIOD_SECONDS) -> None:
+        """`period`: seconds in which an empty one is filled."""
+        self.full_at, self.period = now, period
         self._size(capacity)
 
     def level(self, now: float) -> float:
@@ -40,6 +42,6 @@ class Bucket:
         self.full_at = now + used / self.rate
 
     def _size(self, capacity: float) -> None:
-        self.capacity, self.rate = capacity, capacity / PERIOD_SECONDS
+        self.capacity, self.rate = capacity, capacity / self.period
         # One more may be taken as long as it takes no longer than this to be full.
         self.room = (capacity - 1) / self.rate + PRECISION_SECONDS

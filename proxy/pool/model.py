@@ -83,6 +83,12 @@ class ServedModel:
         self.notify_unused: Callable[[], None] = lambda: None
         """Called where its last request has ended."""
         self.order_load: Callable[[], None] = lambda: None
+        self.is_coming: Callable[[], bool] = lambda: False
+        """Its load is under way, or is due whoever asks for it."""
+        self.admit_load: Callable[[str | None], None] = lambda key: None
+        """Counts a load that a request of an API key brings about, or refuses the request."""
+        self._payers: set[str | None] = set()
+        """The keys for which its next load is counted already."""
         self.obstacle: Callable[[], str | None] = lambda: None
         """Why it can never be loaded."""
         self.expected_wait: Callable[[], float | None] = lambda: None
@@ -96,6 +102,7 @@ class ServedModel:
             self._hold_seconds,
             room,
             max_held=(settings.max_waiting or _MAX_HELD) if names else None,
+            on_hold=self._want_load,
             on_wait=lambda: self.notify(),
             on_empty=lambda: self.notify_unused(),
         )
@@ -227,6 +234,7 @@ class ServedModel:
         """Start the engine; true when it is ready. False when that has failed, though the engine
         may be started again by itself (`MAX_RESTARTS`)."""
         self._may_start.set()
+        self._payers.clear()
         self._is_loading = True
         if not self.engine.is_running:
             self.engine.start()
@@ -274,11 +282,25 @@ class ServedModel:
             return refusal
         if (obstacle := self.obstacle()) is not None:
             return EngineFailed(f"{obstacle}. See GET /health.")
-        if not self._hold_seconds:
-            self.order_load()  # the request does not wait for it, but the next one finds it
         if self.is_here and (seconds := self.expected_wait()) is not None:
             refusal.retry_after_seconds = min(math.ceil(seconds * _MARGIN), MAX_HEEDED_SECONDS)
         return refusal
+
+    def _want_load(self, key: str | None) -> None:
+        """A request has to wait: where it thereby brings a load about, that is counted.
+
+        Raises:
+            RateLimited: its key has had as many as it may have.
+        """
+        can_load = self.model_state in (ModelState.UNLOADED, ModelState.ASLEEP)
+        if not can_load and not self.is_closing:
+            return
+        is_wanted = self.pinned or self.admission.oldest_wait is not None or self.is_coming()
+        if not is_wanted and key not in self._payers:
+            self.admit_load(key)
+            self._payers.add(key)
+        if can_load and not self._hold_seconds:
+            self.order_load()  # the request does not wait for it, but the next one finds it
 
     async def _until_usable(self) -> None:
         """Returns when the engine takes requests, or cannot be started any more."""

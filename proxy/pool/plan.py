@@ -178,6 +178,11 @@ def next_step(
     return Plan(step, None if step else min(later, default=None), awaits_unused)
 
 
+def has_room(model: ModelView, models: Iterable[ModelView], budget: Budget) -> bool:
+    """Whether it can be loaded without another one's giving way."""
+    return _fits(model, [each for each in models if each.holds_memory], budget)
+
+
 def obstacle(model: ModelView, models: Iterable[ModelView], budget: Budget) -> str | None:
     """Why this model can never be loaded, however long its requests wait; None where it can."""
     staying = [each for each in models if each.pinned and each.name != model.name]
@@ -318,8 +323,7 @@ def _is_its_turn(model: ModelView, models: Iterable[ModelView]) -> bool:
 
 
 def _can_load_now(model: ModelView, models: Sequence[ModelView], budget: Budget) -> bool:
-    occupants = [each for each in models if each.holds_memory]
-    return _is_its_turn(model, models) and _fits(model, occupants, budget)
+    return _is_its_turn(model, models) and has_room(model, models, budget)
 
 
 def _fits(model: ModelView, occupants: Sequence[ModelView], budget: Budget) -> bool:

@@ -60,6 +60,7 @@ class ModelPool:
             model.notify = scheduler.notify
             model.notify_unused = scheduler.notify_unused
             model.order_load = partial(scheduler.order_load, model.name)
+            model.is_coming = partial(scheduler.is_coming, model.name)
             model.obstacle = partial(scheduler.obstacle, model.name)
             model.expected_wait = partial(scheduler.expected_wait, model.name)
             model.turn = partial(scheduler.turn, model.name)

@@ -25,6 +25,7 @@ from proxy.pool.plan import (
     Reason,
     Step,
     expected_wait,
+    has_room,
     next_step,
     obstacle,
 )
@@ -169,6 +170,17 @@ class Scheduler:
         """What is being done to this model now."""
         running = self._running.get(name)
         return None if running is None else running.step
+
+    def is_coming(self, name: str) -> bool:
+        """Its load is under way, or is due whoever asks for it."""
+        running = self._running.get(name)
+        if name in self._load_orders or (running and running.state is ModelState.LOADING):
+            return True
+        if name not in self._preload:
+            return False
+        views = self.views()
+        view = next(view for view in views if view.name == name)
+        return has_room(view, views, self._budget())
 
     def obstacle(self, name: str) -> str | None:
         """Why this model can never be loaded, however long a request waits; None where it can."""

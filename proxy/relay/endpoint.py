@@ -216,7 +216,9 @@ class Relay:
             if not model.admission.holds:
                 raise
             # The engine has seen nothing: this is no retry.
-            record.held_seconds += await model.admission.hold_again(exchange.on_disconnect)
+            record.held_seconds += await model.admission.hold_again(
+                record.key, exchange.on_disconnect
+            )
             before = monotonic()
             connection = await upstream.connection()
         if connection.is_new:

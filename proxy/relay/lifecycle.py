@@ -127,7 +127,7 @@ class RequestLifecycle:
             model = self._models.find(record.model, record.key)
         record.engine, began = model.name, monotonic()
         try:
-            await model.admission.engine_ready(watch)
+            await model.admission.engine_ready(record.key, watch)
         finally:  # who gives up has waited too
             waited = monotonic() - began
             _add_wait(record, waited)

@@ -20,14 +20,14 @@ class Gate(Protocol):
         """Seconds it had to wait, with `watch` on its client. Raises a RequestFailure where it may
         not be sent."""
 
-    async def engine_ready(self, watch: Watch | None) -> None:
-        """Seconds until the engine was ready. Raises a RequestFailure where it will not be."""
+    async def engine_ready(self, key: str | None, watch: Watch | None) -> None:
+        """Returns when the engine is ready. Raises a RequestFailure where it will not be."""
 
     @property
     def holds(self) -> bool:
         """Requests wait for an engine that is not ready."""
 
-    async def hold_again(self, watch: Watch | None) -> float:
+    async def hold_again(self, key: str | None, watch: Watch | None) -> float:
         """A request that is inside has found no engine: seconds it had to wait for the next one.
         Raises a RequestFailure as `enter`."""
 

@@ -45,7 +45,8 @@ class AccessSettings(Group, title="Access"):
         "KEY_LIMITS",
         unit="limits",
         effect="Limits of each key, of single keys, and of all together. `rpm` is requests a "
-        "minute, `tpm` and `tpd` are tokens a minute and a day, `in_flight` is requests at once: "
+        "minute, `tpm` and `tpd` are tokens a minute and a day, `in_flight` is requests at once, "
+        "`loads_per_hour` is loads of models that requests bring about: "
         "`rpm=60,tpm=100000; alice: rpm=600; all: rpm=1000`.",
         unset="no limits",
         example="'rpm=60,tpm=100000; alice: rpm=600; all: rpm=1000'",

@@ -26,6 +26,8 @@ class Allowance:
     """Tokens a day, which begins at midnight UTC."""
     in_flight: int | None = None
     """Requests at once."""
+    loads_per_hour: int | None = None
+    """Loads of models that requests bring about."""
 
     def or_else(self, other: Allowance) -> Allowance:
         """This one; where it says nothing, the other."""

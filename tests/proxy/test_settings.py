@@ -94,7 +94,11 @@ BAD: list[tuple[str, str, str]] = [
     ("UPSTREAM_URL", "http://[::1", "http://host:port"),
     ("UPSTREAM_URL", "http://engine:8000/v1", "http://host:port"),
     ("UPSTREAM_URL", "http://me:password@engine", "http://host:port"),
-    ("KEY_LIMITS", "all: rpm=lots", "allowed are rpm, tpm, tpd, in_flight, each as name=number"),
+    (
+        "KEY_LIMITS",
+        "all: rpm=lots",
+        "allowed are rpm, tpm, tpd, in_flight, loads_per_hour, each as name=number",
+    ),
     ("KEY_LIMITS", ";", "allowed are rpm"),
     ("MAX_BODY_MB", "0", "greater than 0"),
     ("MAX_BODY_MB", "inf", "finite"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,20 @@ def port_before_a_free_one() -> int:
             return port
 
 
-def several(folder: Path, more: dict[str, Any] | None = None, /, **environ: str) -> Service:
-    """`more` are keys of the preset of the first model."""
+def several(
+    folder: Path,
+    more: dict[str, Any] | None = None,
+    /,
+    keys: Sequence[str] = ("bob",),
+    **environ: str,
+) -> Service:
+    """`more` are keys of the preset of the first model; `keys` may use the second one."""
     model = folder / "model"
     model.mkdir()
     (model / "config.json").write_text('{"architectures": ["Qwen2ForCausalLM"]}')
     presets = {
         "one": {"repository": str(model), "served_names": ["one", "uno"], **(more or {})},
-        "two": {"repository": str(model), "served_names": ["two"], "keys": ["bob"]},
+        "two": {"repository": str(model), "served_names": ["two"], "keys": list(keys)},
     }
     environ = {
         "PATH": f"{BIN}:{os.environ['PATH']}",

@@ -169,6 +169,38 @@ def test_an_unloaded_single_model_is_loaded_by_a_request_that_does_not_wait(tmp_
         until(lambda: service.client.post(CHAT, json=body).status_code == 200, "the load")
 
 
+def test_one_key_cannot_make_the_pod_swap_for_ever(tmp_path: Path) -> None:
+    limits = {"KEY_LIMITS": "alice: loads_per_hour=2"}
+    with several(tmp_path, keys=["alice", "bob"], **ONE_AT_A_TIME, **limits) as service:
+        service.wait_for("ready", PATIENCE)
+        for name in ("two", "one"):
+            assert chat(service, "sk-alice", model=name).json()["model"] == name
+        for path in (CHAT, "/v1/messages"):
+            with client_of(service, "sk-alice") as client:
+                body = {"model": "two", "messages": MESSAGES, "max_tokens": 9}
+                refused = client.post(path, json=body)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "59")
+            assert "alice has used all of 2 loads of models an hour" in refused.text
+            assert (refused.json().get("type") == "error") == (path == "/v1/messages")
+            line = service.access(refused.headers["x-request-id"])
+            assert (line["outcome"], line["error"]) == ("rejected", "rate_limit_exceeded")
+        assert chat(service, "sk-alice", model="one").status_code == 200, "it is loaded"
+        assert chat(service, model="two").json()["model"] == "two", "bob has used none"
+        assert chat(service, "sk-alice", model="two").status_code == 200, "it is loaded now"
+        assert chat(service, "sk-alice", model="one").status_code == 429
+        loads = [model for model, action, _ in transitions(service) if action == "load"]
+        assert loads == ["one", "two", "one", "two"]
+
+
+def test_a_load_that_several_requests_wait_for_is_counted_once(tmp_path: Path) -> None:
+    limits = {"KEY_LIMITS": "loads_per_hour=1"}
+    with several(tmp_path, **ONE_AT_A_TIME, **limits) as service, ThreadPoolExecutor(8) as threads:
+        service.wait_for("ready", PATIENCE)
+        answers = threads.map(lambda _: chat(service, model="two"), range(8))
+        assert [each.status_code for each in answers] == [200] * 8
+        assert chat(service, model="one").status_code == 429
+
+
 def test_a_pinned_model_never_gives_way(tmp_path: Path) -> None:
     with several(tmp_path, {"pin": True}, **ONE_AT_A_TIME, IDLE_UNLOAD_SECONDS="1") as service:
         service.wait_for("ready", PATIENCE)

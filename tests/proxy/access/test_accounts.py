@@ -132,6 +132,36 @@ def test_one_key_does_not_use_what_is_anothers_but_all_share_one(time: Time) -> 
         them.admit("bob")
 
 
+def test_loads_of_an_hour_run_out_and_come_back(time: Time) -> None:
+    them = accounts("loads_per_hour=2; all: loads_per_hour=3", alice=NOTHING, bob=NOTHING)
+    them.admit_load("alice")
+    them.admit_load("alice")
+    with pytest.raises(RateLimited, match="alice has used all of 2 loads of models an hour") as one:
+        them.admit_load("alice")
+    assert one.value.retry_after_seconds == 59, "many clients heed no more"
+    assert "try this one again in 30m0s" in str(one.value)
+    assert them.admit("alice") == b"", "a loaded model still answers"
+    them.admit_load("bob")
+    with pytest.raises(RateLimited, match="All keys together have used all of 3"):
+        them.admit_load("bob")
+    time.passes(1799)
+    with pytest.raises(RateLimited) as soon:
+        them.admit_load("alice")
+    assert soon.value.retry_after_seconds == 1
+    time.passes(1)
+    them.admit_load("alice")
+
+
+def test_a_load_that_is_refused_costs_nobody_anything(time: Time) -> None:
+    them = accounts("all: loads_per_hour=2; alice: loads_per_hour=1", alice=NOTHING, bob=NOTHING)
+    them.admit_load("alice")
+    for _ in range(9):
+        with pytest.raises(RateLimited, match="alice"):
+            them.admit_load("alice")
+    them.admit_load("bob")
+    accounts(alice=NOTHING).admit_load("alice")  # without a limit nothing is counted
+
+
 @pytest.mark.parametrize(
     ("limits", "whose"),
     [("rpm=2,tpm=60", "alice has"), ("rpm=2; all: tpm=60", "All keys together")],

@@ -14,6 +14,7 @@ from proxy.errors import (
     Draining,
     EngineFailed,
     EngineUnavailable,
+    RateLimited,
     RequestFailure,
 )
 from tests.patience import PATIENCE
@@ -90,6 +91,25 @@ async def test_no_more_requests_are_held_than_may_be() -> None:
     await asyncio.gather(*held)
     await gate.enter()
     assert gate.in_flight == 3
+
+
+@pytest.mark.parametrize("hold_seconds", [0, HOLD_SECONDS])
+async def test_a_request_that_may_not_bring_a_load_about_does_not_wait(hold_seconds: float) -> None:
+    engine, keys = Engine(ready=False), list[str | None]()
+
+    def on_hold(key: str | None) -> None:
+        keys.append(key)
+        raise RateLimited("alice has used all of 2 loads of models an hour")
+
+    gate = Admission(engine.refusal, engine.wait_until_ready, hold_seconds, on_hold=on_hold)
+    with pytest.raises(RateLimited):
+        await asyncio.wait_for(gate.enter("alice"), PATIENCE)
+    with pytest.raises(RateLimited):
+        await asyncio.wait_for(gate.engine_ready("bob", None), PATIENCE)
+    assert (gate.waiting, gate.in_flight, keys) == (0, 0, ["alice", "bob"])
+    engine.become_ready()
+    await gate.enter("alice")
+    assert keys == ["alice", "bob"], "a loaded model costs nothing"
 
 
 async def test_a_request_is_held_no_longer_than_allowed_and_told_the_newest_reason() -> None:

@@ -16,7 +16,7 @@ from proxy.api.health import health_router
 from proxy.api.service import Service
 from proxy.engine.phase import Phase
 from proxy.engine.supervisor import Supervisor
-from proxy.errors import EngineUnreachable, ModelNotFound
+from proxy.errors import EngineUnavailable, EngineUnreachable, ModelNotFound
 from proxy.pool.model import ServedModel
 from proxy.pool.pool import ModelPool
 from proxy.settings import Settings
@@ -192,3 +192,20 @@ async def test_who_is_sent_away_while_its_model_is_waited_for_has_not_finished()
     pool.admission.leave()
     assert pool.drained == (1, 1)
     await pool.close_probes()
+
+
+async def test_a_load_is_counted_for_the_key_that_brings_it_about() -> None:
+    model, counted = a_model("one"), list[str | None]()
+    model.admit_load = counted.append
+    for key in ("alice", "alice", "bob"):
+        with pytest.raises(EngineUnavailable):  # nothing is held
+            await model.admission.engine_ready(key, None)
+    assert counted == ["alice", "bob"], "once for each load, however often a request comes"
+    model.pinned = True
+    with pytest.raises(EngineUnavailable):
+        await model.admission.engine_ready("carol", None)
+    model.pinned, model.is_coming = False, lambda: True
+    with pytest.raises(EngineUnavailable):
+        await model.admission.engine_ready("carol", None)
+    assert counted == ["alice", "bob"], "it is loaded whoever asks for it"
+    await model.probe.close()

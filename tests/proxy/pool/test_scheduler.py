@@ -404,6 +404,24 @@ def test_a_failed_model_is_loaded_again_by_order_only() -> None:
     simulate(main())
 
 
+def test_a_load_is_due_that_was_ordered_or_is_under_way_or_has_room_from_the_start() -> None:
+    """A request for such a model does not bring its load about."""
+
+    async def main() -> None:
+        a, b, c = (FakeModel(name, memory_bytes=5) for name in "abc")
+        async with Pod(a, b, c, preload="abc") as pod:
+            coming = [pod.scheduler.is_coming(name) for name in "abc"]
+            assert coming == [True, True, True], "the budget holds two, and none is loaded yet"
+            await a.request(1)
+            assert [pod.scheduler.is_coming(name) for name in "abc"] == [False, True, False]
+            await asyncio.sleep(100)
+            assert [pod.scheduler.is_coming(name) for name in "abc"] == [False, False, False]
+            pod.scheduler.order_load("c")
+            assert pod.scheduler.is_coming("c")
+
+    simulate(main())
+
+
 def test_an_unload_by_order_lets_requests_finish() -> None:
     async def main() -> None:
         a = FakeModel("a")

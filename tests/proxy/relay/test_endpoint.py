@@ -88,12 +88,12 @@ class _OpenGate:
     async def enter(self, key: str | None, watch: Any) -> float:
         return 0.0
 
-    async def engine_ready(self, watch: object) -> None:
+    async def engine_ready(self, key: str | None, watch: object) -> None:
         raise AssertionError("there is one model")
 
     holds = False
 
-    async def hold_again(self, watch: object) -> float:
+    async def hold_again(self, key: str | None, watch: object) -> float:
         raise AssertionError("nothing is held")
 
     def leave(self, key: str | None) -> None: ...

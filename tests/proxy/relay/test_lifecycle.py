@@ -29,12 +29,12 @@ class House:
         self.inside += 1
         return 0.0
 
-    async def engine_ready(self, watch: object) -> None:
+    async def engine_ready(self, key: str | None, watch: object) -> None:
         raise AssertionError("there is one model")
 
     holds = False
 
-    async def hold_again(self, watch: object) -> float:
+    async def hold_again(self, key: str | None, watch: object) -> float:
         raise AssertionError("nothing is held")
 
     def leave(self, key: str | None) -> None:
