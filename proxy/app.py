@@ -120,7 +120,7 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
 
 def is_set_of_models(settings: Settings) -> bool:
     """Whether a request has to say which model it is for, and who asks."""
-    return bool(settings.others or settings.model_keys)
+    return bool(settings.is_of_set or settings.model_keys)
 
 
 def _make_model(

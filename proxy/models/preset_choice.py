@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
+from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 
 from proxy.errors import SettingsError
 from proxy.models.folder import is_folder
@@ -16,6 +18,9 @@ from proxy.models.several import (
     check_together,
     environs_of_models,
     gpu_sharers,
+    names_all,
+    names_of,
+    of_engine,
 )
 from proxy.settings import Settings
 from proxy.settings.preset import Preset
@@ -23,43 +28,59 @@ from proxy.settings.preset import Preset
 SHIPPED = Path(__file__).with_name("presets.toml")
 
 
-def load_settings(environ: Mapping[str, str]) -> Settings:
+def load_settings(
+    environ: Mapping[str, str], ports: Mapping[str, int] = MappingProxyType({})
+) -> Settings:
     """Settings of an environment; where `MODEL_NAME` is that of a preset, with it.
 
-    Where it names several models these are the settings of the first, with the `others`.
+    Where it names several models these are the settings of the first, with the `others`. `ports`
+    are those of engines that there are, by the first name of their model: a model keeps its port,
+    and a new one gets a port that nobody has.
 
     Raises:
         SettingsError: a variable or the file of presets is wrong, or two models do not go together.
     """
     settings = Settings.load(environ)
-    environs = environs_of_models(settings, environ)
+    own_presets = _own_presets(settings)
+    presets = _shipped() | own_presets
+    environs = environs_of_models(settings, environ, own_presets)
     if not environs:
-        settings = _with_preset(settings, environ)
+        settings = _with_preset(settings, environ, presets)
         check_keys(settings)
         # A model that is unloaded is not refused: it takes minutes until it is loaded again.
         is_unloaded = settings.idle_limit_seconds and settings.upstream_url is None
         if is_unloaded and "HOLD_SECONDS" not in settings.environ:
             return settings.model_copy(update={"hold_seconds": float(HOLD_SECONDS)})
         return settings
+    free_ports = (port for port in count(settings.upstream_port) if port not in ports.values())
     models = []
     for name, own in environs.items():
         try:
-            models.append(_with_preset(Settings.load(own), own))
+            model = _with_preset(Settings.load(own), own, presets)
+            if model.upstream_url is None:
+                port = ports.get(names_of(model)[0]) or next(free_ports)
+                own |= of_engine(settings, name, port)
+                model = _with_preset(Settings.load(own), own, presets)
         except SettingsError as error:
             raise SettingsError(f"model {name}: {error}") from None
+        models.append(model)
     check_together(models)
+    is_of_set = len(models) > 1 or names_all(settings)
     first, *others = [
-        each.model_copy(update={"gpu_sharers": gpu_sharers(each, models)}) for each in models
+        each.model_copy(update={"gpu_sharers": gpu_sharers(each, models), "is_of_set": is_of_set})
+        for each in models
     ]
     return first.model_copy(update={"others": tuple(others)})
 
 
-def _with_preset(settings: Settings, environ: Mapping[str, str]) -> Settings:
+def _with_preset(
+    settings: Settings, environ: Mapping[str, str], presets: Mapping[str, Preset]
+) -> Settings:
     """Raises SettingsError."""
-    presets = presets_of(settings)
-    if settings.upstream_url is not None or settings.model_name not in presets:
+    preset = presets.get(settings.model_name or "")
+    if settings.upstream_url is not None or preset is None:
         return settings
-    return Settings.load(environ, presets[settings.model_name])
+    return Settings.load(environ, preset)
 
 
 def presets_of(settings: Settings) -> dict[str, Preset]:
@@ -69,12 +90,15 @@ def presets_of(settings: Settings) -> dict[str, Preset]:
     Raises:
         SettingsError: one of the files is wrong.
     """
+    own = _own_presets(settings)
+    return own | {name: each for name, each in _shipped().items() if name not in own}
+
+
+def _own_presets(settings: Settings) -> dict[str, Preset]:
+    """Those of the user."""
     inline = inline_presets(settings.models_inline) if settings.models_inline else {}
     own = read_presets(Path(settings.models_file)) if settings.models_file else {}
-    found = dict(inline)
-    for presets in (own, _shipped()):
-        found |= {name: each for name, each in presets.items() if name not in found}
-    return found
+    return inline | {name: each for name, each in own.items() if name not in inline}
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,12 +14,17 @@ from proxy.models.kind import repository_of
 from proxy.settings import Settings, variables
 from proxy.settings.values import engine_urls, split_names
 
+ALL = "*"
 HOLD_SECONDS = "600"
 """A request for a model that is not loaded is not refused: it takes minutes until it is."""
 
 
-def environs_of_models(settings: Settings, environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def environs_of_models(
+    settings: Settings, environ: Mapping[str, str], presets: Iterable[str]
+) -> dict[str, dict[str, str]]:
     """The environment of each model by its name, in order; empty where there is only one.
+
+    `presets` are those of the user, for which `*` stands.
 
     Raises:
         SettingsError: a name stands there twice, or a variable is for one model only.
@@ -31,9 +36,9 @@ def environs_of_models(settings: Settings, environ: Mapping[str, str]) -> dict[s
         if settings.upstream_url is not None or settings.model_name is None:
             return {}
         names = split_names(settings.model_name)
-        if len(names) < 2 or is_folder(settings.model_name):
+        if (len(names) < 2 and not names_all(settings)) or is_folder(settings.model_name):
             return {}
-        own = [(name, _of_engine(settings, name, place)) for place, name in enumerate(names)]
+        own = [(name, {}) for name in _with_all(names, presets)]
         variable = "MODEL_NAME"
     twice = [name for name, _ in own if sum(name == other for other, _ in own) > 1]
     if twice:
@@ -50,10 +55,28 @@ def environs_of_models(settings: Settings, environ: Mapping[str, str]) -> dict[s
     return {name: {**shared, "MODEL_NAME": name, **changes} for name, changes in own}
 
 
-def _of_engine(settings: Settings, name: str, place: int) -> dict[str, str]:
+def names_all(settings: Settings) -> bool:
+    """Whether MODEL_NAME has a `*`, so that a file says which models there are."""
+    return ALL in split_names(settings.model_name or "")
+
+
+def _with_all(names: Sequence[str], presets: Iterable[str]) -> list[str]:
+    """`*` is every preset that is not named beside it."""
+    result: list[str] = []
+    for name in names:
+        result += [each for each in presets if each not in names] if name == ALL else [name]
+    if not result:
+        raise SettingsError(
+            "MODEL_NAME=* is every preset of MODELS_FILE and MODELS_INLINE, and there is none;"
+            " write one, or name a model"
+        )
+    return result
+
+
+def of_engine(settings: Settings, name: str, port: int) -> dict[str, str]:
     """What an engine of ours has for itself: its port, and its cache of compiled code."""
-    changes = {"UPSTREAM_PORT": str(settings.upstream_port + place)}
-    if place:
+    changes = {"UPSTREAM_PORT": str(port)}
+    if port != settings.upstream_port:
         root = settings.environ.get("VLLM_CACHE_ROOT")
         if root is None:
             root = str(Path(settings.environ.get("XDG_CACHE_HOME", "~/.cache"), "vllm"))

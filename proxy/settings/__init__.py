@@ -71,6 +71,8 @@ class Settings(
     preset: SkipValidation[Applied | None] = Field(default=None, exclude=True)
     others: SkipValidation[tuple[Settings, ...]] = Field(default=(), exclude=True, repr=False)
     """Those of the models beside the first."""
+    is_of_set: SkipValidation[bool] = Field(default=False, exclude=True)
+    """Whether there are several models, or may be after a reload."""
     gpu_sharers: SkipValidation[int] = Field(default=1, exclude=True)
     """How many models share the GPUs of this one, itself included."""
     warnings: SkipValidation[tuple[str, ...]] = Field(default=(), exclude=True)

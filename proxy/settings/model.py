@@ -15,7 +15,8 @@ class ModelSettings(Group, title="Model"):
         "SM_VLLM_MODEL",
         "HF_MODEL_ID",
         effect="Hugging Face repository, local path, name of a preset, `demo` or `demo-text`; or "
-        "several of them, comma-separated. The first one answers requests that name no model. "
+        "several of them, comma-separated, of which `*` is every preset of your own. The first one "
+        "answers requests that name no model. "
         "[Models](models.md) lists the presets and says how several share a machine.",
         unset="`Qwen/Qwen2-VL-7B-Instruct` with a GPU, `demo` without one",
         example="qwen2-vl-7b",

@@ -43,6 +43,27 @@ def test_each_model_has_its_own_port_cache_names_and_variables() -> None:
     assert {each.hold_seconds for each in both.models} == {600}
 
 
+def test_an_asterisk_is_every_preset_of_the_user_in_the_order_of_the_file() -> None:
+    def named(value: str) -> list[str]:
+        presets = {name: PRESETS[name] for name in ("big", "small")}
+        both = load_settings({"MODELS_INLINE": json.dumps(presets), "MODEL_NAME": value})
+        return [names_of(each)[0] for each in both.models]
+
+    assert named("*") == ["big", "small"]
+    assert named("small,*") == ["small", "big"]
+    assert named("demo, *") == ["demo", "big", "small"]
+    one = load_settings({"MODELS_INLINE": '{"a": {"repository": "org/a"}}', "MODEL_NAME": "*"})
+    assert (one.others, one.is_of_set, one.hold_seconds) == ((), True, 600)
+
+
+def test_a_model_keeps_its_port_and_a_new_one_gets_a_free_one() -> None:
+    names = {**INLINE, "MODEL_NAME": "small,demo,big"}
+    models = load_settings(names, {"big": 8001, "gone": 8002, "small": 8004}).models
+    ports = {names_of(each)[0]: each.upstream_port for each in models}
+    assert ports == {"small": 8004, "demo": 8003, "big": 8001}
+    assert environ_of(models[0])["VLLM_CACHE_ROOT"].endswith("vllm/models/small")
+
+
 def test_the_environment_goes_before_each_preset() -> None:
     shared = {"MAX_MODEL_LEN": "2048", "MAX_IN_FLIGHT": "9", "HOLD_SECONDS": "5"}
     both = load_settings({**INLINE, **shared, "MODEL_NAME": "big,small"})
@@ -87,6 +108,8 @@ def test_engines_of_others_are_several_too() -> None:
 @pytest.mark.parametrize(
     ("environ", "says"),
     [
+        ({"MODEL_NAME": "*", "MODELS_INLINE": ""}, "MODEL_NAME=* is every preset of"),
+        ({"MODEL_NAME": "demo,*,*"}, "big stands there twice"),
         ({"MODEL_NAME": "big,demo,big"}, "MODEL_NAME: big stands there twice"),
         ({"MODEL_NAME": "small,same"}, "small and same are both served as org/small"),
         ({"MODEL_NAME": "big,small", "SERVED_MODEL_NAME": "x"}, "set served_names"),
