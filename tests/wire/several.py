@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from typing import Any
 import httpx
 
 from tests.engine.service import FORKED, Service, below, command_line, free_ports
-from tests.fake_engine import BIN
+from tests.fake_engine import BIN, x_fake
 from tests.measure import measured
 from tests.patience import PATIENCE
+from tests.wire.client import new_id
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Hello"}]
+TOKENS = 40
 
 
 def port_before_a_free_one() -> int:
@@ -64,9 +67,72 @@ def client_of(service: Service, key: str = "sk-bob") -> httpx.Client:
     return httpx.Client(base_url=service.url, headers=headers, timeout=PATIENCE, trust_env=False)
 
 
+def wrapped_vllm(folder: Path, model: str, **variables: str) -> dict[str, str]:
+    """Where the engine of one model alone is to get these variables: the environment for it."""
+    vllm = folder / "bin" / "vllm"
+    vllm.parent.mkdir()
+    exported = " ".join(f"{name}={value}" for name, value in variables.items())
+    vllm.write_text(
+        "#!/bin/sh\n"
+        f'case "$*" in *"--served-model-name {model}"*) export {exported};; esac\n'
+        f'exec "{BIN}/vllm" "$@"\n'
+    )
+    vllm.chmod(0o755)
+    return {"PATH": f"{vllm.parent}:{BIN}:{os.environ['PATH']}"}
+
+
+def stream(service: Service, model: str, begun: Callable[[], object] = lambda: None) -> str:
+    """The text of a whole stream, which takes at least two seconds; `begun` is called in it."""
+    with client_of(service) as client:
+        body = {"model": model, "messages": MESSAGES, "stream": True, "max_tokens": TOKENS}
+        body["user"] = new_id()  # no other request has killed an engine
+        fake = x_fake(tokens=TOKENS, interval_ms=50)
+        with client.stream("POST", CHAT, json=body, headers=fake) as answer:
+            lines = answer.iter_lines()
+            first = next(lines)
+            begun()
+            return "\n".join([first, *lines])
+
+
+def assert_whole(text: str) -> None:
+    """Nothing of the stream is missing."""
+    assert text.rstrip().endswith("data: [DONE]"), text[-500:]
+    assert text.count('"content"') >= TOKENS
+
+
+class Poll:
+    """Asks for the health of the pod, again and again."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.statuses: set[tuple[str, int]] = set()
+
+    def _run(self) -> None:
+        with httpx.Client(base_url=self._service.url, timeout=PATIENCE, trust_env=False) as client:
+            while not self._is_over.wait(0.02):
+                for path in ("/health", "/ping", "/readyz"):
+                    self.statuses.add((path, client.get(path).status_code))
+
+    def __enter__(self) -> Poll:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+
 def status_of(service: Service, model: str) -> str:
     status: str = service.client.get("/health").json()["models"][model]["status"]
     return status
+
+
+def waiting_for(service: Service, model: str) -> int:
+    """Requests."""
+    waiting: int = service.client.get("/health").json()["models"][model]["waiting"]
+    return waiting
 
 
 def chat(service: Service, key: str = "sk-bob", /, **body: Any) -> httpx.Response:

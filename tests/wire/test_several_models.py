@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +25,15 @@ from tests.wire.service import until
 from tests.wire.several import (
     CHAT,
     MESSAGES,
+    Poll,
+    assert_whole,
     chat,
     client_of,
     engines_of,
     several,
     status_of,
+    stream,
+    wrapped_vllm,
 )
 
 
@@ -171,26 +177,58 @@ def test_each_model_is_seen(service: Service) -> None:
     assert {line["model"] for line in lines if "model" in line} == {"one", "two"}
 
 
-def test_one_engine_that_is_killed_touches_no_other(service: Service) -> None:
-    with client_of(service) as client:
-        body = {"model": "one", "messages": MESSAGES, "stream": True, "max_tokens": 400}
-        with client.stream("POST", CHAT, json=body) as stream:
-            lines = stream.iter_lines()
-            next(lines)
-            os.kill(engines_of(service)["two"], signal.SIGKILL)
-            until(lambda: status_of(service, "two") == "loading", "the death")
-            assert "data: [DONE]" in list(lines)
+def test_one_engine_that_is_killed_under_load_of_the_other_cuts_none_of_its_streams(
+    service: Service,
+) -> None:
+    with ThreadPoolExecutor(20) as threads, Poll(service) as poll:
+        begun = threading.Barrier(21)
+        others = [threads.submit(stream, service, "one", begun.wait) for _ in range(16)]
+        lost = [threads.submit(stream, service, "two", begun.wait) for _ in range(4)]
+        begun.wait(PATIENCE)
+        os.kill(engines_of(service)["two"], signal.SIGKILL)
+        until(lambda: status_of(service, "two") == "loading", "the death")
         # A request for the one that is gone waits for it.
         assert chat(service, model="two").json()["model"] == "two"
+        for each in others:
+            assert_whole(each.result(PATIENCE))
+        for each in lost:
+            text = each.result(PATIENCE)
+            assert '"code":"engine_died"' in text.replace(" ", "")
+    assert {status for _, status in poll.statuses} == {200}
 
     def has_waited() -> bool:
-        lines = [line for line in service.lines() if line["logger"] == "proxy.access"]
-        return "model_wait_ms" in lines[-1]
+        return any("model_wait_ms" in line for line in service.lines("proxy.access"))
 
     until(has_waited, "the line of the request that has waited")
-    assert service.client.get("/health").status_code == 200
     restarts = {line["model"] for line in service.lines() if line.get("phase") == "restarting"}
     assert restarts == {"two"}
+
+
+def test_a_model_in_a_crash_loop_beside_one_that_serves(tmp_path: Path) -> None:
+    broken = wrapped_vllm(tmp_path, "two", FAKE_ENGINE_EXIT_CODE="1")
+    with (
+        several(tmp_path, **broken, MAX_RESTARTS="2") as service,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        service.wait_for("ready", PATIENCE)
+        with Poll(service) as poll:
+            waiting = threads.submit(chat, service, model="two")
+            running = threads.submit(stream, service, "one")
+            served = 0
+            while not waiting.done():
+                assert chat(service, model="one").json()["model"] == "one"
+                served += 1
+            assert served > 1
+            for refused in (waiting.result(), chat(service, model="two")):
+                assert refused.status_code == 503
+                error = refused.json()["error"]
+                assert error["code"] == "engine_failed"
+                assert "exit code 1" in error["message"]
+            assert status_of(service, "two") == "failed"
+            assert_whole(running.result(PATIENCE))
+            assert chat(service, model="one").status_code == 200
+        assert {status for _, status in poll.statuses} == {200}
+        assert "reason" not in service.health()
 
 
 def test_sigterm_ends_all_engines_and_lets_what_runs_finish(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -13,65 +13,33 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.sync.client import ClientConnection, connect
 
 from tests.engine.service import Line, Service
-from tests.fake_engine import x_fake
 from tests.patience import PATIENCE
 from tests.proxy.engine.living import starting
 from tests.wire.service import until
 from tests.wire.several import (
     CHAT,
     MESSAGES,
+    Poll,
+    assert_whole,
     chat,
     client_of,
     engines_of,
     several,
     status_of,
+    stream,
+    waiting_for,
+    wrapped_vllm,
 )
 
 ONE_AT_A_TIME = {"MAX_LOADED_MODELS": "1", "SWAP_MAX_WAIT_SECONDS": "0.5"}
-TOKENS = 40
 
 
 def transitions(service: Service) -> list[tuple[str, str, str]]:
     lines = [line for line in service.lines("proxy.pool") if "action" in line]
     return [(line["model"], line["action"], line["outcome"]) for line in lines]
-
-
-def stream(service: Service, model: str, begun: Callable[[], object]) -> str:
-    """The text of a whole stream, which takes at least two seconds."""
-    with client_of(service) as client:
-        body = {"model": model, "messages": MESSAGES, "stream": True, "max_tokens": TOKENS}
-        fake = x_fake(tokens=TOKENS, interval_ms=50)
-        with client.stream("POST", CHAT, json=body, headers=fake) as answer:
-            lines = answer.iter_lines()
-            first = next(lines)
-            begun()
-            return "\n".join([first, *lines])
-
-
-class Poll:
-    """Asks for the health of the pod, again and again."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.statuses: set[tuple[str, int]] = set()
-
-    def _run(self) -> None:
-        with httpx.Client(base_url=self._service.url, timeout=PATIENCE, trust_env=False) as client:
-            while not self._is_over.wait(0.02):
-                for path in ("/health", "/ping", "/readyz"):
-                    self.statuses.add((path, client.get(path).status_code))
-
-    def __enter__(self) -> Poll:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        self._thread.join()
 
 
 def test_32_streams_finish_whole_while_the_other_model_gets_the_place(tmp_path: Path) -> None:
@@ -85,9 +53,7 @@ def test_32_streams_finish_whole_while_the_other_model_gets_the_place(tmp_path: 
             answer = chat(service, model="two")
             assert (answer.status_code, answer.json()["model"]) == (200, "two")
             for each in streams:
-                text = each.result(PATIENCE)
-                assert text.rstrip().endswith("data: [DONE]")
-                assert text.count('"content"') >= TOKENS
+                assert_whole(each.result(PATIENCE))
             assert status_of(service, "one") == "unloaded"
             assert set(engines_of(service)) == {"two"}
             assert chat(service, model="one").json()["model"] == "one"
@@ -169,6 +135,48 @@ def test_an_unloaded_single_model_is_loaded_by_a_request_that_does_not_wait(tmp_
         until(lambda: service.client.post(CHAT, json=body).status_code == 200, "the load")
 
 
+def session(service: Service, model: str) -> ClientConnection:
+    url = f"ws://127.0.0.1:{service.port}/v1/realtime?model={model}"
+    headers = {"authorization": "Bearer sk-bob", "x-request-id": f"session-with-{model}"}
+    return connect(url, additional_headers=headers, proxy=None, open_timeout=PATIENCE)
+
+
+def is_closing(service: Service, model: str) -> bool:
+    lines = service.lines("proxy.pool")
+    return any(f"{model}: takes nothing new" in line["message"] for line in lines)
+
+
+def test_a_model_does_not_give_way_before_a_session_with_it_ends(tmp_path: Path) -> None:
+    with several(tmp_path, **ONE_AT_A_TIME) as service, ThreadPoolExecutor(1) as threads:
+        service.wait_for("ready", PATIENCE)
+        with session(service, "one") as client:
+            assert "session.created" in str(client.recv(PATIENCE))
+            waiting = threads.submit(chat, service, model="two")
+            until(lambda: is_closing(service, "one"), "the end of what it may wait")
+            for number in range(20):
+                client.send(f"still there {number}")
+                assert client.recv(PATIENCE) == f"still there {number}"
+            assert not waiting.done()
+            assert set(engines_of(service)) == {"one"}
+        assert waiting.result(PATIENCE).json()["model"] == "two"
+        assert service.access("session-with-one")["outcome"] == "ok"
+        assert set(engines_of(service)) == {"two"}
+
+
+def test_a_session_waits_for_its_model(tmp_path: Path) -> None:
+    with several(tmp_path, **ONE_AT_A_TIME) as service:
+        service.wait_for("ready", PATIENCE)
+        with session(service, "two") as client:
+            assert "session.created" in str(client.recv(PATIENCE))
+            client.send("here")
+            assert client.recv(PATIENCE) == "here"
+            assert set(engines_of(service)) == {"two"}
+        line = service.access("session-with-two")
+        assert (line["model"], line["outcome"]) == ("two", "ok")
+        assert line["model_wait_ms"] > 0
+        assert chat(service, model="one").json()["model"] == "one"
+
+
 def test_one_key_cannot_make_the_pod_swap_for_ever(tmp_path: Path) -> None:
     limits = {"KEY_LIMITS": "alice: loads_per_hour=2"}
     with several(tmp_path, keys=["alice", "bob"], **ONE_AT_A_TIME, **limits) as service:
@@ -239,6 +247,62 @@ def test_an_engine_that_dies_is_started_again_when_no_other_loads(tmp_path: Path
         again = len(order) - 1 - order[::-1].index(("one", "loading"))
         assert order.index(("two", "ready")) < again
         assert ("two", "restarting") not in order
+
+
+def test_an_engine_that_cannot_start_gives_way_to_those_that_can(tmp_path: Path) -> None:
+    broken = wrapped_vllm(tmp_path, "two", FAKE_ENGINE_EXIT_CODE="1")
+    environ = {**broken, **ONE_AT_A_TIME, "HOLD_SECONDS": "5"}
+    with several(tmp_path, **environ) as service, ThreadPoolExecutor(1) as threads:
+        service.wait_for("ready", PATIENCE)
+        with Poll(service) as poll:
+            waiting = threads.submit(chat, service, model="two")
+            until(lambda: ("two", "restarting") in phases(service), "a failed start")
+            for _ in range(10):
+                assert chat(service, model="one").json()["model"] == "one"
+            refused = waiting.result(PATIENCE)
+            assert (refused.status_code, refused.headers["retry-after"].isdigit()) == (503, True)
+        assert {status for _, status in poll.statuses} == {200}
+        assert set(engines_of(service)) == {"one"}
+
+
+def test_sigterm_sends_those_away_who_wait_for_a_swap(tmp_path: Path) -> None:
+    with several(tmp_path, **ONE_AT_A_TIME) as service, ThreadPoolExecutor(9) as threads:
+        service.wait_for("ready", PATIENCE)
+        begun = threading.Barrier(2)
+        running = threads.submit(stream, service, "one", begun.wait)
+        begun.wait(PATIENCE)
+        waiting = [threads.submit(chat, service, model="two") for _ in range(8)]
+        until(lambda: waiting_for(service, "two") == 8, "the waiting")
+        service.terminate()
+        assert_sent_away([each.result(PATIENCE) for each in waiting])
+        assert_whole(running.result(PATIENCE))
+        assert service.exit_code(PATIENCE) == 0
+        service.assert_nothing_is_left(PATIENCE)
+        assert ("two", "loading") not in phases(service)
+
+
+def test_sigterm_in_a_swap_sends_those_away_who_wait_for_it(tmp_path: Path) -> None:
+    slow = wrapped_vllm(tmp_path, "two", FAKE_ENGINE_PHASE_SECONDS="import=0.02,weights=60")
+    environ = {**slow, **ONE_AT_A_TIME}
+    with several(tmp_path, **environ) as service, ThreadPoolExecutor(8) as threads:
+        service.wait_for("ready", PATIENCE)
+        waiting = [threads.submit(chat, service, model="two") for _ in range(8)]
+        until(lambda: ("two", "loading") in phases(service), "the load")
+        until(lambda: waiting_for(service, "two") == 8, "the waiting")
+        service.terminate()
+        assert_sent_away([each.result(PATIENCE) for each in waiting])
+        assert service.exit_code(PATIENCE) == 0
+        service.assert_nothing_is_left(PATIENCE)
+        # vLLM itself writes a traceback at each stop.
+        errors = [line for line in service.lines() if line["level"] == "ERROR"]
+        assert {line["logger"] for line in errors} <= {"vllm"}
+
+
+def assert_sent_away(answers: Sequence[httpx.Response]) -> None:
+    """They are told to come again: the next sidecar may have their model."""
+    shown = [(each.status_code, each.json()["error"]["code"]) for each in answers]
+    assert shown == [(503, "draining")] * len(answers)
+    assert {each.headers["retry-after"] for each in answers} == {"1"}
 
 
 def test_sigterm_during_a_load_ends_everything(tmp_path: Path) -> None:
