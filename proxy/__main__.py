@@ -89,24 +89,23 @@ def _use_options(words: list[str]) -> None:
 def run() -> int:
     """What `vllm-sidecar` calls: the exit code."""
     words = sys.argv[1:]
-    if not _asks_for_help(words) and (lacking := _lacking()):
-        complain(f"{sys.executable} does not fit vllm-sidecar: {lacking}")
-        return _flushed(2)
-    return _flushed(main(words))
-
-
-def _lacking() -> str:
-    """What does not fit of the packages here; `pip install --no-deps` has not looked."""
+    if _asks_for_help(words):  # a text that needs no package
+        return _flushed(main(words))
     from importlib.metadata import PackageNotFoundError, requires
 
     from proxy.check_base import unmet
 
-    try:
-        return ", ".join(unmet(requires("vllm-sidecar") or ()))
+    lacking = ""
+    try:  # `pip install --no-deps` has not looked
+        lacking = ", ".join(unmet(requires("vllm-sidecar") or ()))
     except PackageNotFoundError:  # run from the checkout: `make run` has looked
-        return ""
+        pass
     except ImportError as error:
-        return f"{error.name} (here: none)"
+        lacking = f"{error.name} (here: none)"
+    if lacking:
+        complain(f"{sys.executable} does not fit vllm-sidecar: {lacking}")
+        return _flushed(2)
+    return _flushed(main(words))
 
 
 def _flushed(code: int) -> int:

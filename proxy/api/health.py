@@ -29,7 +29,10 @@ def health_router(service: Service) -> APIRouter:
     router = APIRouter(tags=["health"])
 
     def answer(*, good: bool) -> JSONResponse:
-        headers = {} if good else _retry_after(service)
+        refusal = None if good else service.state.refusal()
+        headers = {}
+        if refusal is not None and refusal.retry_after_seconds is not None:
+            headers["retry-after"] = str(refusal.retry_after_seconds)
         return JSONResponse(describe(service), status_code=200 if good else 503, headers=headers)
 
     # First, so that it also wins on a path of ours: HEALTH_CHECK_PATH=/health.
@@ -77,8 +80,11 @@ def describe(service: Service) -> dict[str, Any]:
     """The body of `/health`; what is not known is left out."""
     now = service.snapshot
     left = now.seconds_left
+    status: str = _STATUS.get(service.phase, _STARTING)
+    if service.is_between_loads:
+        status = service.models.default.status
     values = {
-        "status": _status(service),
+        "status": status,
         "model": service.model,
         "phase": service.phase,
         "progress": None if now.progress is None else round(now.progress, 3),
@@ -87,19 +93,11 @@ def describe(service: Service) -> dict[str, Any]:
         "reason": now.reason,
         "remedy": now.remedy or None,
         "uptime_seconds": round(service.uptime_seconds, 1),
-        "models": None if service.models.only else _models(service),
+        "models": None
+        if service.models.only
+        else {each.name: describe_model(each) for each in service.models},
     }
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _status(service: Service) -> str:
-    if service.is_between_loads:
-        return service.models.default.status
-    return _STATUS.get(service.phase, _STARTING)
-
-
-def _models(service: Service) -> dict[str, dict[str, Any]]:
-    return {each.name: describe_model(each) for each in service.models}
 
 
 def describe_model(model: ServedModel) -> dict[str, Any]:
@@ -127,10 +125,3 @@ def _transfer(now: Snapshot) -> dict[str, float | None]:
         "download_bytes": now.download_bytes,
         "bytes_per_second": None if rate is None else round(rate),
     }
-
-
-def _retry_after(service: Service) -> dict[str, str]:
-    refusal = service.state.refusal()
-    if refusal is None or refusal.retry_after_seconds is None:
-        return {}
-    return {"retry-after": str(refusal.retry_after_seconds)}

@@ -13,7 +13,6 @@ from proxy.api.service import Service
 from proxy.engine.phase import Phase
 from proxy.machine.hardware import engine_version
 from proxy.pool.model import ServedModel
-from proxy.settings import Settings
 
 
 def info_router(service: Service) -> APIRouter:
@@ -96,6 +95,23 @@ def _engine(model: ServedModel, phase: Phase) -> dict[str, Any]:
 def _model(model: ServedModel) -> dict[str, Any]:
     now, settings = model.state.snapshot, model.settings
     names = now.served_names or model.names
+    applied, sizing = settings.preset, model.sizing
+    # What it gave, as variables; a token cannot be in one.
+    preset = applied and {
+        "name": applied.preset.name,
+        "file": applied.preset.file,
+        "variables": dict(applied.given),
+        "overruled": list(applied.overruled),
+    }
+    # Of each of its GPUs, or of the machine: what it takes as measured or else as declared.
+    memory = sizing and _known(
+        {
+            "measured": sizing.footprint is not None,
+            "bytes": sizing.needed_bytes,
+            "kv_cache_bytes": sizing.footprint and sizing.footprint.kv_cache_bytes,
+            "share": sizing.share,
+        }
+    )
     return _known(
         {
             "name": settings.model_name or next(iter(names), None),
@@ -103,38 +119,12 @@ def _model(model: ServedModel) -> dict[str, Any]:
             "revision": now.revision,
             "path": now.model_path,
             "random_weights": True if now.demo else None,
-            "preset": _preset(settings),
+            "preset": preset,
             "keys": list(settings.model_keys) or None,
             "gpus": list(settings.gpus) or None,
-            "memory": _memory(model),
+            "memory": memory,
         }
     )
-
-
-def _memory(model: ServedModel) -> dict[str, Any] | None:
-    """Of each of its GPUs, or of the machine: what it takes as measured or else as declared."""
-    if (sizing := model.sizing) is None:
-        return None
-    footprint = sizing.footprint
-    values = {
-        "measured": footprint is not None,
-        "bytes": sizing.needed_bytes,
-        "kv_cache_bytes": footprint and footprint.kv_cache_bytes,
-        "share": sizing.share,
-    }
-    return _known(values)
-
-
-def _preset(settings: Settings) -> dict[str, Any] | None:
-    """What a preset gave, as variables; a token cannot be in one."""
-    if (applied := settings.preset) is None:
-        return None
-    return {
-        "name": applied.preset.name,
-        "file": applied.preset.file,
-        "variables": dict(applied.given),
-        "overruled": list(applied.overruled),
-    }
 
 
 def _rounded(phase_seconds: Mapping[Phase, float]) -> dict[Phase, float]:

@@ -21,6 +21,11 @@ PATH = "/openapi.json"
 _FILE = Path(__file__).with_name("openapi.json")
 _METRICS = ("/metrics", "/metrics/engine")
 _ONE_MODEL = "/v1/models/{model}"
+# Of what stands in a path.
+_PATTERNS = {
+    "model": "^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+    "response_id": "^resp_[A-Za-z0-9_-]+$",
+}
 # Statuses that the engine itself answers with, too, in shapes of its own.
 _SHARED = (400, 422, 500, 503)
 # Why the sidecar does not ask the engine, or has no answer of it to pass on.
@@ -80,35 +85,27 @@ def described(
         if "post" in page:  # an order of an operator
             page["post"]["security"] = schemes if settings.admin_keys else []
         elif settings.needs_key:
-            _say_who_may(page["get"], is_open=path in open_paths)
+            if path in open_paths:
+                page["get"]["security"] = []
+            else:
+                page["get"]["responses"]["401"] = {
+                    "$ref": "#/components/responses/Refused",
+                    "description": REFUSALS[401],
+                }
     document["paths"] = pages | {path: _item(path, *listed) for path, listed in routes.items()}
     return document
 
 
-def _say_who_may(page: dict[str, Any], *, is_open: bool) -> None:
-    if is_open:
-        page["security"] = []
-    else:
-        page["responses"]["401"] = {
-            "$ref": "#/components/responses/Refused",
-            "description": REFUSALS[401],
-        }
-
-
 def _item(path: str, spec: RouteSpec, endpoint: Endpoint) -> dict[str, Any]:
     """What a path of the engine's takes."""
-    names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-    item: dict[str, Any] = {"parameters": list(map(_parameter, names))} if names else {}
-    return item | {
-        method: _operation(path, spec, endpoint.body if method == "post" else None)
-        for method in endpoint.methods
-    }
-
-
-def _parameter(name: str) -> dict[str, Any]:
-    pattern = "^resp_[A-Za-z0-9_-]+$" if name == "response_id" else "^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
-    schema = {"type": "string", "pattern": pattern, "maxLength": 256}
-    return {"name": name, "in": "path", "required": True, "schema": schema}
+    item: dict[str, Any] = {}
+    for name in (part[1:-1] for part in path.split("/") if part.startswith("{")):
+        schema = {"type": "string", "pattern": _PATTERNS[name], "maxLength": 256}
+        parameter = {"name": name, "in": "path", "required": True, "schema": schema}
+        item.setdefault("parameters", []).append(parameter)
+    for method in endpoint.methods:
+        item[method] = _operation(path, spec, endpoint.body if method == "post" else None)
+    return item
 
 
 def _operation(path: str, spec: RouteSpec, body: str | None) -> dict[str, Any]:

@@ -131,6 +131,14 @@ class Sample:
         gap = self.record.itl_mean_seconds
         return 1 / gap if gap else None
 
+    def is_in_time(self, slo_ttft_ms: float) -> bool | None:
+        """Whether the first token came within the objective; None: cut too early to say."""
+        ttft = self.record.ttft_seconds
+        if self.error is None and ttft is not None:
+            return ttft * 1000 <= slo_ttft_ms
+        is_open = self.unfinished and self.record.duration_seconds * 1000 < slo_ttft_ms
+        return None if is_open else False
+
 
 def level_of(
     streams: int, seconds: float, samples: Sequence[Sample], slo_ttft_ms: float, cpu: float
@@ -141,7 +149,7 @@ def level_of(
     records = [sample.record for sample in good]
     prompts = [one.prompt_tokens for one in records if one.prompt_tokens is not None]
     cached = [one.cached_tokens for one in records if one.cached_tokens is not None]
-    verdicts = [v for sample in samples if (v := _in_time(sample, slo_ttft_ms)) is not None]
+    verdicts = [v for sample in samples if (v := sample.is_in_time(slo_ttft_ms)) is not None]
     gaps = [one.longest_gap_seconds for one in records if one.itl_mean_seconds is not None]
     rates = [rate for sample in good if (rate := sample.tokens_per_second) is not None]
     ended_in_window = sum(sample.window_events is None for sample in finished)
@@ -168,15 +176,6 @@ def level_of(
         generator_cpu=round(cpu, 2),
         errors=errors,
     )
-
-
-def _in_time(sample: Sample, slo_ttft_ms: float) -> bool | None:
-    """Whether the first token came within the objective; None where it was cut too early to say."""
-    ttft = sample.record.ttft_seconds
-    if sample.error is None and ttft is not None:
-        return ttft * 1000 <= slo_ttft_ms
-    is_open = sample.unfinished and sample.record.duration_seconds * 1000 < slo_ttft_ms
-    return None if is_open else False
 
 
 def _ms(seconds: float) -> float:

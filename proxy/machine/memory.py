@@ -6,7 +6,7 @@ thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,30 +57,22 @@ def machine_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> DeviceMemory |
 def process_memory(pid: int, proc: Path = _PROC) -> int | None:
     """What a process and all below it take; of what several share each has its part. None where
     there is no such process, or another user's."""
-    parents = dict(_parents(proc))
-    if pid not in parents:
-        return None
-    total = 0
-    for each in parents:
-        with suppress(OSError, KeyError):
-            if pid in _line_of(each, parents):
-                total += _sizes(proc / str(each) / "smaps_rollup")["Pss"]
-    return total or None
-
-
-def _line_of(pid: int, parents: dict[int, int]) -> Iterator[int]:
-    while pid in parents:
-        yield pid
-        pid = parents[pid]
-
-
-def _parents(proc: Path) -> Iterator[tuple[int, int]]:
+    parents = {}
     for entry in proc.iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
                 # The name, in parentheses, may itself hold spaces and parentheses.
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                yield int(entry.name), int(fields[1])
+                parents[int(entry.name)] = int(fields[1])
+    total = 0
+    for each in parents:
+        ancestor = each
+        while ancestor != pid and ancestor in parents:
+            ancestor = parents[ancestor]
+        if ancestor == pid:
+            with suppress(OSError, KeyError):
+                total += _sizes(proc / str(each) / "smaps_rollup")["Pss"]
+    return total or None
 
 
 def _sizes(path: Path) -> dict[str, int]:

@@ -63,6 +63,29 @@ class Target:
     def url(self) -> str:
         return f"{self.scheme}://{self.authority}{self.rest}"
 
+    @classmethod
+    def parse(cls, url: str) -> Target | None:
+        """None where a URL is not of the one form that all parsers read alike."""
+        match = _URL.fullmatch(url)
+        if match is None:
+            return None
+        scheme, host = match["scheme"].lower(), match["host"].lower()
+        port = int(match["port"] or _DEFAULT_PORTS[scheme])
+        labels = host.split(".")
+        try:
+            if host.startswith("["):
+                host = str(IPv6Address(host[1:-1]))
+            # So a name does not end in a dot either.
+            elif len(host) > _MAX_HOST_CHARS or not all(
+                0 < len(label) <= _MAX_LABEL_CHARS for label in labels
+            ):
+                return None
+            elif _NUMBER.fullmatch(labels[-1]):
+                host = str(IPv4Address(host))
+        except ValueError:
+            return None
+        return cls(scheme, host, port, match["rest"] or "/") if 0 < port < 65536 else None
+
 
 class Policy:
     """What the settings allow. `is_reachable` says of an address whether it is public enough."""
@@ -95,7 +118,7 @@ class Policy:
             raise _refused(param, _LOCAL_FILE)
         if scheme not in _DEFAULT_PORTS:
             raise _refused(param, _SCHEME)
-        target = _parsed(url)
+        target = Target.parse(url)
         if target is None:
             raise _refused(param, _FORM)
         if self._domains and target.host not in self._domains:
@@ -121,26 +144,6 @@ class Policy:
         if not found or not all(map(self.lets_reach, found)):
             raise _refused(param, _PRIVATE if is_address(target.host) else _NO_PUBLIC_NAME)
         return found
-
-
-def _parsed(url: str) -> Target | None:
-    match = _URL.fullmatch(url)
-    if match is None:
-        return None
-    scheme, host = match["scheme"].lower(), match["host"].lower()
-    port = int(match["port"] or _DEFAULT_PORTS[scheme])
-    labels = host.split(".")
-    try:
-        if host.startswith("["):
-            host = str(IPv6Address(host[1:-1]))
-        # So a name does not end in a dot either.
-        elif len(host) > _MAX_HOST_CHARS or not all(0 < len(x) <= _MAX_LABEL_CHARS for x in labels):
-            return None
-        elif _NUMBER.fullmatch(labels[-1]):
-            host = str(IPv4Address(host))
-    except ValueError:
-        return None
-    return Target(scheme, host, port, match["rest"] or "/") if 0 < port < 65536 else None
 
 
 def _refused(param: str, reason: str) -> MediaRefused:

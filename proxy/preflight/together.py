@@ -6,7 +6,7 @@ work; that it works is not promised.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -47,7 +47,9 @@ def check_together(settings: Settings, hardware: Hardware) -> None:
     staying = [each for each in needs if each.settings.is_pinned or each.settings is settings]
     for device in {device for each in staying for device in each.devices}:
         own = [each for each in staying if device in each.devices and each.needed_bytes]
-        room = _room(settings, own)
+        # Of the device, whoever else holds some of it now.
+        rooms = [settings.memory_budget_bytes, *(each.device_bytes for each in own)]
+        room = min((size for size in rooms if size is not None), default=None)
         taken = sum(each.needed_bytes or 0 for each in own)
         if room is None or taken <= room:
             continue
@@ -79,10 +81,3 @@ def _needs(settings: Settings, hardware: Hardware) -> Iterator[_Need]:
             devices = each.gpus or tuple(range(len(hardware.gpus))) or (_MACHINE,)
             measured = sizing.footprint is not None
             yield _Need(each, devices, sizing.needed_bytes, measured, sizing.device_bytes)
-
-
-def _room(settings: Settings, needs: Sequence[_Need]) -> int | None:
-    """Of the device that these are on, whoever else holds some of it now."""
-    sizes = [each.device_bytes for each in needs if each.device_bytes is not None]
-    sizes += [settings.memory_budget_bytes] if settings.memory_budget_bytes is not None else []
-    return min(sizes, default=None)

@@ -83,7 +83,14 @@ class Generate(Protocol):
                 near = get_close_matches(short, (*SAMPLING, *_OWN), n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise InvalidRequest(f"{short}: is not known{hint}", param=short)
-        one = _one_prompt(body)
+        prompt, prompts = body.get("prompt"), body.get("prompts")
+        one = prompt is not None
+        if one == (prompts is not None):
+            text = "cannot stand beside prompts" if one else "is needed, or prompts"
+            raise InvalidRequest(f"prompt: {text}", param="prompt")
+        _check_text(body, "prompt")
+        if not _check_texts(body, "prompts") and not one:
+            raise InvalidRequest("prompts: is empty", param="prompts")
         sampling = {name: value for name, value in body.items() if name in SAMPLING}
         if path == _STREAM:
             sampling |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -92,9 +99,7 @@ class Generate(Protocol):
                 raise InvalidRequest("prompts: has no history; ask with prompt", param="prompts")
             ask = Ask(Route.CHAT, sampling | {"messages": list(_messages(body))})
         else:
-            ask = Ask(
-                Route.COMPLETIONS, sampling | {"prompt": body["prompt" if one else "prompts"]}
-            )
+            ask = Ask(Route.COMPLETIONS, sampling | {"prompt": prompt if one else prompts})
         ask.notes.update(one=one, reasons={})
         return ask
 
@@ -121,18 +126,6 @@ class Generate(Protocol):
                 case Done():
                     pieces.append(b"data: [DONE]\n\n")
         return b"".join(pieces)
-
-
-def _one_prompt(body: dict[str, Any]) -> bool:
-    """Whether there is one prompt, and not several."""
-    prompt, prompts = body.get("prompt"), body.get("prompts")
-    if (prompt is None) == (prompts is None):
-        text = "is needed, or prompts" if prompt is None else "cannot stand beside prompts"
-        raise InvalidRequest(f"prompt: {text}", param="prompt")
-    _check_text(body, "prompt")
-    if not _check_texts(body, "prompts") and prompts is not None:
-        raise InvalidRequest("prompts: is empty", param="prompts")
-    return prompt is not None
 
 
 def _messages(body: dict[str, Any]) -> Iterator[dict[str, str]]:

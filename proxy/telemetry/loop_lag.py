@@ -21,18 +21,14 @@ class LoopLag:
     def start(self) -> None:
         """Measure the running loop, as long as it runs."""
         self._loop = asyncio.get_running_loop()
-        self._window_ends = self._loop.time() + WINDOW_SECONDS
-        self._wait()
+        self._due = self._loop.time()
+        self._window_ends = self._due + WINDOW_SECONDS
+        self._tick()
 
     @property
     def seconds(self) -> float | None:
         """None before the start."""
         return None if self._loop is None else max(self._longest, self._longest_before)
-
-    def _wait(self) -> None:
-        assert self._loop is not None
-        self._due = self._loop.time() + TICK_SECONDS
-        self._loop.call_at(self._due, self._tick)
 
     def _tick(self) -> None:
         assert self._loop is not None
@@ -41,4 +37,5 @@ class LoopLag:
             self._longest, self._longest_before = 0.0, self._longest
             self._window_ends = now + WINDOW_SECONDS
         self._longest = max(self._longest, now - self._due)
-        self._wait()
+        self._due = now + TICK_SECONDS
+        self._loop.call_at(self._due, self._tick)

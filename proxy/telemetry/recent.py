@@ -57,32 +57,6 @@ class Recent:
             present = present_fields(record)
             row = {name: present[name] for name in _FIELDS if name in present}
             row["seconds_ago"] = round(now - record.finished, 1)
-            row["split_ms"] = {part: round(s * 1000, 2) for part, s in _split(record).items()}
+            row["split_ms"] = {part: round(s * 1000, 2) for part, s in record.split_seconds.items()}
             rows.append(row)
         return rows
-
-
-def _split(record: Record) -> dict[str, float]:
-    """Where the time went, in seconds; together that is how long the request took.
-
-    `queued` is the wait for the engine or for a place at it, `media` that for the servers of
-    media URLs; a request without them has no such part. One that never came to the engine has
-    only what was before, and `other`. An answer in one piece is all `generating`: when its first
-    token was there is not known.
-    """
-    assert record.finished is not None
-    queued = record.waited_seconds
-    received = record.body_read if record.body_read is not None else record.started + queued
-    parts = {"receiving": max(received - record.started - queued, 0.0)}
-    if queued or record.held_seconds:
-        parts["queued"] = queued + record.held_seconds
-    if record.media_seconds:
-        parts["media"] = record.media_seconds
-    if record.sent is not None:
-        sent, end = max(record.sent, received), record.last_byte or record.finished
-        first = record.first_token if record.first_token is not None else sent
-        parts["waiting"] = max(first - sent, 0.0)
-        parts["generating"] = max(end - first, 0.0)
-        parts["sidecar"] = record.overhead_seconds or 0.0
-    parts["other"] = max(record.duration_seconds - sum(parts.values()), 0.0)
-    return parts

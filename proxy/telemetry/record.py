@@ -216,3 +216,28 @@ class Record(msgspec.Struct, eq=False, gc=False):
         if self.last_byte is None or self.finished is None or self.outcome in _BROKEN_OFF:
             return max(before, 0.0)
         return max(before, 0.0) + max(self.finished - self.last_byte, 0.0)
+
+    @property
+    def split_seconds(self) -> dict[str, float]:
+        """Where the time went, in seconds; together that is how long the request took.
+
+        `queued` is the wait for the engine or for a place at it, `media` that for the servers of
+        media URLs; a request without them has no such part. One that never came to the engine has
+        only what was before, and `other`. An answer in one piece is all `generating`: when its
+        first token was there is not known.
+        """
+        queued = self.waited_seconds
+        received = self.body_read if self.body_read is not None else self.started + queued
+        parts = {"receiving": max(received - self.started - queued, 0.0)}
+        if queued or self.held_seconds:
+            parts["queued"] = queued + self.held_seconds
+        if self.media_seconds:
+            parts["media"] = self.media_seconds
+        if self.sent is not None:
+            sent, end = max(self.sent, received), self.last_byte or self.finished or monotonic()
+            first = self.first_token if self.first_token is not None else sent
+            parts["waiting"] = max(first - sent, 0.0)
+            parts["generating"] = max(end - first, 0.0)
+            parts["sidecar"] = self.overhead_seconds or 0.0
+        parts["other"] = max(self.duration_seconds - sum(parts.values()), 0.0)
+        return parts
