@@ -112,7 +112,11 @@ class Account:
         # None of `_buckets`: a request costs a load only where it brings one about.
         self._loads = _sized(self._loads, allowance.loads_per_hour, now, _HOUR_SECONDS)
         self._buckets = tuple(filter(None, (self._requests, self._tokens)))
-        self._lines = _template(allowance)
+        limits = ((b"requests", allowance.rpm), (b"tokens", allowance.tpm or allowance.tpd))
+        self._lines = b"".join(
+            _LINES % {b"unit": unit, b"limit": limit} for unit, limit in limits if limit
+        )
+        """With room for what is left and until when."""
 
     def has_room(self, now: float, wall: float) -> bool:
         """May one more request come in?"""
@@ -240,12 +244,6 @@ class Account:
 def _refilled(missing: float, seconds: float, rate: float) -> float:
     """What is missing after so long, by a clock that may have gone back."""
     return max(0.0, missing - max(0.0, seconds) * rate)
-
-
-def _template(allowance: Allowance) -> bytes:
-    """The lines, with room for what is left and until when."""
-    limits = ((b"requests", allowance.rpm), (b"tokens", allowance.tpm or allowance.tpd))
-    return b"".join(_LINES % {b"unit": unit, b"limit": limit} for unit, limit in limits if limit)
 
 
 def _end_of_day(wall: float) -> int:

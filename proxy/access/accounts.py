@@ -7,7 +7,7 @@ from time import monotonic, time
 
 from proxy.access.account import Account, Charge, Used
 from proxy.errors import MAX_HEEDED_SECONDS, QuotaExceeded, RateLimited
-from proxy.settings.allowance import ALL, NOTHING, Allowance, KeyLimits
+from proxy.settings.allowance import ALL, NOTHING, KeyLimits
 from proxy.settings.keys import ApiKey
 
 
@@ -38,7 +38,8 @@ class Accounts:
         """These keys are good now; who has an account already keeps what has been used."""
         now, wall = monotonic(), time()
         for key in keys:
-            allowance = self._allowance(key)
+            ours = self._limits.by_label.get(key.label, NOTHING).or_else(self._limits.each)
+            allowance = key.allowance.or_else(ours)
             if (account := self._of.get(key.label)) is not None:
                 account.allow(allowance, now)
             elif allowance != NOTHING:
@@ -108,18 +109,15 @@ class Accounts:
             if account is not None:
                 account.adopt(used, now, wall)
 
-    def _allowance(self, key: ApiKey) -> Allowance:
-        ours = self._limits.by_label.get(key.label, NOTHING).or_else(self._limits.each)
-        return key.allowance.or_else(ours)
-
 
 def _refusal(accounts: tuple[Account, ...], now: float, wall: float) -> RateLimited | QuotaExceeded:
     """That of the account which takes longest until it has room."""
     failure = _longest(
         [each.refusal(now, wall) for each in accounts if not each.has_room(now, wall)]
     )
-    lines = _lines(accounts, now, wall).splitlines()
-    failure.headers += tuple(_header(line) for line in lines)
+    for line in _lines(accounts, now, wall).splitlines():
+        name, _, value = line.partition(b": ")
+        failure.headers += ((name, value),)
     return failure
 
 
@@ -137,8 +135,3 @@ def _lines(accounts: tuple[Account, ...], now: float, wall: float) -> bytes:
         if lines := account.lines(now, wall):
             return lines
     return b""
-
-
-def _header(line: bytes) -> tuple[bytes, bytes]:
-    name, _, value = line.partition(b": ")
-    return name, value

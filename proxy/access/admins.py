@@ -72,7 +72,9 @@ def _stranger(request: Request) -> str | None:
     if not is_loopback(request.client or ""):
         return "came from another one"
     # A plain nginx adds no header; it asks by HTTP/1.0.
-    if request.version == "1.0" or any(map(_is_of_a_proxy, named)):
+    if request.version == "1.0" or any(
+        header in _FORWARDED or header.startswith(_FORWARDED_BEGINNINGS) for header in named
+    ):
         return "came through a proxy"
     host = named.get(b"host", b"").lower()
     if not is_loopback(host_of(host)):
@@ -83,7 +85,3 @@ def _stranger(request: Request) -> str | None:
     if named.get(b"sec-fetch-site", b"none") not in _OWN_SITE:
         return "was sent by a web page of another site"
     return None
-
-
-def _is_of_a_proxy(header: bytes) -> bool:
-    return header in _FORWARDED or header.startswith(_FORWARDED_BEGINNINGS)

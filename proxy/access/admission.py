@@ -71,25 +71,19 @@ class Admission:
         waited = 0.0
         if self._refusal() is not None or self._closed or not self._room.admit(key):
             began = monotonic()
-            await self._wait(key, watch)
+            await self._until_ready(key, watch, began)
+            if not self._room.admit(key):
+                await self._room.wait(key, watch)
+                try:  # it may have died meanwhile
+                    await self._until_ready(key, watch, began)
+                except BaseException:
+                    self._room.leave(key)
+                    raise
             waited = monotonic() - began
         self.in_flight += 1
         self.last_request = monotonic()
         self._empty.clear()
         return waited
-
-    async def _wait(self, key: str | None, watch: Watch | None) -> None:
-        """For the engine, and then for a place at it."""
-        began = monotonic()
-        await self._until_ready(key, watch, began)
-        if self._room.admit(key):
-            return
-        await self._room.wait(key, watch)
-        try:
-            await self._until_ready(key, watch, began)
-        except BaseException:
-            self._room.leave(key)
-            raise
 
     async def _until_ready(self, key: str | None, watch: Watch | None, began: float) -> None:
         """`began`: when the request came here."""

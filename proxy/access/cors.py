@@ -85,7 +85,11 @@ class Cors:
         listed, whatever its port; a proxy may have put the host into a header that no page can set.
         """
         origin = request.named.get(b"origin", b"")
-        if not origin or self._allows(origin) or _host(origin) in _hosts(request):
+        if not origin or self._allows(origin):
+            return None
+        values = [value for name, value in request.headers if name in _HOST_HEADERS]
+        hosts = {_host(b"//" + one.strip()) for value in values for one in value.split(b",")}
+        if (host := _host(origin)) and host in hosts:
             return None
         shown = origin[:_MAX_SHOWN_BYTES].decode("latin-1")
         text = f"Pages of {shown} may not open a session here; CORS_ORIGINS lists those that may."
@@ -100,10 +104,3 @@ def _host(origin: bytes) -> str | None:
         return urlsplit(origin.decode("latin-1")).hostname
     except ValueError:  # brackets that are none
         return None
-
-
-def _hosts(request: Request) -> set[str]:
-    """Names of this server, as the client, or a proxy in front, names it."""
-    values = (value for name, value in request.headers if name in _HOST_HEADERS)
-    found = (_host(b"//" + one.strip()) for value in values for one in value.split(b","))
-    return {host for host in found if host}

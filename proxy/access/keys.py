@@ -75,9 +75,8 @@ class Keys:
             label = None if bearer is None else self._passed_bearers.get(bearer)
         else:
             label = self._passed_keys.get(key)
-        return label or self._checked(key, bearer)
-
-    def _checked(self, key: bytes | None, bearer: bytes | None) -> str:
+        if label:
+            return label
         if bearer is not None and bearer[:7].lower() != _BEARER:
             bearer = None
         if key is not None and (label := self._label_of(key.strip())) is not None:
@@ -158,7 +157,11 @@ def warnings_about_keys(settings: Settings, keys: Iterable[ApiKey]) -> tuple[str
     keys = tuple(keys)
     warnings = []
     if not settings.needs_key and not is_loopback(settings.host):
-        warnings.append(_open_to_all(settings))
+        warnings.append(
+            f"There is no API key, and HOST={settings.host} is not this machine alone: whoever"
+            f" reaches port {settings.port} may use the model. `{COMMAND} keys` makes a key for"
+            " API_KEYS."
+        )
     if settings.needs_key and not keys:
         warnings.append("API_KEYS_FILE holds no key yet: every request gets 401 until it does.")
     named = settings.key_limits.by_label if settings.key_limits is not None else {}
@@ -169,13 +172,6 @@ def warnings_about_keys(settings: Settings, keys: Iterable[ApiKey]) -> tuple[str
         text = f"These keys are so short that they can be guessed: {', '.join(short)}. "
         warnings.append(f"{text}`{COMMAND} keys` makes a good one.")
     return tuple(warnings)
-
-
-def _open_to_all(settings: Settings) -> str:
-    return (
-        f"There is no API key, and HOST={settings.host} is not this machine alone: whoever reaches "
-        f"port {settings.port} may use the model. `{COMMAND} keys` makes a key for API_KEYS."
-    )
 
 
 def is_loopback(host: str) -> bool:

@@ -86,13 +86,23 @@ class WaitingRoom:
                 watch(None)
 
     def leave(self, key: str | None) -> None:
-        """Give a place back; the next waiter gets it."""
+        """Give a place back. Who waits gets it, in turn each key that may have more."""
         self._taken -= 1
         self._taken_by[key] -= 1
         if not self._taken_by[key]:
             del self._taken_by[key]
-        if self._queues:
-            self._grant()
+        while self._queues and not self._is_full():
+            keys = [each for each in self._queues if self._may_have_more(each)]
+            if not keys:
+                return
+            queue = self._queues[keys[0]]
+            place = queue[0]
+            self._remove(keys[0], place)
+            if queue:  # its turn comes again after that of all others
+                self._queues[keys[0]] = self._queues.pop(keys[0])
+            if not place.done():
+                self._take(keys[0])
+                place.set_result(None)
 
     def close(self, failure: RequestFailure) -> None:
         """Send away all who wait."""
@@ -111,22 +121,6 @@ class WaitingRoom:
     def _take(self, key: str | None) -> None:
         self._taken += 1
         self._taken_by[key] = self._taken_by.get(key, 0) + 1
-
-    def _grant(self) -> None:
-        """Give free places to those who wait, in turn to each key that may have more."""
-        while not self._is_full():
-            keys = [key for key in self._queues if self._may_have_more(key)]
-            if not keys:
-                return
-            key = keys[0]
-            queue = self._queues[key]
-            place = queue[0]
-            self._remove(key, place)
-            if queue:  # its turn comes again after that of all others
-                self._queues[key] = self._queues.pop(key)
-            if not place.done():
-                self._take(key)
-                place.set_result(None)
 
     def _evict_for(self, key: str | None) -> None:
         """See that one more may wait. Who has the most waiting gives way to others: one key cannot

@@ -43,24 +43,22 @@ class AttachedEngine(Supervisor):
         self._state.enter(Phase.LOADING, reason=f"waiting for {self._settings.upstream_url}")
         while True:
             try:
-                await self._look()
+                healthy = await self._probe.healthy()
+                if not healthy:
+                    self._mark_unhealthy("the engine does not answer its health check")
+                elif self._state.snapshot.phase is not Phase.READY:
+                    await self._on_healthy()
+                if self._state.snapshot.phase is Phase.READY and self._watch is not None:
+                    self._symptom = await self._watch.look(healthy=healthy)
+                    if self._symptom is not None:
+                        # It is not ours to restart: it gets no requests until it generates again.
+                        reason = f"the engine is stuck: {self._symptom}"
+                        self._state.enter(Phase.DEGRADED, reason=reason)
             except Exception as error:
                 # A fault of ours must not leave an engine unwatched.
                 _log.exception("the sidecar failed to follow the engine")
                 self._mark_unhealthy(f"the sidecar failed to follow it: {error}")
             await asyncio.sleep(_POLL_SECONDS)
-
-    async def _look(self) -> None:
-        healthy = await self._probe.healthy()
-        if not healthy:
-            self._mark_unhealthy("the engine does not answer its health check")
-        elif self._state.snapshot.phase is not Phase.READY:
-            await self._on_healthy()
-        if self._state.snapshot.phase is Phase.READY and self._watch is not None:
-            self._symptom = await self._watch.look(healthy=healthy)
-            if self._symptom is not None:
-                # It is not ours to restart: it gets no requests until it generates again.
-                self._state.enter(Phase.DEGRADED, reason=f"the engine is stuck: {self._symptom}")
 
     def _mark_unhealthy(self, reason: str) -> None:
         if self._state.snapshot.phase in (Phase.WARMING, Phase.READY):

@@ -44,21 +44,18 @@ def main(command: list[str]) -> int:
     signal.set_wakeup_fd(wake_write)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    child = _start(command, libc)
-    code = _watch(child, wake_read)
-    _end_descendants()
-    return code if code >= 0 else 128 - code
 
-
-def _start(command: list[str], libc: ctypes.CDLL) -> subprocess.Popen[bytes]:
     def die_with_the_guard() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
     try:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_the_guard)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_the_guard)
     except OSError as error:
         print(f"cannot run {command[0]}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(127) from None
+        return 127
+    code = _watch(child, wake_read)
+    _end_descendants()
+    return code if code >= 0 else 128 - code
 
 
 def _watch(child: subprocess.Popen[bytes], wake_read: int) -> int:
@@ -93,24 +90,20 @@ def _end_descendants() -> None:
 
 def _descendants() -> Iterator[int]:
     """Living processes below this one. Orphans are ours too: we are their subreaper."""
-    parents = dict(_parents())
-    for pid in parents:
-        ancestor = pid
-        while ancestor in parents and ancestor != os.getpid():
-            ancestor = parents[ancestor]
-        if ancestor == os.getpid() and pid != os.getpid():
-            yield pid
-
-
-def _parents() -> Iterator[tuple[int, int]]:
-    """(pid, parent's pid) of every process that is not a zombie."""
+    parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
                 # The name, in parentheses, may itself hold spaces and parentheses.
                 state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
                 if state != "Z" or int(entry.name) == os.getpid():
-                    yield int(entry.name), int(parent)
+                    parents[int(entry.name)] = int(parent)
+    for pid in parents:
+        ancestor = pid
+        while ancestor in parents and ancestor != os.getpid():
+            ancestor = parents[ancestor]
+        if ancestor == os.getpid() and pid != os.getpid():
+            yield pid
 
 
 def _is_resource_tracker(pid: int) -> bool:

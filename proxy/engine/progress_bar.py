@@ -87,28 +87,19 @@ def describe(now: Snapshot) -> str | None:
     """`downloading  [#####---]  42 %  1.2 of 3.0 GB  85 MB/s  0:21 left`; None after the start."""
     if now.phase not in _SHOWN:
         return None
-    parts = [f"{now.phase:11}", *_bar(now.progress)]
-    if now.phase is Phase.DOWNLOADING:
-        parts += _transfer(now)
-    else:
+    parts = [f"{now.phase:11}"]
+    if now.progress is not None:
+        full = round(now.progress * _CELLS)
+        parts += [f"[{'#' * full}{'-' * (_CELLS - full)}]", f"{now.progress:4.0%}"]
+    if now.phase is not Phase.DOWNLOADING:
         parts.append(_clock(monotonic() - now.since))
+    elif now.downloaded_bytes is not None and now.download_bytes is not None:
+        parts.append(f"{now.downloaded_bytes / 1e9:.2f} of {now.download_bytes / 1e9:.2f} GB")
+        if now.bytes_per_second:
+            parts.append(f"{now.bytes_per_second / 1e6:.1f} MB/s")
     if (left := now.seconds_left) is not None:
         parts.append(f"{_clock(left)} left")
     return "  ".join(parts)
-
-
-def _bar(fraction: float | None) -> list[str]:
-    if fraction is None:
-        return []
-    full = round(fraction * _CELLS)
-    return [f"[{'#' * full}{'-' * (_CELLS - full)}]", f"{fraction:4.0%}"]
-
-
-def _transfer(now: Snapshot) -> list[str]:
-    if now.downloaded_bytes is None or now.download_bytes is None:
-        return []
-    parts = [f"{now.downloaded_bytes / 1e9:.2f} of {now.download_bytes / 1e9:.2f} GB"]
-    return parts + ([f"{now.bytes_per_second / 1e6:.1f} MB/s"] if now.bytes_per_second else [])
 
 
 def _clock(seconds: float) -> str:

@@ -174,8 +174,22 @@ class EngineState:
         now = self.snapshot
         if now.ready:
             return None
+        match now.phase:
+            case Phase.FAILED:
+                text = f"The engine cannot start: {now.reason}"
+            case Phase.RESTARTING | Phase.DEGRADED:
+                text = f"The engine is {now.phase}: {now.reason}"
+            case Phase.DRAINING:
+                text = "This server is shutting down."
+            case Phase.STOPPED:
+                text = "The model is not loaded."
+            case Phase.ASLEEP:
+                text = "The model is asleep."
+            case _:
+                percent = f" ({now.progress:.0%})" if now.progress is not None else ""
+                text = f"The engine is starting, phase {now.phase}{percent}."
         kind = EngineFailed if now.phase is Phase.FAILED else EngineUnavailable
-        return kind(_unavailable_text(now), retry_after_seconds=self.retry_after())
+        return kind(f"{text} See GET /health.", retry_after_seconds=self.retry_after())
 
     def retry_after(self) -> int | None:
         """In how many seconds a request may be sent again that the engine cannot take now; None
@@ -205,21 +219,3 @@ class EngineState:
             self._settled.clear()
         for listener in self._listeners:
             listener(before, after)
-
-
-def _unavailable_text(now: Snapshot) -> str:
-    match now.phase:
-        case Phase.FAILED:
-            text = f"The engine cannot start: {now.reason}"
-        case Phase.RESTARTING | Phase.DEGRADED:
-            text = f"The engine is {now.phase}: {now.reason}"
-        case Phase.DRAINING:
-            text = "This server is shutting down."
-        case Phase.STOPPED:
-            text = "The model is not loaded."
-        case Phase.ASLEEP:
-            text = "The model is asleep."
-        case _:
-            percent = f" ({now.progress:.0%})" if now.progress is not None else ""
-            text = f"The engine is starting, phase {now.phase}{percent}."
-    return f"{text} See GET /health."
