@@ -21,9 +21,11 @@ COMMANDS = [
     "df",
     "dirname",
     "env",
+    "grep",
     "make",
     "sed",
     "sleep",
+    "sort",
     "timeout",
     "touch",
     "uname",
@@ -527,16 +529,29 @@ def test_make_run_makes_everything_the_first_time(sandbox: Sandbox) -> None:
     assert "requirements-dev.txt" not in steps
 
 
-def test_make_test_asks_for_coverage_of_all_tests_only(installed: Sandbox) -> None:
-    everything = installed.run("make", "-n", "test").stdout
-    commands = everything.replace("\\\n", " ").splitlines()
-    (line,) = (each for each in commands if "pytest" in each)
-    beside, paired, alone = re.findall(r"\S+ -m pytest [^|]+", line)
+def test_make_test_runs_each_test_once_and_real_vllm_by_itself(installed: Sandbox) -> None:
+    (installed.root / "tests").symlink_to(PROJECT / "tests")
+    output = installed.run("make", "-n", "test").stdout
+    beside, paired, alone = re.findall(r"\S+ -m pytest ([^|]+)", output)
     assert '-m "not engine and not alone" tests' in beside
-    assert re.search(r'--numprocesses=2 .*--cov-append .*-m "engine and not alone" tests', paired)
-    assert re.search(r"--cov-append .*--cov-fail-under=\d\d -m alone tests", alone)
-    some = installed.run("make", "-n", "test", "TESTS=tests/wire").stdout
-    assert "--cov " in some
+    assert '--numprocesses=2 --dist=worksteal -m "engine and not alone" tests/' in paired
+    assert alone.startswith("-m alone tests/")
+    marked = re.compile(r"mark\.(engine|alone)\b")
+    files = {
+        str(path.relative_to(PROJECT))
+        for path in (PROJECT / "tests").rglob("test_*.py")
+        if path != Path(__file__) and marked.search(path.read_text())
+    }
+    assert files <= {*paired.split()} & {*alone.split()}
+    assert "--cov" not in output
+
+
+def test_make_coverage_has_a_limit_for_all_tests_only(installed: Sandbox) -> None:
+    everything = installed.run("make", "-n", "coverage").stdout
+    assert everything.count("-m pytest --cov --cov-branch --cov-append ") == 3
+    assert re.search(r"coverage report .*--fail-under=\d\d", everything)
+    some = installed.run("make", "-n", "coverage", "TESTS=tests/wire").stdout
+    assert "-m pytest --cov --cov-branch --cov-append --cov-report= tests/wire" in some
     assert "fail-under" not in some
 
 
@@ -553,6 +568,7 @@ def test_make_without_a_target_lists_them(sandbox: Sandbox) -> None:
         "help",
         "run",
         "test",
+        "coverage",
         "check",
         "unit",
         "floors",
