@@ -42,19 +42,35 @@ def kind_of(action: argparse.Action) -> str:
 
 
 def json_of(action: argparse.Action) -> str | None:
-    """`only` where the value must be JSON, `or text` where an object is read as JSON."""
-    if kind_of(action) != "value" or action.type is None or not takes(action, "{}"):
+    """What a flag whose value is JSON takes; None: its value is no JSON.
+
+    `fields`: an object with the keys that vLLM knows, where numbers may be written 80m; `object`:
+    any object; `array`; `object or text`: what is in braces is read as JSON.
+    """
+    if kind_of(action) != "value" or not takes(action, "{}") or takes(action, "{no JSON}"):
         return None
-    if takes(action, "{no JSON}"):
+    # vLLM's parser takes any JSON for the rest, and its configuration refuses it later.
+    if isinstance(action.default, list):
+        return "array"
+    if isinstance(action.default, str) and action.default != argparse.SUPPRESS:
+        return "object or text"
+    return "object" if takes(action, '{"no such key": 1}') else "fields"
+
+
+def number_of(action: argparse.Action) -> str | None:
+    """`integer`, `size` (which may be written 8k), `size or auto`, `number`; None: no number."""
+    if not takes(action, "1") or takes(action, "no number") or takes(action, "{}"):
         return None
-    return "or text" if takes(action, "no JSON") else "only"
+    if takes(action, "8k"):
+        return "size or auto" if takes(action, "auto") else "size"
+    return "number" if takes(action, "1.5") else "integer"
 
 
 def takes(action: argparse.Action, text: str) -> bool:
     """Whether vLLM's parser takes this value."""
-    assert callable(action.type)
     try:
-        action.type(text)
+        if callable(action.type):
+            action.type(text)
     except (ValueError, TypeError, argparse.ArgumentTypeError):
         return False
     return True
@@ -72,6 +88,10 @@ def describe(action: argparse.Action) -> tuple[str, Flag]:
         flag["repeated"] = True  # one word each time: --middleware a --middleware b
     if (json_kind := json_of(action)) is not None:
         flag["json"] = json_kind
+    if (number := number_of(action)) is not None:
+        flag["number"] = number
+    if (json_kind or number) and takes(action, "None"):
+        flag["optional"] = True
     if action.choices:
         flag["choices"] = sorted(str(c) for c in action.choices if c is not None)
     aliases = sorted(s for s in spellings if s not in (name, negation) and s[:5] != "--no-")

@@ -33,11 +33,16 @@ def test_table_is_of_the_pinned_version(table: dict[str, Any]) -> None:
 
 def test_table_tells_the_kinds_of_flags(table: dict[str, Any]) -> None:
     flags = table["flags"]
-    assert flags["max-model-len"] == {"kind": "value"}
+    assert flags["max-model-len"] == {"kind": "value", "number": "size or auto"}
     assert flags["enforce-eager"] == {"kind": "boolean", "negatable": True}
     assert flags["disable-log-stats"] == {"kind": "boolean"}
     assert flags["served-model-name"] == {"kind": "list"}
     assert flags["middleware"] == {"kind": "list", "repeated": True}
+    assert flags["seed"] == {"kind": "value", "number": "integer"}
+    assert flags["allowed-origins"] == {"kind": "value", "json": "array"}
+    assert flags["kv-transfer-config"] == {"kind": "value", "json": "fields", "optional": True}
+    assert flags["override-generation-config"] == {"kind": "value", "json": "object"}
+    assert flags["pt-load-map-location"]["json"] == "object or text"
     assert "bfloat16" in flags["dtype"]["choices"]
     assert flags["tensor-parallel-size"]["aliases"] == ["-tp"]
     assert {flag["kind"] for flag in flags.values()} == {"boolean", "value", "list"}

@@ -12,14 +12,22 @@ from proxy.models.folder import at_home, is_folder
 from proxy.models.hub_cache import missing_beside_others
 from proxy.settings import Settings
 
-_REPOSITORY = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
-
-
+_NAME = r"[\w][\w.-]*/[\w][\w.-]*"
+_QUANT = r":(?:UD-)?(?:I?Q\d\w*|TQ\d\w*|B?F16|F32|MXFP4\w*)"
+_REPOSITORY = re.compile(rf"[\w][\w.-]*|{_NAME}")
+# vLLM reads these buckets, and repositories of files of one quantization each.
+_BUCKET = re.compile(r"(?:s3|gs|az)://[^/\s]+(?:/\S*)?", re.IGNORECASE)
+_ONE_QUANT = re.compile(rf"{_NAME}{_QUANT}", re.IGNORECASE)
 # The page of a model on the hub; what follows its name leads to a file or a revision.
 _PAGE = re.compile(
-    r"(?:hf://|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/)"
-    r"(?P<name>(?!datasets/|spaces/)[\w][\w.-]*/[\w][\w.-]*)(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+))?"
-    r"[^?#]*(?:[?#].*)?"
+    r"(?i:hf://|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/)"
+    rf"(?P<name>(?!datasets/|spaces/){_NAME}(?i:{_QUANT})?)"
+    r"(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+))?"
+    r"(?:/[^?#]*)?(?:[?#].*)?"
+)
+_ALLOWED = (
+    "Set MODEL_NAME to organisation/name on huggingface.co, to a folder, to organisation/name:QUANT"
+    " (one GGUF file of a repository), or to an address in s3://, gs:// or az://"
 )
 
 
@@ -45,7 +53,7 @@ class ModelKind(StrEnum):
     LOCAL = "local"
     HUB = "hub"
     OTHER = "other"
-    """An object store or a single quantized file of a repository: vLLM fetches it itself."""
+    """A bucket or a single quantized file of a repository: vLLM fetches it itself."""
 
 
 def kind_of(model_name: str) -> ModelKind:
@@ -54,18 +62,18 @@ def kind_of(model_name: str) -> ModelKind:
         return ModelKind.DEMO
     if model_name.startswith(("/", "./", "../", "~")) or is_folder(model_name):
         return ModelKind.LOCAL
-    if model_name.startswith(("http://", "https://", "hf://")):
-        raise _no_model(
-            f"MODEL_NAME={model_name!r} is an address, and no page of a model on huggingface.co.",
-            "Set MODEL_NAME to organisation/name, and HF_ENDPOINT to a hub of your own.",
-        )
-    if "://" in model_name or ":" in model_name:
+    if _BUCKET.fullmatch(model_name) or _ONE_QUANT.fullmatch(model_name):
         return ModelKind.OTHER
     if _REPOSITORY.fullmatch(model_name):
         return ModelKind.HUB
+    if model_name.lower().startswith(("http://", "https://", "hf://")):
+        raise _no_model(
+            f"MODEL_NAME={model_name!r} is an address, and no page of a model on huggingface.co.",
+            f"{_ALLOWED}; HF_ENDPOINT names a hub of your own.",
+        )
     raise _no_model(
         f"MODEL_NAME={model_name!r} is neither a repository (organisation/name) nor a folder.",
-        "Set MODEL_NAME to a Hugging Face repository or to an existing path.",
+        f"{_ALLOWED}.",
     )
 
 

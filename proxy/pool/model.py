@@ -59,7 +59,7 @@ class ServedModel:
         self.settings = settings
         self.names = names
         self.name = names[0] if names else ""
-        self.adapters = adapter_names(settings.environ)
+        self.adapters = adapter_names(settings)
         """Names of LoRA adapters, which its engine serves beside the model."""
         self.state = EngineState(self.name or None)
         self.entries: dict[str, bytes] = {}

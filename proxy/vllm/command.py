@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
-from itertools import pairwise
 from math import ceil
 
 from proxy.engine.server import Command
@@ -15,7 +13,14 @@ from proxy.errors import SettingsError
 from proxy.settings import Settings, variables
 from proxy.settings.environment import is_service_link, service_link_warning
 from proxy.settings.otlp import TRACES_ENDPOINT, TRACES_PROTOCOL
-from proxy.vllm.flags import arguments, check_json, flag_name, is_true, known_flags
+from proxy.vllm.flags import (
+    arguments,
+    check_extra_words,
+    extra_words,
+    flag_name,
+    is_true,
+    known_flags,
+)
 from proxy.vllm.share import CPU_KV_CACHE, DEMO_KV_CACHE_GIB, EngineMemory, declared_memory
 
 DEFAULT_GPU_MODEL = "Qwen/Qwen2-VL-7B-Instruct"
@@ -229,10 +234,7 @@ def remedy_of_reserved(flag: str) -> str | None:
 
 
 def _extra_arguments(settings: Settings) -> list[str]:
-    try:
-        words = shlex.split(settings.extra_args)
-    except ValueError as error:
-        raise SettingsError(f"VLLM_EXTRA_ARGS: {error}; allowed are shell words") from None
+    words = extra_words(settings)
     for word in words:
         name = word.partition("=")[0]
         flag = flag_name(name[2:])
@@ -241,11 +243,7 @@ def _extra_arguments(settings: Settings) -> list[str]:
             flag = next((other for other in _RESERVED if other.startswith(flag)), flag)
         if name.startswith("--") and flag in _RESERVED:
             raise SettingsError(f"VLLM_EXTRA_ARGS: {name} is not allowed; {_RESERVED[flag]}")
-    for word, following in pairwise([*words, "--"]):
-        name, equals, value = word.partition("=")
-        value = value if equals else following
-        if name.startswith("--") and (equals or not value.startswith("--")):
-            check_json(f"VLLM_EXTRA_ARGS: {name}", flag_name(name[2:]), value)
+    check_extra_words(words)
     return words
 
 

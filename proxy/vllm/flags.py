@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from proxy.errors import SettingsError
+from proxy.settings import Settings
 from proxy.settings.environment import check_text, shown
 
 TABLE = Path(__file__).with_name("flags.json")
@@ -17,9 +21,15 @@ _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 
 
+# vLLM's parser of a configuration's fields takes 80m for 80000000, outside of texts.
+_TEXT_OR_SIZE = re.compile(r'("(?:[^"\\]|\\.)*")|\b\d+(?:\.\d+)?[kKmMgGtT]\b')
+_SIZE = re.compile(r"\d+(\.\d+)?[kmgt]|\d+[KMGT]")
+_LORA_MODULES = "lora-modules"
+
+
 class Flag(msgspec.Struct, frozen=True):
     """One flag: `kind` is boolean, value or list; `negatable` booleans have a `--no-` form. `json`
-    is `only` where a value must be JSON, and `or text` where it may be."""
+    and `number` are what a value has to be (`_JSON`, `_NUMBERS`), `optional` ones may be None."""
 
     kind: str
     negatable: bool = False
@@ -27,6 +37,8 @@ class Flag(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     repeated: bool = False
     json: str | None = None
+    number: str | None = None
+    optional: bool = False
 
 
 class _Table(msgspec.Struct):
@@ -74,53 +86,167 @@ def arguments(variable: str, value: str) -> list[str]:
                 f"{variable}={shown(value)}: allowed are {allowed} (vLLM's --{name})"
             )
         return [f"--no-{name}"] if flag.negatable else []
-    if flag.choices and value not in flag.choices and flag.kind == "value":
-        allowed = ", ".join(flag.choices)
-        raise SettingsError(f"{variable}={shown(value)}: allowed are {allowed} (vLLM's --{name})")
-    check_json(variable, name, value)
-    if flag.kind != "list":
-        return [f"--{name}", value]
-    items = _items(variable, value)
+    items = _items(variable, value) if flag.kind == "list" else [value]
+    for item in items:
+        _check_value(variable, name, item)
     if flag.repeated:
         return [word for item in items for word in (f"--{name}", item)]
     return [f"--{name}", *items]
 
 
-def adapter_names(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The names in LORA_MODULES: `name=path`, or JSON objects with a `name`.
-
-    Raises:
-        SettingsError: it is a list of neither.
-    """
-    value = environ.get("LORA_MODULES", "").strip()
-    names = []
-    for item in _items("LORA_MODULES", value):
-        if not item.startswith("{"):
-            names.append(item.partition("=")[0])
-        elif isinstance(name := json.loads(item).get("name"), str):
-            names.append(name)
-    return tuple(names)
-
-
-def check_json(variable: str, name: str, value: str) -> None:
-    """Judge the value of a flag that takes JSON, in words; vLLM names a function in its place.
-
-    Raises:
-        SettingsError: it is no JSON, or JSON in quotes, which is a text.
-    """
-    flag = known_flags().get(name)
-    if flag is None or flag.json is None or value == "None":
-        return
-    if flag.json == "or text" and value[:1] not in ("{", "[", '"', "'"):
-        return
+def extra_words(settings: Settings) -> list[str]:
+    """VLLM_EXTRA_ARGS as words. Raises SettingsError where a quote has no end."""
     try:
-        problem = "is JSON in quotes" if isinstance(json.loads(value), str) else None
+        return shlex.split(settings.extra_args)
     except ValueError as error:
+        raise SettingsError(f"VLLM_EXTRA_ARGS: {error}; allowed are shell words") from None
+
+
+def check_extra_words(words: list[str]) -> None:
+    """Judge the values in VLLM_EXTRA_ARGS as those of variables are judged.
+
+    Raises:
+        SettingsError: a value cannot be what its flag takes.
+    """
+    for word, name, values in _flags_in(words):
+        variable, flag = f"VLLM_EXTRA_ARGS: {word}", known_flags()[name]
+        if flag.kind == "boolean" and values:
+            opposite = f" or write --no-{name}" if flag.negatable else ""
+            text = f"{variable} takes no value, and {shown(values[0])} is one"
+            raise SettingsError(f"{text}; leave the value out{opposite}")
+        for value in values if flag.kind == "list" else values[:1]:
+            _check_value(variable, name, value)
+
+
+def adapter_names(settings: Settings) -> tuple[str, ...]:
+    """The names of LoRA adapters in LORA_MODULES, or in VLLM_EXTRA_ARGS, which wins.
+
+    Raises:
+        SettingsError: an adapter is neither `name=path` nor JSON with both.
+    """
+    modules = _items("LORA_MODULES", settings.environ.get("LORA_MODULES", "").strip())
+    for _, name, values in _flags_in(extra_words(settings)):
+        if name == _LORA_MODULES:
+            modules = values
+    return tuple(_adapter_name("LORA_MODULES", module) for module in modules)
+
+
+def _flags_in(words: Iterable[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """The flags of a command line: each as it is written, its name in the table, and the words that
+    belong to it."""
+    flags: list[tuple[str, str, list[str]]] = []
+    for word in words:
+        written, equals, value = word.partition("=")
+        if not word.startswith("-") or word[1:2].isdigit():
+            if flags:
+                flags[-1][2].append(word)
+        else:
+            flags.append((written, _name_of(written), [value] if equals else []))
+    return (flag for flag in flags if flag[1])
+
+
+def _name_of(written: str) -> str:
+    """`--tensor_parallel_size`, `-tp` -> `tensor-parallel-size`; empty: none, or not clear."""
+    if written.startswith("--"):
+        name = flag_name(written[2:])
+        if name in known_flags():
+            return name
+        # vLLM's parser takes abbreviations.
+        longer = [other for other in known_flags() if other.startswith(name)]
+        if len(longer) == 1:
+            return longer[0]
+    return next((name for name, flag in known_flags().items() if written in flag.aliases), "")
+
+
+def _check_value(variable: str, name: str, value: str) -> None:
+    """Judge one value of a flag, in words; vLLM names a function in its place.
+
+    Raises:
+        SettingsError: it cannot be what the flag takes.
+    """
+    flag = known_flags()[name]
+    source = f"(vLLM's --{name})"
+    if flag.optional and value in ("", "None"):
+        return
+    if flag.choices and value not in flag.choices:
+        allowed = ", ".join(flag.choices)
+        raise SettingsError(f"{variable}={shown(value)}: allowed are {allowed} {source}")
+    if flag.number is not None:
+        is_good, allowed = _NUMBERS[flag.number]
+        if not is_good(value):
+            raise SettingsError(f"{variable}={shown(value)}: allowed is {allowed} {source}")
+    if flag.json is not None and (problem := _problem_of_json(flag.json, value)) is not None:
+        allowed = _JSON[flag.json]
+        raise SettingsError(f"{variable}={shown(value)} {problem}; allowed is {allowed} {source}")
+    if name == _LORA_MODULES:
+        _adapter_name(variable, value)
+
+
+def _is(parse: Callable[[str], object]) -> Callable[[str], bool]:
+    def check(value: str) -> bool:
+        try:
+            parse(value)
+        except ValueError:
+            return False
+        return True
+
+    return check
+
+
+def _is_size(value: str) -> bool:
+    return _SIZE.fullmatch(value) is not None or _is(int)(value)
+
+
+_NUMBERS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "integer": (_is(int), "a whole number"),
+    "number": (_is(float), "a number"),
+    "size": (_is_size, "a whole number, or one such as 8k"),
+    "size or auto": (
+        lambda value: _is_size(value) or value.lower() == "auto",
+        "a whole number, one such as 8k, or auto",
+    ),
+}
+_OBJECT = 'a JSON object without quotes around it, such as {"name": 1}'
+_JSON = {
+    "fields": _OBJECT,
+    "object": _OBJECT,
+    "array": 'a JSON array without quotes around it, such as ["a", "b"]',
+    "object or text": f"{_OBJECT}, or a text",
+}
+
+
+def _problem_of_json(kind: str, value: str) -> str | None:
+    """What is wrong with it, as a predicate; None: nothing."""
+    if kind == "object or text" and value[:1] not in ("{", "[", '"', "'"):
+        return None
+    if kind == "fields":
+        value = _TEXT_OR_SIZE.sub(lambda match: match[1] or "0", value)
+    try:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError) as error:
         is_quoted = value[:1] == value[-1:] == "'" and len(value) > 1
-        problem = "is JSON in quotes" if is_quoted else f"is no JSON ({error})"
-    if problem is not None:
-        allowed = 'allowed is JSON without quotes around it, such as {"name": 1}'
-        raise SettingsError(f"{variable}={value!r} {problem}; {allowed} (vLLM's --{name})")
+        return "is JSON in quotes" if is_quoted else f"is no JSON ({error})"
+    if isinstance(parsed, str):
+        return "is JSON in quotes"
+    if kind == "array":
+        return None if isinstance(parsed, list) else "is no JSON array"
+    return None if isinstance(parsed, dict) else "is no JSON object"
+
+
+def _adapter_name(variable: str, module: str) -> str:
+    """The name in `name=path`, or in a JSON object with both."""
+    name, equals, path = module.partition("=")
+    if equals and name and path and "," not in module:
+        return name
+    try:
+        adapter: Any = json.loads(module)
+        name, path = adapter["name"], adapter["path"]
+        if name and isinstance(name, str) and isinstance(path, str):
+            return name
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    allowed = 'name=path, or {"name": "a", "path": "/a"}, for each adapter'
+    raise SettingsError(f"{variable}={shown(module)}: allowed is {allowed} (vLLM's --lora-modules)")
 
 
 def _items(variable: str, value: str) -> list[str]:
@@ -129,7 +255,7 @@ def _items(variable: str, value: str) -> list[str]:
         return [item.strip() for item in value.split(",") if item.strip()]
     try:
         items = json.loads(value if value.startswith("[") else f"[{value}]")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         text = f"{variable}={shown(value)}: no JSON ({error}); allowed are a,b too"
         raise SettingsError(text) from None
     return [item if isinstance(item, str) else json.dumps(item) for item in items]

@@ -35,7 +35,13 @@ DiskUsage = namedtuple("DiskUsage", "total used free")
         ("../mine", ModelKind.LOCAL),
         ("~/mine", ModelKind.LOCAL),
         ("s3://bucket/model", ModelKind.OTHER),
+        ("S3://bucket", ModelKind.OTHER),
+        ("gs://bucket/folder/model/", ModelKind.OTHER),
+        ("az://container/model", ModelKind.OTHER),
         ("unsloth/Model-GGUF:Q4_K_M", ModelKind.OTHER),
+        ("unsloth/Model-GGUF:IQ2_XXS", ModelKind.OTHER),
+        ("unsloth/Model-GGUF:UD-Q4_K_XL", ModelKind.OTHER),
+        ("unsloth/Model-GGUF:bf16", ModelKind.OTHER),
     ],
 )
 def test_a_models_name_tells_where_its_files_come_from(name: str, kind: ModelKind) -> None:
@@ -54,6 +60,8 @@ def test_a_models_name_tells_where_its_files_come_from(name: str, kind: ModelKin
         ("https://huggingface.co/Qwen/Qwen3-0.6B/tree/main", None, "Qwen/Qwen3-0.6B"),
         ("https://huggingface.co/Qwen/Qwen3-0.6B/tree/v1", "v1", "Qwen/Qwen3-0.6B"),
         ("https://huggingface.co/Qwen/Qwen3-0.6B/blob/main/config.json", None, "Qwen/Qwen3-0.6B"),
+        ("HTTPS://HuggingFace.co/Qwen/Qwen3-0.6B", None, "Qwen/Qwen3-0.6B"),
+        ("hf.co/Qwen/Qwen3-0.6B-GGUF:Q8_0", None, "Qwen/Qwen3-0.6B-GGUF:Q8_0"),
         ("s3://bucket/model", None, "s3://bucket/model"),
         ("/models/mine", None, "/models/mine"),
     ],
@@ -78,6 +86,8 @@ def test_the_page_of_a_revision_is_refused_with_the_two_variables_that_say_the_s
         "https://huggingface.co/datasets/a/b",
         "https://huggingface.co/Qwen",
         "hf://Qwen",
+        "HTTPS://example.com/m",
+        "https://hf.co/Qwen/Qwen3-0.6B:latest",
     ],
 )
 def test_any_other_address_of_the_web_is_no_model(name: str) -> None:
@@ -95,14 +105,48 @@ def test_a_folder_beats_a_repository_of_the_same_name(
     assert kind_of("org/model") is ModelKind.LOCAL
 
 
-@pytest.mark.parametrize("name", ["a/b/c", "a b", "-x", "a/", "org/mo del", "ünï|code", "!" * 300])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a/b/c",
+        "a b",
+        "-x",
+        "a/",
+        "org/mo del",
+        "ünï|code",
+        "!" * 300,
+        # Addresses that other tools know, and vLLM does not.
+        "ollama://qwen3",
+        "qwen3:8b",
+        "library/qwen3:8b",
+        "hf:Qwen/Qwen3-0.6B",
+        "git@github.com:org/model",
+        "git@hf.co:Qwen/Qwen3-0.6B",
+        "ssh://git@hf.co/Qwen/Qwen3-0.6B",
+        "file:///models/mine",
+        "oci://registry/org/model",
+        "docker://org/model",
+        "modelscope://org/model",
+        "r2://bucket/model",
+        "s3:/bucket/model",
+        "s3://",
+        "s3:///model",
+        "s3://bucket/my model",
+        "org/model:",
+        "org/model:latest",
+        "org/model@main",
+        "localhost:8000",
+        "C:\\models\\mine",
+    ],
+)
 def test_a_name_that_can_be_nothing_fails_at_once_and_for_good(name: str) -> None:
     with pytest.raises(EngineFailure) as failed:
         kind_of(name)
     assert failed.value.cause is Cause.MODEL_NOT_FOUND
     assert failed.value.permanent
     assert repr(name) in failed.value.message
-    assert "MODEL_NAME" in failed.value.remedy
+    assert "Set MODEL_NAME to organisation/name" in failed.value.remedy
+    assert "s3://, gs:// or az://" in failed.value.remedy
 
 
 @pytest.mark.parametrize("file", ["config.json", "params.json"])

@@ -372,6 +372,21 @@ def test_a_name_of_another_image_gets_one_warning_and_has_no_effect(name: str) -
         ({"MM_PROCESSOR_KWARGS": "image=1"}, "MM_PROCESSOR_KWARGS='image=1' is no JSON ("),
         ({"SPECULATIVE_CONFIG": "{'method': 'ngram'}"}, "SPECULATIVE_CONFIG=\"{'method'"),
         ({"ALLOWED_ORIGINS": "*"}, "ALLOWED_ORIGINS='*' is no JSON"),
+        ({"HF_OVERRIDES": "my_module.override"}, "HF_OVERRIDES='my_module.override' is no JSON"),
+        ({"OVERRIDE_GENERATION_CONFIG": "[1]"}, "='[1]' is no JSON object; allowed is a JSON obj"),
+        ({"VLLM_EXTRA_ARGS": "-cc [1]"}, "VLLM_EXTRA_ARGS: -cc='[1]' is no JSON object"),
+        ({"VLLM_EXTRA_ARGS": "--hf_overr=1"}, "VLLM_EXTRA_ARGS: --hf_overr='1' is no JSON object"),
+        ({"VLLM_EXTRA_ARGS": "--seed x"}, "--seed='x': allowed is a whole number (vLLM's --seed)"),
+        ({"VLLM_EXTRA_ARGS": "--dtype f"}, "VLLM_EXTRA_ARGS: --dtype='f': allowed are auto, "),
+        (
+            {"VLLM_EXTRA_ARGS": "--enforce-eager false --seed 1"},
+            "takes no value, and 'false' is one; leave the value out or write --no-enforce-eager",
+        ),
+        (
+            {"VLLM_EXTRA_ARGS": "--cudagraph-capture-sizes 1 x"},
+            "--cudagraph-capture-sizes='x': allowed is a whole number",
+        ),
+        ({"VLLM_EXTRA_ARGS": "--lora-modules a=/a b"}, "--lora-modules='b': allowed is name=path"),
         (
             {"VLLM_EXTRA_ARGS": "--limit-mm-per-prompt image=1"},
             "EXTRA_ARGS: --limit-mm-per-prompt=",
@@ -382,7 +397,9 @@ def test_a_name_of_another_image_gets_one_warning_and_has_no_effect(name: str) -
         ),
     ],
 )
-def test_what_should_be_json_is_judged_before_the_start(environ: dict[str, str], says: str) -> None:
+def test_a_value_that_vllm_cannot_take_is_refused_before_the_start(
+    environ: dict[str, str], says: str
+) -> None:
     with pytest.raises(SettingsError) as refused:
         command(environ)
     assert says in str(refused.value)
@@ -394,12 +411,17 @@ def test_what_should_be_json_is_judged_before_the_start(environ: dict[str, str],
         {"MM_PROCESSOR_KWARGS": '{"max_pixels": 1}'},
         {"MM_PROCESSOR_KWARGS": '"{\\"max_pixels\\": 1}"'},
         {"ALLOWED_ORIGINS": '["*"]'},
-        {"HF_OVERRIDES": "my_module.override"},
+        {"PT_LOAD_MAP_LOCATION": "cuda:0"},
+        {"PT_LOAD_MAP_LOCATION": '{"cuda:1": "cuda:0"}'},
+        {"KV_TRANSFER_CONFIG": '{"kv_connector_extra_config": {"cpu_bytes_to_use": 80m}}'},
+        {"SPECULATIVE_CONFIG": "None"},
+        {"VLLM_EXTRA_ARGS": "--max-model-len auto -tp 2 --seed -1 -O3"},
+        {"VLLM_EXTRA_ARGS": "--max-num-batched-tokens 8k --lora-modules a=/a"},
         {"VLLM_EXTRA_ARGS": "--limit-mm-per-prompt '{\"image\": 1}' --enforce-eager"},
         {"VLLM_EXTRA_ARGS": "--limit-mm-per-prompt.image 1"},
     ],
 )
-def test_json_that_is_json_goes_to_the_engine(environ: dict[str, str]) -> None:
+def test_a_value_that_vllm_takes_goes_to_the_engine(environ: dict[str, str]) -> None:
     assert command(environ).argv
 
 

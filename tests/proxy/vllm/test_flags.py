@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proxy.errors import SettingsError
-from proxy.vllm.flags import arguments, flag_name, known_flags
+from proxy.settings import Settings
+from proxy.vllm.flags import adapter_names, arguments, flag_name, known_flags
 
 LORA = '{"name": "a", "path": "/a", "base_model_name": "c"}'
 
@@ -79,3 +80,69 @@ def test_each_flag_has_one_variable() -> None:
     names = {variable_of(flag): flag for flag in known_flags()}
     assert len(names) == len(known_flags()) > 200
     assert all(flag_name(variable) == flag for variable, flag in names.items())
+
+
+@pytest.mark.parametrize("flag", [name for name, flag in known_flags().items() if flag.json])
+def test_a_flag_takes_json_of_its_type(flag: str) -> None:
+    variable, is_array = variable_of(flag), known_flags()[flag].json == "array"
+    good, bad = ('["a"]', "{}") if is_array else ("{}", "[1]")
+    assert arguments(variable, good) == [f"--{flag}", good]
+    wrong = ["[" * 50_000, "{'a': 1}", "'{}'", '"{}"', "[", "{"]
+    wrong += [] if known_flags()[flag].json == "object or text" else [bad, "1", "null", "true"]
+    for value in wrong:
+        with pytest.raises(SettingsError) as refused:
+            arguments(variable, value)
+        line = str(refused.value)
+        assert line.startswith(f"{variable}=")
+        assert f"allowed is a JSON {'array' if is_array else 'object'} without quotes" in line
+        assert len(line) < 800
+        assert "\n" not in line
+
+
+@pytest.mark.parametrize("flag", [name for name, flag in known_flags().items() if flag.number])
+def test_a_flag_takes_numbers_of_its_type(flag: str) -> None:
+    variable, known = variable_of(flag), known_flags()[flag]
+    number = known.choices[0] if known.choices else "7"
+    assert arguments(variable, f" {number} ") == [f"--{flag}", number]
+    assert (known.number == "number") == _takes(variable, "7.5")
+    assert (known.number in ("size", "size or auto")) == _takes(variable, "8k")
+    assert (known.number == "size or auto") == _takes(variable, "auto")
+    assert known.optional == _takes(variable, "None")
+    for value in ("many", "0x10", "5s", "7,5 GiB", "{}"):
+        assert not _takes(variable, value)
+
+
+def _takes(variable: str, value: str) -> bool:
+    try:
+        arguments(variable, value)
+    except SettingsError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("environ", "names"),
+    [
+        ({}, ()),
+        ({"LORA_MODULES": "a=/a, b=/b"}, ("a", "b")),
+        ({"LORA_MODULES": LORA}, ("a",)),
+        ({"VLLM_EXTRA_ARGS": "--enable-lora --lora-modules a=/a b=/b --seed 1"}, ("a", "b")),
+        ({"VLLM_EXTRA_ARGS": f"--lora-modules '{LORA}' d=/d"}, ("a", "d")),
+        ({"VLLM_EXTRA_ARGS": "--lora_modules=a=/a"}, ("a",)),
+        ({"VLLM_EXTRA_ARGS": "--lora-m a=/a"}, ("a",)),
+        ({"LORA_MODULES": "a=/a", "VLLM_EXTRA_ARGS": "--lora-modules b=/b"}, ("b",)),
+    ],
+)
+def test_names_of_adapters_are_read_wherever_they_are_set(
+    environ: dict[str, str], names: tuple[str, ...]
+) -> None:
+    assert adapter_names(Settings.load(environ)) == names
+
+
+@pytest.mark.parametrize("module", ["a", "=/a", "a=", "{}", "[1]", '{"name": 1, "path": "/a"}'])
+def test_an_adapter_without_a_name_or_a_path_is_refused(module: str) -> None:
+    for environ in ({"LORA_MODULES": module}, {"VLLM_EXTRA_ARGS": f"--lora-modules '{module}'"}):
+        with pytest.raises(
+            SettingsError, match=r"(?i)lora.modules=.*: allowed is name=path, or \{"
+        ):
+            adapter_names(Settings.load(environ))
