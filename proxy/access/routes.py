@@ -141,7 +141,12 @@ ROUTES = (
     RouteSpec(
         route=Route.RESPONSES,
         endpoints=(
-            Endpoint(paths=("/v1/responses",), operation="chat", about="OpenAI's Responses API"),
+            Endpoint(
+                paths=("/v1/responses",),
+                aliases=("/responses",),
+                operation="chat",
+                about="OpenAI's Responses API",
+            ),
             Endpoint(
                 paths=(
                     "/v1/responses/{response_id}",

@@ -5,6 +5,7 @@ Both are made of the engine's own list, which is what the engine is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -20,6 +21,7 @@ from proxy.server.request import Headers, Request
 _LIST = b"/v1/models"
 _MAX_LIST_BYTES = 16 * 1024 * 1024
 _MAX_NAME_CHARS = 200
+_MAX_TIME = 253_402_300_799  # the last second of the year 9999
 _OF_THE_BODY = (b"content-type", b"content-encoding", b"content-length")
 
 
@@ -34,8 +36,8 @@ class _Card(msgspec.Struct):
     """A model as vLLM lists it, as far as it is read here."""
 
     id: str
-    created: int = 0
-    max_model_len: int | None = None
+    created: Any = 0
+    max_model_len: Any = None
 
 
 class _List(msgspec.Struct):
@@ -57,34 +59,48 @@ def models_answer(engine_list: bytes, question: Question) -> bytes:
         msgspec.MsgspecError: it is no list of models.
     """
     entries = msgspec.json.decode(engine_list, type=_List).data
-    cards = [msgspec.json.decode(entry, type=_Card) for entry in entries]
+    cards = list(_named(entries))
+    if entries and not cards:
+        raise msgspec.ValidationError("no entry has a name")
     if question.name is None:
         # All on one page, whatever `limit` asks for: there are a few.
-        ids = [card.id for card in cards]
+        ids = [card.id for card, _ in cards]
         page = {
-            "data": [_info(card) for card in cards],
+            "data": [_info(card) for card, _ in cards],
             "has_more": False,
             "first_id": ids[0] if ids else None,
             "last_id": ids[-1] if ids else None,
         }
         return msgspec.json.encode(page)
-    for card, entry in zip(cards, entries, strict=True):
+    for card, entry in cards:
         if card.id == question.name:
             return msgspec.json.encode(_info(card)) if question.anthropic else bytes(entry)
-    names = ", ".join(card.id for card in cards)
+    names = ", ".join(card.id for card, _ in cards)
     text = f"There is no model {question.name[:_MAX_NAME_CHARS]} here. There is: {names}."
     raise ModelNotFound(text, param="model")
 
 
+def _named(entries: list[msgspec.Raw]) -> Iterator[tuple[_Card, msgspec.Raw]]:
+    """The entries that have a name: no other model can be asked for."""
+    for entry in entries:
+        try:
+            card = msgspec.json.decode(entry, type=_Card)
+        except msgspec.ValidationError:
+            continue
+        if card.id:
+            yield card, entry
+
+
 def _info(card: _Card) -> dict[str, Any]:
-    created = datetime.fromtimestamp(card.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    seconds = card.created if isinstance(card.created, int) else 0
+    created = datetime.fromtimestamp(min(max(seconds, 0), _MAX_TIME), UTC)
     return {
         "type": "model",
         "id": card.id,
         "display_name": card.id,
-        "created_at": created,
+        "created_at": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "lifecycle": "active",
-        "max_input_tokens": card.max_model_len,
+        "max_input_tokens": card.max_model_len if isinstance(card.max_model_len, int) else None,
     }
 
 
@@ -116,7 +132,7 @@ class ModelsResponse:
         if self._status == 200:
             try:
                 body = models_answer(body, self._question)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 raise InvalidEngineResponse("The engine's list of models cannot be read.") from None
             self._head = [pair for pair in self._head if pair[0] not in _OF_THE_BODY]
             self._head += [

@@ -19,6 +19,9 @@ _MODELS_REMEDY = (
 )
 
 
+_NO_LIST = (ValueError, KeyError, TypeError, RecursionError)
+
+
 class Probe(ServerProbe):
     """Questions to one vLLM. Control plane only: requests of users never pass here."""
 
@@ -51,27 +54,22 @@ class Probe(ServerProbe):
             text = f"{_MODELS} answered {page.status_code}"
             raise ModelsUnknown(text, page.status_code, remedy)
         try:
-            # A lone surrogate cannot be passed on: it is in no UTF-8.
-            ids = (str(model["id"]).encode("utf-8", "replace") for model in page.json()["data"])
-            names = tuple(name.decode() for name in ids)
-        except (ValueError, KeyError, TypeError):
+            names = tuple(_entries(page))
+        except _NO_LIST:
             kind = page.headers.get("content-type", "no content type")
             text = f"{_MODELS} answered no list of models ({kind})"
             raise ModelsUnknown(text, 200, _MODELS_REMEDY) from None
         if not names:
-            raise ModelsUnknown(f"{_MODELS} answered an empty list", 200, _MODELS_REMEDY)
+            text = f"{_MODELS} answered a list that names no model"
+            raise ModelsUnknown(text, 200, _MODELS_REMEDY)
         return names
 
     async def model_entries(self) -> dict[str, bytes]:
         """The engine's own entries of `/v1/models` by name; empty where it lists none."""
         try:
-            page = await self.client.get(_MODELS)
-            entries = {
-                str(entry["id"]): json.dumps(entry).encode() for entry in page.json()["data"]
-            }
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return _entries(await self.client.get(_MODELS))
+        except (httpx.HTTPError, *_NO_LIST):
             return {}
-        return entries
 
     async def has(self, path: str) -> bool | None:
         """Whether the engine has what is stored there; None where it does not say."""
@@ -98,3 +96,15 @@ class Probe(ServerProbe):
 
     async def close(self) -> None:
         await self.client.aclose()
+
+
+def _entries(page: httpx.Response) -> dict[str, bytes]:
+    """What `/v1/models` lists, by name, without what has none. Raises one of `_NO_LIST`."""
+    entries = {}
+    for entry in page.json()["data"]:
+        name = entry.get("id") if isinstance(entry, dict) else None
+        if isinstance(name, str) and name:
+            # A lone surrogate cannot be passed on: it is in no UTF-8.
+            readable = name.encode("utf-8", "replace").decode()
+            entries[readable] = json.dumps({**entry, "id": readable}).encode()
+    return entries

@@ -107,12 +107,29 @@ def test_a_name_that_is_not_served_is_told_which_are(
 
 
 @pytest.mark.parametrize(
-    ("body", "status"), [("{}", 502), ("[", 502), ('{"data": [{}]}', 502), ('{"data": []}', 404)]
+    ("body", "status"),
+    [("{}", 502), ("[", 502), ("[" * 10_000, 502), ('{"data": [{}]}', 502), ('{"data": []}', 404)],
 )
 def test_a_list_that_is_none_is_the_engines_fault(both: Sidecar, body: str, status: int) -> None:
     both.engine.script("/v1/models", body=body)
     try:
         assert both.ask("/v1/models/tiny").status == status
+    finally:
+        both.engine.script("/v1/models")
+
+
+def test_a_model_without_a_name_or_with_odd_numbers_hides_no_other(both: Sidecar) -> None:
+    both.engine.script(
+        "/v1/models",
+        body='{"data": [{"id": null}, {"id": ""}, {"id": 7}, {}, "a",'
+        ' {"id": "tiny", "created": 1e30},'
+        ' {"id": "b", "created": 99999999999999999, "max_model_len": "x"}]}',
+    )
+    try:
+        assert both.ask("/v1/models/tiny").json() == {"id": "tiny", "created": 1e30}
+        listed = both.ask("/v1/models", headers=ANTHROPIC).json()["data"]
+        assert [model["id"] for model in listed] == ["tiny", "b"]
+        assert both.ask("/v1/models/None").status == 404
     finally:
         both.engine.script("/v1/models")
 

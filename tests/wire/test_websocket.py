@@ -240,7 +240,19 @@ def test_a_client_that_leaves_before_its_session_begins_is_no_failure_of_ours(
     assert (499, "client_closed") in ends
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions", "/v1/models/tiny"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/responses",
+        "/responses",
+        "/v1/responses/resp_1",
+        "/v1/chat/completions",
+        "/chat/completions",
+        "/completions",
+        "/v1/messages",
+        "/v1/models/tiny",
+    ],
+)
 def test_a_path_that_is_asked_by_http_says_so_to_a_handshake(service: Sidecar, path: str) -> None:
     """Codex goes on by HTTP at once at this status, and at no other."""
     answer = service.ask(path, headers=HANDSHAKE, method="GET")

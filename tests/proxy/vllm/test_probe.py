@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import httpx
@@ -55,10 +56,44 @@ async def test_served_names_are_the_engines(probe: Probe, engine: respx.MockRout
         assert await probe.served_models() == ("a", "b?")
 
 
+NO_NAMES: list[object] = [None, "", 5, True, ["a"], {"a": 1}]
+NAMELESS = b'{"id": null}, {"id": ""}, {"id": 7}, {}, null'
+
+
+async def test_what_an_engine_lists_without_a_name_is_no_model(
+    probe: Probe, engine: respx.MockRouter
+) -> None:
+    with engine:
+        page = b'{"data": [%b, {"id": "a", "root": "/a"}, {"id": "b\\ud800"}]}' % NAMELESS
+        engine.get("/v1/models").respond(content=page)
+        assert await probe.served_models() == ("a", "b?")
+        entries = await probe.model_entries()
+    assert {name: json.loads(entry) for name, entry in entries.items()} == {
+        "a": {"id": "a", "root": "/a"},
+        "b?": {"id": "b?"},
+    }
+
+
+@pytest.mark.parametrize("answer", [*FAILURES, httpx.Response(204), httpx.Response(200, text="[")])
+async def test_entries_that_cannot_be_read_are_none(
+    probe: Probe, engine: respx.MockRouter, answer: httpx.Response | Exception
+) -> None:
+    with engine:
+        engine.get("/v1/models").mock(side_effect=[answer])
+        assert await probe.model_entries() == {}
+
+
 @pytest.mark.parametrize(
     ("answer", "status", "says"),
     [
-        (httpx.Response(200, json={"data": []}), 200, "an empty list"),
+        (httpx.Response(200, json={"data": []}), 200, "a list that names no model"),
+        *(
+            (httpx.Response(200, json={"data": [entry]}), 200, "a list that names no model")
+            for entry in (*({"id": name} for name in NO_NAMES), {}, "a", None, ["a"])
+        ),
+        (httpx.Response(200, content=b"[" * 100_000), 200, "no list of models"),
+        (httpx.Response(200), 200, "no list of models (no content type)"),
+        (httpx.Response(204), 204, "answered 204"),
         (httpx.Response(200, json={"object": "list"}), 200, "no list of models (application/json)"),
         (httpx.Response(200, json=["a"]), 200, "no list of models"),
         (httpx.Response(200, json={"data": None}), 200, "no list of models"),
