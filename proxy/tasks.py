@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextvars import ContextVar
 from typing import Any
 
 _log = logging.getLogger("proxy.tasks")
+model_of_task: ContextVar[str | None] = ContextVar("model", default=None)
+"""Of several models the one that a task takes care of: a field of each line that it logs."""
 _running: set[asyncio.Task[Any]] = set()
 
 

@@ -28,7 +28,7 @@ class AttachedEngine(Supervisor):
         drained: Drained,
         work: Work,
     ) -> None:
-        super().__init__()
+        super().__init__(state.model)
         self._settings = settings
         self._state = state
         self._probe = probe

@@ -46,7 +46,7 @@ class Engine(Supervisor):
         work: Work,
         turn: Turn,
     ) -> None:
-        super().__init__()
+        super().__init__(state.model)
         self._settings = settings
         self._state = state
         self._server = server

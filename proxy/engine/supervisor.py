@@ -6,7 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
-from proxy.tasks import spawn
+from proxy.tasks import model_of_task, spawn
 
 Drained = Callable[[float], Awaitable[bool]]
 """Waits for running requests, at most so many seconds; false where some still run."""
@@ -18,7 +18,9 @@ that is what two engines that share a device go by."""
 class Supervisor(ABC):
     """The only writer of its engine's state. One instance for each engine; they share nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str | None = None) -> None:
+        """`model` is a field of each log line; None where there is only one."""
+        self._log_tag = model
         self._task: asyncio.Task[None] | None = None
         self._fetches_only = False
 
@@ -60,6 +62,7 @@ class Supervisor(ABC):
         await asyncio.wait({self._task})
 
     async def _supervise(self) -> None:
+        model_of_task.set(self._log_tag)
         try:
             await self._run()
         except asyncio.CancelledError:

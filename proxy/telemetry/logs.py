@@ -17,6 +17,7 @@ import msgspec
 
 from proxy.settings import LogFormat
 from proxy.settings.otlp import OtlpTarget
+from proxy.tasks import model_of_task
 from proxy.telemetry.log_fields import log_fields, present_fields
 from proxy.telemetry.log_file import open_log_file
 from proxy.telemetry.log_output import Descriptor, Output, Target, instant
@@ -88,7 +89,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
-        given: dict[str, Any] = getattr(record, "fields", {})
+        given = _fields_of(record) or {}
         fields = " ".join(f"{name}={_on_a_line(value)}" for name, value in given.items())
         if self._in_colour:
             if (colour := _COLOURS.get(record.levelno)) is not None:
@@ -113,10 +114,20 @@ class JsonFormatter(logging.Formatter):
         extras = {
             name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES
         }
-        fields = extras.pop("fields", None)
+        extras.pop("fields", None)
+        fields = _fields_of(record)
         line |= {**extras, "timestamp": timestamp(record.created), **(fields or {})}
         separators = None if fields is None or record.exc_info else (",", ":")
         return json.dumps(line, ensure_ascii=False, separators=separators, default=str)
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, Any] | None:
+    """Those that it was given, and of several models the one that its task takes care of."""
+    fields: dict[str, Any] | None = getattr(record, "fields", None)
+    model = model_of_task.get()
+    if model is None or (fields is not None and "model" in fields):
+        return fields
+    return {**(fields or {}), "model": model}
 
 
 class OutputHandler(logging.Handler):

@@ -174,7 +174,11 @@ def test_each_model_is_seen(service: Service) -> None:
     assert 'sidecar_engine_state{model="one",phase="ready"} 1.0' in page
     assert 'sidecar_requests_waiting{model="two"} 0.0' in page
     lines = [line for line in service.lines() if line["logger"] == "proxy.engine"]
-    assert {line["model"] for line in lines if "model" in line} == {"one", "two"}
+    assert {line.get("model") for line in lines} == {"one", "two"}
+    assert {line["model"] for line in lines if line["message"].startswith("hardware")} == {
+        "one",
+        "two",
+    }
 
 
 def test_one_engine_that_is_killed_under_load_of_the_other_cuts_none_of_its_streams(
