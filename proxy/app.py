@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,12 @@ from proxy.machine.meters import Meter, disk_meter, gpu_meter
 from proxy.machine.reading import DiskReading, GpuReading
 from proxy.media.resolver import media_resolver
 from proxy.models.fetch import data_directory, model_cache
+from proxy.models.preset_choice import load_settings
 from proxy.models.several import names_of
 from proxy.pool.metrics import TransitionMetrics, memory_of
 from proxy.pool.model import ServedModel
 from proxy.pool.pool import ModelPool
+from proxy.pool.reload import Reload
 from proxy.protocols.generate import Generate
 from proxy.protocols.named import named_protocols
 from proxy.protocols.protocol import Protocol
@@ -68,8 +71,10 @@ class Sidecar:
     spans: Spans | None
 
 
-def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
-    """Make the parts and connect them. Nothing runs yet.
+def build(
+    settings: Settings, spans: Spans | None = None, environ: Mapping[str, str] = os.environ
+) -> Sidecar:
+    """Make the parts and connect them. Nothing runs yet. `environ` is what `settings` came from.
 
     Raises:
         SettingsError: the file of keys or a protocol's module cannot be used.
@@ -85,9 +90,15 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
     # Which engine is meant is known later: what keys may have is limited before that.
     admission = Admission(room=access.make_waiting_room_of_all()) if is_set else None
     models = ModelPool([make_model(each) for each in settings.models], admission)
-    metrics.served_models = tuple(name for each in models for name in each.names)
-
+    _follow_names(metrics, models)
     service = Service(settings, models, metrics)
+    reload = Reload(
+        models,
+        partial(load_settings, environ),
+        make_model,
+        is_stopping=lambda: service.stopping,
+        on_names=partial(_follow_names, metrics, models),
+    )
     meters = Meters(gpu_meter(), disk_meter(model_cache(settings)))
     _measure_models(metrics, models)
     metrics.gauges.gpus = meters.gpu.reading
@@ -113,7 +124,7 @@ def build(settings: Settings, spans: Spans | None = None) -> Sidecar:
     websockets = WebSocketRelay(
         models, lifecycle, max_message_bytes=settings.max_body_bytes, withheld=withheld
     )
-    dispatch = _dispatch(settings, service, access, relay, websockets, named)
+    dispatch = _dispatch(settings, service, reload, access, relay, websockets, named)
     pod_idle = PodIdle(settings, models.idle_seconds)
     return Sidecar(settings, dispatch, service, access, models, meters, pod_idle, spans)
 
@@ -136,6 +147,7 @@ def _make_model(
         model = ServedModel(settings, access.make_waiting_room_of(settings), names_of(settings))
     else:
         model = ServedModel(settings, access.make_waiting_room())
+        model.places_of = access.places_of_only
     model.cut_sessions = partial(cut_sessions, model)
     model.state.listen(partial(_count_change, metrics, model.name))
     metrics.add_engine(model.name)
@@ -145,7 +157,17 @@ def _make_model(
     return model
 
 
+def _follow_names(metrics: Metrics, models: ModelPool) -> None:
+    if models.only is None:  # else its engine says them
+        metrics.served_models = tuple(name for each in models.all for name in each.names)
+
+
 def _measure_models(metrics: Metrics, models: ModelPool) -> None:
+    def forget(model: ServedModel) -> None:
+        _follow_names(metrics, models)
+        metrics.remove_engine(model.name, model.names)
+
+    models.on_gone = forget
     gauges = metrics.gauges
     gauges.engines = lambda: [(each.name, each.meter.reading()) for each in models]
     gauges.waiting = lambda: _waiting(models)
@@ -167,6 +189,7 @@ def _waiting(models: ModelPool) -> Iterator[tuple[str, int]]:
 def _dispatch(
     settings: Settings,
     service: Service,
+    reload: Reload,
     access: AccessControl,
     relay: Relay,
     websockets: WebSocketRelay,
@@ -176,7 +199,7 @@ def _dispatch(
     routes = RouteTable(
         settings.extra_routes, [path for protocol in named for path in protocol.paths]
     )
-    own, scraped = built_in_endpoints(service, routes.listed)
+    own, scraped = built_in_endpoints(service, reload, routes.listed)
     hosts, cors = Hosts(settings.allowed_hosts, settings.cors_origins), Cors(settings.cors_origins)
     admins = Admins(settings)
     return Dispatch(routes, hosts, cors, access, admins, relay, websockets, own, scraped, settings)

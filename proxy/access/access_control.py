@@ -80,11 +80,15 @@ class AccessControl:
 
     def make_waiting_room(self) -> WaitingRoom:
         """The places that there are at the engine."""
-        limits = (self._settings.max_in_flight, self._accounts.all_in_flight)
-        places = min(filter(None, limits), default=None)
+        places = self.places_of_only(self._settings)
         return WaitingRoom(
             places, self._settings.max_waiting, self._accounts.in_flight, self._max_wait
         )
+
+    def places_of_only(self, model: Settings) -> int | None:
+        """At the engine of a single model, which has those of all keys together too."""
+        limits = (model.max_in_flight, self._accounts.all_in_flight)
+        return min(filter(None, limits), default=None)
 
     def make_waiting_room_of_all(self) -> WaitingRoom:
         """What the keys may have at all engines together; each engine has its own places."""

@@ -47,9 +47,10 @@ class Admission:
         self._on_empty = on_empty
         self._refusal = refusal
         self._wait_until_settled = wait_until_settled
-        self._hold_seconds = hold_seconds
+        self.hold_seconds = hold_seconds
         self._room = room or WaitingRoom()
         self._closed = self._waits_no_more = False
+        self._farewell: Callable[[], RequestFailure] = draining
         self._holds: dict[asyncio.Timeout, float] = {}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -63,7 +64,7 @@ class Admission:
         """Let a request in; returns the seconds it had to wait. `watch` tells of its client.
 
         Raises:
-            Draining: the sidecar is about to stop.
+            Draining: the sidecar is about to stop; or what `close` was given.
             EngineUnavailable: the engine is not ready, also not after `HOLD_SECONDS`.
             Overloaded, RateLimited: there is no place for it, see `WaitingRoom`; or `on_hold`.
             ClientClosed: the client has left before its turn.
@@ -90,7 +91,7 @@ class Admission:
         if (refusal := self._refusal()) is not None and not self._waits_no_more:
             await self._hold(refusal, key, watch, began)
         if self._closed or (self._waits_no_more and self._refusal() is not None):
-            raise draining()
+            raise self._farewell()
 
     async def engine_ready(self, key: str | None, watch: Watch | None) -> None:
         """Wait for the engine alone, as far as `enter` would.
@@ -118,7 +119,7 @@ class Admission:
     @property
     def holds(self) -> bool:
         """Requests wait for an engine that is not ready."""
-        return bool(self._hold_seconds)
+        return bool(self.hold_seconds)
 
     async def hold_again(self, key: str | None = None, watch: Watch | None = None) -> float:
         """A request that is inside has found no engine to connect to: wait for the next one.
@@ -150,9 +151,9 @@ class Admission:
         or one that waits."""
         return None if self.in_flight or self._holds or self._room.waiting else self.last_request
 
-    def close(self) -> None:
-        """Admit no more requests, nor those that are held."""
-        self._closed = True
+    def close(self, farewell: Callable[[], RequestFailure] = draining) -> None:
+        """Admit no more requests, nor those that are held: `farewell` makes what they get."""
+        self._closed, self._farewell = True, farewell
         self.end_waiting()
 
     def end_waiting(self) -> None:
@@ -160,7 +161,7 @@ class Admission:
         self._waits_no_more = True
         for hold in self._holds:
             _end(hold)
-        self._room.close(draining())
+        self._room.close(self._farewell())
 
     async def wait_idle(self, seconds: float) -> bool:
         """Wait until every request that was let in is over; False where some are to be cut.
@@ -193,9 +194,9 @@ class Admission:
         if is_full or isinstance(refusal, EngineFailed):
             raise refusal
         self._on_hold(key)
-        if not self._hold_seconds:
+        if not self.hold_seconds:
             raise refusal
-        hold = asyncio.timeout(self._hold_seconds)
+        hold = asyncio.timeout(self.hold_seconds)
         left: list[RequestFailure] = []
 
         def leave(failure: RequestFailure) -> None:

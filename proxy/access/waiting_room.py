@@ -55,6 +55,11 @@ class WaitingRoom:
         self._take(key)
         return True
 
+    def resize(self, max_places: int | None) -> None:
+        """So many places from now on. Who is inside stays, and waiters get what is new."""
+        self._max_places = max_places
+        self._grant()
+
     async def wait(self, key: str | None, watch: Watch | None = None) -> None:
         """Wait until a place is given.
 
@@ -86,11 +91,15 @@ class WaitingRoom:
                 watch(None)
 
     def leave(self, key: str | None) -> None:
-        """Give a place back. Who waits gets it, in turn each key that may have more."""
+        """Give a place back; who waits gets it."""
         self._taken -= 1
         self._taken_by[key] -= 1
         if not self._taken_by[key]:
             del self._taken_by[key]
+        self._grant()
+
+    def _grant(self) -> None:
+        """Give free places to who waits, in turn each key that may have more."""
         while self._queues and not self._is_full():
             keys = [each for each in self._queues if self._may_have_more(each)]
             if not keys:

@@ -19,6 +19,7 @@ from proxy.api.models import actions_router, models_router
 from proxy.api.openapi import openapi_router
 from proxy.api.service import Service
 from proxy.errors import MethodNotAllowed, RequestFailure
+from proxy.pool.reload import Reload
 from proxy.relay.headers import request_id
 from proxy.relay.refusal import refusal
 
@@ -67,7 +68,7 @@ class BuiltInEndpoints:
 
 
 def built_in_endpoints(
-    service: Service, routes: Mapping[str, ListedRoute]
+    service: Service, reload: Reload, routes: Mapping[str, ListedRoute]
 ) -> tuple[BuiltInEndpoints, BuiltInEndpoints]:
     """Those of the API's port, and those of `METRICS_PORT`: metrics are in one place only.
 
@@ -83,7 +84,7 @@ def built_in_endpoints(
         page,
         description,
     ]
-    admins_routers = (actions_router(service), models_router(service))
+    admins_routers = (actions_router(service, reload), models_router(service))
     scraped = BuiltInEndpoints()
     if service.settings.port_of_metrics is None:
         pages.append(metrics)

@@ -14,6 +14,7 @@ from proxy.api.health import describe_model
 from proxy.api.service import Service
 from proxy.errors import ModelNotFound, draining
 from proxy.pool.model import ServedModel
+from proxy.pool.reload import Changes, Reload
 from proxy.pool.steering import ACTIONS, order
 
 _MAX_NAME_CHARS = 200
@@ -35,9 +36,16 @@ def models_router(service: Service) -> APIRouter:
     return router
 
 
-def actions_router(service: Service) -> APIRouter:
+def actions_router(service: Service, reload: Reload) -> APIRouter:
     """Orders of an operator; whoever asks was found to be one."""
     router = APIRouter(tags=["models"])
+
+    @router.post("/models/reload", status_code=202)
+    async def reload_models(request: Request) -> Changes:
+        """Read MODELS_FILE again; the answer says which models are new, gone, changed and not."""
+        if service.stopping:
+            raise draining()
+        return await reload(request.state.admin)
 
     def endpoint(action: str) -> Callable[[Request, str], Awaitable[dict[str, Any]]]:
         async def act(request: Request, model: str) -> dict[str, Any]:

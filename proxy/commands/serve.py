@@ -21,10 +21,8 @@ from proxy.app import build
 from proxy.commands import complain
 from proxy.init import serve_as_child
 from proxy.lifecycle import Lifecycle
-from proxy.machine.hardware import detect
 from proxy.models.preset_choice import load_settings
-from proxy.preflight.checkup import check_gpus
-from proxy.preflight.together import check_together
+from proxy.preflight.together import check_models
 from proxy.protocols.named import named_protocols
 from proxy.server.listener import allow_many_connections, listen
 from proxy.settings import LogFormat, Settings
@@ -49,13 +47,7 @@ def serve() -> int:
     # What is wrong with these is told before anything is started.
     Keys(settings)
     named_protocols(settings)
-    has_budget = settings.memory_budget_gib is not None
-    if settings.upstream_url is None and (settings.others or has_budget):
-        hardware = detect()
-        check_gpus(settings, hardware)
-        check_together(settings, hardware)
-    elif settings.gpus:
-        check_gpus(settings, detect())
+    check_models(settings)
     if os.getpid() == 1 and (code := serve_as_child()) is not None:
         return code
     # A person looks at a terminal, and a program at a pipe.

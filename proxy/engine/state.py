@@ -126,6 +126,10 @@ class EngineState:
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
+    def ignore(self, listener: Listener) -> None:
+        """Undo `listen`."""
+        self._listeners.remove(listener)
+
     @property
     def is_settled(self) -> bool:
         """The engine is ready, or cannot be started any more."""

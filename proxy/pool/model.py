@@ -7,6 +7,8 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from time import monotonic, time
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import urlsplit
 
 from proxy.access.admission import Admission
@@ -18,9 +20,17 @@ from proxy.engine.lifecycle import Engine
 from proxy.engine.phase import ENDS, Phase
 from proxy.engine.state import EngineState, Snapshot
 from proxy.engine.supervisor import Supervisor
-from proxy.errors import MAX_HEEDED_SECONDS, CutOff, EngineFailed, EngineUnavailable, RequestFailure
+from proxy.errors import (
+    MAX_HEEDED_SECONDS,
+    CutOff,
+    EngineFailed,
+    EngineUnavailable,
+    ModelNotFound,
+    RequestFailure,
+)
 from proxy.machine.hardware import Hardware
-from proxy.pool.memory import PoolMemory
+from proxy.models.several import names_of
+from proxy.pool.memory import PoolMemory, Reading
 from proxy.pool.plan import ModelState, ModelView
 from proxy.preflight.sizing import Sizing
 from proxy.preflight.vllm_server import VllmServer
@@ -44,6 +54,12 @@ _STATES = {
     Phase.FAILED: ModelState.FAILED,
     **dict.fromkeys(START_PHASES, ModelState.LOADING),
 }
+# What is known of an engine that was not prepared yet.
+_UNPREPARED: dict[str, Any] = {
+    **dict.fromkeys(("model_path", "revision", "downloaded_bytes", "download_bytes")),
+    "arguments": (),
+    "expected_seconds": MappingProxyType({}),
+}
 # Requests that wait for one of several models hold their bodies meanwhile.
 _MAX_HELD = 64
 # No load takes as long as the one before: the first retry is to find it over.
@@ -57,6 +73,14 @@ class ServedModel:
         """`room` has the places at its engine. `names` are those that requests may use, where there
         are several models; the first one is its name in logs, metrics and answers."""
         self.settings = settings
+        """What its engine was made of."""
+        self.successor: Settings | None = None
+        """What it is made of once its engine has ended, where a reload has changed that."""
+        self.is_leaving = False
+        """A reload ends its engine: for another one, or, if it `is_removed`, for good."""
+        self.is_removed = False
+        self.wants_files = True
+        """Nobody has looked yet whether its files are here."""
         self.names = names
         self.name = names[0] if names else ""
         self.adapters = adapter_names(settings)
@@ -83,6 +107,8 @@ class ServedModel:
         self.notify_unused: Callable[[], None] = lambda: None
         """Called where its last request has ended."""
         self.order_load: Callable[[], None] = lambda: None
+        self.order_files: Callable[[], None] = lambda: None
+        """Has its files fetched, after those of others that were ordered before."""
         self.is_coming: Callable[[], bool] = lambda: False
         """Its load is under way, or is due whoever asks for it."""
         self.admit_load: Callable[[str | None], None] = lambda key: None
@@ -95,11 +121,13 @@ class ServedModel:
         """Seconds until a request that comes now finds it loaded; None: not known."""
         self.turn: Callable[[], Awaitable[None]] = _at_once
         """Returns when nothing else is loaded or unloaded on its devices."""
-        self._hold_seconds = _hold_seconds(settings)
+        self._room = room
+        self.places_of: Callable[[Settings], int | None] = lambda settings: settings.max_in_flight
+        """How many requests may be at its engine."""
         self.admission = Admission(
             self.refusal,
             self._until_usable,
-            self._hold_seconds,
+            _hold_seconds(settings),
             room,
             max_held=(settings.max_waiting or _MAX_HELD) if names else None,
             on_hold=self._want_load,
@@ -108,10 +136,7 @@ class ServedModel:
         )
         self.poison = PoisonGuard(enabled=settings.poison_guard)
         self.in_flight = InFlightRequests(self.poison)
-        host, port = _engine_address(settings)
-        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.upstream = Upstream(host, port, authority, retry_after=self.state.retry_after)
-        self.probe = Probe(f"http://{authority}")
+        self._connect()
         self.meter = EngineMeter(self.probe, self.state)
         self.cut_sessions: Callable[[RequestFailure], None] = lambda failure: None
         """Ends the WebSocket sessions to its engine."""
@@ -121,6 +146,18 @@ class ServedModel:
         self.engine = self._supervisor()
         self.state.listen(self._report_lost_requests)
         self.state.listen(self._on_change)
+
+    def _connect(self) -> None:
+        """By what its engine is asked."""
+        host, port = _engine_address(self.settings)
+        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.upstream = Upstream(host, port, authority, retry_after=self.state.retry_after)
+        self.probe = Probe(f"http://{authority}")
+
+    @property
+    def target(self) -> Settings:
+        """What it is made of, or is to be."""
+        return self.successor or self.settings
 
     @property
     def status(self) -> ModelState:
@@ -201,14 +238,16 @@ class ServedModel:
             waiting=self.admission.waiting,
             oldest_wait_since=self.admission.oldest_wait,
             last_used=self.last_used,
-            idle_unload_seconds=self.settings.idle_limit_seconds,
+            idle_unload_seconds=self.target.idle_limit_seconds,
             is_here=self.is_here,
             is_starting=now.phase in START_PHASES,
             is_failing=self._is_failing,
+            is_leaving=self.is_leaving,
         )
 
     def may_be_used_by(self, key: str | None) -> bool:
-        return not self.settings.model_keys or key in self.settings.model_keys
+        keys = self.target.model_keys
+        return not keys or key in keys
 
     async def changed(self) -> None:
         """Returns when the engine has come to another phase."""
@@ -217,11 +256,13 @@ class ServedModel:
     def start(self) -> None:
         """Bring its files here, and load it when the scheduler says so."""
         self._was_started = True
+        self.wants_files = False
         self.engine.start()
 
     async def fetch(self) -> None:
         """Bring all files here, without a start. Returns when they are, or cannot be had, or when
         that has failed and is tried again."""
+        self.wants_files = False
         fetching = self.engine.start(fetches_only=True)
         while not fetching.done() and self.state.snapshot.phase is not Phase.RESTARTING:
             change = spawn(self._change.wait(), name="model change")
@@ -237,6 +278,7 @@ class ServedModel:
         self._payers.clear()
         self._is_loading = True
         if not self.engine.is_running:
+            self.wants_files = False
             self.engine.start()
         try:
             while True:
@@ -255,12 +297,66 @@ class ServedModel:
         self._may_start.clear()
         self._is_unloading = True
         try:
-            before = {} if self.memory is None else await self.memory.before_stop(self)
+            before: Reading = {}
+            if self.memory is not None and self.view.holds_memory:
+                before = await self.memory.before_stop(self)
             await self.engine.stop()
             if self.memory is not None:
                 await self.memory.after_stop(self, before)
+            self._renew()
         finally:
             self._is_unloading = False
+
+    # What a reload does with it
+
+    def adopt(self, settings: Settings) -> None:
+        """Its settings are others: what concerns its requests holds at once, the rest for its next
+        engine, which is made once this one has ended."""
+        if settings.is_pinned != self.target.is_pinned:
+            self.pinned = settings.is_pinned
+        self.successor = settings
+        if self.names:
+            self.names = names_of(settings)
+        self.adapters = adapter_names(settings)
+        self._room.resize(self.places_of(settings))
+        self.admission.hold_seconds = _hold_seconds(settings)
+
+    def leave(self) -> None:
+        """Let no request in any more; those that come wait for its next engine, or are told that
+        there is none."""
+        self.is_leaving = True
+        self.entries = {}
+        self.close()
+        if self.is_removed:
+            self.pinned = False
+            text = f"There is no model {self.name} here any more. See GET /v1/models."
+            self.admission.close(lambda: ModelNotFound(text, param="model"))
+
+    def stay(self) -> None:
+        """Its next engine may be loaded."""
+        self.is_leaving = False
+        self.reopen()
+
+    def stand_in_for(self, other: ServedModel) -> None:
+        """It is the default from now on: the pod stays as good as with the one before."""
+        self._has_been_ready = self._has_been_ready or other._has_been_ready
+
+    def _renew(self) -> None:
+        """Make its next engine by the newest settings, if they have changed."""
+        if self.successor is None:
+            return
+        self.settings, self.successor = self.successor, None
+        upstream, probe = self.upstream, self.probe
+        self._connect()
+        self.meter.probe = self.probe
+        if self._server is not None:
+            self._server.close()
+        self.engine = self._supervisor()
+        self.state.update(**_UNPREPARED)
+        self.wants_files = True
+        self.order_files()
+        upstream.close()
+        spawn(probe.close(), name="old probe")
 
     def close(self) -> None:
         """Let no request in: those that come wait as for a model that is not loaded."""
@@ -278,7 +374,7 @@ class ServedModel:
             text = "The model gives way to another one, or is unloaded. See GET /health."
             return EngineUnavailable(text, retry_after_seconds=self.state.retry_after())
         refusal = self.state.refusal()
-        if refusal is None or self.model_state is not ModelState.UNLOADED:
+        if self.is_removed or refusal is None or self.model_state is not ModelState.UNLOADED:
             return refusal
         if (obstacle := self.obstacle()) is not None:
             return EngineFailed(f"{obstacle}. See GET /health.")
@@ -292,6 +388,8 @@ class ServedModel:
         Raises:
             RateLimited: its key has had as many as it may have.
         """
+        if self.is_leaving:  # its next load is the reload's
+            return
         can_load = self.model_state in (ModelState.UNLOADED, ModelState.ASLEEP)
         if not can_load and not self.is_closing:
             return
@@ -299,7 +397,7 @@ class ServedModel:
         if not is_wanted and key not in self._payers:
             self.admit_load(key)
             self._payers.add(key)
-        if can_load and not self._hold_seconds:
+        if can_load and not self.admission.hold_seconds:
             self.order_load()  # the request does not wait for it, but the next one finds it
 
     async def _until_usable(self) -> None:
@@ -356,9 +454,9 @@ class ServedModel:
             self.cut()
         return is_drained
 
-    def cut(self) -> None:
+    def cut(self, why: str = "This server was shut down") -> None:
         """End all that still runs at its engine, for good."""
-        failure = CutOff("This server was shut down before the answer was whole.")
+        failure = CutOff(f"{why} before the answer was whole.")
         self.upstream.cut(failure)
         self.cut_sessions(failure)
 

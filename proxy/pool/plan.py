@@ -73,6 +73,8 @@ class ModelView:
     is_starting: bool = False
     """A process of its engine starts now. One that has died and awaits its next start is `LOADING`,
     and not this."""
+    is_leaving: bool = False
+    """Its engine ends for good once its requests are over, and it is not loaded meanwhile."""
     is_failing: bool = False
     """The newest start of its engine has failed, and the next one is due or under way."""
 
@@ -242,6 +244,8 @@ def _wishes(models: Sequence[ModelView], budget: Budget, now: float, orders: Ord
 
 
 def _wish(model: ModelView, now: float, orders: Orders) -> _Wish | None:
+    if model.is_leaving:
+        return None
     wishes = []
     can_load = model.state in _CAN_LOAD and model.is_here
     ordered_at = orders.load.get(model.name)
@@ -264,12 +268,12 @@ def _due_steps(
 ) -> Iterator[Step]:
     """What is due, the most urgent first. Only the first is taken: the others are planned anew."""
     for model in models:
-        if model.name in orders.unload:
+        if model.is_leaving or model.name in orders.unload:
             yield from _removal(model, models, Reason.ORDERED)
         elif _is_idle(model, now):
             yield from _removal(model, models, Reason.IDLE)
     kept_free: set[int] = set()
-    giving_way = set(orders.unload)
+    giving_way = {*orders.unload, *(model.name for model in models if model.is_leaving)}
     for wish in wishes:
         model = wish.model
         if not kept_free.isdisjoint(_contested(model, models, budget)):
@@ -292,7 +296,7 @@ def _due_steps(
         by_name = {model.name: model for model in models}
         for model in (by_name[name] for name in orders.preload if name in by_name):
             is_unloaded = model.state is ModelState.UNLOADED and model.is_here
-            if is_unloaded and _can_load_now(model, models, budget):
+            if is_unloaded and not model.is_leaving and _can_load_now(model, models, budget):
                 yield Step(Action.LOAD, model, Reason.PRELOAD)
 
 

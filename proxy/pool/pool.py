@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -31,6 +31,7 @@ class ModelPool:
         """`admission` lets requests into the sidecar where they say which model they are for. None:
         there is one model, which all of them are for."""
         self._models = list(models)
+        """Those that a reload has removed at the end, until they are gone."""
         self.default = self._models[0]
         self.only: ServedModel | None = self.default if admission is None else None
         """The model of a set of one: a request is for it, whatever it names."""
@@ -45,14 +46,18 @@ class ModelPool:
             names = [model.name for model in self]
             self.scheduler = Scheduler(lambda: self._models, self.budget, preload=names)
         self._given_up = asyncio.Event()
+        self._files_wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._meters: dict[str, asyncio.Task[None]] = {}
         self._settled_since = monotonic()
+        self.on_gone: Callable[[ServedModel], None] = lambda model: None
+        """Called with each model that a reload has removed, once its engine has ended."""
         for model in self._models:
             self._adopt(model)
 
     def _adopt(self, model: ServedModel) -> None:
         """Connect it with what all models share."""
+        model.order_files = self._files_wanted.set
         model.state.listen(self._on_change)
         self.memory.follow(model)
         if (scheduler := self.scheduler) is not None:
@@ -66,7 +71,61 @@ class ModelPool:
             model.turn = partial(scheduler.turn, model.name)
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return iter(self._models)
+        return (model for model in self._models if not model.is_removed)
+
+    @property
+    def all(self) -> tuple[ServedModel, ...]:
+        """Those too that a reload has removed and whose engine has not ended yet."""
+        return tuple(self._models)
+
+    def add(self, model: ServedModel) -> None:
+        """One more from now on: its files are fetched, and it is loaded if there is room."""
+        self._models.append(model)
+        self._adopt(model)
+        self._meters[model.name] = spawn(model.meter.run(), name="engine meter")
+        self._files_wanted.set()
+        if self.scheduler is not None:
+            self.scheduler.preload(model.name)
+
+    def arrange(self, names: Sequence[str]) -> None:
+        """Put all that are not removed in this order; the first is the default."""
+        before, by_name = self.default, {model.name: model for model in self}
+        removed = [model for model in self._models if model.is_removed]
+        self._models[:] = [*(by_name[name] for name in names), *removed]
+        self.default = self._models[0]
+        if self.default is not before:
+            self.default.stand_in_for(before)
+
+    def retire(self, model: ServedModel) -> None:
+        """Let what runs at it finish and end its engine. Then it is gone, or is made anew."""
+        is_new = not model.is_leaving
+        model.leave()
+        if is_new:
+            self._tasks = [task for task in self._tasks if not task.done()]
+            self._tasks.append(spawn(self._end(model), name=f"end of {model.name}"))
+
+    async def _end(self, model: ServedModel) -> None:
+        scheduler = self.scheduler
+        assert scheduler is not None
+        was_loaded = model.view.holds_memory
+        scheduler.notify()
+        if not await model.admission.wait_idle(model.settings.drain_seconds):
+            model.cut("The model was removed or changed")
+        await scheduler.until_gone(model.name)
+        await model.unload()
+        scheduler.forget(model.name)
+        if not model.is_removed:
+            model.stay()
+            self._files_wanted.set()
+            if was_loaded or model is self.default:
+                scheduler.order_load(model.name)
+            scheduler.notify()
+            return
+        self._models.remove(model)
+        self._meters.pop(model.name).cancel()
+        self.on_gone(model)
+        model.upstream.close()
+        await model.probe.close()
 
     def find(self, name: str | None, key: str | None) -> ServedModel:
         """The model that a request of an API key names; None is the default.
@@ -118,7 +177,9 @@ class ModelPool:
         running = [
             model
             for model in self
-            if model.may_be_used_by(key) and model.state.snapshot.phase in _RUNNING
+            if model.may_be_used_by(key)
+            and model.state.snapshot.phase in _RUNNING
+            and not model.is_leaving
         ]
         stored = "/".join(path.split("/")[:4])
         answers = await asyncio.gather(*(model.probe.has(stored) for model in running))
@@ -174,8 +235,12 @@ class ModelPool:
         """Beside serving, but the default's files first. One that fails holds up no other."""
         while self.default.state.snapshot.phase in _FETCHING:
             await self.default.changed()
-        for model in self._models[1:]:
-            await model.fetch()
+        while True:
+            self._files_wanted.clear()
+            for model in self.all:
+                if model.wants_files and not model.is_leaving and not model.engine.is_running:
+                    await model.fetch()
+            await self._files_wanted.wait()
 
     async def stop(self) -> None:
         """Let running requests finish, then end all engines; those that run nothing at once."""
@@ -191,7 +256,7 @@ class ModelPool:
             await self.scheduler.stop()
 
     async def _stop_all(self) -> None:
-        for model in self:
+        for model in self.all:
             model.admission.end_waiting()
         seconds = self.default.settings.drain_seconds
         finished = spawn(self.admission.wait_idle(seconds), name="drain")
@@ -203,11 +268,11 @@ class ModelPool:
             model.admission.close()
             await model.engine.stop()
 
-        await asyncio.gather(*(stop(model) for model in self))
+        await asyncio.gather(*(stop(model) for model in self.all))
 
     def reset_drain_counters(self) -> None:
         """Let `drained` count from now on."""
-        for model in self:
+        for model in self.all:
             model.admission.reset_drain_counters()
 
     @property
@@ -217,7 +282,7 @@ class ModelPool:
             return self.only.admission.drained
         # Who was sent away while its model was waited for has been at no engine.
         cut = self.admission.drained[1]
-        over = sum(sum(model.admission.drained) for model in self)
+        over = sum(sum(model.admission.drained) for model in self.all)
         return max(0, over - cut), cut
 
     def stop_meters(self) -> None:
@@ -225,11 +290,11 @@ class ModelPool:
             meter.cancel()
 
     def close_upstreams(self) -> None:
-        for model in self:
+        for model in self.all:
             model.upstream.close()
 
     async def close_probes(self) -> None:
-        for model in self:
+        for model in self.all:
             await model.probe.close()
 
     def idle_seconds(self) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -135,14 +135,29 @@ class Scheduler:
     async def turn(self, name: str) -> None:
         """Wait until nothing else is loaded, unloaded or started on the devices of this model: then
         the engine of it may be started that has died."""
+        await self._until(lambda: not self._are_devices_taken(name))
+
+    async def until_gone(self, name: str) -> None:
+        """Wait until this model is unloaded, and nothing is done to it."""
+
+        def is_gone() -> bool:
+            holds_memory = (each.view.holds_memory for each in self._named(name))
+            return name not in self._running and not any(holds_memory)
+
+        await self._until(is_gone)
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
         changed = asyncio.Event()
         self._turns.add(changed)
         try:
-            while self._are_devices_taken(name):
+            while not is_so():
                 changed.clear()
                 await changed.wait()
         finally:
             self._turns.discard(changed)
+
+    def _named(self, name: str) -> Iterator[ModelHandle]:
+        return (handle for handle in self._handles() if handle.view.name == name)
 
     def _are_devices_taken(self, name: str) -> bool:
         views = [handle.view for handle in self._handles()]
@@ -165,6 +180,18 @@ class Scheduler:
         self._load_orders.pop(name, None)
         self._unload_orders.add(name)
         self.notify()
+
+    def preload(self, name: str) -> None:
+        """Load it while nothing has to give way for it, as what there was at the start."""
+        self._preload.append(name)
+        self.notify()
+
+    def forget(self, name: str) -> None:
+        """Drop all that is ordered for this model, and what its last load has shown."""
+        self._load_orders.pop(name, None)
+        self._unload_orders.discard(name)
+        self._not_before.pop(name, None)
+        self._preload = [each for each in self._preload if each != name]
 
     def transition(self, name: str) -> Step | None:
         """What is being done to this model now."""
@@ -254,7 +281,7 @@ class Scheduler:
 
     def _take(self, step: Step) -> None:
         name = step.model.name
-        handle = next(each for each in self._handles() if each.view.name == name)
+        handle = next(self._named(name))
         match step.action:
             case Action.CLOSE:
                 handle.close()

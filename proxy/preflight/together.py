@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from proxy.errors import EngineFailure, SettingsError
-from proxy.machine.hardware import Hardware
-from proxy.preflight.checkup import model_name, of_model
+from proxy.machine.hardware import Hardware, detect
+from proxy.preflight.checkup import check_gpus, model_name, of_model
 from proxy.preflight.finding import Finding, Result
 from proxy.preflight.sizing import Sizing
 from proxy.settings import Settings
@@ -35,6 +35,21 @@ class _Need:
     def name(self) -> str:
         preset = self.settings.preset
         return preset.preset.name if preset else self.settings.model_name or "the model"
+
+
+def check_models(settings: Settings) -> None:
+    """Whether this machine has what is said of its GPUs and of memory. Looks at it.
+
+    Raises:
+        SettingsError: it has not.
+    """
+    has_budget = settings.memory_budget_gib is not None
+    if settings.upstream_url is None and (settings.others or has_budget):
+        hardware = detect()
+        check_gpus(settings, hardware)
+        check_together(settings, hardware)
+    elif settings.gpus:
+        check_gpus(settings, detect())
 
 
 def check_together(settings: Settings, hardware: Hardware) -> None:

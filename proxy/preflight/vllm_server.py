@@ -58,6 +58,10 @@ class VllmServer(Server):
         self._start_key = ""
         state.listen(self._on_change)
 
+    def close(self) -> None:
+        """Its engine has ended, and another server takes its place."""
+        self._state.ignore(self._on_change)
+
     @property
     def probe(self) -> Probe:
         return self._probe

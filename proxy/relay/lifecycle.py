@@ -10,7 +10,7 @@ from time import monotonic
 
 from proxy import errors
 from proxy.access.routes import Route
-from proxy.errors import InternalFailure, RequestFailure
+from proxy.errors import InternalFailure, ModelNotFound, RequestFailure
 from proxy.relay import headers
 from proxy.relay.background import is_of_stored
 from proxy.relay.routing import Model, Models, Watch
@@ -121,10 +121,20 @@ class RequestLifecycle:
             ModelNotFound: there is none of that name.
             RequestFailure: it may not be sent now.
         """
-        if is_of_stored(record):
-            model = await self._models.find_stored(record.path, record.key)
-        else:
-            model = self._models.find(record.model, record.key)
+        while True:
+            if is_of_stored(record):
+                model = await self._models.find_stored(record.path, record.key)
+            else:
+                model = self._models.find(record.model, record.key)
+            try:
+                await self._enter(model, record, watch)
+            except ModelNotFound:  # it was taken out meanwhile; another may have its name
+                continue
+            model.in_flight.begin(record)
+            self._models_of[id(record)] = model
+            return model
+
+    async def _enter(self, model: Model, record: Record, watch: Watch) -> None:
         record.engine, began = model.name, monotonic()
         try:
             await model.admission.engine_ready(record.key, watch)
@@ -132,11 +142,8 @@ class RequestLifecycle:
             waited = monotonic() - began
             _add_wait(record, waited)
             if waited > _NO_WAIT_SECONDS:
-                record.model_wait_seconds = waited
+                record.model_wait_seconds = (record.model_wait_seconds or 0) + waited
         _add_wait(record, await model.admission.enter(record.key, watch))
-        model.in_flight.begin(record)
-        self._models_of[id(record)] = model
-        return model
 
     async def reject(self, record: Record, failure: RequestFailure, refuse: Refuse) -> None:
         """A request that never comes to the gate; it is recorded like any other."""

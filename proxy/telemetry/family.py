@@ -7,7 +7,7 @@ prometheus_client take a lock for each number and look a bucket up one by one, f
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -127,6 +127,13 @@ class Family(Collector, Generic[Child]):
         if (child := self._children.get(labels)) is None:
             child = self._children[labels] = self._make()
         return child
+
+    def forget_models(self, names: Collection[str]) -> None:
+        """Drop what is kept for models of these names."""
+        if "model" in self._declaration.labels:
+            place = self._declaration.labels.index("model")
+            for labels in [each for each in self._children if each[place] in names]:
+                del self._children[labels]
 
     def collect(self) -> Iterable[Metric]:
         metric = self._declaration.metric()

@@ -57,6 +57,7 @@ class Metrics:
         """`routes` are there from the start, with every model that is served; `engines` are the
         names of several models, or one empty name."""
         self._routes = tuple(routes)
+        self._engines: set[str] = set()
         self._served_models: tuple[str, ...] = ()
         self._series: dict[tuple[str, str], Series] = {}
         self._families = Families()
@@ -93,9 +94,22 @@ class Metrics:
 
     def add_engine(self, model: str = "") -> None:
         """The series of an engine, from the start; `model` is empty where there is only one."""
+        self._engines.add(model)
         for cause in Cause:
             self._restarts.child(model, cause)
         self.engine_phase(Phase.CHECKING, model)
+
+    def remove_engine(self, model: str, names: Iterable[str]) -> None:
+        """Its series end; `names` are those that its requests were counted by."""
+        self._engines.discard(model)
+        gone = {model, *names} - {*self._served_models}
+        self._series = {key: each for key, each in self._series.items() if key[1] not in gone}
+        for collector in (self._families, self.models):
+            for family in vars(collector).values():
+                family.forget_models(gone)
+        for family in (self._state, self._restarts, self._phase_seconds):
+            family.forget_models(gone)
+        self.gauges.downloaded_bytes.pop(model, None)
 
     @property
     def served_models(self) -> tuple[str, ...]:
@@ -118,7 +132,8 @@ class Metrics:
         self._in_flight.child(record.route).value -= 1
         self._of_series(record.route, self.model_label(record.model)).add(record)
         self.keys.add(record)
-        if record.model_wait_seconds is not None:
+        is_here = (record.engine or "") in self._engines
+        if record.model_wait_seconds is not None and is_here:
             self.models.wait_seconds.child(record.engine or "").observe(record.model_wait_seconds)
         if record.images or record.videos or record.audios:
             self._inputs.child(Modality.IMAGE).value += record.images

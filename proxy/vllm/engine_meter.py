@@ -27,7 +27,7 @@ class EngineMeter:
     def __init__(
         self, probe: Probe, state: EngineState, every_seconds: float = EVERY_SECONDS
     ) -> None:
-        self._probe = probe
+        self.probe = probe
         self._state = state
         self._every_seconds = every_seconds
         self._newest = EngineReading()
@@ -44,7 +44,7 @@ class EngineMeter:
         while True:
             if self._is_up():
                 with suppress(httpx.HTTPError):
-                    page = (await self._probe.metrics_page()).raise_for_status()
+                    page = (await self.probe.metrics_page()).raise_for_status()
                     self._newest, self._taken = read_engine_page(page.content), monotonic()
             else:
                 self._taken = None

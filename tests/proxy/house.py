@@ -130,7 +130,8 @@ def _response_in(data: bytes, method: str) -> httpx.Response:
 async def house(**environ: str) -> AsyncIterator[House]:
     """A sidecar whose engine was never started; nothing listens on the engine's port."""
     with dead_port() as port:
-        sidecar = build(load_settings({"UPSTREAM_PORT": str(port), **environ}))
+        given = {"UPSTREAM_PORT": str(port), **environ}
+        sidecar = build(load_settings(given), environ=given)
         lifecycle = Lifecycle(sidecar)
         transport = _InMemory(sidecar)
         async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:

@@ -258,3 +258,19 @@ async def test_whatever_happens_no_place_is_lost_and_none_given_twice(seed: int)
     assert room.waiting == sum(inside.values()) == 0
     assert all(room.admit("carol") for _ in range(places))
     assert not room.admit("carol")
+
+
+async def test_more_places_are_given_to_who_waits_and_fewer_send_nobody_away() -> None:
+    room = WaitingRoom(1, 3)
+    assert room.admit("alice")
+    waiting = [asyncio.ensure_future(room.wait("bob")) for _ in range(2)]
+    await asyncio.sleep(0)
+    room.resize(2)
+    await asyncio.sleep(0)
+    assert [each.done() for each in waiting] == [True, False]
+    room.resize(1)
+    room.leave("alice")
+    await asyncio.sleep(0)
+    assert not waiting[1].done()
+    room.resize(None)
+    await asyncio.wait_for(waiting[1], PATIENCE)

@@ -83,3 +83,18 @@ def test_the_end_of_the_last_request_brings_no_plan_where_no_step_could_follow()
     ):
         assert next_step(models, BUDGET, 100).awaits_unused
     assert next_step((busy,), BUDGET, 100, Orders(unload={"ready"})).awaits_unused
+
+
+def test_a_model_that_leaves_finishes_what_runs_and_is_not_loaded_again() -> None:
+    ready = ModelView(
+        "ready", ModelState.READY, 0, pinned=True, in_flight=1, is_closing=True, is_leaving=True
+    )
+    assert next_step((ready,), Budget(None), 60).step is None
+    step = next_step((replace(ready, in_flight=0, waiting=3),), Budget(None), 60).step
+    assert step is not None
+    assert step.action is Action.UNLOAD
+    unloaded = replace(
+        ready, state=ModelState.UNLOADED, in_flight=0, waiting=1, oldest_wait_since=1
+    )
+    orders = Orders(load={"ready": 1.0}, preload=["ready"])
+    assert next_step((unloaded,), Budget(None), 60, orders).step is None

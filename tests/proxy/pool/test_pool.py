@@ -17,6 +17,7 @@ from proxy.api.service import Service
 from proxy.engine.phase import Phase
 from proxy.engine.supervisor import Supervisor
 from proxy.errors import EngineUnavailable, EngineUnreachable, ModelNotFound
+from proxy.pool.memory import PoolMemory
 from proxy.pool.model import ServedModel
 from proxy.pool.pool import ModelPool
 from proxy.settings import Settings
@@ -208,4 +209,23 @@ async def test_a_load_is_counted_for_the_key_that_brings_it_about() -> None:
     with pytest.raises(EngineUnavailable):
         await model.admission.engine_ready("carol", None)
     assert counted == ["alice", "bob"], "it is loaded whoever asks for it"
+    await model.probe.close()
+
+
+async def test_the_memory_of_a_model_that_is_not_loaded_is_not_waited_for() -> None:
+    """Where its engine has ended already, as at the end of the sidecar, none comes back."""
+
+    class Memory:
+        async def before_stop(self, model: ServedModel) -> None:
+            raise AssertionError("there is nothing to read")
+
+        async def after_stop(self, model: ServedModel, before: dict[int, object]) -> None:
+            assert before == {}
+
+    model = a_model("one")
+    is_running(model, Phase.READY)
+    model.state.enter(Phase.DRAINING)
+    model.state.enter(Phase.STOPPED)
+    model.memory = cast("PoolMemory", Memory())
+    await model.unload()
     await model.probe.close()

@@ -545,3 +545,24 @@ def test_a_page_is_the_same_in_parts_of_any_size(
     expected = {accept: choose_encoder(accept)[0](metrics.registry) for accept in ("", OPENMETRICS)}
     monkeypatch.setattr(metrics_module, "_SAMPLES_OF_A_PART", size)
     assert {accept: page_of(metrics, accept)[0] for accept in expected} == expected
+
+
+def test_a_model_that_is_gone_has_no_series_and_gets_none_from_who_has_waited_for_it() -> None:
+    metrics = Metrics(GENERATING, engines=["one", "two"])
+    metrics.served_models = ("one", "two", "zwei")
+    metrics.request_ended(finished(model="zwei", engine="two", prompt_tokens=3))
+    metrics.models.loads.child("two", "cold", "ok")
+    metrics.model_downloaded(1, "two")
+    metrics.served_models = ("one",)
+    metrics.remove_engine("two", ["two", "zwei"])
+    late = finished(model="two", engine="two", model_wait_seconds=3.0)
+    metrics.request_ended(late)
+
+    def models() -> set[str]:
+        samples = [sample for family in families(metrics) for sample in family.samples]
+        return {sample.labels["model"] for sample in samples if "model" in sample.labels}
+
+    assert models() == {"one", "other"}
+    metrics.served_models = ("one", "two")
+    metrics.add_engine("two")
+    assert models() == {"one", "two", "other"}
