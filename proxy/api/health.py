@@ -9,7 +9,6 @@ from fastapi.responses import JSONResponse
 
 from proxy.api.service import Service
 from proxy.engine.phase import Phase
-from proxy.engine.state import Snapshot
 from proxy.pool.model import ServedModel
 
 _STATUS = {
@@ -83,13 +82,21 @@ def describe(service: Service) -> dict[str, Any]:
     status: str = _STATUS.get(service.phase, _STARTING)
     if service.is_between_loads:
         status = service.models.default.status
+    transfer: dict[str, Any] = {}
+    if service.phase is Phase.DOWNLOADING:  # these are not known before its first byte
+        rate = now.bytes_per_second
+        transfer = {
+            "downloaded_bytes": now.downloaded_bytes,
+            "download_bytes": now.download_bytes,
+            "bytes_per_second": None if rate is None else round(rate),
+        }
     values = {
         "status": status,
         "model": service.model,
         "phase": service.phase,
         "progress": None if now.progress is None else round(now.progress, 3),
         "eta_seconds": None if left is None else round(left, 1),
-        **(_transfer(now) if service.phase is Phase.DOWNLOADING else {}),
+        **transfer,
         "reason": now.reason,
         "remedy": now.remedy or None,
         "uptime_seconds": round(service.uptime_seconds, 1),
@@ -115,13 +122,3 @@ def describe_model(model: ServedModel) -> dict[str, Any]:
         "waiting": model.admission.waiting,
     }
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _transfer(now: Snapshot) -> dict[str, float | None]:
-    """How far the download is; these are not known before its first byte."""
-    rate = now.bytes_per_second
-    return {
-        "downloaded_bytes": now.downloaded_bytes,
-        "download_bytes": now.download_bytes,
-        "bytes_per_second": None if rate is None else round(rate),
-    }

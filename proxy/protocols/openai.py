@@ -85,7 +85,14 @@ def events_of_answer(status: int, body: bytes) -> list[Event]:
 
 def _events(response: _Response, status: int | None) -> Iterator[Event]:
     if error := response.error or response.detail:
-        yield _error(error, status)
+        if not isinstance(error, dict):  # FastAPI has words there, OpenAI an object
+            yield Error(status, str(error), "error" if status is None else f"status_{status}")
+            return
+        names = (error.get("code"), error.get("type"))
+        code = next((name for name in names if isinstance(name, str) and name), "error")
+        param = error.get("param")
+        param = param.removeprefix("body.") if isinstance(param, str) else None
+        yield Error(status, str(error.get("message") or code), code, param)
         return
     for choice in response.choices or ():
         message = choice.delta or choice.message or _NOTHING
@@ -99,18 +106,3 @@ def _events(response: _Response, status: int | None) -> Iterator[Event]:
             yield Finish(choice.index, choice.finish_reason)
     if response.usage is not None:
         yield Usage(response.usage.prompt_tokens, response.usage.completion_tokens)
-
-
-def _error(error: Any, status: int | None) -> Error:
-    """Of an object as OpenAI has it, or of the words that FastAPI says."""
-    if not isinstance(error, dict):
-        return Error(status, str(error), "error" if status is None else f"status_{status}")
-    names = (error.get("code"), error.get("type"))
-    code = next((name for name in names if isinstance(name, str) and name), "error")
-    param = error.get("param")
-    return Error(
-        status,
-        str(error.get("message") or code),
-        code,
-        param.removeprefix("body.") if isinstance(param, str) else None,
-    )
