@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from time import monotonic, time
@@ -30,6 +29,7 @@ from proxy.errors import (
 )
 from proxy.machine.hardware import Hardware
 from proxy.models.several import names_of
+from proxy.pool.lost_requests import report_lost
 from proxy.pool.memory import PoolMemory, Reading
 from proxy.pool.plan import ModelState, ModelView
 from proxy.preflight.sizing import Sizing
@@ -38,12 +38,9 @@ from proxy.relay.in_flight import InFlightRequests
 from proxy.relay.upstream import Upstream
 from proxy.settings import Settings
 from proxy.tasks import spawn
-from proxy.telemetry.logs import log_in_flight
 from proxy.vllm.engine_meter import EngineMeter
 from proxy.vllm.flags import adapter_names
 from proxy.vllm.probe import Probe
-
-_log = logging.getLogger("proxy")
 
 _SERVING = (Phase.READY, Phase.DEGRADED)
 _DEAD = (Phase.RESTARTING, Phase.FAILED)
@@ -144,7 +141,6 @@ class ServedModel:
         self.hardware: Callable[[], Hardware] = Hardware
         """The machine that the engine runs on, as far as that is ours."""
         self.engine = self._supervisor()
-        self.state.listen(self._report_lost_requests)
         self.state.listen(self._on_change)
 
     def _connect(self) -> None:
@@ -332,11 +328,6 @@ class ServedModel:
             text = f"There is no model {self.name} here any more. See GET /v1/models."
             self.admission.close(lambda: ModelNotFound(text, param="model"))
 
-    def stay(self) -> None:
-        """Its next engine may be loaded."""
-        self.is_leaving = False
-        self.reopen()
-
     def stand_in_for(self, other: ServedModel) -> None:
         """It is the default from now on: the pod stays as good as with the one before."""
         self._has_been_ready = self._has_been_ready or other._has_been_ready
@@ -419,6 +410,8 @@ class ServedModel:
     def _on_change(self, before: Snapshot, after: Snapshot) -> None:
         if after.phase is before.phase:
             return
+        if before.phase in _SERVING and after.phase in _DEAD:
+            report_lost(self.in_flight, self.poison)
         if after.phase is Phase.RESTARTING:
             self._is_failing = before.phase not in _SERVING and self.is_here
         elif after.phase in (*_SERVING, *ENDS):
@@ -459,21 +452,6 @@ class ServedModel:
         failure = CutOff(f"{why} before the answer was whole.")
         self.upstream.cut(failure)
         self.cut_sessions(failure)
-
-    def _report_lost_requests(self, before: Snapshot, after: Snapshot) -> None:
-        """The engine has died: log the requests that it has lost, and suspect them."""
-        if not (before.phase in _SERVING and after.phase in _DEAD):
-            return
-        lost = self.in_flight.pop_lost()
-        log_in_flight([record for record, _ in lost])
-        fingerprints = (fingerprint for _, fingerprint in lost if fingerprint is not None)
-        refused = self.poison.died(fingerprints)
-        for record, fingerprint in lost:
-            if fingerprint in refused:
-                _log.warning(
-                    "the engine has died of this request again: refused for ten minutes",
-                    extra={"fields": {"request_id": record.request_id}},
-                )
 
 
 async def _at_once() -> None:

@@ -115,7 +115,8 @@ class ModelPool:
         await model.unload()
         scheduler.forget(model.name)
         if not model.is_removed:
-            model.stay()
+            model.is_leaving = False
+            model.reopen()
             self._files_wanted.set()
             if was_loaded or model is self.default:
                 scheduler.order_load(model.name)
