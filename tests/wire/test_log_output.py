@@ -28,9 +28,18 @@ DROPPED = "sidecar_log_lines_dropped_total"
 class Writing(Sidecar):
     """A sidecar whose stdout is a descriptor of ours; its log has what it writes to stderr."""
 
-    def __init__(self, folder: Path, engine: FakeEngine, stdout: int, **environ: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        engine: FakeEngine,
+        stdout: int,
+        *,
+        both: bool = False,
+        **environ: str,
+    ) -> None:
+        """`both`: stderr goes where stdout goes."""
         super().__init__(folder, engine, **environ)
-        self._stdout = stdout
+        self._stdout, self._both = stdout, both
 
     def start(self) -> Self:
         with self.log.open("wb") as stderr:
@@ -40,7 +49,7 @@ class Writing(Sidecar):
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=self._stdout,
-                stderr=stderr,
+                stderr=subprocess.STDOUT if self._both else stderr,
             )
         return self
 
@@ -91,6 +100,22 @@ def test_a_reader_that_has_stopped_stops_neither_requests_nor_the_end(
         service.is_served()
         assert service.value(DROPPED) == 0, "they wait for the reader"
         assert service.stop() == 0
+
+
+def test_a_named_pipe_that_nobody_reads_stops_neither_requests_nor_the_end(
+    shared_engine: FakeEngine, tmp_path: Path
+) -> None:
+    shared_engine.reset()
+    os.mkfifo(tmp_path / "pipe")
+    end = os.open(tmp_path / "pipe", os.O_RDWR)
+    fill(end)
+    try:
+        with Writing(tmp_path, shared_engine, end, both=True) as service:
+            service.wait_until_ready()
+            service.is_served()
+            assert service.stop() == 0
+    finally:
+        os.close(end)
 
 
 def test_a_drain_is_cut_by_a_second_signal_while_its_lines_wait(
