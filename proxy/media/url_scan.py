@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from proxy.access.routes import ROUTES, Route
 from proxy.errors import MediaRefused
-from proxy.json_scan import Leaf, Path, Scan, Shape, TooManyValues, contains
+from proxy.json_scan import SLICE_WORK, Leaf, Path, Scan, Shape, TooManyValues, contains
 from proxy.json_scan import find as find_values
 
 # A string that begins like a URL, or an escape that may hide one. A body without either has none.
@@ -25,6 +25,7 @@ _URL = re.compile(r"(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE | re.ASCII)
 # Searching and decoding hold up every stream meanwhile: up to 2 ms for this much.
 _MAX_SMALL_BYTES = 64 * 1024
 _MAX_URL_BYTES = 64 * 1024
+_LEAF_WORK = 128
 
 _TOO_ODD = "The body may point at media by URL, and {problem}. Send data URLs, or a plainer body."
 _TOO_LONG = "{name} is longer than {most} KiB and no data URL; URLs must be shorter."
@@ -83,14 +84,22 @@ def find_urls(route: str, body: Text) -> Scan[ScanResult]:
             return ScanResult(body, [])
     try:
         leaves = (yield from find_values(body, roots, start)).leaves
-        spans = [_url_span(body, leaf) for leaf in leaves]
+        spans, work = [], 0
+        for leaf in leaves:
+            span = _url_span(body, leaf)
+            if span is not None:
+                spans.append(span)
+            work += _LEAF_WORK + min(leaf.end - leaf.start, _MAX_URL_BYTES - _LEAF_WORK)
+            if work >= SLICE_WORK:
+                yield work
+                work = 0
     except TooManyValues as error:
         if (yield from contains(body, _MAY_HOLD_URL, _LONGEST_SIGN)):
             raise MediaRefused(_TOO_ODD.format(problem=f"has {error}")) from None
         spans = []
     except ValueError:
         spans = []
-    return ScanResult(body, [span for span in spans if span is not None])
+    return ScanResult(body, spans)
 
 
 def replace_urls(scan: ScanResult, values: Mapping[str, list[bytes]]) -> list[bytes | memoryview]:
@@ -112,15 +121,15 @@ def _url_span(body: Text, leaf: Leaf) -> UrlSpan | None:
         MediaRefused: it is long, and may be one.
         ValueError: this is no JSON.
     """
-    is_long = leaf.end - leaf.start > _MAX_URL_BYTES
-    literal = bytes(body[leaf.start : leaf.start + _LONGEST_SIGN if is_long else leaf.end])
-    if is_long:
-        # Of a data URL of megabytes no more than its first bytes are looked at.
-        if b"\\" not in literal and not _URL.match(literal[1:].decode("latin-1")):
-            return None
+    start = bytes(body[leaf.start : min(leaf.end, leaf.start + _LONGEST_SIGN)])
+    # Of a data URL no more than its first bytes are looked at.
+    if b"\\" not in start and not _URL.match(start[1:].decode("latin-1")):
+        return None
+    if leaf.end - leaf.start > _MAX_URL_BYTES:
         name = _name(leaf.path)
         text = _TOO_LONG.format(name=name, most=_MAX_URL_BYTES // 1024)
         raise MediaRefused(text, param=name)
+    literal = bytes(body[leaf.start : leaf.end])
     url = json.loads(literal.decode("utf-8", "surrogatepass"))
     return UrlSpan(_name(leaf.path), url, leaf.start, leaf.end) if _URL.match(url) else None
 

@@ -20,6 +20,7 @@ from proxy.access.routes import ROUTES, Route
 from proxy.errors import InvalidRequest
 from proxy.json_scan import (
     MAX_VALUES,
+    SLICE_WORK,
     Malformed,
     Scan,
     Shape,
@@ -35,6 +36,8 @@ _UNCOUNTED_BYTES = 16 * 1024
 # At the top level of a body whose media are too many to count.
 _MAX_FIELDS = 100_000
 _MAX_VALUE_BYTES = 4096
+_MAX_TYPE_BYTES = 128  # each letter escaped
+_LEAVES_A_SLICE = 500
 
 
 class _Part(msgspec.Struct, gc=False):
@@ -173,13 +176,17 @@ def scan(route: Route, body: bytes | bytearray) -> Scan[Peek]:
         raise InvalidRequest(text, param="body") from None
     fields: dict[str | int, bytes] = {}
     counts = {"image": 0, "video": 0, "audio": 0}
-    for leaf in leaves:
-        # Or its beginning: no name and no option is that long.
-        value = bytes(body[leaf.start : min(leaf.end, leaf.start + _MAX_VALUE_BYTES)])
+    for number, leaf in enumerate(leaves):
+        if number % _LEAVES_A_SLICE == _LEAVES_A_SLICE - 1:
+            yield SLICE_WORK
         if len(leaf.path) == 1:
-            fields[leaf.path[0]] = value
-        elif modality := _MODALITY_OF_TYPE.get(_text(value) or ""):
-            counts[modality] += 1
+            # Or its beginning: no name and no option is that long.
+            end_read = min(leaf.end, leaf.start + _MAX_VALUE_BYTES)
+            fields[leaf.path[0]] = bytes(body[leaf.start : end_read])
+        elif leaf.end - leaf.start <= _MAX_TYPE_BYTES:
+            modality = _MODALITY_OF_TYPE.get(_text(bytes(body[leaf.start : leaf.end])) or "")
+            if modality is not None:
+                counts[modality] += 1
     has_options = fields.get("stream_options", b"null") != b"null"
     stream = _is_true(fields.get("stream", b""))
     seen = _peek(route, _text(fields.get("model", b"")), stream, has_options, counts)

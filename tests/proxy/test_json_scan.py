@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import tracemalloc
 from collections.abc import Callable
@@ -86,6 +87,44 @@ def test_nothing_holds_up_the_loop_for_more_than_a_slice_of_work(name: str, scan
         while True:
             most = max(most, next(running))
     assert most <= 2 * SLICE_WORK
+
+
+PART = b'{"type":"%b","image_url":{"url":"%b"}},'
+MANY_VALUES = {
+    "data URLs": PART % (b"image_url", b"data:image/png;base64,%b" % (b"A" * 30_000)),
+    "escaped URLs": PART % (b"image_url", b"\\u0064ata:,%b" % (b"A" * 30_000)),
+    "URLs": PART % (b"image_url", b"https://a.example/%b" % (b"a" * 30_000)),
+    "escaped types": PART % (b"\\u0069mage_url", b"data:,"),
+}
+
+
+@pytest.mark.parametrize("name", MANY_VALUES)
+@pytest.mark.parametrize("scan", ["body", "URLs"])
+def test_values_that_were_found_are_decoded_a_slice_at_a_time(
+    name: str, scan: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    loads = json.loads
+
+    def count(text: str) -> object:
+        decoded.append(len(text))
+        return loads(text)
+
+    monkeypatch.setattr(json, "loads", count)
+    unit = MANY_VALUES[name]
+    parts = unit * min(3000, 2 * SIZE // len(unit))
+    running = SCANS[scan](b'{"messages":[{"content":[%b{}]}]}' % parts)
+    slices = 0
+    with suppress(StopIteration):
+        while True:
+            next(running)
+            assert sum(decoded) <= 2 * SLICE_WORK
+            assert len(decoded) <= 1000
+            slices += 1
+            decoded.clear()
+    assert slices > 1
+    assert sum(decoded) <= 2 * SLICE_WORK
+    assert len(decoded) <= 1000
 
 
 @scans
