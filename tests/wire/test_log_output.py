@@ -28,18 +28,12 @@ DROPPED = "sidecar_log_lines_dropped_total"
 class Writing(Sidecar):
     """A sidecar whose stdout is a descriptor of ours; its log has what it writes to stderr."""
 
-    def __init__(
-        self,
-        folder: Path,
-        engine: FakeEngine,
-        stdout: int,
-        *,
-        both: bool = False,
-        **environ: str,
-    ) -> None:
-        """`both`: stderr goes where stdout goes."""
+    stderr_too = False
+    """Whether stderr goes where stdout goes."""
+
+    def __init__(self, folder: Path, engine: FakeEngine, stdout: int, **environ: str) -> None:
         super().__init__(folder, engine, **environ)
-        self._stdout, self._both = stdout, both
+        self._stdout = stdout
 
     def start(self) -> Self:
         with self.log.open("wb") as stderr:
@@ -49,7 +43,7 @@ class Writing(Sidecar):
                 env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=self._stdout,
-                stderr=subprocess.STDOUT if self._both else stderr,
+                stderr=subprocess.STDOUT if self.stderr_too else stderr,
             )
         return self
 
@@ -110,7 +104,9 @@ def test_a_named_pipe_that_nobody_reads_stops_neither_requests_nor_the_end(
     end = os.open(tmp_path / "pipe", os.O_RDWR)
     fill(end)
     try:
-        with Writing(tmp_path, shared_engine, end, both=True) as service:
+        named = Writing(tmp_path, shared_engine, end)
+        named.stderr_too = True
+        with named as service:
             service.wait_until_ready()
             service.is_served()
             assert service.stop() == 0
