@@ -100,26 +100,24 @@ class PoolMemory:
     def budget(self) -> Budget:
         """What all models together may take, as of now."""
         settings = self._settings
-        # Nothing is loaded before the first look.
-        rooms = None if self._devices is None else self._rooms(self._devices)
+        rooms = None  # nothing is loaded before the first look
+        if self._devices is not None:
+            rooms = {each: memory.total - memory.used for each, memory in self._devices.items()}
+            if (limit := settings.memory_budget_bytes) is not None:
+                devices = {device for model in self._models for device in model.view.devices}
+                rooms = {device: min(limit, rooms.get(device, limit)) for device in devices}
         return Budget(rooms, settings.max_loaded_models, settings.swap_max_wait_seconds)
-
-    def _rooms(self, found: Reading) -> dict[int, int]:
-        limit = self._settings.memory_budget_bytes
-        rooms = {device: memory.total - memory.used for device, memory in found.items()}
-        if limit is None:
-            return rooms
-        devices = {device for model in self._models for device in model.view.devices}
-        return {device: min(limit, rooms.get(device, limit)) for device in devices}
 
     async def before_start(self, model: Tenant) -> None:
         """To be called right before each start of its engine."""
         view = model.view
         changes = {device: self._changes[device] for device in view.devices}
         reading = await _read(view.devices)
-        for device, memory in reading.items():
-            if self._devices is not None and not self._neighbours(view, device):
-                self._devices[device] = memory
+        views = [each.view for each in self._models]
+        others = [each for each in views if each.name != view.name and each.holds_memory]
+        taken = {device for each in others for device in each.devices}
+        if self._devices is not None:
+            self._devices |= {each: now for each, now in reading.items() if each not in taken}
         self._starts[model.name] = _Start(reading, changes)
 
     async def after_start(self, model: Tenant) -> None:
@@ -193,15 +191,6 @@ class PoolMemory:
             )
         elif waited >= 1:
             _log.info("%s: its memory came back after %.1f s", _name(model), waited)
-
-    def _neighbours(self, view: ModelView, device: int) -> list[ModelView]:
-        """Those that have memory on a device beside one."""
-        views = [each.view for each in self._models]
-        return [
-            each
-            for each in views
-            if each.name != view.name and each.holds_memory and device in each.devices
-        ]
 
     def _count_change(self, model: Tenant, before: Snapshot, after: Snapshot) -> None:
         """A process has begun or ended."""

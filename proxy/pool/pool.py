@@ -137,7 +137,9 @@ class ModelPool:
         named = self.default if not name else self._named(name)
         if named is not None and named.may_be_used_by(key):
             return named
-        names = ", ".join(self._names(key)) or "none for this key"
+        models = [model for model in self if model.may_be_used_by(key)]
+        theirs = [name for model in models for name in (*model.names, *model.adapters)]
+        names = ", ".join(theirs) or "none for this key"
         asked = "The request names no model, and this key may not use the default."
         if name:
             asked = f"There is no model {name[:_MAX_NAME_CHARS]} here."
@@ -163,10 +165,6 @@ class ModelPool:
                 return model
         # What an engine lists besides.
         return next((model for model in self if name in model.entries), None)
-
-    def _names(self, key: str | None) -> list[str]:
-        models = [model for model in self if model.may_be_used_by(key)]
-        return [name for model in models for name in (*model.names, *model.adapters)]
 
     async def find_stored(self, path: str, key: str | None) -> ServedModel:
         """The model whose engine has what is stored at `path`.
@@ -320,16 +318,15 @@ def _entries_of(model: ServedModel) -> Iterator[dict[str, Any]]:
     if model.status == "loading" and left is not None:
         added["eta_seconds"] = round(left, 1)
     for name in dict.fromkeys((*model.names, *model.adapters, *model.entries)):
-        own = model.entries.get(name)
-        yield (json.loads(own) if own is not None else _unloaded_entry(model, name)) | added
-
-
-def _unloaded_entry(model: ServedModel, name: str) -> dict[str, Any]:
-    return {
-        "id": name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "vllm",
-        "root": model.settings.model_name,
-        "parent": model.name if name in model.adapters else None,
-    }
+        if (own := model.entries.get(name)) is not None:
+            entry: dict[str, Any] = json.loads(own)
+        else:
+            entry = {
+                "id": name,
+                "object": "model",
+                "created": model.created,
+                "owned_by": "vllm",
+                "root": model.settings.model_name,
+                "parent": model.name if name in model.adapters else None,
+            }
+        yield entry | added

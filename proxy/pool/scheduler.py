@@ -135,7 +135,18 @@ class Scheduler:
     async def turn(self, name: str) -> None:
         """Wait until nothing else is loaded, unloaded or started on the devices of this model: then
         the engine of it may be started that has died."""
-        await self._until(lambda: not self._are_devices_taken(name))
+
+        def are_devices_free() -> bool:
+            views = [handle.view for handle in self._handles()]
+            devices = {device for view in views if view.name == name for device in view.devices}
+            return not any(
+                (view.is_starting or view.name in self._running)
+                and not devices.isdisjoint(view.devices)
+                for view in views
+                if view.name != name
+            )
+
+        await self._until(are_devices_free)
 
     async def until_gone(self, name: str) -> None:
         """Wait until this model is unloaded, and nothing is done to it."""
@@ -158,16 +169,6 @@ class Scheduler:
 
     def _named(self, name: str) -> Iterator[ModelHandle]:
         return (handle for handle in self._handles() if handle.view.name == name)
-
-    def _are_devices_taken(self, name: str) -> bool:
-        views = [handle.view for handle in self._handles()]
-        devices = {device for view in views if view.name == name for device in view.devices}
-        return any(
-            (view.is_starting or view.name in self._running)
-            and not devices.isdisjoint(view.devices)
-            for view in views
-            if view.name != name
-        )
 
     def order_load(self, name: str) -> None:
         """Load it as if a request waited for it, also where it has failed."""
@@ -235,25 +236,23 @@ class Scheduler:
         """Take one step after the other, until cancelled."""
         while True:
             try:
-                await self._run()
+                self._changed.clear()
+                views, now = self.views(), self._clock()
+                self._forget_done_orders(views)
+                orders = Orders(
+                    self._load_orders, self._unload_orders, self._preload, self._not_before
+                )
+                plan = next_step(views, self._budget(), now, orders)
+                self._awaits_unused = plan.awaits_unused
+                if plan.step is not None:
+                    self._take(plan.step)
+                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(plan.look_again and plan.look_again - now):
+                        await self._changed.wait()
             except Exception:  # without it nothing would be loaded any more
                 _log.exception("the scheduler failed; it goes on")
                 await asyncio.sleep(_AFTER_FAULT_SECONDS)
-
-    async def _run(self) -> None:
-        while True:
-            self._changed.clear()
-            views, now = self.views(), self._clock()
-            self._forget_done_orders(views)
-            orders = Orders(self._load_orders, self._unload_orders, self._preload, self._not_before)
-            plan = next_step(views, self._budget(), now, orders)
-            self._awaits_unused = plan.awaits_unused
-            if plan.step is not None:
-                self._take(plan.step)
-                continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(plan.look_again and plan.look_again - now):
-                    await self._changed.wait()
 
     def close(self) -> None:
         """All engines are about to end: what is under way ends with them, and is no failure."""
