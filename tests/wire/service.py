@@ -148,10 +148,6 @@ class Sidecar(Service):
     def open_files(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
-    def loop_cpu_seconds(self) -> float:
-        """What the event loop's thread has computed: a machine that stands still does not count."""
-        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[0]) / 1e9
-
     def memory_mib(self, name: str = "VmRSS") -> float:
         """`VmRSS` now, or `VmHWM`: the most there was."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()

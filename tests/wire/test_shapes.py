@@ -116,6 +116,12 @@ def test_nor_at_the_end_of_a_page(service: Sidecar, path: str) -> None:
     assert service.ask(f"{path}//").status == 404
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/responses/resp_1", "/version", "/nope"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_request_without_a_body_holds_no_text(service: Sidecar, path: str, method: str) -> None:
+    assert "modalities" not in service.record(service.ask(path, method=method))
+
+
 def test_a_path_of_the_operators_with_a_slash_is_sent_with_it() -> None:
     table = RouteTable(["/docs/", "/load"])
     assert table.canonical(b"/docs/") == b"/docs/"

@@ -160,25 +160,6 @@ async def test_2000_streams_at_once(service: Sidecar) -> None:
     await many(service, 2000)
 
 
-def test_a_long_event_in_small_pieces_holds_up_nobody(service: Sidecar) -> None:
-    """250 KB in pieces of 250 bytes cost the loop less in all than one stream may be held up."""
-    event = {"event_bytes": 250_000, "tokens": 1, "chunk_bytes": 250, "cut": "every:257"}
-    before = service.loop_cpu_seconds()
-    assert service.ask(CHAT, prompt(CHAT, STREAM), fake=event).whole
-    assert service.loop_cpu_seconds() - before < 0.15
-
-
-def test_a_large_body_holds_up_nobody(service: Sidecar) -> None:
-    """20 MB of JSON cost the loop less in all than one stream may be held up."""
-    parts = [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 20 * MIB}}]
-    large = request(CHAT, {"messages": [{"role": "user", "content": parts}], "stream": True})
-    before = service.loop_cpu_seconds()
-    with service.connect() as client:
-        client.send(large)
-        assert client.answer().whole
-    assert service.loop_cpu_seconds() - before < 0.25
-
-
 def test_pages_that_nobody_reads_are_not_piled_up(own_service: Sidecar) -> None:
     """Each of them is 60 kB, and all is asked for on one connection."""
     before = own_service.memory_mib()

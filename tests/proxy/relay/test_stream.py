@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.access.routes import Route
+from proxy.relay import stream as stream_module
 from proxy.relay.event import event_reader
 from proxy.relay.stream import MAX_HELD_BYTES, EventStream
 from proxy.telemetry.record import Record
@@ -355,6 +357,31 @@ def test_a_long_event_passes_while_little_of_it_is_held(newline: str) -> None:
     assert bytes(out) == body.replace(event(usage(), end), b"")
     assert record.generated_events == 2, "the long event counts, once"
     assert (record.completion_tokens, record.finish_reason) == (7, "stop")
+
+
+class CountingPattern:
+    """Counts the bytes that are searched with a pattern."""
+
+    def __init__(self, pattern: re.Pattern[bytes]) -> None:
+        self._pattern = pattern
+        self.searched_bytes = 0
+
+    def finditer(self, data: bytes, start: int) -> Iterator[re.Match[bytes]]:
+        self.searched_bytes += len(data) - start
+        return self._pattern.finditer(data, start)
+
+
+@pytest.mark.parametrize("newline", NEWLINES)
+def test_a_long_event_in_small_pieces_is_searched_once(
+    newline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else 250 kB in pieces of 250 bytes are searched a thousand times, and others wait."""
+    pattern = CountingPattern(stream_module._EVENT_END)
+    monkeypatch.setattr(stream_module, "_EVENT_END", pattern)
+    body = event(chunk(content="x" * 250_000), NEWLINES[newline])
+    pieces = cut(body, range(250, len(body), 250))
+    assert passed(pieces).data == body
+    assert pattern.searched_bytes <= len(body) + 4 * len(pieces)
 
 
 @pytest.mark.parametrize("newline", NEWLINES)
