@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import NoReturn
 
 from proxy.errors import SettingsError
@@ -17,6 +16,7 @@ from proxy.machine.hardware import Gpu, Hardware, detect
 from proxy.models.fit import fit
 from proxy.models.preset_choice import presets_of
 from proxy.settings import Settings
+from proxy.settings.environment import did_you_mean
 from proxy.settings.preset import Preset
 
 _HEAD = ("MODEL_NAME", "NEEDS", "FITS", "CONTEXT", "REPOSITORY", "SETS")
@@ -43,8 +43,7 @@ def main(environ: Mapping[str, str], *arguments: str) -> int:
     elif given.name in presets:
         lines = description(presets[given.name], hardware)
     else:
-        near = get_close_matches(given.name, presets, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(given.name, presets)
         raise SettingsError(f"{given.name!r} is no preset; allowed are {', '.join(presets)}.{hint}")
     print("\n".join(lines))
     return 0

@@ -26,7 +26,6 @@ import json
 import re
 import tomllib
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +36,7 @@ from proxy.models.demo import BUILT_IN
 from proxy.models.fit import needed_gb
 from proxy.settings import Settings, variables
 from proxy.settings.engine import EngineSettings
-from proxy.settings.environment import shown
+from proxy.settings.environment import did_you_mean, shown
 from proxy.settings.preset import Preset
 from proxy.vllm.command import flag_variable
 from proxy.vllm.flags import arguments, known_flags
@@ -182,9 +181,8 @@ def _checked(name: str, table: Any) -> _Table:
         raise ValueError(f"is no table; allowed are tables with {', '.join(_KEYS)}")
     for key, value in table.items():
         if key not in _KEYS:
-            near = get_close_matches(key, _KEYS, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            if isinstance(value, dict) and not near:  # what TOML makes of a dot: a table in a table
+            hint = did_you_mean(key, _KEYS)
+            if isinstance(value, dict) and not hint:  # what TOML makes of a dot: a table in a table
                 hint = f' A name with a dot stands in quotes: ["{name}.{key}"].'
             raise ValueError(f"{key} is no key; allowed are {', '.join(_KEYS)}.{hint}")
     if "repository" not in table:
@@ -218,8 +216,7 @@ def engine_variable(name: str, value: Any) -> str:
         else:
             flags = {flag.upper().replace("-", "_") for flag in known_flags()}
             names = sorted(ours | {flag for flag in flags if flag_variable(flag)})
-            near = get_close_matches(name.upper().replace("-", "_"), names, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name.upper().replace("-", "_"), names)
             allowed = "allowed are the engine's variables and vllm serve's flags, in UPPER_SNAKE"
             raise ValueError(f"engine.{name} is no variable of the engine; {allowed}.{hint}")
     except SettingsError as error:

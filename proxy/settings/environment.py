@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
 
 from proxy.errors import SettingsError
 
@@ -96,3 +97,9 @@ def shown(value: object, max_chars: int = 400) -> str:
     """A value as a message repeats it: quoted, on one line, and no longer than a line is read."""
     text = repr(value)
     return text if len(text) <= max_chars else f"{text[:max_chars]}… ({len(text)} characters)"
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """` Did you mean NAME?`, to follow a sentence; empty where nothing is near."""
+    near = get_close_matches(word, list(allowed), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
