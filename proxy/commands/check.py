@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from proxy.access.keys import Keys, warnings_about_keys
-from proxy.machine.hardware import detect
+from proxy.machine.hardware import VISIBLE, detect
 from proxy.models.preset_choice import load_settings, warnings_about_presets
 from proxy.preflight.checkup import check_up
 from proxy.preflight.finding import Finding, Result
@@ -45,7 +45,7 @@ def main(environ: Mapping[str, str]) -> int:
     open_tracing(settings)
     findings = uvloop.run(check_up(settings))
     if settings.upstream_url is None:
-        hardware = detect()
+        hardware = detect(settings.environ.get(VISIBLE))
         check_together(settings, hardware)
         if settings.others:
             findings += memory_rows(settings, hardware)

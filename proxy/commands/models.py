@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from proxy.errors import SettingsError
 from proxy.installation import COMMAND
-from proxy.machine.hardware import Gpu, Hardware, detect
+from proxy.machine.hardware import VISIBLE, Gpu, Hardware, detect
 from proxy.models.fit import fit
 from proxy.models.preset_choice import presets_of
 from proxy.settings import Settings
@@ -36,8 +36,10 @@ def main(environ: Mapping[str, str], *arguments: str) -> int:
     parser.add_argument("name", nargs="?", help="a preset: all that it sets")
     parser.add_argument("--gpu-gb", metavar="GB", help="GPUs that are not here: 24, or 24,24")
     given = parser.parse_args(arguments)
-    presets = presets_of(Settings.load(environ))
-    hardware = detect() if given.gpu_gb is None else imagined(given.gpu_gb)
+    settings = Settings.load(environ)
+    presets = presets_of(settings)
+    visible = settings.environ.get(VISIBLE)
+    hardware = detect(visible) if given.gpu_gb is None else imagined(given.gpu_gb)
     if given.name is None:
         lines = table(presets.values(), hardware)
     elif given.name in presets:

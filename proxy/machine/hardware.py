@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+
+from proxy.errors import SettingsError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+# What CUDA, and who shares out GPUs, write for no GPU.
+_NONE_FROM_HERE = ("-1", "NoDevFiles", "none", "void")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +21,13 @@ class Gpu:
 
     name: str
     memory_bytes: int | None
+    index: int = 0
+    """NVML's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """GPUs in index order, and the driver where there is one.
+    """The GPUs that CUDA shows, in its order, and the driver where there is one.
 
     `trouble` is what the driver says where it is there, but a GPU of it cannot be read.
     """
@@ -82,8 +90,14 @@ def _opened() -> Iterator[Any]:
             pynvml.nvmlShutdown()
 
 
-def detect() -> Hardware:
-    """Ask NVML. A machine without a driver, or without NVML's Python package, has no GPU."""
+def detect(visible: str | None = None) -> Hardware:
+    """Ask NVML. A machine without a driver, or without NVML's Python package, has no GPU.
+
+    `visible`: the value of CUDA_VISIBLE_DEVICES, of which NVML knows nothing.
+
+    Raises:
+        SettingsError: it names a GPU that is not here.
+    """
     gpus, trouble = [], None
     try:
         with _opened() as nvml:
@@ -94,13 +108,48 @@ def detect() -> Hardware:
                     # GPUs on the CPU's own memory (GB10, Jetson) do not say how much they have.
                     with suppress(nvml.NVMLError):
                         memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-                    gpus.append(Gpu(nvml.nvmlDeviceGetName(handle), memory))
+                    gpus.append(Gpu(nvml.nvmlDeviceGetName(handle), memory, index))
                 except nvml.NVMLError as error:
                     # One that has fallen off the bus is counted by NVML all the same.
                     trouble = f"GPU {index}: {error}"
-            return Hardware(tuple(gpus), nvml.nvmlSystemGetDriverVersion(), trouble)
+            shown = tuple(_visible(nvml, gpus, visible))
+            return Hardware(shown, nvml.nvmlSystemGetDriverVersion(), trouble)
     except _NoNvml as error:
         return Hardware(trouble=str(error) or None)
+
+
+def visible_entries(visible: str | None) -> list[str] | None:
+    """The entries of CUDA_VISIBLE_DEVICES; None: all GPUs are visible."""
+    return [entry.strip() for entry in visible.split(",")] if visible else None
+
+
+def _visible(nvml: Any, gpus: Sequence[Gpu], visible: str | None) -> Iterator[Gpu]:
+    """Raises SettingsError."""
+    entries = visible_entries(visible)
+    # Parts of GPUs (MIG) are not told apart.
+    if entries is None or any(entry.startswith("MIG") for entry in entries):
+        yield from gpus
+        return
+    count = nvml.nvmlDeviceGetCount()
+    for entry in entries:
+        if entry in _NONE_FROM_HERE:
+            return
+        matching = [gpu for gpu in gpus if _is_called(nvml, gpu, entry)]
+        yield from matching
+        is_lost = entry.isdecimal() and int(entry) < count
+        if count and len(matching) != 1 and not is_lost:
+            raise SettingsError(
+                f"{VISIBLE}={visible}: there is no GPU {entry} here; allowed are 0 to"
+                f" {count - 1}, or their UUIDs (nvidia-smi -L)"
+            )
+
+
+def _is_called(nvml: Any, gpu: Gpu, entry: str) -> bool:
+    """CUDA takes the beginning of a UUID for the whole."""
+    if entry.isdecimal():
+        return int(entry) == gpu.index
+    handle = nvml.nvmlDeviceGetHandleByIndex(gpu.index)
+    return entry.startswith("GPU-") and bool(nvml.nvmlDeviceGetUUID(handle).startswith(entry))
 
 
 def engine_version() -> str | None:

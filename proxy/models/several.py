@@ -13,6 +13,7 @@ from proxy.models.folder import is_folder
 from proxy.models.kind import repository_of
 from proxy.settings import Settings, variables
 from proxy.settings.values import engine_urls, split_names
+from proxy.vllm.flags import gpus_taken
 
 ALL = "*"
 HOLD_SECONDS = "600"
@@ -137,5 +138,14 @@ def check_keys(settings: Settings) -> None:
 
 def gpu_sharers(settings: Settings, models: Sequence[Settings]) -> int:
     """How many models share GPUs with this one, itself included."""
-    own = set(settings.gpus)
-    return sum(not own or not each.gpus or bool(own & set(each.gpus)) for each in models)
+    own = _places(settings)
+    others = map(_places, models)
+    return sum(own is None or each is None or not own.isdisjoint(each) for each in others)
+
+
+def _places(settings: Settings) -> set[int] | None:
+    """Its GPUs, by their places among those that CUDA shows; None: all, or that is not known."""
+    count = gpus_taken(settings)
+    if settings.gpus:
+        return set(settings.gpus[:count])
+    return None if count is None else set(range(count))

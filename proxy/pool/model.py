@@ -39,7 +39,7 @@ from proxy.relay.upstream import Upstream
 from proxy.settings import Settings
 from proxy.tasks import spawn
 from proxy.vllm.engine_meter import EngineMeter
-from proxy.vllm.flags import adapter_names
+from proxy.vllm.flags import adapter_names, gpus_taken
 from proxy.vllm.probe import Probe
 
 _SERVING = (Phase.READY, Phase.DEGRADED)
@@ -83,6 +83,7 @@ class ServedModel:
         self.adapters = adapter_names(settings)
         """Names of LoRA adapters, which its engine serves beside the model."""
         self.state = EngineState(self.name or None)
+        self._gpus_taken = gpus_taken(settings)
         self.entries: dict[str, bytes] = {}
         """The engine's own entries of `/v1/models`, as of its last start."""
         self.created = int(time())
@@ -225,7 +226,9 @@ class ServedModel:
             name=self.name,
             state=self.model_state,
             since=self._since,
-            gpus=self.settings.gpus or tuple(range(len(self.hardware().gpus))),
+            # Before the machine has been looked at, as they are named.
+            gpus=tuple(gpu.index for gpu in self.hardware().gpus[: self._gpus_taken])
+            or self.settings.gpus,
             memory_bytes=self.memory_bytes,
             load_seconds=now.expected_start_seconds,
             pinned=self.pinned,

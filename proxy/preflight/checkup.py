@@ -13,7 +13,7 @@ from dataclasses import replace
 from proxy.engine.server import ModelsUnknown
 from proxy.errors import EngineFailure, SettingsError
 from proxy.machine.checks import check_disk, check_executable, check_port
-from proxy.machine.hardware import Hardware, detect, engine_version
+from proxy.machine.hardware import VISIBLE, Hardware, detect, engine_version
 from proxy.models.demo import DEMO_MODEL_NAME
 from proxy.models.events import Plan
 from proxy.models.fetch import describe, look_up, model_cache, served_names
@@ -23,6 +23,7 @@ from proxy.settings import Settings
 from proxy.vllm.architectures import check_architecture
 from proxy.vllm.command import DEFAULT_GPU_MODEL, engine_command, warnings_about
 from proxy.vllm.description import Description, describe_folder
+from proxy.vllm.flags import gpus_taken
 from proxy.vllm.memory import check_memory
 from proxy.vllm.probe import Probe
 
@@ -67,6 +68,16 @@ def of_model(settings: Settings, hardware: Hardware) -> Hardware:
     return replace(hardware, gpus=gpus) if settings.gpus else hardware
 
 
+def devices_of(settings: Settings, hardware: Hardware) -> tuple[int, ...]:
+    """NVML indices of the GPUs that the model's engine takes.
+
+    Raises:
+        SettingsError: VLLM_EXTRA_ARGS cannot be read.
+    """
+    gpus = of_model(settings, hardware).gpus[: gpus_taken(settings)]
+    return tuple(gpu.index for gpu in gpus)
+
+
 def inspect(model: Description, settings: Settings, hardware: Hardware) -> list[Finding]:
     """What can be judged of a model before its weights are here.
 
@@ -89,7 +100,7 @@ async def check_up(settings: Settings) -> list[Finding]:
             attached = await _attached(each, each.upstream_url or "")
             rows.append(_named(attached, each) if settings.others else attached)
         return rows
-    hardware = await asyncio.to_thread(detect)
+    hardware = await asyncio.to_thread(detect, settings.environ.get(VISIBLE))
     check_gpus(settings, hardware)
     rows = _environment(settings)
     with _failure_as_row(rows, "engine"):

@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from proxy.errors import EngineFailure, SettingsError
-from proxy.machine.hardware import Hardware, detect
-from proxy.preflight.checkup import check_gpus, model_name, of_model
+from proxy.machine.hardware import VISIBLE, Hardware, detect
+from proxy.preflight.checkup import check_gpus, devices_of, model_name, of_model
 from proxy.preflight.finding import Finding, Result
 from proxy.preflight.sizing import Sizing
 from proxy.settings import Settings
@@ -43,13 +43,15 @@ def check_models(settings: Settings) -> None:
     Raises:
         SettingsError: it has not.
     """
-    has_budget = settings.memory_budget_gib is not None
-    if settings.upstream_url is None and (settings.others or has_budget):
-        hardware = detect()
+    if settings.upstream_url is not None:
+        return
+    visible = settings.environ.get(VISIBLE)
+    is_shared = bool(settings.others) or settings.memory_budget_gib is not None
+    if is_shared or settings.gpus or visible:
+        hardware = detect(visible)
         check_gpus(settings, hardware)
-        check_together(settings, hardware)
-    elif settings.gpus:
-        check_gpus(settings, detect())
+        if is_shared:
+            check_together(settings, hardware)
 
 
 def check_together(settings: Settings, hardware: Hardware) -> None:
@@ -93,6 +95,6 @@ def _needs(settings: Settings, hardware: Hardware) -> Iterator[_Need]:
         with suppress(EngineFailure):  # told of when it is prepared
             seen = of_model(each, hardware)
             sizing = Sizing(each, model_name(each, seen), seen)
-            devices = each.gpus or tuple(range(len(hardware.gpus))) or (_MACHINE,)
+            devices = devices_of(each, hardware) or (_MACHINE,)
             measured = sizing.footprint is not None
             yield _Need(each, devices, sizing.needed_bytes, measured, sizing.device_bytes)

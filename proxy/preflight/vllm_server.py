@@ -15,7 +15,7 @@ from proxy.engine.server import Command, Server
 from proxy.engine.state import EngineState, Snapshot
 from proxy.errors import Cause, EngineFailure, SettingsError
 from proxy.machine.checks import check_disk, check_executable, check_port
-from proxy.machine.hardware import Hardware, detect
+from proxy.machine.hardware import VISIBLE, Hardware, detect
 from proxy.models.demo import BUILT_IN
 from proxy.models.fetch import (
     Model,
@@ -71,7 +71,11 @@ class VllmServer(Server):
         state, settings = self._state, self._settings
         if state.snapshot.phase is not Phase.CHECKING:
             state.enter(Phase.CHECKING)  # again, after the hub or the port failed
-        self.hardware = of_model(settings, await asyncio.to_thread(detect))
+        try:
+            found = await asyncio.to_thread(detect, settings.environ.get(VISIBLE))
+        except SettingsError as error:
+            raise EngineFailure(Cause.TOO_FEW_GPUS, str(error), permanent=True) from None
+        self.hardware = of_model(settings, found)
         level = logging.WARNING if self.hardware.trouble else logging.INFO
         _log.log(level, "hardware: %s", self.hardware.sentence())
         check_executable("vllm")

@@ -10,6 +10,7 @@ from math import ceil
 
 from proxy.engine.server import Command
 from proxy.errors import SettingsError
+from proxy.machine.hardware import VISIBLE, visible_entries
 from proxy.settings import Settings, variables
 from proxy.settings.environment import is_service_link, service_link_warning
 from proxy.settings.otlp import TRACES_ENDPOINT, TRACES_PROTOCOL
@@ -270,7 +271,10 @@ def _environment(settings: Settings, has_gpu: bool) -> dict[str, str]:
         if "service.name=" not in given.get("OTEL_RESOURCE_ATTRIBUTES", ""):
             environ.setdefault("OTEL_SERVICE_NAME", "vllm")
     if settings.gpus:
-        environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, settings.gpus))
+        # Those that the pod shows, by their places.
+        visible = visible_entries(given.get(VISIBLE))
+        places = settings.gpus if visible is None else [visible[each] for each in settings.gpus]
+        environ[VISIBLE] = ",".join(map(str, places))
         environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # numbered as NVML does
     return environ
 

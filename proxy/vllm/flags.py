@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,22 @@ _FALSE = frozenset({"false", "0", "no", "off"})
 _TEXT_OR_SIZE = re.compile(r'("(?:[^"\\]|\\.)*")|\b\d+(?:\.\d+)?[kKmMgGtT]\b')
 _SIZE = re.compile(r"\d+(\.\d+)?[kmgt]|\d+[KMGT]")
 _LORA_MODULES = "lora-modules"
+# Each ranks on GPUs of its own, the first that the engine sees.
+_RANKS = (
+    "tensor-parallel-size",
+    "pipeline-parallel-size",
+    "prefill-context-parallel-size",
+    "data-parallel-size",
+)
+# With these some of the ranks are on other machines, or somebody else places them.
+_PLACED_OTHERWISE = (
+    "data-parallel-size-local",
+    "data-parallel-backend",
+    "data-parallel-external-lb",
+    "data-parallel-hybrid-lb",
+    "distributed-executor-backend",
+    "nnodes",
+)
 
 
 class Flag(msgspec.Struct, frozen=True):
@@ -129,6 +146,21 @@ def adapter_names(settings: Settings) -> tuple[str, ...]:
         if name == _LORA_MODULES:
             modules = values
     return tuple(_adapter_name("LORA_MODULES", module) for module in modules)
+
+
+def gpus_taken(settings: Settings) -> int | None:
+    """How many GPUs an engine takes, the first of those that it sees; None: that is not known.
+
+    Raises:
+        SettingsError: VLLM_EXTRA_ARGS cannot be read.
+    """
+    given = {flag_name(name): [text] for name, text in settings.environ.items()}
+    given["tensor-parallel-size"] = [str(settings.tensor_parallel_size)]
+    given |= {name: values for _, name, values in _flags_in(extra_words(settings))}
+    if any(name in given for name in _PLACED_OTHERWISE):
+        return None
+    sizes = [given[name][0] for name in _RANKS if given.get(name)]
+    return prod(map(int, sizes)) if all(map(str.isdecimal, sizes)) else None
 
 
 def _flags_in(words: Iterable[str]) -> Iterator[tuple[str, str, list[str]]]:

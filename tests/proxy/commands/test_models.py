@@ -60,7 +60,7 @@ def test_the_table_has_a_line_for_each_and_says_what_the_machine_is() -> None:
 def test_without_a_gpu_it_says_so_and_tells_what_is_needed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "detect", Hardware)
+    monkeypatch.setattr(models, "detect", lambda visible: Hardware())
     assert models.main({}) == 0
     out = capsys.readouterr().out
     assert out.startswith("No GPU here: --gpu-gb 24 shows what fits one of 24 GB.\n")
@@ -102,7 +102,7 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(
 def test_one_of_them_is_shown_whole_as_an_environment(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "detect", lambda: machine(80))
+    monkeypatch.setattr(models, "detect", lambda visible: machine(80))
     assert models.main({}, "qwen3-8b") == 0
     lines = capsys.readouterr().out.splitlines()
     assert "MODEL_NAME=Qwen/Qwen3-8B" in lines

@@ -31,6 +31,7 @@ class FakeGpu:
     celsius: int | None = 61
     milliwatts: int | None = 251_500
     lost: bool = False
+    uuid: str = "GPU-00000000"
 
 
 class FakeNvml(ModuleType):
@@ -77,6 +78,9 @@ class FakeNvml(ModuleType):
 
     def nvmlDeviceGetName(self, handle: FakeGpu) -> str:
         return handle.name
+
+    def nvmlDeviceGetUUID(self, handle: FakeGpu) -> str:
+        return handle.uuid
 
     def nvmlDeviceGetMemoryInfo(self, handle: FakeGpu) -> SimpleNamespace:
         total = _value_of(handle.memory_bytes)

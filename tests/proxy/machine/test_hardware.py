@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 import pytest
 
+from proxy.errors import SettingsError
 from proxy.machine.hardware import Gpu, Hardware, detect, engine_version
 from proxy.preflight.checkup import hardware_finding
 from proxy.preflight.finding import Result
 from proxy.settings import Settings
 from tests.proxy.machine.fake_nvml import GIB, FakeGpu, FakeNvml, LibraryNotFound, NVMLError
 
-A40, H100 = Gpu("NVIDIA A40", 48 * GIB), Gpu("NVIDIA H100", 80 * GIB)
+A40, H100 = Gpu("NVIDIA A40", 48 * GIB), Gpu("NVIDIA H100", 80 * GIB, 1)
 GB10 = Gpu("NVIDIA GB10", None)
 
 
@@ -68,6 +69,45 @@ def test_a_gpu_that_is_lost_is_reported_beside_the_others(install: Install) -> N
     assert sentence.startswith("1 x NVIDIA A40, 48 GiB each, driver 580.95; ")
     assert "(GPU 1: GPU is lost)" in sentence
     assert nvml.open == 0, "NVML is let go again"
+
+
+FOUR = FakeNvml(*(FakeGpu(f"GPU {index}", GIB, uuid=f"GPU-{index}abc") for index in range(4)))
+
+
+@pytest.mark.parametrize(
+    ("visible", "indices"),
+    [
+        (None, [0, 1, 2, 3]),
+        ("", [0, 1, 2, 3]),
+        ("2", [2]),
+        (" 3, 1 ", [3, 1]),
+        ("GPU-2abc,GPU-0", [2, 0]),
+        ("-1", []),
+        ("1,-1,2", [1]),
+        ("MIG-1234", [0, 1, 2, 3]),
+    ],
+)
+def test_only_gpus_count_that_cuda_shows(
+    install: Install, visible: str | None, indices: list[int]
+) -> None:
+    install(FOUR)
+    found = detect(visible).gpus
+    assert [(gpu.name, gpu.index) for gpu in found] == [(f"GPU {each}", each) for each in indices]
+
+
+@pytest.mark.parametrize(
+    ("visible", "entry"), [("4", "4"), ("0,GPU-9", "GPU-9"), ("GPU-", "GPU-"), ("0;1", "0;1")]
+)
+def test_a_gpu_that_is_not_here_cannot_be_visible(
+    install: Install, visible: str, entry: str
+) -> None:
+    install(FOUR)
+    with pytest.raises(SettingsError, match=f"^CUDA_VISIBLE_DEVICES={visible}: .* GPU {entry} h"):
+        detect(visible)
+    install(FakeNvml(FakeGpu(), FakeGpu(lost=True)))
+    assert len(detect("0,1").gpus) == 1, "one that is lost is told of otherwise"
+    install(FakeNvml(driver=None))
+    assert detect(visible) == Hardware(), "who has no GPU has none to show"
 
 
 def test_a_driver_without_a_gpu_is_no_gpu(install: Install) -> None:

@@ -91,6 +91,36 @@ def test_models_that_are_loaded_together_share_the_memory_of_their_gpu() -> None
     assert [share(each) for each in apart.models] == ["0.95", "0.95"]
 
 
+def test_models_share_the_gpus_that_their_engines_take() -> None:
+    """The first TENSOR_PARALLEL_SIZE of those that it sees."""
+    presets = {
+        "first": {"repository": "a/b"},
+        "second": {"repository": "c/d", "gpus": [1, 2]},
+        "both": {"repository": "e/f", "engine": {"TENSOR_PARALLEL_SIZE": 2}},
+        "all": {"repository": "g/h", "engine": {"NNODES": 2}},
+    }
+    inline = {"MODELS_INLINE": json.dumps(presets)}
+    models = load_settings({"MODEL_NAME": "first,second,both,all", **inline}).models
+    assert [each.gpu_sharers for each in models] == [3, 3, 4, 4]
+    models = load_settings({"MODEL_NAME": "first,second", **inline}).models
+    assert [each.gpu_sharers for each in models] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("visible", "given"), [("2,3", "2,3"), (" GPU-a , GPU-b,GPU-c", "GPU-a,GPU-b")]
+)
+def test_gpus_of_a_preset_are_places_among_those_that_the_pod_shows(
+    visible: str, given: str
+) -> None:
+    shown = {"CUDA_VISIBLE_DEVICES": visible}
+    first, second = load_settings({**INLINE, **shown, "MODEL_NAME": "big,small"}).models
+    assert environ_of(first)["CUDA_VISIBLE_DEVICES"] == given
+    assert environ_of(second)["CUDA_VISIBLE_DEVICES"] == given.split(",")[1]
+    assert environ_of(second)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    whole = load_settings({**INLINE, **shown, "MODEL_NAME": "same,private", "API_KEYS": "alice:sk"})
+    assert environ_of(whole)["CUDA_VISIBLE_DEVICES"] == visible, "as it is"
+
+
 def test_one_name_is_one_model(tmp_path: Path) -> None:
     folder = tmp_path / "a,b"
     folder.mkdir()

@@ -17,6 +17,7 @@ from proxy.api.service import Service
 from proxy.engine.phase import Phase
 from proxy.engine.supervisor import Supervisor
 from proxy.errors import EngineUnavailable, EngineUnreachable, ModelNotFound
+from proxy.machine.hardware import Gpu, Hardware
 from proxy.pool.memory import PoolMemory
 from proxy.pool.model import ServedModel
 from proxy.pool.pool import ModelPool
@@ -228,4 +229,17 @@ async def test_the_memory_of_a_model_that_is_not_loaded_is_not_waited_for() -> N
     model.state.enter(Phase.STOPPED)
     model.memory = cast("PoolMemory", Memory())
     await model.unload()
+    await model.probe.close()
+
+
+@pytest.mark.parametrize(("parallel", "gpus"), [("1", (3,)), ("2", (3, 1)), ("8", (3, 1, 0))])
+async def test_a_model_is_planned_on_the_gpus_that_its_engine_takes(
+    parallel: str, gpus: tuple[int, ...]
+) -> None:
+    settings = Settings.load({**ENVIRON, "TENSOR_PARALLEL_SIZE": parallel})
+    model = ServedModel(settings, WaitingRoom(), ("one",))
+    assert model.view.gpus == ()
+    shown = tuple(Gpu("NVIDIA A40", 48, index) for index in (3, 1, 0))
+    model.hardware = lambda: Hardware(shown)
+    assert model.view.gpus == gpus, "as NVML has them, in the order in which CUDA shows them"
     await model.probe.close()

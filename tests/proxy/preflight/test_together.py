@@ -18,7 +18,7 @@ from proxy.preflight.together import check_together, memory_rows
 from proxy.settings import Settings
 
 GIB = 1024**3
-TWO_GPUS = Hardware((Gpu("NVIDIA A40", 48 * GIB), Gpu("NVIDIA A40", 48 * GIB)), "580.95")
+TWO_GPUS = Hardware((Gpu("NVIDIA A40", 48 * GIB), Gpu("NVIDIA A40", 48 * GIB, 1)), "580.95")
 
 
 def load(home: Path, pins: str = "", gpus: str = "", **environ: str) -> Settings:

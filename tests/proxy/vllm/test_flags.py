@@ -6,7 +6,7 @@ import pytest
 
 from proxy.errors import SettingsError
 from proxy.settings import Settings
-from proxy.vllm.flags import adapter_names, arguments, flag_name, known_flags
+from proxy.vllm.flags import adapter_names, arguments, flag_name, gpus_taken, known_flags
 
 LORA = '{"name": "a", "path": "/a", "base_model_name": "c"}'
 
@@ -45,6 +45,25 @@ def test_a_value_becomes_words_as_the_flag_takes_them(
 ) -> None:
     names = {"m": "model", "w": "worker"}
     assert arguments(variable, value) == [names.get(word, word) for word in expected]
+
+
+@pytest.mark.parametrize(
+    ("environ", "count"),
+    [
+        ({}, 1),
+        ({"TENSOR_PARALLEL_SIZE": "4.0"}, 4),
+        ({"TENSOR_PARALLEL_SIZE": "2", "PIPELINE_PARALLEL_SIZE": "2"}, 4),
+        ({"TENSOR_PARALLEL_SIZE": "2", "DATA_PARALLEL_SIZE": "3"}, 6),
+        ({"TENSOR_PARALLEL_SIZE": "2", "VLLM_EXTRA_ARGS": "-tp 4 --pipeline-parallel-size=2"}, 8),
+        ({"VLLM_EXTRA_ARGS": "--nnodes 2"}, None),
+        ({"DISTRIBUTED_EXECUTOR_BACKEND": "ray"}, None),
+        ({"DATA_PARALLEL_SIZE": "two"}, None),
+    ],
+)
+def test_an_engine_takes_the_first_gpus_one_for_each_rank(
+    environ: dict[str, str], count: int | None
+) -> None:
+    assert gpus_taken(Settings.load(environ)) == count
 
 
 def test_a_list_that_is_half_json_is_refused() -> None:
