@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TextIO
 
+ERASE_LINE = "\r\x1b[K"
+"""Begins the line anew."""
+
 
 class Colour(StrEnum):
     """A style, as terminals number it (ECMA-48, SGR)."""
@@ -27,3 +30,9 @@ def takes_colours(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 def coloured(text: str, colour: Colour) -> str:
     return f"\x1b[{colour}m{text}\x1b[0m"
+
+
+def bar(share: float, cells: int) -> str:
+    """`[#####---]`"""
+    full = min(round(share * cells), cells)
+    return f"[{'#' * full}{'-' * (cells - full)}]"

@@ -11,11 +11,10 @@ from time import monotonic
 
 from proxy.bench.load import LevelRun
 from proxy.tasks import spawn
-from proxy.terminal import can_rewrite_a_line
+from proxy.terminal import ERASE_LINE, bar, can_rewrite_a_line
 
 _REDRAW_SECONDS = 0.25
 _CELLS = 20
-_ERASE_LINE = "\r\x1b[K"
 
 
 @asynccontextmanager
@@ -30,10 +29,10 @@ async def shown(level: LevelRun, seconds: float) -> AsyncIterator[None]:
             try:
                 while True:
                     line = describe(level, monotonic(), seconds)
-                    print(_ERASE_LINE + line, end="", file=sys.stderr, flush=True)
+                    print(ERASE_LINE + line, end="", file=sys.stderr, flush=True)
                     await asyncio.sleep(_REDRAW_SECONDS)
             finally:
-                print(_ERASE_LINE, end="", file=sys.stderr, flush=True)
+                print(ERASE_LINE, end="", file=sys.stderr, flush=True)
 
     drawing = spawn(draw(), name="progress")
     try:
@@ -46,9 +45,7 @@ async def shown(level: LevelRun, seconds: float) -> AsyncIterator[None]:
 def describe(level: LevelRun, now: float, seconds: float) -> str:
     """`8 streams  [#####---------------]   5 of 20 s  31 requests, 0 failed`"""
     passed = now - level.started
-    full = min(round(passed / seconds * _CELLS), _CELLS)
-    bar = "#" * full + "-" * (_CELLS - full)
     time = f"{passed:.0f} of {seconds:g} s" if passed <= seconds else "the last answers"
     failed = sum(sample.error is not None for sample in level.samples)
     counts = f"{len(level.samples)} requests, {failed} failed"
-    return f"{level.streams} streams  [{bar}]  {time}  {counts}"
+    return f"{level.streams} streams  {bar(passed / seconds, _CELLS)}  {time}  {counts}"

@@ -17,10 +17,10 @@ from typing import TextIO
 
 from proxy.engine.phase import Phase
 from proxy.engine.state import Snapshot
+from proxy.terminal import ERASE_LINE, bar
 
 _REDRAW_SECONDS = 0.25
 _CELLS = 24
-_ERASE_LINE = "\r\x1b[K"
 _SHOWN = (Phase.CHECKING, Phase.DOWNLOADING, Phase.LOADING, Phase.COMPILING, Phase.WARMING)
 
 
@@ -52,12 +52,12 @@ class ProgressBar:
         if text is None:
             self.erase()
         else:
-            self._write(_ERASE_LINE + text[: self._columns() - 1])
+            self._write(ERASE_LINE + text[: self._columns() - 1])
             self._drawn = True
 
     def erase(self) -> None:
         if self._drawn:
-            self._write(_ERASE_LINE)
+            self._write(ERASE_LINE)
             self._drawn = False
 
     def _make_way(self, record: logging.LogRecord) -> bool:
@@ -89,8 +89,7 @@ def describe(now: Snapshot) -> str | None:
         return None
     parts = [f"{now.phase:11}"]
     if now.progress is not None:
-        full = round(now.progress * _CELLS)
-        parts += [f"[{'#' * full}{'-' * (_CELLS - full)}]", f"{now.progress:4.0%}"]
+        parts += [bar(now.progress, _CELLS), f"{now.progress:4.0%}"]
     if now.phase is not Phase.DOWNLOADING:
         parts.append(_clock(monotonic() - now.since))
     elif now.downloaded_bytes is not None and now.download_bytes is not None:
