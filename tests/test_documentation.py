@@ -72,6 +72,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.installation": (),
     "proxy.interpreter": ("proxy.installation",),
     "proxy.terminal": (),
+    "proxy.png": (),
     "proxy.idle": ("proxy.errors", "proxy.settings"),
     "proxy.settings": ("proxy.errors", "proxy.settings"),
     "proxy.machine": ("proxy.errors", "proxy.installation", "proxy.machine"),
@@ -80,6 +81,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.vllm": (
         *_BASE,
         "proxy.vllm",
+        "proxy.png",
         "proxy.machine",
         "proxy.preflight.finding",
         "proxy.engine.history",
@@ -178,6 +180,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.bench": (
         *_BASE,
         "proxy.bench",
+        "proxy.png",
         "proxy.access.routes",
         "proxy.relay.event",
         "proxy.relay.stream",

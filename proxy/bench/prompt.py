@@ -8,12 +8,11 @@ from __future__ import annotations
 import base64
 import json
 import random
-import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
 from proxy.bench.plan import Plan
+from proxy.png import png
 
 # Plain and short: most tokenizers have each as one token. Two prompts of 8 words hardly ever
 # begin alike, so no prefix of a prompt is in the endpoint's cache.
@@ -105,15 +104,7 @@ def picture(size: int, source: random.Random) -> bytes:
     """A PNG of `size` x `size` pixels in stripes of random colours: a few kB, whatever its size."""
     stripes = b"\0" + source.randbytes(3 * size)
     same_as_above = b"\2" + bytes(3 * size)
-
-    def part(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    head = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)  # 8 bits, RGB
-    pixels = zlib.compress(stripes + same_as_above * (size - 1), 1)
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", pixels) + part(b"IEND", b"")
+    return png(size, stripes + same_as_above * (size - 1))
 
 
 def words_for(wanted: int, fewer: tuple[int, int], more: tuple[int, int]) -> int:

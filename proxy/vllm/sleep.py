@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
-import zlib
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import httpx
 
 from proxy.engine.server import Sleeper, SleepFailed, WakeFailed
 from proxy.machine.pinned_memory import PinnedMemory
+from proxy.png import png
 from proxy.vllm.engine_socket import EngineSocket
 from proxy.vllm.warm_up import Question
 
@@ -132,29 +131,17 @@ def _questions() -> Iterator[Question]:
         "ignore_eos": True,
         "return_token_ids": True,
     }
-    picture = {"type": "image_url", "image_url": {"url": _picture()}}
+    side = _SIDE_PIXELS
+    rows = b"".join(  # with many colours
+        b"\0" + bytes(v for x in range(side) for v in (x * 4 % 256, y * 4 % 256, x * y % 256))
+        for y in range(side)
+    )
+    url = f"data:image/png;base64,{b64encode(png(side, rows)).decode()}"
+    picture = {"type": "image_url", "image_url": {"url": url}}
     content = [{"type": "text", "text": _PROMPT}, picture]
     messages = [{"role": "user", "content": content}]
     yield Question("/v1/chat/completions", {"messages": messages, **options})
     yield Question("/v1/completions", {"prompt": _PROMPT, **options})
-
-
-def _picture() -> str:
-    """A PNG with many colours, as a `data:` URL."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        check = zlib.crc32(kind + data)
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
-
-    side = _SIDE_PIXELS
-    rows = (
-        b"\0" + bytes(v for x in range(side) for v in (x * 4 % 256, y * 4 % 256, x * y % 256))
-        for y in range(side)
-    )
-    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    data = zlib.compress(b"".join(rows))
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    return f"data:image/png;base64,{b64encode(png).decode()}"
 
 
 def _check(response: httpx.Response, failure: type[SleepFailed | WakeFailed]) -> dict[str, Any]:
