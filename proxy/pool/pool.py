@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from time import monotonic
@@ -16,7 +17,10 @@ from proxy.errors import EngineUnreachable, ModelNotFound
 from proxy.pool.memory import PoolMemory
 from proxy.pool.model import ServedModel
 from proxy.pool.scheduler import Scheduler
+from proxy.preflight.checkup import check_disk_for_all
 from proxy.tasks import spawn
+
+_log = logging.getLogger("proxy.pool")
 
 _RUNNING = (Phase.READY, Phase.DEGRADED)
 _SETTLED = (Phase.READY, Phase.DEGRADED, Phase.FAILED, Phase.DRAINING, Phase.STOPPED)
@@ -219,6 +223,8 @@ class ModelPool:
                 spawn(self._schedule(self.scheduler), name="scheduler"),
                 spawn(self._fetch_others(), name="files of models"),
             ]
+        if len(self._models) > 1 and self.scheduler is not None:
+            self._tasks.append(spawn(self._check_disk(), name="disk for all models"))
         engines = spawn(self._until_given_up(), name="engines")
         self._tasks.append(engines)
         return engines
@@ -226,6 +232,13 @@ class ModelPool:
     async def _schedule(self, scheduler: Scheduler) -> None:
         await self.memory.look()
         await scheduler.run()
+
+    async def _check_disk(self) -> None:
+        """Say at once what would come to light when the last one is fetched. Nothing waits for it:
+        the default is to be ready as early as if it were alone."""
+        finding = await check_disk_for_all([model.settings for model in self._models])
+        if finding is not None:
+            _log.warning(finding.sentence)
 
     async def _until_given_up(self) -> None:
         await self._given_up.wait()

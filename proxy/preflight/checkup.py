@@ -6,8 +6,8 @@ The same functions that a start calls; what would end a start is a row that fail
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from proxy.engine.server import ModelsUnknown
@@ -115,17 +115,44 @@ async def check_up(settings: Settings) -> list[Finding]:
         free = check_disk(cache)
         text = f"{free / _GB:.1f} GB are free for the cache at {cache}."
         rows.append(Finding("disk", Result.OK, text))
-    needed = await _check_model(rows, settings, hardware)
+    needed: dict[str, int] = {}
+    await _check_model(rows, settings, hardware, needed)
     for each in settings.others:
         own: list[Finding] = []
         _check_port(own, each)
-        needed += await _check_model(own, each, hardware)
+        await _check_model(own, each, hardware, needed)
         rows += [_named(row, each) for row in own]
-    if settings.others and free is not None and needed > free:
-        text = f"The files of all models need {needed / _GB:.1f} GB, and {free / _GB:.1f} are free."
-        remedy = "Free some space, name fewer models, or set HF_HOME to a larger volume."
-        rows.append(Finding("disk for all", Result.FAIL, text, remedy))
+    if settings.others and free is not None and (finding := _too_much(needed, free)) is not None:
+        rows.append(finding)
     return rows
+
+
+async def check_disk_for_all(models: Sequence[Settings]) -> Finding | None:
+    """What is wrong where the files of all do not fit on the disk. Fetches none, but asks the hub:
+    what cannot be looked up is not counted."""
+    needed: dict[str, int] = {}
+    with suppress(EngineFailure):  # each model tells of its own
+        free = await asyncio.to_thread(check_disk, model_cache(models[0]))
+        for each in models:
+            with suppress(EngineFailure):
+                name = model_name(each, Hardware())
+                _, _, needed[_files_of(each, name)] = await _look_at(each, name)
+        return _too_much(needed, free)
+    return None
+
+
+def _files_of(settings: Settings, name: str) -> str:
+    """Models with the same files have them once."""
+    return f"{name} at {settings.model_revision}"
+
+
+def _too_much(needed: Mapping[str, int], free: int) -> Finding | None:
+    total = sum(needed.values())
+    if total <= free:
+        return None
+    text = f"The files of all models need {total / _GB:.1f} GB, and {free / _GB:.1f} are free."
+    remedy = "Free some space, name fewer models, or set HF_HOME to a larger volume."
+    return Finding("disk for all", Result.FAIL, text, remedy)
 
 
 def _check_port(rows: list[Finding], settings: Settings) -> None:
@@ -135,21 +162,23 @@ def _check_port(rows: list[Finding], settings: Settings) -> None:
         rows.append(Finding("engine port", Result.OK, text))
 
 
-async def _check_model(rows: list[Finding], settings: Settings, hardware: Hardware) -> int:
-    """Where it comes from, and what can be said of it; returns the bytes that are to be fetched.
+async def _check_model(
+    rows: list[Finding], settings: Settings, hardware: Hardware, needed: dict[str, int]
+) -> None:
+    """Where it comes from, and what can be said of it. `needed` gets the bytes that are to be
+    fetched.
 
     Raises:
         SettingsError: a variable holds what its flag cannot take.
     """
-    hardware, needed = of_model(settings, hardware), 0
+    hardware = of_model(settings, hardware)
     with _failure_as_row(rows, "model"):
         name = model_name(settings, hardware)
         check_arguments(settings, name, hardware)
-        source, model, needed = await _look_at(settings, name)
+        source, model, needed[_files_of(settings, name)] = await _look_at(settings, name)
         rows.append(source)
         with _failure_as_row(rows, "architecture"):
             rows += inspect(model, settings, hardware)
-    return needed
 
 
 def _named(row: Finding, settings: Settings) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import cast
 
 import httpx
@@ -18,9 +19,11 @@ from proxy.engine.phase import Phase
 from proxy.engine.supervisor import Supervisor
 from proxy.errors import EngineUnavailable, EngineUnreachable, ModelNotFound
 from proxy.machine.hardware import Gpu, Hardware
+from proxy.pool import pool as pool_module
 from proxy.pool.memory import PoolMemory
 from proxy.pool.model import ServedModel
 from proxy.pool.pool import ModelPool
+from proxy.preflight.finding import Finding, Result
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
 from tests.patience import PATIENCE
@@ -243,3 +246,27 @@ async def test_a_model_is_planned_on_the_gpus_that_its_engine_takes(
     model.hardware = lambda: Hardware(shown)
     assert model.view.gpus == gpus, "as NVML has them, in the order in which CUDA shows them"
     await model.probe.close()
+
+
+async def test_files_that_do_not_fit_are_told_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[int] = []
+
+    async def check_disk_for_all(models: Sequence[Settings]) -> Finding:
+        asked.append(len(models))
+        return Finding("disk for all", Result.FAIL, "The files of all need 9 GB.", "Free some.")
+
+    monkeypatch.setattr(pool_module, "check_disk_for_all", check_disk_for_all)
+    models = [a_model(name) for name in ("one", "two")]
+    for model in models:
+        monkeypatch.setattr(model, "engine", FakeEngine(model, has_files=False))
+        monkeypatch.setattr(model.settings, "__dict__", model.settings.__dict__ | OWN_ENGINE)
+    pool = ModelPool(models, Admission())
+    pool.start()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await pool.stop()
+    assert asked == [2]
+    assert caplog.messages.count("The files of all need 9 GB. Free some.") == 1
+    await pool.close_probes()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.errors import SettingsError
+from proxy.errors import Cause, EngineFailure, SettingsError
 from proxy.machine.hardware import Gpu, Hardware
 from proxy.models.events import Plan
 from proxy.models.preset_choice import load_settings
@@ -97,6 +97,36 @@ async def test_the_disk_is_checked_for_the_files_of_all(
     assert rows["disk for all"].result is Result.FAIL
     text = "The files of all models need 12.0 GB, and 10.0 are free."
     assert rows["disk for all"].text == text
+    models = load_settings(environ).models
+    finding = await checkup.check_disk_for_all(models)
+    assert finding is not None
+    assert finding.sentence.startswith(text)
+    monkeypatch.setattr(checkup, "check_disk", lambda _: 12 * 10**9)
+    assert await checkup.check_disk_for_all(models) is None
+    monkeypatch.setattr(checkup, "check_disk", lambda _: 10 * 10**9)
     del environ["MODEL_NAME"]
     alone = await checkup.check_up(load_settings({**environ, "MODEL_NAME": "org/a"}))
     assert "disk for all" not in {row.check for row in alone}
+
+
+async def test_models_with_the_same_files_need_them_once_and_what_is_unknown_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look_up(settings: Settings, repository: str, *_: object) -> Plan:
+        if repository == "org/gone":
+            raise EngineFailure(Cause.MODEL_NOT_FOUND, "gone", permanent=True)
+        return Plan(2, 7 * 10**9, 6 * 10**9, 0, "0123456789abcdef")
+
+    monkeypatch.setattr(checkup, "look_up", look_up)
+    monkeypatch.setattr(checkup, "check_disk", lambda _: 10 * 10**9)
+    presets = {
+        "long": {"repository": "org/a", "served_names": ["l"]},
+        "short": {"repository": "org/a", "served_names": ["s"]},
+        "other": {"repository": "org/a", "served_names": ["o"], "revision": "v2"},
+    }
+    environ = {"MODELS_INLINE": json.dumps(presets), "HF_HOME": f"{tmp_path}/hf"}
+    for names, fits in (("long,short,org/gone", True), ("long,other", False)):
+        finding = await checkup.check_disk_for_all(
+            load_settings({**environ, "MODEL_NAME": names}).models
+        )
+        assert (finding is None) == fits, names
