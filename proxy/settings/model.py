@@ -24,7 +24,8 @@ class ModelSettings(Group, title="Model"):
     models_file: str | None = variable(
         "MODELS_FILE",
         unit="path",
-        effect="TOML file with presets of your own. Its names go before the shipped ones.",
+        effect="TOML file with presets of your own. Its names go before the shipped ones. "
+        "`POST /models/reload` reads it [again](models.md#a-file-that-changes).",
         unset="only the shipped presets",
         example="/workspace/models.toml",
     )
