@@ -347,6 +347,8 @@ class ServedModel:
             self._server.close()
         self.engine = self._supervisor()
         self.state.update(**_UNPREPARED)
+        if self.state.snapshot.phase is Phase.FAILED:  # of this one nothing is known yet
+            self.state.enter(Phase.CHECKING)
         self.wants_files = True
         self.order_files()
         upstream.close()

@@ -261,6 +261,38 @@ def test_a_single_model_gets_what_its_preset_says_now(tmp_path: Path) -> None:
         assert "there are no keys" in there.reload(one=alone).json()["error"]["message"]
 
 
+def test_a_model_that_has_failed_comes_back_when_its_preset_is_mended(tmp_path: Path) -> None:
+    with reloaded(tmp_path) as there:
+        service, one = there.service, there.presets["one"]
+        there.reload(one={**one, "repository": "/nowhere"})
+        until(lambda: there.rows()["one"]["status"] == "failed", "a folder that is not there")
+        assert service.client.get("/health").status_code == 503
+        assert there.reload(one=one).json() == changes(changed="one", unchanged="two")
+        there.are_ready("one")
+        assert service.client.get("/health").status_code == 200
+
+
+def test_a_model_that_loads_or_drains_may_change_again(tmp_path: Path) -> None:
+    with reloaded(tmp_path, FAKE_ENGINE_PHASE_SECONDS="0.5") as there:
+        service, two = there.service, there.presets["two"]
+
+        def change(length: int) -> None:
+            engine = {"engine": {"MAX_MODEL_LEN": length}}
+            assert there.reload(two={**two, **engine}).json()["changed"] == ["two"]
+
+        until(lambda: there.rows()["two"]["phase"] in ("loading", "compiling"), "its load")
+        change(2048)
+        assert chat(service, model="two").json()["model"] == "two"
+        assert "--max-model-len 2048" in there.arguments("two")
+        with a_stream(service, "two") as running:
+            change(512)
+            change(1024)
+            assert there.order().json() == changes(unchanged="one two")
+            assert "data: [DONE]" in list(running)
+        assert chat(service, model="two").json()["model"] == "two"
+        assert "--max-model-len 1024" in there.arguments("two")
+
+
 def test_orders_that_come_at_once_are_taken_one_after_the_other(tmp_path: Path) -> None:
     with reloaded(tmp_path) as there:
         there.are_ready("one", "two")
