@@ -16,7 +16,7 @@ usage: {command} [serve] [MODEL] [OPTIONS]
 Commands
   serve         start the engine and serve it; the same without a word
   check         find out whether that would work, in seconds: 0 yes, 1 no, 2 bad settings
-  models        list the presets, and which fit this GPU or one of --gpu-gb; or all of one
+  models        list the presets, and which fit this GPU; what is here of MODEL_NAME; or one preset
   keys          make an API key, as label:key
   bench         load an endpoint: how many streams at once it serves, how fast; see bench --help
 

@@ -1,4 +1,5 @@
-"""`python3 -m proxy models`: the presets as a table, with what fits this machine's GPUs.
+"""`python3 -m proxy models`: the presets as a table, with what fits this machine's GPUs; below it
+the models of MODEL_NAME: what is here of each, and what it takes.
 
 `python3 -m proxy models NAME`: all of one. `--gpu-gb 24`, or `24,24`: for GPUs of that size, as if
 they were here. Exit codes: 0, 2 an argument, a variable or the file of presets is wrong.
@@ -7,18 +8,26 @@ they were here. Exit codes: 0, 2 an argument, a variable or the file of presets 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
-from proxy.errors import SettingsError
+from proxy.errors import Cause, EngineFailure, SettingsError
 from proxy.installation import COMMAND
 from proxy.machine.hardware import VISIBLE, Gpu, Hardware, detect
+from proxy.models.events import Done
+from proxy.models.fetch import look_up
 from proxy.models.fit import fit
-from proxy.models.preset_choice import presets_of
+from proxy.models.kind import ModelKind, check_local_model, kind_of, repository_of
+from proxy.models.preset_choice import load_settings, presets_of
+from proxy.models.several import called, names_of
+from proxy.preflight.together import MACHINE, Need, needs_of
 from proxy.settings import Settings
 from proxy.settings.environment import did_you_mean
 from proxy.settings.preset import Preset
 
+_CONFIGURED_HEAD = ("MODEL", "FILES", "MEMORY", "GPUS", "SERVED AS")
 _HEAD = ("MODEL_NAME", "NEEDS", "FITS", "CONTEXT", "REPOSITORY", "SETS")
 _GB = 10**9
 _ALLOWED_SIZES = "GB above 0, a number for each GPU, as 24 or 24,24"
@@ -41,13 +50,15 @@ def main(environ: Mapping[str, str], *arguments: str) -> int:
     visible = settings.environ.get(VISIBLE)
     hardware = detect(visible) if given.gpu_gb is None else imagined(given.gpu_gb)
     if given.name is None:
-        lines = table(presets.values(), hardware)
+        print("\n".join(table(presets.values(), hardware)), flush=True)
+        lines = configured(load_settings(environ), hardware)
     elif given.name in presets:
         lines = description(presets[given.name], hardware)
     else:
         hint = did_you_mean(given.name, presets)
         raise SettingsError(f"{given.name!r} is no preset; allowed are {', '.join(presets)}.{hint}")
-    print("\n".join(lines))
+    for line in lines:
+        print(line)
     return 0
 
 
@@ -75,7 +86,66 @@ def table(presets: Iterable[Preset], hardware: Hardware) -> Iterator[str]:
         sets = " ".join(f"{name}={text}" for name, text in preset.engine_variables.items())
         fits, tokens = fitting(preset, hardware)
         rows.append((preset.name, _needs(preset), fits, tokens, preset.repository, sets))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    yield from _aligned(rows)
+
+
+def configured(settings: Settings, hardware: Hardware) -> Iterator[str]:
+    """A line for each model of MODEL_NAME, the default's first; none where it is unset, or someone
+    else runs the engines. Asks no hub."""
+    if settings.model_name is None or settings.upstream_url is not None:
+        return
+    files = asyncio.run(_files_of_all(settings.models))
+    needs = {each.name: each for each in needs_of(settings, hardware)}
+    rows = [_CONFIGURED_HEAD]
+    for each, what in zip(settings.models, files, strict=True):
+        name = called(each)
+        memory, gpus = _memory_and_gpus(needs.get(name))
+        rows.append((name, what, memory, gpus, " ".join(names_of(each))))
+    yield ""
+    yield "The models of MODEL_NAME:"
+    yield ""
+    yield from _aligned(rows)
+
+
+async def _files_of_all(models: Iterable[Settings]) -> list[str]:
+    return await asyncio.gather(*map(_files_of, models))
+
+
+async def _files_of(settings: Settings) -> str:
+    """What is here of its files."""
+    offline = {**settings.environ, "HF_HUB_OFFLINE": "1"}
+    settings = settings.model_copy(update={"environ": offline})
+    try:
+        name = repository_of(settings.model_name or "", settings.model_revision)
+        kind = kind_of(name)
+        if kind is ModelKind.LOCAL:
+            return f"{_size(check_local_model(name, settings))} in a folder"
+        if kind is not ModelKind.HUB:
+            return "made at the start" if kind is ModelKind.DEMO else "fetched by vLLM"
+        offer = await look_up(settings, name, lambda line: None)
+        return f"{_size(Path(offer.path))} in the cache" if isinstance(offer, Done) else "not here"
+    except EngineFailure as failure:
+        return "not here" if failure.cause is Cause.MODEL_NOT_FOUND else failure.cause
+
+
+def _size(path: Path) -> str:
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    return f"{sum(each.stat().st_size for each in files) / _GB:.1f} GB"
+
+
+def _memory_and_gpus(need: Need | None) -> tuple[str, str]:
+    """Of each of its devices, and which these are."""
+    if need is None:
+        return "-", "-"
+    gpus = ",".join(str(each) for each in need.devices if each != MACHINE) or "-"
+    if need.needed_bytes is None:
+        return "never measured", gpus
+    how = "measured" if need.is_measured else "declared"
+    return f"{need.needed_bytes / 1024**3:.1f} GiB, {how}", gpus
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 

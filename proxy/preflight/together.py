@@ -12,17 +12,18 @@ from dataclasses import dataclass
 
 from proxy.errors import EngineFailure, SettingsError
 from proxy.machine.hardware import VISIBLE, Hardware, detect
+from proxy.models.several import called
 from proxy.preflight.checkup import check_gpus, devices_of, model_name, of_model
 from proxy.preflight.finding import Finding, Result
 from proxy.preflight.sizing import Sizing
 from proxy.settings import Settings
 
-_MACHINE = -1
+MACHINE = -1
 _GIB = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
-class _Need:
+class Need:
     """What one model takes of each of its devices; None: unknown."""
 
     settings: Settings
@@ -33,8 +34,7 @@ class _Need:
 
     @property
     def name(self) -> str:
-        preset = self.settings.preset
-        return preset.preset.name if preset else self.settings.model_name or "the model"
+        return called(self.settings) or "the model"
 
 
 def check_models(settings: Settings) -> None:
@@ -60,7 +60,7 @@ def check_together(settings: Settings, hardware: Hardware) -> None:
     Raises:
         SettingsError: they never can.
     """
-    needs = list(_needs(settings, hardware))
+    needs = list(needs_of(settings, hardware))
     staying = [each for each in needs if each.settings.is_pinned or each.settings is settings]
     for device in {device for each in staying for device in each.devices}:
         own = [each for each in staying if device in each.devices and each.needed_bytes]
@@ -71,7 +71,7 @@ def check_together(settings: Settings, hardware: Hardware) -> None:
         if room is None or taken <= room:
             continue
         names = " and ".join(each.name for each in own)
-        place = "the machine's memory" if device == _MACHINE else f"GPU {device}"
+        place = "the machine's memory" if device == MACHINE else f"GPU {device}"
         limit = settings.memory_budget_gib
         what = f"{names} {'takes' if len(own) == 1 else 'take'} {taken / _GIB:.1f} GiB of {place}"
         allowed = f"allowed are {room / _GIB:.1f}"
@@ -82,7 +82,7 @@ def check_together(settings: Settings, hardware: Hardware) -> None:
 
 def memory_rows(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
     """For each of several models what it takes. Reads files."""
-    for each in _needs(settings, hardware):
+    for each in needs_of(settings, hardware):
         takes = "It was never measured, and starts alone on its GPUs."
         if each.needed_bytes is not None:
             how = "as measured" if each.is_measured else "as declared; it was never measured"
@@ -90,11 +90,12 @@ def memory_rows(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
         yield Finding(f"memory ({each.name})", Result.OK, takes)
 
 
-def _needs(settings: Settings, hardware: Hardware) -> Iterator[_Need]:
+def needs_of(settings: Settings, hardware: Hardware) -> Iterator[Need]:
+    """Of each model, as far as it can be judged here. Reads files."""
     for each in settings.models:
         with suppress(EngineFailure):  # told of when it is prepared
             seen = of_model(each, hardware)
             sizing = Sizing(each, model_name(each, seen), seen)
-            devices = devices_of(each, hardware) or (_MACHINE,)
+            devices = devices_of(each, hardware) or (MACHINE,)
             measured = sizing.footprint is not None
-            yield _Need(each, devices, sizing.needed_bytes, measured, sizing.device_bytes)
+            yield Need(each, devices, sizing.needed_bytes, measured, sizing.device_bytes)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ from proxy.__main__ import main
 from proxy.commands import models
 from proxy.commands.models import fitting, table
 from proxy.machine.hardware import Gpu, Hardware
+from proxy.models.preset_choice import load_settings
+from proxy.preflight.sizing import Sizing
 from proxy.settings.preset import Preset
 
 GB = 10**9
@@ -120,3 +125,54 @@ def test_a_wrong_name_or_file_is_told_and_exits_with_2(
     monkeypatch.setenv("MODELS_FILE", missing)
     assert main(["models"]) == 2
     assert capsys.readouterr().err == f"MODELS_FILE={missing!r}: there is no such file\n"
+
+
+def test_below_it_stands_what_is_here_of_each_model_and_what_it_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(models, "detect", lambda visible: machine(80))
+    cached = tmp_path / "hf/hub/models--org--cached"
+    snapshot = cached / "snapshots" / ("a" * 40)
+    for folder in (tmp_path / "mine", snapshot):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        with (folder / "model.safetensors").open("wb") as weights:
+            weights.truncate(2 * GB)
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text("a" * 40)
+    presets = {
+        "chat": {"repository": str(tmp_path / "mine"), "served_names": ["chat", "gpt-4o"]},
+        "embed": {"repository": "org/gone", "engine": {"GPU_MEMORY_UTIL": 0.25}},
+    }
+    environ = {
+        "PATH": os.defpath,
+        "HF_HOME": str(tmp_path / "hf"),
+        "MODELS_INLINE": json.dumps(presets),
+        "MODEL_NAME": "chat,embed,org/cached,demo",
+    }
+    chat = load_settings(environ)
+    Sizing(chat, str(tmp_path / "mine"), machine(80)).keep(12 * 1024**3, 0)
+    assert models.main(environ) == 0
+    shown = capsys.readouterr().out.partition("\nThe models of MODEL_NAME:\n\n")[2].splitlines()
+    columns = [[cell.strip() for cell in re.split(r"  +", line)] for line in shown]
+    assert columns == [
+        ["MODEL", "FILES", "MEMORY", "GPUS", "SERVED AS"],
+        ["chat", "2.0 GB in a folder", "12.0 GiB, measured", "0", "chat gpt-4o"],
+        ["embed", "not here", "18.6 GiB, declared", "0", "embed org/gone"],
+        ["org/cached", "2.0 GB in the cache", "never measured", "0", "org/cached"],
+        ["demo", "made at the start", "never measured", "0", "demo"],
+    ]
+
+
+def test_what_is_wrong_with_the_models_is_told_below_the_presets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_NAME", "demo,demo")
+    assert main(["models"]) == 2
+    told = capsys.readouterr()
+    assert "qwen3-8b" in told.out
+    assert told.err == "MODEL_NAME: demo stands there twice; allowed is each name once\n"
+    monkeypatch.setenv("MODEL_NAME", "demo")
+    monkeypatch.setenv("UPSTREAM_URL", "http://127.0.0.1:9")
+    assert main(["models"]) == 0
+    assert "The models of MODEL_NAME" not in capsys.readouterr().out
