@@ -6,9 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from proxy.settings.values import Count, CountOrZero, Group, variable
+from proxy.settings.values import Count, CountOrZero, Group, matching, variable
 
-_ContextLength = Annotated[str, Field(pattern=r"^(auto|-1|\d{1,12}(\.\d{1,9})?[kKmMgG]?)$")]
+_ContextLength = Annotated[
+    str,
+    matching(r"auto|-1|\d{1,12}(\.\d{1,9})?[kKmMgG]?", "a whole number, one such as 8k, or auto"),
+]
 
 
 class EngineSettings(Group, title="Engine"):

@@ -18,7 +18,7 @@ _KEY = re.compile(r"[!-+\--~]{1,512}")
 _LABEL = re.compile(r"[\w.@-]{1,64}", re.ASCII)
 _LABEL_ALLOWED = f"a label has up to 64 letters, digits and . _ - @, and is not {ALL}"
 _KEY_ALLOWED = "a key has up to 512 visible ASCII characters and no comma"
-_QUOTES = ("'", '"')
+_QUOTES = ("'", '"', "`")
 # Shorter ones can be guessed; 16 characters of a random one are 95 bits.
 GOOD_KEY_CHARS = 16
 _RANDOM_BYTES = 32
@@ -77,8 +77,10 @@ def _parse(entry: str, place: str, label: str) -> ApiKey:
         label, entry = label.strip(), entry.strip()
     if not _LABEL.fullmatch(label) or label == ALL:
         raise ValueError(f"{place}: {_LABEL_ALLOWED}")
-    if entry[:1] in _QUOTES or entry[-1:] in _QUOTES:
-        raise ValueError(f"{place}: quotes around a key would be part of it; write it without them")
+    is_list = entry[:1] == "[" and entry[-1:] == "]"
+    if is_list or entry[:1] in _QUOTES or entry[-1:] in _QUOTES:
+        text = "quotes and brackets around a key would be part of it; write it without them"
+        raise ValueError(f"{place}: {text}")
     if not _KEY.fullmatch(entry):
         raise ValueError(f"{place}: {_KEY_ALLOWED}")
     return ApiKey(label, entry)

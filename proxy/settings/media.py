@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from proxy.settings.values import (
     Count,
     Group,
@@ -13,12 +11,18 @@ from proxy.settings.values import (
     MediaFetch,
     Timeout,
     from_text,
+    matching,
     split_names,
     variable,
 )
 
 # What can stand in a URL between `//` and `/`, without a port.
-_Host = Annotated[str, Field(pattern=r"^([\w-]+(\.[\w-]+)*|[0-9A-Fa-f:.]+)$")]
+_Host = Annotated[
+    str,
+    matching(
+        r"[\w-]+(\.[\w-]+)*|[0-9A-Fa-f:.]+", "the name or the address of a host, without port"
+    ),
+]
 _Hosts = Annotated[tuple[_Host, ...], from_text(split_names)]
 
 

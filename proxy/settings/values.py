@@ -89,17 +89,34 @@ def _only(is_good: Callable[[str], object], allowed: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def matching(pattern: str, allowed: str) -> AfterValidator:
+    """A text that is an example of `pattern`; `allowed` says it in words."""
+    compiled = re.compile(pattern)
+    return _only(compiled.fullmatch, f"allowed is {allowed}")
+
+
+_DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+
 Names = Annotated[tuple[str, ...], from_text(split_names)]
-Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$")]
-HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[\w-]+(\.[\w-]+)*)$")]
+Origin = Annotated[
+    str,
+    matching(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+", "https://host, with a port or without, or *"),
+]
+HostName = Annotated[
+    str, matching(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*", "a name without port and path, *.name, or *")
+]
 Hosts = Annotated[tuple[HostName, ...], from_text(split_names)]
 Origins = Annotated[tuple[Origin, ...], from_text(split_names)]
 # A brace would make it a template of paths.
-UrlPath = Annotated[str, Field(pattern=r"^/[^\s{}?#]*$")]
+UrlPath = Annotated[
+    str, matching(r"/[^\s{}?#]*", "a path that begins with / and has no blank and none of {}?#")
+]
 UrlPaths = Annotated[tuple[UrlPath, ...], from_text(split_names)]
-Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+Module = Annotated[str, matching(_DOTTED, "a module's name, such as package.module")]
 Modules = Annotated[tuple[Module, ...], from_text(split_names)]
-ProtocolName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+ProtocolName = Annotated[
+    str, matching(rf"{_DOTTED}:[A-Za-z_]\w*", "the name of a class, as package.module:Name")
+]
 Protocols = Annotated[tuple[ProtocolName, ...], from_text(split_names)]
 FolderPath = Annotated[
     str,

@@ -75,10 +75,19 @@ def test_quotes_are_taken_off_settings_and_off_what_the_engine_gets_with_one_war
     )
 
 
-@pytest.mark.parametrize("text", ['alice:"sk-hush"', '"sk-hush","sk-other"', "sk-hush'"])
-def test_a_key_with_quotes_around_it_is_refused_for_nobody_would_send_them(text: str) -> None:
-    with pytest.raises(SettingsError, match="quotes around a key would be part of it") as refused:
-        Settings.load({"API_KEYS": text})
+KEYS_IN_QUOTES = ['alice:"sk-hush"', '"sk-hush","sk-other"', "sk-hush'", "`sk-hush`"]
+KEYS_IN_QUOTES += ['["sk-hush"]', '["sk-hush", "sk-other"]', "alice:[sk-hush]"]
+
+
+@pytest.mark.parametrize("text", KEYS_IN_QUOTES)
+@pytest.mark.parametrize("name", ["API_KEYS", "ADMIN_KEYS"])
+def test_a_key_with_quotes_around_it_is_refused_for_nobody_would_send_them(
+    name: str, text: str
+) -> None:
+    with pytest.raises(
+        SettingsError, match=f"^{name}=.*around a key would be part of it"
+    ) as refused:
+        Settings.load({name: text})
     assert "hush" not in str(refused.value)
 
 
