@@ -91,21 +91,25 @@ class ForkServer:
         environ: Mapping[str, str],
         output: BinaryIO,
         *,
+        error: BinaryIO | None = None,
         new_session: bool = False,
     ) -> Process:
-        """Start it in the folder of the project; stdin is empty, stdout and stderr are `output`."""
+        """Start it in the folder of the project; stdin is empty.
+
+        stdout and stderr are `output`, or stderr is `error`.
+        """
         with self._one_at_a_time:
             if self._orders is None:
                 self._begin(_read_at_start(environ))
             if _read_at_start(environ) == self._environ:
-                return self._fork(arguments, environ, output, new_session)
+                return self._fork(arguments, environ, (output, error or output), new_session)
         return subprocess.Popen(
             [sys.executable, "-m", self._program, *arguments],
             cwd=_PROJECT,
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=error or subprocess.STDOUT,
             start_new_session=new_session,
         )
 
@@ -138,7 +142,7 @@ class ForkServer:
         self,
         arguments: Sequence[str],
         environ: Mapping[str, str],
-        output: BinaryIO,
+        outputs: tuple[BinaryIO, BinaryIO],
         new_session: bool,
     ) -> Forked:
         assert self._orders is not None
@@ -146,7 +150,8 @@ class ForkServer:
         assert len(order) <= LONGEST_ORDER, "too long for the fork server"
         exit_status, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self._orders, [order], [output.fileno(), theirs.fileno()])
+            descriptors = [theirs.fileno(), *(each.fileno() for each in outputs)]
+            socket.send_fds(self._orders, [order], descriptors)
         pid = self._orders.recv(16)
         if not pid:
             exit_status.close()

@@ -1,7 +1,7 @@
 """`python -m tests.fork_server FD PROGRAM MODULE...`: takes orders on a socket that it inherits.
 
-One message is one order: arguments, environment and whether it leads a session, as JSON, with two
-descriptors, one for its output and one where its exit code is sent. The answer is its process id.
+One message is one order: arguments, environment and whether it leads a session, as JSON, with three
+descriptors: where its exit code is sent, its stdout, its stderr. The answer is its process id.
 All that were started end with the socket.
 """
 
@@ -35,8 +35,8 @@ class _Child(NamedTuple):
     exit_status: socket.socket
 
 
-def next_child(orders: socket.socket) -> tuple[Order, int]:
-    """Fork for each order. Returns in a child only: its order, and the descriptor of its output."""
+def next_child(orders: socket.socket) -> tuple[Order, list[int]]:
+    """Fork for each order. Returns in a child only: its order, its stdout and its stderr."""
     selector = selectors.DefaultSelector()
     selector.register(orders, selectors.EVENT_READ)
     children: dict[int, _Child] = {}
@@ -47,13 +47,13 @@ def next_child(orders: socket.socket) -> tuple[Order, int]:
                 os.close(key.fd)
                 _tell_end(children.pop(key.fd))
                 continue
-            message, (*descriptors,), _, _ = socket.recv_fds(orders, LONGEST_ORDER, 2)
+            message, (*descriptors,), _, _ = socket.recv_fds(orders, LONGEST_ORDER, 3)
             if not message:
                 for each in children.values():
                     os.kill(each.pid, signal.SIGKILL)
                     os.waitpid(each.pid, 0)
                 os._exit(0)  # to take apart what was imported takes time
-            output, exit_status = descriptors
+            exit_status, *outputs = descriptors
             pid = os.fork()
             if not pid:
                 # Not by their numbers: what collects the objects later would close others' then.
@@ -63,8 +63,9 @@ def next_child(orders: socket.socket) -> tuple[Order, int]:
                 for descriptor, sibling in children.items():
                     os.close(descriptor)
                     sibling.exit_status.close()
-                return Order(*json.loads(message)), output
-            os.close(output)
+                return Order(*json.loads(message)), outputs
+            for each in outputs:
+                os.close(each)
             watch = os.pidfd_open(pid)
             children[watch] = _Child(pid, socket.socket(fileno=exit_status))
             selector.register(watch, selectors.EVENT_READ)
@@ -80,11 +81,11 @@ def _tell_end(child: _Child) -> None:
             return  # nobody waits for it
 
 
-def become(order: Order, output: int) -> None:
+def become(order: Order, outputs: list[int]) -> None:
     """What the shell would have made of a new process: descriptors, session, environment, words."""
-    for descriptor in (1, 2):
+    for descriptor, output in enumerate(outputs, 1):
         os.dup2(output, descriptor)
-    os.close(output)
+        os.close(output)
     if order.new_session:
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)

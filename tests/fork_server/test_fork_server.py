@@ -68,6 +68,14 @@ def waiting(server: ForkServer, folder: Path) -> Process:
         return server.start(["wait"], os.environ, output)
 
 
+def test_stderr_goes_elsewhere_where_that_is_asked_for(server: ForkServer, tmp_path: Path) -> None:
+    with (tmp_path / "error").open("w+b") as error:
+        code, text = run(server, tmp_path, "raise", error=error)
+        error.seek(0)
+        assert error.read().endswith(b"RuntimeError: on purpose\n")
+    assert (code, json.loads(text)["arguments"][1:]) == (1, ["raise"])
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
 def test_a_signal_that_ends_it_is_its_exit_code(
     server: ForkServer, tmp_path: Path, number: int

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,10 +18,12 @@ from proxy.machine.hardware import Gpu, Hardware
 from proxy.preflight.checkup import hardware_finding
 from proxy.preflight.finding import Finding, Result
 from proxy.settings import Settings
-from tests.engine.service import PROJECT, free_ports
+from tests.engine.service import free_ports
 from tests.fake_engine import BIN, FakeEngine
 from tests.fake_hub import FakeHub, Fault, Kind, running_hub
+from tests.fork_server import SIDECAR
 from tests.measure import measured
+from tests.patience import PATIENCE
 
 REPOSITORY = "tiny/model"
 OURS = (
@@ -65,17 +66,12 @@ class Run:
             "HF_HOME": str(tmp_path / "hf"),
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "proxy", *(arguments or ("check",))],
-            cwd=PROJECT,
-            env=inherited | measured() | ours | environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        self.code = done.returncode
-        self.out = done.stdout
-        self.err = done.stderr
+        all_of_it = inherited | measured() | ours | environ
+        with (tmp_path / "out").open("w+b") as output, (tmp_path / "err").open("w+b") as error:
+            started = SIDECAR.start(arguments or ["check"], all_of_it, output, error=error)
+            self.code = started.wait(PATIENCE)
+        self.out = (tmp_path / "out").read_text()
+        self.err = (tmp_path / "err").read_text()
         lines = [line for line in self.out.splitlines()[1:] if not line.startswith(" ")]
         cells = [re.split(" {2,}", line, maxsplit=2) for line in lines]
         self.rows = {name: rest for name, *rest in cells}
