@@ -17,14 +17,14 @@ PYTEST := $(BIN)/python -m pytest
 BY_FILE := --dist=loadfile --no-loadscope-reorder
 # The files that hold tests with real vLLM or alone: to look at all others takes ten seconds a process.
 MARKED = $(shell grep -rlE --include='test_*.py' 'pytest\.mark\.(engine|alone)' tests | sort)
-# All of them run, also after one has failed.
-CHECKS = "ruff check ." "ruff format --check ." "mypy" "shellcheck $(SHELL_SCRIPTS)" \
-  "hadolint Dockerfile deploy/fleet/Dockerfile" "python scripts/check_compose.py" "python scripts/engine_flags.py --check" \
-  "python scripts/check_kubernetes.py" "python scripts/prometheus_rule.py --check" "python scripts/runpod_hub.py --check" "python scripts/reference.py --check" \
-  "scripts/check-monitoring.sh" "python monitoring/dashboards.py --check" \
-  "bandit -q -c pyproject.toml -r proxy scripts" "python scripts/audit.py" \
+# Those that take longest begin first: they run two at a time.
+CHECKS = "mypy" "python scripts/engine_flags.py --check" "scripts/check-monitoring.sh" \
+  "bandit -q -c pyproject.toml -r proxy scripts" "mkdocs build --strict" "ruff check ." "ruff format --check ." \
+  "shellcheck $(SHELL_SCRIPTS)" "hadolint Dockerfile deploy/fleet/Dockerfile" "python scripts/check_compose.py" \
+  "python scripts/check_kubernetes.py" "python scripts/prometheus_rule.py --check" "python scripts/runpod_hub.py --check" \
+  "python scripts/reference.py --check" "python monitoring/dashboards.py --check" "python scripts/audit.py" \
   "python scripts/check_links.py" "codespell *.md docs proxy scripts deploy monitoring examples .github" \
-  "mkdocs build --strict" "actionlint" "zizmor --offline --quiet .github" \
+  "actionlint" "zizmor --offline --quiet .github" \
   "check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml" \
   "check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/wish.yml"
 
@@ -69,11 +69,7 @@ coverage: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools peers ## all tests, me
 	[[ -z $$failed ]]
 
 check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## lint, types, shell, Docker, Compose, Kubernetes, RunPod, flags, alerts, security, links, spelling, the site, workflows
-	@export PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1; failed=; \
-	for command in $(CHECKS); do \
-	  echo "check: $$command"; $$command || failed+=" '$$command'"; \
-	done; \
-	[[ -z $$failed ]] || { echo "check: failed:$$failed"; exit 1; }
+	@PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 python scripts/side_by_side.py $(CHECKS)
 
 unit: ## unit tests on the newest versions; no vLLM, no root
 	@$(PYTHON) scripts/floors.py newest

@@ -23,6 +23,7 @@ from proxy.vllm.command import (
     warnings_about,
 )
 from proxy.vllm.flags import flag_name, known_flags
+from scripts import check_kubernetes
 from scripts import prometheus_rule as script
 from tests.fleet.router import compose_options, shared
 from tests.proxy.house import house
@@ -86,30 +87,53 @@ def test_manifests_are_what_kubernetes_takes() -> None:
     assert "manifests are valid" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("file", "right", "wrong", "said"),
-    [
+def test_check_names_the_place_of_each_mistake(tmp_path: Path) -> None:
+    mistakes = [
         ("one-container/deployment.yaml", "livenessProbe", "livenesProbe", "livenesProbe"),
         ("beside-vllm/deployment.yaml", "containerPort: 8000", "containerPort: http", "ports.0"),
         ("common/network-policy.yaml", "ipBlock:", "ipblock:", "ipblock"),
         ("monitoring/pod-monitor.yaml", "interval: 5s", "interval: 5", "interval"),
-        ("monitoring/rules.yaml", "for: 30m", "for: 30 minutes", "for"),
+        ("monitoring/rules.yaml", "for: 30m", "for: 30 minutes", "30 minutes"),
         ("monitoring/rules.yaml", "- alert: DiskFull", "- alarm: DiskFull", "alarm"),
-        ("common/kustomization.yaml", "  - service.yaml\n", "", "no kustomization names it"),
-        ("one-container/kustomization.yaml", "[settings.env]", "[other.env]", "does not exist"),
+    ]
+    copy = tmp_path / "k8s"
+    shutil.copytree(K8S, copy)
+    for file, right, wrong, _ in mistakes:
+        text = (copy / file).read_text()
+        assert right in text
+        (copy / file).write_text(text.replace(right, wrong))
+    done = check(copy)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    for file, _, _, named in mistakes:
+        assert [line for line in lines if f"{file}: " in line and named in line], (named, lines)
+    # Where kubectl is installed, what it has built is named too.
+    places = (*(f"{file}: " for file, *_ in mistakes), " (built): ")
+    assert not [line for line in lines if not any(place in line for place in places)]
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "problem"),
+    [
+        ("common/kustomization.yaml", "  - service.yaml\n", "", "service.yaml: no kustomization"),
+        (
+            "one-container/kustomization.yaml",
+            "[settings.env]",
+            "[other.env]",
+            "one-container/kustomization.yaml: other.env does not exist",
+        ),
     ],
 )
-def test_check_names_the_place_of_a_mistake(
-    file: str, right: str, wrong: str, said: str, tmp_path: Path
+def test_check_names_a_file_that_is_nowhere_named_or_missing(
+    file: str, right: str, wrong: str, problem: str, tmp_path: Path
 ) -> None:
     copy = tmp_path / "k8s"
     shutil.copytree(K8S, copy)
     text = (copy / file).read_text()
     assert right in text
     (copy / file).write_text(text.replace(right, wrong))
-    done = check(copy)
-    assert done.returncode == 1
-    assert said in done.stderr
+    problems = list(check_kubernetes.file_problems(copy))
+    assert [each for each in problems if problem in each], problems
 
 
 # True to the sidecar ----------------------------------------------------------------------------

@@ -129,7 +129,7 @@ def _questions() -> Iterator[Question]:
         "max_tokens": _TOKENS,
         "temperature": 0,
         "ignore_eos": True,
-        "return_token_ids": True,
+        "return_token_ids": True,  # nosec B105
     }
     side = _SIDE_PIXELS
     rows = b"".join(  # with many colours

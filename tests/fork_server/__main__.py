@@ -64,8 +64,8 @@ def next_child(orders: socket.socket) -> tuple[Order, list[int]]:
                     os.close(descriptor)
                     sibling.exit_status.close()
                 return Order(*json.loads(message)), outputs
-            for each in outputs:
-                os.close(each)
+            for output in outputs:
+                os.close(output)
             watch = os.pidfd_open(pid)
             children[watch] = _Child(pid, socket.socket(fileno=exit_status))
             selector.register(watch, selectors.EVENT_READ)
