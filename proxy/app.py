@@ -41,6 +41,7 @@ from proxy.server.dispatch import Dispatch
 from proxy.settings import Settings
 from proxy.telemetry.logs import log_request
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.model_series import LoadKind
 from proxy.telemetry.record import Record
 
 if TYPE_CHECKING:  # it imports what most do without
@@ -77,7 +78,7 @@ def build(
     """Make the parts and connect them. Nothing runs yet. `environ` is what `settings` came from.
 
     Raises:
-        SettingsError: the file of keys or a protocol's module cannot be used.
+        SettingsError: the file of keys, a protocol's module or TMPDIR cannot be used.
     """
     metrics = Metrics(GENERATING, engines=())
     access = AccessControl(settings, _ledger_path(settings), metrics.keys.set_labels)
@@ -152,7 +153,8 @@ def _make_model(
     model.state.listen(partial(_count_change, metrics, model.name))
     metrics.add_engine(model.name)
     if settings.upstream_url is None:
-        TransitionMetrics(metrics.models).add_model(model.name)
+        kinds = LoadKind if settings.sleeps else (LoadKind.COLD,)
+        TransitionMetrics(metrics.models).add_model(model.name, kinds)
         model.admit_load = access.admit_load
     return model
 

@@ -103,8 +103,7 @@ class Lifecycle:
         await _end("admission", admission.close)  # no more requests
         await _end("engine", models.stop)  # running requests finish, or are cut
         await _end("meters", self._end_meters)
-        await _end("connections to the engine", models.close_upstreams)
-        await _end("probe", models.close_probes)
+        await _end("connections to the engine", models.close_clients)
         if server is not None:
             await _end("server", server.stop)  # answers that are still being written
         await _end("usage of keys", sidecar.access.stop)

@@ -274,8 +274,8 @@ _LABELS: dict[str, tuple[str, Iterable[str]]] = {
     ),
     "kind": ("Kind of load: a start, or a wake from sleep", LoadKind),
     "reason": (
-        "Why a model was unloaded: another one needs its place, `IDLE_UNLOAD_SECONDS`, by hand, or "
-        "nobody waited for its load any more",
+        "Why a model was unloaded or sleeps: another one needs its place, `IDLE_UNLOAD_SECONDS`, "
+        "by hand, or nobody waited for its load any more",
         EVICTIONS,
     ),
     "key": ("Label of an API key in `API_KEYS` or `API_KEYS_FILE`, never a key", ()),

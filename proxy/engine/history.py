@@ -47,6 +47,8 @@ class Footprint(_Start, frozen=True):
     """Of each of its GPUs, the most of any; of the machine where there is none."""
     kv_cache_bytes: int | None = None
     """Part of that, on each GPU. 0: the model has none; None: unknown."""
+    asleep_bytes: int | None = None
+    """What it still held of each GPU when it slept; None: unknown."""
 
 
 _Kind = TypeVar("_Kind", bound=_Start)

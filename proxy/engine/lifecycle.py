@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from time import monotonic
 from typing import Any
 
 from proxy.engine.phase import Phase
@@ -61,8 +60,6 @@ class Engine(Supervisor):
         self._has_worked = False
         self._sleep_order: asyncio.Future[bool] | None = None
         """Its result is whether the engine sleeps."""
-        self._wake_seconds: float | None = None
-        """How long the newest wake took."""
         self._sleep_ordered, self._wake_ordered = asyncio.Event(), asyncio.Event()
 
     async def sleep(self) -> bool:
@@ -209,12 +206,11 @@ class Engine(Supervisor):
         self._state.enter(Phase.ASLEEP)
         self._end_sleep_order(is_asleep=True)
         await self._wake_ordered.wait()
-        self._state.enter(Phase.WAKING, eta_seconds=self._wake_seconds)
+        self._state.enter(Phase.WAKING, eta_seconds=self._state.snapshot.wake_seconds)
         try:
             await sleeper.wake(model)
         except WakeFailed as failure:
             return failure
-        self._wake_seconds = monotonic() - self._state.snapshot.since
         return None
 
     def _end_sleep_order(self, *, is_asleep: bool) -> None:

@@ -68,7 +68,10 @@ class WakeFailed(EngineFailure):
     """The server did not come back as it was."""
 
     def __init__(self, text: str) -> None:
-        remedy = "The engine is started afresh. Where it comes again, let this model not sleep."
+        remedy = (
+            "The engine is started afresh, and the model sleeps no more: from now on it is unloaded"
+            " instead."
+        )
         super().__init__(Cause.WAKE_FAILED, text, remedy=remedy, permanent=False)
 
 

@@ -95,6 +95,11 @@ class Snapshot:
         return sum(self.expected_seconds.values())
 
     @property
+    def wake_seconds(self) -> float | None:
+        """How long the newest wake of this process took; None where there was none."""
+        return None if self.phase is Phase.WAKING else self.phase_seconds.get(Phase.WAKING)
+
+    @property
     def seconds_left(self) -> float | None:
         """Until ready, from now; None where nothing is known, or the start is overdue."""
         elapsed, expected = monotonic() - self.since, self.expected_seconds

@@ -15,7 +15,7 @@ _FACTOR = 2
 
 
 class PinnedMemory:
-    """That of all engines of one sidecar."""
+    """That of several engines."""
 
     def __init__(self, read: Callable[[], DeviceMemory | None] = machine_memory) -> None:
         self._read = read
@@ -53,3 +53,7 @@ class PinnedMemory:
     def release(self, model: str) -> None:
         """Its process is gone."""
         self._held.pop(model, None)
+
+
+OF_ALL_ENGINES = PinnedMemory()
+"""They share one machine."""

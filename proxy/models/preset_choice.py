@@ -14,10 +14,11 @@ from proxy.models.folder import is_folder
 from proxy.models.preset_file import inline_presets, read_presets
 from proxy.models.several import (
     HOLD_SECONDS,
+    changes_by_neighbors,
     check_keys,
+    check_sleep,
     check_together,
     environs_of_models,
-    gpu_sharers,
     names_all,
     names_of,
     of_engine,
@@ -67,7 +68,7 @@ def load_settings(
     check_together(models)
     is_of_set = len(models) > 1 or names_all(settings)
     first, *others = [
-        each.model_copy(update={"gpu_sharers": gpu_sharers(each, models), "is_of_set": is_of_set})
+        each.model_copy(update={**changes_by_neighbors(each, models), "is_of_set": is_of_set})
         for each in models
     ]
     return first.model_copy(update={"others": tuple(others)})
@@ -78,9 +79,19 @@ def _with_preset(
 ) -> Settings:
     """Raises SettingsError."""
     preset = presets.get(settings.model_name or "")
-    if settings.upstream_url is not None or preset is None:
+    if preset is None:
         return settings
-    return Settings.load(environ, preset)
+    if settings.upstream_url is not None:
+        if preset.sleeps:
+            raise SettingsError(
+                f"preset {preset.name}: sleep=level1 is not for UPSTREAM_URL: only an engine that"
+                " the sidecar has started is put to sleep; allowed there is off"
+            )
+        return settings
+    settings = Settings.load(environ, preset)
+    if settings.sleeps:
+        check_sleep(settings)
+    return settings
 
 
 def presets_of(settings: Settings) -> dict[str, Preset]:

@@ -9,11 +9,12 @@ weights_gb = 16.6
 cache_kib = 56
 max_context = 32768
 sources = ["https://..."]
-max_in_flight = 8             # this and the next four: where several models are served
+max_in_flight = 8             # this and the next five: where several models are served
 keys = ["alice"]              # API keys that may use it, by their labels; unset: all
 gpus = [0, 1]                 # its GPUs; unset: all
 pin = true                    # it never gives way to another model; unset: false
 idle_unload_seconds = 900     # unset: IDLE_UNLOAD_SECONDS
+sleep = "level1"              # in place of being unloaded it sleeps; unset: "off"
 
 [my-model.engine]             # variables, as in an environment
 MAX_MODEL_LEN = 8192
@@ -27,7 +28,7 @@ import re
 import tomllib
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -64,6 +65,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gpus: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] = ()
     pin: bool = False
     idle_unload_seconds: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] | None = None
+    sleep: Literal["off", "level1"] = "off"
     engine: dict[str, Any] = {}
 
 
@@ -82,6 +84,7 @@ _ALLOWED = {
     "gpus": "a list of numbers of GPUs, as [0, 1]",
     "pin": "true or false",
     "idle_unload_seconds": "a number of seconds, or 0 for never",
+    "sleep": '"off" or "level1"',
     "engine": "a table of variables, as MAX_MODEL_LEN = 8192",
 }
 # Their arguments would come after the ones of the user's variables, and win.
@@ -172,6 +175,7 @@ def preset_of(name: str, table: Any, file: str) -> Preset:
         checked.keys,
         checked.pin,
         checked.idle_unload_seconds,
+        sleeps=checked.sleep == "level1",
     )
 
 

@@ -13,7 +13,9 @@ from proxy.models.folder import is_folder
 from proxy.models.kind import repository_of
 from proxy.settings import Settings, variables
 from proxy.settings.values import engine_urls, split_names
+from proxy.vllm.control import is_control_path
 from proxy.vllm.flags import gpus_taken
+from proxy.vllm.share import expected_asleep_bytes
 
 ALL = "*"
 HOLD_SECONDS = "600"
@@ -136,11 +138,27 @@ def check_keys(settings: Settings) -> None:
         )
 
 
-def gpu_sharers(settings: Settings, models: Sequence[Settings]) -> int:
-    """How many models share GPUs with this one, itself included."""
+def check_sleep(settings: Settings) -> None:
+    """Raises SettingsError where a client could reach what only the sidecar may: the engine of a
+    model that sleeps has routes that stop it, or change its weights."""
+    for path in settings.extra_routes:
+        if is_control_path(path):
+            raise SettingsError(
+                f"EXTRA_ROUTES={path}: a model here has sleep=level1, and by this path every client"
+                " could control its engine; allowed are paths of vLLM that only read or generate"
+            )
+
+
+def changes_by_neighbors(settings: Settings, models: Sequence[Settings]) -> dict[str, int]:
+    """What models on the same GPUs change in the settings of one."""
     own = _places(settings)
-    others = map(_places, models)
-    return sum(own is None or each is None or not own.isdisjoint(each) for each in others)
+    places = [(each, _places(each)) for each in models]
+    sharers = [
+        each for each, other in places if own is None or other is None or not own.isdisjoint(other)
+    ]
+    sleepers = [each for each in sharers if each.sleeps and each is not settings]
+    asleep_bytes = sum(map(expected_asleep_bytes, sleepers))
+    return {"gpu_sharers": len(sharers), "asleep_beside_bytes": asleep_bytes}
 
 
 def _places(settings: Settings) -> set[int] | None:

@@ -21,7 +21,7 @@ from proxy.engine.history import START_PHASES
 from proxy.engine.phase import Phase
 from proxy.engine.state import EngineState, Snapshot
 from proxy.machine.memory import DeviceMemory, gpu_memory, machine_memory, process_memory
-from proxy.pool.plan import MACHINE, Budget, ModelView
+from proxy.pool.plan import MACHINE, Budget, ModelState, ModelView
 from proxy.preflight.sizing import Sizing
 from proxy.settings import Settings
 
@@ -38,7 +38,14 @@ _GIB = 1024**3
 # One that takes more of its GPUs leaves room for no other.
 _FULL_SHARE = 0.9
 
-_RUNNING = (*START_PHASES, Phase.READY, Phase.DEGRADED, Phase.DRAINING)
+_RUNNING = (
+    *START_PHASES,
+    Phase.READY,
+    Phase.DEGRADED,
+    Phase.DRAINING,
+    Phase.ASLEEP,
+    Phase.WAKING,
+)
 _ENDING = (Phase.RESTARTING, Phase.FAILED, Phase.STOPPED, Phase.DRAINING)
 
 Reading = Mapping[int, DeviceMemory]
@@ -122,12 +129,11 @@ class PoolMemory:
 
     async def after_start(self, model: Tenant) -> None:
         """The engine is ready: what has it taken? Kept unless something else has changed."""
-        start, sizing = self._starts.pop(model.name, None), model.sizing
+        start, sizing = self._starts.get(model.name), model.sizing
         if start is None or sizing is None:
             return
         taken = await _taken(model, start)
-        is_quiet = all(self._changes[each] == count + 1 for each, count in start.changes.items())
-        if taken is not None and taken > 0 and is_quiet:
+        if taken is not None and taken > 0 and self._is_quiet(start, own_changes=1):
             await asyncio.to_thread(sizing.keep, taken, model.kv_cache_bytes)
             cache = (
                 "" if not model.kv_cache_bytes else f", {_gib(model.kv_cache_bytes)} of it cache"
@@ -135,6 +141,22 @@ class PoolMemory:
             where = _words(model.view.devices)
             _log.info("%s takes %s of %s%s", _name(model), _gib(taken), where, cache)
             self._warn_of_full_device(model, sizing)
+
+    async def after_sleep(self, model: Tenant) -> None:
+        """The engine sleeps: what of its GPUs does it still hold? Kept the first time after a
+        start, unless something else has changed since then."""
+        start, sizing = self._starts.pop(model.name, None), model.sizing
+        if start is None or sizing is None or not model.view.gpus:
+            return
+        held = await _taken(model, start)
+        if held is not None and self._is_quiet(start, own_changes=2):
+            await asyncio.to_thread(sizing.keep_asleep, max(held, 0))
+            where = _words(model.view.devices)
+            _log.info("%s holds %s of %s while it sleeps", _name(model), _gib(held), where)
+
+    def _is_quiet(self, start: _Start, own_changes: int) -> bool:
+        """Whether no other engine has started or ended on these devices since then."""
+        return all(self._changes[each] == n + own_changes for each, n in start.changes.items())
 
     def _warn_of_full_device(self, model: Tenant, sizing: Sizing) -> None:
         """Once: whoever wants several loaded at a time has to say so."""
@@ -157,7 +179,9 @@ class PoolMemory:
 
     async def before_stop(self, model: Tenant) -> Reading:
         """To be handed to `after_stop`."""
-        return await _read(model.view.gpus) if model.view.gpus else {}
+        view = model.view
+        gives_memory_back = view.gpus and view.state is not ModelState.ASLEEP
+        return await _read(view.gpus) if gives_memory_back else {}
 
     async def after_stop(self, model: Tenant, before: Reading) -> None:
         """The engine is gone; wait until its GPUs have their memory back, within bounds.
@@ -193,10 +217,10 @@ class PoolMemory:
             _log.info("%s: its memory came back after %.1f s", _name(model), waited)
 
     def _count_change(self, model: Tenant, before: Snapshot, after: Snapshot) -> None:
-        """A process has begun or ended."""
+        """A process has begun, ended, fallen asleep or been woken."""
         if after.phase is before.phase:
             return
-        has_begun = after.phase is Phase.LOADING
+        has_begun = after.phase in (Phase.LOADING, Phase.WAKING)
         if has_begun or (before.phase in _RUNNING and after.phase in _ENDING):
             self._changes.update(model.view.devices)
 

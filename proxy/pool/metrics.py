@@ -16,7 +16,7 @@ def memory_of(views: Iterable[ModelView]) -> Iterator[tuple[tuple[str, str], flo
     """Bytes by model and GPU; on a CPU the GPU is an empty name."""
     for view in views:
         if view.memory_bytes is not None:
-            taken = float(view.memory_bytes if view.holds_memory else 0)
+            taken = float((view.taken_bytes or 0) if view.holds_memory else 0)
             for gpu in view.gpus or ("",):
                 yield (view.name, str(gpu)), taken
 
@@ -42,7 +42,7 @@ class TransitionMetrics:
     def __call__(self, transition: Transition) -> None:
         step, outcome = transition.step, transition.outcome
         name = step.model.name
-        if step.action is Action.UNLOAD:
+        if step.action is not Action.LOAD:
             self._series.evictions.child(name, step.reason).value += 1
             return
         kind = LoadKind.WAKE if step.model.state is ModelState.ASLEEP else LoadKind.COLD

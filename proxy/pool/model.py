@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from time import monotonic, time
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 from proxy.access.admission import Admission
 from proxy.access.poison import PoisonGuard
@@ -29,25 +28,27 @@ from proxy.errors import (
 )
 from proxy.machine.hardware import Hardware
 from proxy.models.several import names_of
+from proxy.pool.engine_clients import EngineClients
 from proxy.pool.lost_requests import report_lost
 from proxy.pool.memory import PoolMemory, Reading
 from proxy.pool.plan import ModelState, ModelView
 from proxy.preflight.sizing import Sizing
 from proxy.preflight.vllm_server import VllmServer
 from proxy.relay.in_flight import InFlightRequests
-from proxy.relay.upstream import Upstream
 from proxy.settings import Settings
 from proxy.tasks import spawn
 from proxy.vllm.engine_meter import EngineMeter
 from proxy.vllm.flags import adapter_names, gpus_taken
-from proxy.vllm.probe import Probe
 
 _SERVING = (Phase.READY, Phase.DEGRADED)
 _DEAD = (Phase.RESTARTING, Phase.FAILED)
+_CAN_LOAD = (ModelState.UNLOADED, ModelState.ASLEEP)
 _STATES = {
     Phase.READY: ModelState.READY,
     Phase.DEGRADED: ModelState.READY,
     Phase.DRAINING: ModelState.UNLOADING,
+    Phase.ASLEEP: ModelState.ASLEEP,
+    Phase.WAKING: ModelState.LOADING,
     Phase.FAILED: ModelState.FAILED,
     **dict.fromkeys(START_PHASES, ModelState.LOADING),
 }
@@ -68,7 +69,8 @@ class ServedModel:
 
     def __init__(self, settings: Settings, room: WaitingRoom, names: tuple[str, ...] = ()) -> None:
         """`room` has the places at its engine. `names` are those that requests may use, where there
-        are several models; the first one is its name in logs, metrics and answers."""
+        are several models; the first one is its name in logs, metrics and answers. Raises
+        SettingsError, see `EngineClients`."""
         self.settings = settings
         """What its engine was made of."""
         self.successor: Settings | None = None
@@ -145,11 +147,8 @@ class ServedModel:
         self.state.listen(self._on_change)
 
     def _connect(self) -> None:
-        """By what its engine is asked."""
-        host, port = _engine_address(self.settings)
-        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.upstream = Upstream(host, port, authority, retry_after=self.state.retry_after)
-        self.probe = Probe(f"http://{authority}")
+        self.clients = EngineClients(self.settings, self.state.retry_after)
+        self.upstream, self.probe = self.clients.upstream, self.clients.probe
 
     @property
     def target(self) -> Settings:
@@ -178,9 +177,9 @@ class ServedModel:
 
     @property
     def is_between_loads(self) -> bool:
-        """It was ready, and is unloaded now or on its way between the two."""
+        """It was ready, and is unloaded or asleep now or on its way between the two."""
         is_moving = self._is_loading or self._is_unloading
-        return self._has_been_ready and (is_moving or self.model_state is ModelState.UNLOADED)
+        return self._has_been_ready and (is_moving or self.model_state in _CAN_LOAD)
 
     @property
     def is_here(self) -> bool:
@@ -221,7 +220,8 @@ class ServedModel:
     @property
     def view(self) -> ModelView:
         """As the scheduler sees it."""
-        now = self.state.snapshot
+        now, sizing = self.state.snapshot, self.sizing
+        sleeper = None if self._server is None else self._server.sleeper
         return ModelView(
             name=self.name,
             state=self.model_state,
@@ -230,7 +230,7 @@ class ServedModel:
             gpus=tuple(gpu.index for gpu in self.hardware().gpus[: self._gpus_taken])
             or self.settings.gpus,
             memory_bytes=self.memory_bytes,
-            load_seconds=now.expected_start_seconds,
+            load_seconds=now.wake_seconds or now.expected_start_seconds,
             pinned=self.pinned,
             is_closing=self.is_closing,
             in_flight=self.admission.in_flight,
@@ -242,6 +242,8 @@ class ServedModel:
             is_starting=now.phase in START_PHASES,
             is_failing=self._is_failing,
             is_leaving=self.is_leaving,
+            may_sleep=sleeper is not None and sleeper.may_sleep,
+            asleep_bytes=0 if sizing is None else sizing.asleep_bytes,
         )
 
     def may_be_used_by(self, key: str | None) -> bool:
@@ -271,12 +273,15 @@ class ServedModel:
     # What the scheduler does with it
 
     async def load(self) -> bool:
-        """Start the engine; true when it is ready. False when that has failed, though the engine
-        may be started again by itself (`MAX_RESTARTS`)."""
+        """Start the engine, or wake it; true when it is ready. False when that has failed, though
+        the engine may be started again by itself (`MAX_RESTARTS`)."""
         self._may_start.set()
         self._payers.clear()
         self._is_loading = True
-        if not self.engine.is_running:
+        is_asleep = self.state.snapshot.phase is Phase.ASLEEP
+        if isinstance(self.engine, Engine) and is_asleep:
+            self.engine.wake()
+        elif not self.engine.is_running:
             self.wants_files = False
             self.engine.start()
         try:
@@ -285,14 +290,30 @@ class ServedModel:
                 phase = self.state.snapshot.phase
                 if phase in (*_SERVING, Phase.RESTARTING, *ENDS):
                     break
-            if phase in _SERVING and self.memory is not None:
+            if phase in _SERVING and self.memory is not None and not is_asleep:
                 await self.memory.after_start(self)
             return phase in _SERVING
         finally:
             self._is_loading = False
 
+    async def sleep(self) -> bool:
+        """Have the engine give its memory back; true when it sleeps. False when it would not, and
+        is gone. Nothing runs on it."""
+        self._may_start.clear()
+        self._is_unloading = True
+        try:
+            if isinstance(self.engine, Engine) and await self.engine.sleep():
+                if self.memory is not None:
+                    await self.memory.after_sleep(self)
+                return True
+        finally:
+            self._is_unloading = False
+        await self.unload()
+        return False
+
     async def unload(self) -> None:
-        """End the engine, also while it starts; returns when it is gone. Nothing runs on it."""
+        """End the engine, also while it starts or sleeps; returns when it is gone. Nothing runs on
+        it."""
         self._may_start.clear()
         self._is_unloading = True
         try:
@@ -340,7 +361,7 @@ class ServedModel:
         if self.successor is None:
             return
         self.settings, self.successor = self.successor, None
-        upstream, probe = self.upstream, self.probe
+        spawn(self.clients.close(), name="old clients")
         self._connect()
         self.meter.probe = self.probe
         if self._server is not None:
@@ -351,8 +372,6 @@ class ServedModel:
             self.state.enter(Phase.CHECKING)
         self.wants_files = True
         self.order_files()
-        upstream.close()
-        spawn(probe.close(), name="old probe")
 
     def close(self) -> None:
         """Let no request in: those that come wait as for a model that is not loaded."""
@@ -370,7 +389,7 @@ class ServedModel:
             text = "The model gives way to another one, or is unloaded. See GET /health."
             return EngineUnavailable(text, retry_after_seconds=self.state.retry_after())
         refusal = self.state.refusal()
-        if self.is_removed or refusal is None or self.model_state is not ModelState.UNLOADED:
+        if self.is_removed or refusal is None or self.model_state not in _CAN_LOAD:
             return refusal
         if (obstacle := self.obstacle()) is not None:
             return EngineFailed(f"{obstacle}. See GET /health.")
@@ -386,7 +405,7 @@ class ServedModel:
         """
         if self.is_leaving:  # its next load is the reload's
             return
-        can_load = self.model_state in (ModelState.UNLOADED, ModelState.ASLEEP)
+        can_load = self.model_state in _CAN_LOAD
         if not can_load and not self.is_closing:
             return
         is_wanted = self.pinned or self.admission.oldest_wait is not None or self.is_coming()
@@ -418,7 +437,8 @@ class ServedModel:
         if before.phase in _SERVING and after.phase in _DEAD:
             report_lost(self.in_flight, self.poison)
         if after.phase is Phase.RESTARTING:
-            self._is_failing = before.phase not in _SERVING and self.is_here
+            has_worked = before.phase in (*_SERVING, Phase.WAKING)
+            self._is_failing = self.is_here and not has_worked
         elif after.phase in (*_SERVING, *ENDS):
             self._is_failing = False
             self._has_been_ready = self._has_been_ready or after.ready
@@ -439,7 +459,7 @@ class ServedModel:
         settings, state = self.settings, self.state
         if settings.upstream_url:
             return AttachedEngine(settings, state, self.probe, self._drained, self.in_flight)
-        self._server = server = VllmServer(settings, state, self.probe)
+        self._server = server = VllmServer(settings, state, self.probe, self.clients.socket)
         self.hardware = lambda: server.hardware
         return Engine(settings, state, server, self._drained, self.in_flight, self.wait_for_turn)
 
@@ -466,10 +486,3 @@ async def _at_once() -> None:
 def _hold_seconds(settings: Settings) -> float:
     """A request that is held longer than it may take in all has nothing left to do."""
     return min(settings.hold_seconds, settings.request_timeout or settings.hold_seconds)
-
-
-def _engine_address(settings: Settings) -> tuple[str, int]:
-    if settings.upstream_url is None:
-        return "127.0.0.1", settings.upstream_port
-    url = urlsplit(settings.upstream_url)
-    return url.hostname or "127.0.0.1", url.port or 80

@@ -11,7 +11,9 @@ two bounds hold at once:
   has waited for a shorter time is loaded onto its devices.
 
 A model never gives way while it is busy, pinned, or more than half loaded. One whose engine fails
-to start, again and again, gives way to any other that is waited for.
+to start, again and again, gives way to any other that is waited for. One that may sleep sleeps
+where that makes room enough; what it holds in its sleep counts, and it ends where that is in the
+way of another.
 """
 
 from __future__ import annotations
@@ -77,14 +79,27 @@ class ModelView:
     """Its engine ends for good once its requests are over, and it is not loaded meanwhile."""
     is_failing: bool = False
     """The newest start of its engine has failed, and the next one is due or under way."""
+    may_sleep: bool = False
+    """Its engine can give its memory back without ending."""
+    asleep_bytes: int = 0
+    """What it holds while it sleeps, of each of its devices."""
 
     @property
     def devices(self) -> tuple[int, ...]:
         return self.gpus or (MACHINE,)
 
     @property
-    def holds_memory(self) -> bool:
+    def is_loaded(self) -> bool:
         return self.state in (ModelState.READY, *_IN_TRANSITION)
+
+    @property
+    def holds_memory(self) -> bool:
+        return self.is_loaded or self.state is ModelState.ASLEEP
+
+    @property
+    def taken_bytes(self) -> int | None:
+        """Of each of its devices where it is loaded or asleep; None: not known."""
+        return self.asleep_bytes if self.state is ModelState.ASLEEP else self.memory_bytes
 
     @property
     def is_busy(self) -> bool:
@@ -125,6 +140,8 @@ class Orders:
 
 class Action(StrEnum):
     LOAD = "load"
+    """Or wake."""
+    SLEEP = "sleep"
     UNLOAD = "unload"
     CLOSE = "close"
     REOPEN = "reopen"
@@ -182,7 +199,7 @@ def next_step(
 
 def has_room(model: ModelView, models: Iterable[ModelView], budget: Budget) -> bool:
     """Whether it can be loaded without another one's giving way."""
-    return _fits(model, [each for each in models if each.holds_memory], budget)
+    return _fits(model, _others_there(model, models), budget)
 
 
 def obstacle(model: ModelView, models: Iterable[ModelView], budget: Budget) -> str | None:
@@ -190,7 +207,7 @@ def obstacle(model: ModelView, models: Iterable[ModelView], budget: Budget) -> s
     staying = [each for each in models if each.pinned and each.name != model.name]
     # One that was never measured may turn out to take little.
     staying = [
-        replace(each, memory_bytes=each.memory_bytes or 0)
+        replace(each, memory_bytes=each.memory_bytes or 0, state=ModelState.READY)
         for each in staying
         if each.state is not ModelState.FAILED
     ]
@@ -217,7 +234,7 @@ def expected_wait(
             seconds += max(0.0, each.residency_ends - now)
         elif each.state in _CAN_LOAD and (each.oldest_wait_since or asked_at) < asked_at:
             seconds += each.load_seconds
-    occupants = [each for each in models if each.holds_memory]
+    occupants = _others_there(model, models)
     if not _fits(model, occupants, budget):
         ready = [each for each in occupants if each.state is ModelState.READY and not each.pinned]
         seconds += min((max(0.0, each.residency_ends - now) for each in ready), default=0.0)
@@ -271,7 +288,7 @@ def _due_steps(
         if model.is_leaving or model.name in orders.unload:
             yield from _removal(model, models, Reason.ORDERED)
         elif _is_idle(model, now):
-            yield from _removal(model, models, Reason.IDLE)
+            yield from _removal(model, models, Reason.IDLE, sleeps=model.may_sleep)
     kept_free: set[int] = set()
     giving_way = {*orders.unload, *(model.name for model in models if model.is_leaving)}
     for wish in wishes:
@@ -284,11 +301,13 @@ def _due_steps(
         victims = _victims(model, models, budget, now, orders, busy_too=is_overdue)
         if is_overdue:
             kept_free.update(_contested(model, models, budget))
-            giving_way.update(each.name for each in victims)
+            giving_way.update(each.model.name for each in victims)
         for victim in victims:
-            is_loading = victim.state is ModelState.LOADING
+            is_loading = victim.model.state is ModelState.LOADING
             reason = Reason.ABANDONED if is_loading else Reason.MAKE_ROOM
-            yield from _removal(victim, models, reason, in_favor_of=model.name)
+            yield from _removal(
+                victim.model, models, reason, in_favor_of=model.name, sleeps=victim.sleeps
+            )
     for model in models:
         if model.is_closing and model.state is ModelState.READY and model.name not in giving_way:
             yield Step(Action.REOPEN, model, Reason.ROOM_NOT_NEEDED)
@@ -305,15 +324,17 @@ def _removal(
     models: Iterable[ModelView],
     reason: Reason,
     in_favor_of: str | None = None,
+    *,
+    sleeps: bool = False,
 ) -> Iterator[Step]:
-    """The next step on the way to its end, if one can be taken now."""
+    """The next step on the way to its end or its sleep, if one can be taken now."""
     if model.state is ModelState.READY and model.is_busy:
         if not model.is_closing:
             yield Step(Action.CLOSE, model, reason, in_favor_of)
     elif model.state is ModelState.LOADING or (
-        model.state is ModelState.READY and _is_its_turn(model, models)
+        model.state in (ModelState.READY, ModelState.ASLEEP) and _is_its_turn(model, models)
     ):
-        yield Step(Action.UNLOAD, model, reason, in_favor_of)
+        yield Step(Action.SLEEP if sleeps else Action.UNLOAD, model, reason, in_favor_of)
 
 
 def _is_its_turn(model: ModelView, models: Iterable[ModelView]) -> bool:
@@ -330,19 +351,24 @@ def _can_load_now(model: ModelView, models: Sequence[ModelView], budget: Budget)
     return _is_its_turn(model, models) and has_room(model, models, budget)
 
 
+def _others_there(model: ModelView, models: Iterable[ModelView]) -> list[ModelView]:
+    return [each for each in models if each.holds_memory and each.name != model.name]
+
+
 def _fits(model: ModelView, occupants: Sequence[ModelView], budget: Budget) -> bool:
     """Whether there is room for it beside these.
 
     A model that was never measured starts alone on its devices, but for pinned models: they would
     keep it out for ever.
     """
-    if budget.max_loaded is not None and len(occupants) >= budget.max_loaded:
+    loaded = sum(each.state is not ModelState.ASLEEP for each in occupants)
+    if budget.max_loaded is not None and loaded >= budget.max_loaded:
         return False
     if budget.memory_bytes is None:
         return True
     for device in model.devices:
         beside = [each for each in occupants if device in each.devices]
-        taken = [each.memory_bytes for each in beside]
+        taken = [each.taken_bytes for each in beside]
         room = budget.memory_bytes.get(device)
         if beside and (room is None or None in taken):
             return False
@@ -354,6 +380,14 @@ def _fits(model: ModelView, occupants: Sequence[ModelView], budget: Budget) -> b
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Victim:
+    """A model that has to give way: it sleeps, or ends."""
+
+    model: ModelView
+    sleeps: bool
+
+
 def _victims(
     model: ModelView,
     models: Sequence[ModelView],
@@ -362,24 +396,59 @@ def _victims(
     orders: Orders,
     *,
     busy_too: bool,
-) -> list[ModelView]:
+) -> list[_Victim]:
     """Those that have to give way for it; empty where there are not enough that may."""
     # What is being unloaded has given way already.
-    staying = [each for each in models if each.state in (ModelState.READY, ModelState.LOADING)]
-    candidates = [each for each in staying if _may_give_way(each, now, orders, busy_too=busy_too)]
-    chosen: list[ModelView] = []
-    for candidate in sorted(candidates, key=lambda each: _worth_keeping(each, now)):
-        if _fits(model, staying, budget):
+    there = {
+        each.name: each
+        for each in _others_there(model, models)
+        if each.state is not ModelState.UNLOADING
+    }
+    left = dict(there)
+
+    def fits() -> bool:
+        return _fits(model, list(left.values()), budget)
+
+    candidates = [
+        each
+        for each in sorted(there.values(), key=lambda each: _worth_keeping(each, now))
+        if _may_give_way(each, now, orders, busy_too=busy_too)
+    ]
+    # First all give way as they can; then what sleeps is in the way, if it still is too much.
+    awake = [each for each in candidates if each.state is not ModelState.ASLEEP]
+    sleepers = [each for each in candidates if each not in awake or _sleeps(each)]
+    for candidate in awake:
+        if fits():
             break
-        staying.remove(candidate)
-        chosen.append(candidate)
-    if not _fits(model, staying, budget):
+        left.pop(candidate.name)
+        if _sleeps(candidate):
+            left[candidate.name] = replace(candidate, state=ModelState.ASLEEP)
+    for candidate in sleepers:
+        if fits():
+            break
+        left.pop(candidate.name, None)
+    if not fits():
         return []
-    for candidate in list(chosen):
-        if _fits(model, [*staying, candidate], budget):  # its going would not help
-            staying.append(candidate)
-            chosen.remove(candidate)
-    return chosen
+    victims = []
+    for candidate in candidates:
+        outcome = left.get(candidate.name)
+        if outcome is candidate:
+            continue
+        # What its going, or its end, would not help for stays, or sleeps.
+        left[candidate.name] = candidate
+        if fits():
+            continue
+        left[candidate.name] = replace(candidate, state=ModelState.ASLEEP)
+        sleeps = _sleeps(candidate) and fits()
+        if not sleeps:
+            left.pop(candidate.name)
+        victims.append(_Victim(candidate, sleeps))
+    return victims
+
+
+def _sleeps(model: ModelView) -> bool:
+    """Whether it would sleep, and not end, where it gives way now."""
+    return model.may_sleep and model.state is ModelState.READY
 
 
 def _may_give_way(model: ModelView, now: float, orders: Orders, *, busy_too: bool) -> bool:
@@ -387,6 +456,8 @@ def _may_give_way(model: ModelView, now: float, orders: Orders, *, busy_too: boo
         return False
     if model.is_failing:  # a loop of crashes holds up no other
         return True
+    if model.state is ModelState.ASLEEP:
+        return busy_too or not model.waiting  # to wake it is less than to start it
     if model.state is ModelState.LOADING:
         # A client that gave up may come back, so a load goes on until another model needs the
         # place; and what is more than half done is finished.

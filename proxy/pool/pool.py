@@ -22,8 +22,8 @@ from proxy.tasks import spawn
 
 _log = logging.getLogger("proxy.pool")
 
-_RUNNING = (Phase.READY, Phase.DEGRADED)
-_SETTLED = (Phase.READY, Phase.DEGRADED, Phase.FAILED, Phase.DRAINING, Phase.STOPPED)
+_RUNNING = (Phase.READY, Phase.DEGRADED, Phase.ASLEEP)
+_SETTLED = (*_RUNNING, Phase.FAILED, Phase.DRAINING, Phase.STOPPED)
 _FETCHING = (Phase.CHECKING, Phase.DOWNLOADING)
 _MAX_NAME_CHARS = 200
 
@@ -111,7 +111,7 @@ class ModelPool:
     async def _end(self, model: ServedModel) -> None:
         scheduler = self.scheduler
         assert scheduler is not None
-        was_loaded = model.view.holds_memory
+        was_loaded = model.view.is_loaded
         scheduler.notify()
         if not await model.admission.wait_idle(model.settings.drain_seconds):
             model.cut("The model was removed or changed")
@@ -129,8 +129,7 @@ class ModelPool:
         self._models.remove(model)
         self._meters.pop(model.name).cancel()
         self.on_gone(model)
-        model.upstream.close()
-        await model.probe.close()
+        await model.clients.close()
 
     def find(self, name: str | None, key: str | None) -> ServedModel:
         """The model that a request of an API key names; None is the default.
@@ -301,13 +300,9 @@ class ModelPool:
         for meter in self._meters.values():
             meter.cancel()
 
-    def close_upstreams(self) -> None:
+    async def close_clients(self) -> None:
         for model in self.all:
-            model.upstream.close()
-
-    async def close_probes(self) -> None:
-        for model in self.all:
-            await model.probe.close()
+            await model.clients.close()
 
     def idle_seconds(self) -> float:
         """How long there has been no request, 0 while an engine starts or a model is pinned."""

@@ -124,7 +124,7 @@ class Reload:
             names = changes.unchanged if is_same else changes.changed
             names.append(name or names_of(settings)[0])
             is_other_engine = _engine(settings) != _engine(model.target)
-            if is_same and settings.gpu_sharers == model.target.gpu_sharers:
+            if is_same and _neighbors(settings) == _neighbors(model.target):
                 continue
             model.adopt(settings)
             if is_other_engine or not model.view.holds_memory:
@@ -142,6 +142,11 @@ def _meaning(settings: Settings) -> object:
     """All that a file says of a model, as far as no variable overrules it."""
     preset = settings.preset and replace(settings.preset.preset, variables={}, sources=())
     return dict(settings.environ), preset
+
+
+def _neighbors(settings: Settings) -> object:
+    """What the models on the same GPUs have changed in its settings."""
+    return settings.gpu_sharers, settings.asleep_beside_bytes
 
 
 def _engine(settings: Settings) -> object:

@@ -1,4 +1,4 @@
-"""The one task that loads and unloads models.
+"""The one task that loads and unloads models, and has them sleep and wake.
 
 Whatever happens (a request comes or leaves, an engine becomes ready or dies), `notify` wakes it. It
 asks `plan` for the next step, takes it, and plans anew. Loads and unloads are tasks of its own: a
@@ -48,8 +48,13 @@ class ModelHandle(Protocol):
         """Returns when the model is ready (True), or when its load failed or was ended (False)."""
         ...
 
+    async def sleep(self) -> bool:
+        """Have its engine give its memory back; True when it sleeps. False when it would not, and
+        has been ended."""
+        ...
+
     async def unload(self) -> None:
-        """End its engine, also while it loads; returns when the engine is gone."""
+        """End its engine, also while it loads or sleeps; returns when the engine is gone."""
         ...
 
     def close(self) -> None:
@@ -67,12 +72,12 @@ class Outcome(StrEnum):
     OK = "ok"
     FAILED = "failed"
     ABANDONED = "abandoned"
-    """A load that was ended, for another model or with the sidecar."""
+    """A load that was ended for another model, or a load or a sleep with the sidecar."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One load or unload, as it ended."""
+    """One load, sleep or unload, as it ended."""
 
     step: Step
     outcome: Outcome
@@ -84,7 +89,7 @@ Observer = Callable[[Transition], None]
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A load or an unload that has begun."""
+    """A load, a sleep or an unload that has begun."""
 
     step: Step
     state: ModelState
@@ -177,7 +182,8 @@ class Scheduler:
         self.notify()
 
     def order_unload(self, name: str) -> None:
-        """Unload it once its running requests are over; a new request loads it again."""
+        """End its engine once its running requests are over, also where it could sleep, or does: a
+        new request loads it again."""
         self._load_orders.pop(name, None)
         self._unload_orders.add(name)
         self.notify()
@@ -214,7 +220,7 @@ class Scheduler:
         """Why this model can never be loaded, however long a request waits; None where it can."""
         views = self.views()
         view = next(view for view in views if view.name == name)
-        return None if view.holds_memory else obstacle(view, views, self._budget())
+        return None if view.is_loaded else obstacle(view, views, self._budget())
 
     def expected_wait(self, name: str) -> float | None:
         """Seconds until a request that comes now finds this model loaded; None: not known."""
@@ -292,7 +298,7 @@ class Scheduler:
                 running = _Running(step, ModelState.LOADING, self._clock())
                 self._tasks[name] = spawn(self._load(handle, running), name=f"load {name}")
                 self._running[name] = running
-            case Action.UNLOAD:
+            case Action.SLEEP | Action.UNLOAD:
                 handle.close()
                 if step.model.is_failing:  # its turn comes again after that of the others
                     self._not_before[name] = self._clock() + RETRY_SECONDS
@@ -329,7 +335,10 @@ class Scheduler:
         """`load` is the load that this ends, if it is one."""
         outcome = Outcome.OK
         try:
-            await handle.unload()
+            if running.step.action is Action.UNLOAD:
+                await handle.unload()
+            elif not await handle.sleep():
+                outcome = Outcome.ABANDONED if self._is_stopping else Outcome.FAILED
             if load is not None:
                 await load
         except Exception:
@@ -359,7 +368,8 @@ class Scheduler:
             fields["model"] = step.model.name
         elif step.reason is Reason.ORDERED:  # the start of a single model: its engine says it all
             level = logging.DEBUG
-        how = _HOW[step.action, outcome]
+        is_wake = step.action is Action.LOAD and step.model.state is ModelState.ASLEEP
+        how = (_HOW_OF_A_WAKE if is_wake else _HOW)[step.action, outcome]
         text = f"{_called(step.model)}: {how} after {seconds:.1f} s ({_why(step)})"
         _log.log(level, text, extra={"fields": fields})
         for observe in self.observers:
@@ -373,8 +383,16 @@ _HOW = {
     (Action.LOAD, Outcome.OK): "loaded",
     (Action.LOAD, Outcome.FAILED): "not loaded, its engine failed",
     (Action.LOAD, Outcome.ABANDONED): "its load was called off",
+    (Action.SLEEP, Outcome.OK): "asleep",
+    (Action.SLEEP, Outcome.FAILED): "unloaded, as it does not sleep,",
+    (Action.SLEEP, Outcome.ABANDONED): "its sleep was called off",
     (Action.UNLOAD, Outcome.OK): "unloaded",
     (Action.UNLOAD, Outcome.FAILED): "not unloaded, the sidecar failed",
+}
+_HOW_OF_A_WAKE = {
+    (Action.LOAD, Outcome.OK): "woken",
+    (Action.LOAD, Outcome.FAILED): "not woken, its engine failed",
+    (Action.LOAD, Outcome.ABANDONED): "its wake was called off",
 }
 _WHY = {
     Reason.REQUESTED: "a request waits for it",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from proxy.engine.history import Footprint, MemoryHistory
 from proxy.machine.hardware import Hardware, engine_version
 from proxy.machine.memory import machine_memory
@@ -14,6 +16,7 @@ from proxy.vllm.share import (
     EngineMemory,
     declared_bytes,
     declared_memory,
+    expected_asleep_bytes,
     filled_bytes,
     measured_memory,
 )
@@ -78,16 +81,34 @@ class Sizing:
             return self._declared.share
         return round(self.needed_bytes / self.device_bytes, 3)
 
+    @property
+    def asleep_bytes(self) -> int:
+        """What it holds of each of its devices while it sleeps, as measured or else expected."""
+        if not self._has_gpu:  # nothing is given back
+            return self.needed_bytes or 0
+        measured = None if self.footprint is None else self.footprint.asleep_bytes
+        return expected_asleep_bytes(self._settings) if measured is None else measured
+
+    def keep_asleep(self, device_bytes: int) -> None:
+        """It was measured while it slept. Writes a file."""
+        if (before := self.footprint) is not None:
+            held = max(before.asleep_bytes or 0, device_bytes)
+            self._replace(msgspec.structs.replace(before, asleep_bytes=held))
+
     def keep(self, device_bytes: int, kv_cache_bytes: int | None) -> None:
         """It was measured. Writes a file."""
-        before = self.footprint
+        before, asleep_bytes = self.footprint, None
         if before is not None:
             # Its cache is the one that it was given; and what it once took it may take again.
             kv_cache_bytes = before.kv_cache_bytes
             device_bytes = max(before.device_bytes, device_bytes)
-        self.footprint = Footprint(self._key, device_bytes, kv_cache_bytes)
-        if self.footprint != before:
-            self._history.keep(self.footprint)
+            asleep_bytes = before.asleep_bytes
+        self._replace(Footprint(self._key, device_bytes, kv_cache_bytes, asleep_bytes))
+
+    def _replace(self, footprint: Footprint) -> None:
+        before, self.footprint = self.footprint, footprint
+        if footprint != before:
+            self._history.keep(footprint)
 
     def forget(self) -> None:
         """A start with this memory has failed for want of it: measure anew. Writes a file."""

@@ -10,12 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from proxy.engine.history import START_PHASES, StartHistory
-from proxy.engine.phase import Phase
+from proxy.engine.phase import ENDS, Phase
 from proxy.engine.server import Command, Server
 from proxy.engine.state import EngineState, Snapshot
 from proxy.errors import Cause, EngineFailure, SettingsError
 from proxy.machine.checks import check_disk, check_executable, check_port
 from proxy.machine.hardware import VISIBLE, Hardware, detect
+from proxy.machine.pinned_memory import OF_ALL_ENGINES
 from proxy.models.demo import BUILT_IN
 from proxy.models.fetch import (
     Model,
@@ -31,9 +32,11 @@ from proxy.preflight.sizing import Sizing
 from proxy.settings import Settings
 from proxy.tasks import spawn
 from proxy.vllm.command import engine_command, masked
-from proxy.vllm.description import Description
+from proxy.vllm.description import Description, describe_folder
+from proxy.vllm.engine_socket import EngineSocket
 from proxy.vllm.output import Output, hide
 from proxy.vllm.probe import Probe
+from proxy.vllm.sleep import VllmSleeper
 
 _log = logging.getLogger("proxy.engine")
 
@@ -44,7 +47,14 @@ class VllmServer(Server):
     """One `vllm serve` with one model. It writes `state` only within `prepare`, as part of the
     engine's task."""
 
-    def __init__(self, settings: Settings, state: EngineState, probe: Probe) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        state: EngineState,
+        probe: Probe,
+        socket: EngineSocket | None = None,
+    ) -> None:
+        """`socket`: where it listens in place of UPSTREAM_PORT."""
         self.hardware = Hardware()
         """As it was looked at by the last `prepare`."""
         self._settings = settings
@@ -56,6 +66,11 @@ class VllmServer(Server):
         self._model: Model | None = None
         self._history = StartHistory(data_directory(settings) / "starts.json")
         self._start_key = ""
+        self._socket = socket
+        self._sleeper: VllmSleeper | None = None
+        if settings.sleeps and socket is not None:
+            name = state.model or ""
+            self._sleeper = VllmSleeper(probe.client, name, OF_ALL_ENGINES, socket)
         state.listen(self._on_change)
 
     def close(self) -> None:
@@ -65,6 +80,10 @@ class VllmServer(Server):
     @property
     def probe(self) -> Probe:
         return self._probe
+
+    @property
+    def sleeper(self) -> VllmSleeper | None:
+        return self._sleeper
 
     async def prepare(self) -> str:
         """Look at the machine, judge the model, bring it here. Raises EngineFailure."""
@@ -79,7 +98,7 @@ class VllmServer(Server):
         level = logging.WARNING if self.hardware.trouble else logging.INFO
         _log.log(level, "hardware: %s", self.hardware.sentence())
         check_executable("vllm")
-        check_port(settings.upstream_port)
+        self._check_address()
         # In a thread, as all that asks a volume: one in trouble holds the question for minutes.
         await asyncio.to_thread(check_disk, model_cache(settings))
         name = model_name(settings, self.hardware)
@@ -98,6 +117,12 @@ class VllmServer(Server):
         self._model = await fetch(settings, name, self._judge, self._show, log_line)
         if self._model.demo:
             _log.warning("the model is `%s`: RANDOM WEIGHTS, its answers mean nothing", name)
+        if self._sleeper is not None:
+            self._sleeper.weights_bytes = 0
+            if self.hardware.has_gpu:  # without one the weights stay where they are
+                folder = Path(self._model.path)
+                described = await asyncio.to_thread(describe_folder, name, folder)
+                self._sleeper.weights_bytes = described.weights_bytes
         state.update(model_path=self._model.path, revision=self._model.revision)
         return self._model.served_names[0]
 
@@ -115,6 +140,7 @@ class VllmServer(Server):
                 demo=model.demo,
                 memory=self.sizing.engine_memory,
                 revision=model.revision if model.fetched_by_engine else None,
+                uds=self._socket.path if self._socket is not None else None,
             )
         except SettingsError as error:
             raise EngineFailure(Cause.BAD_FLAG, str(error), permanent=True) from None
@@ -124,8 +150,15 @@ class VllmServer(Server):
             path = f"{Path(executable).parent}:{command.environ.get('PATH', os.defpath)}"
             argv = (executable, *command.argv[1:])
             command = Command(argv, {**command.environ, "PATH": path}, tuple(masked(argv)))
-        check_port(self._settings.upstream_port)
+        self._check_address()
         return command
+
+    def _check_address(self) -> None:
+        """Raises EngineFailure where the engine could not listen, or another would pass for it."""
+        if self._socket is None:
+            check_port(self._settings.upstream_port)
+        else:
+            self._socket.clear()
 
     def new_output(self) -> Output:
         self._output = Output(self._settings.hf_token, model=self._state.model)
@@ -137,7 +170,10 @@ class VllmServer(Server):
         return None if self._output is None else self._output.kv_cache_bytes
 
     def _on_change(self, before: Snapshot, after: Snapshot) -> None:
-        """Keep how long a start took that became ready; forget a size that was too small."""
+        """Keep how long a start took that became ready; forget what is gone, and a size that was
+        too small."""
+        if self._sleeper is not None and after.phase in (Phase.RESTARTING, *ENDS):
+            self._sleeper.release()
         if after.phase is Phase.READY and before.phase is Phase.WARMING:
             seconds = after.expected_seconds
             kept = asyncio.to_thread(self._history.remember, self._start_key, seconds)

@@ -75,6 +75,8 @@ class Settings(
     """Whether there are several models, or may be after a reload."""
     gpu_sharers: SkipValidation[int] = Field(default=1, exclude=True)
     """How many models share the GPUs of this one, itself included."""
+    asleep_beside_bytes: SkipValidation[int] = Field(default=0, exclude=True)
+    """What others that sleep may hold of each of them meanwhile."""
     warnings: SkipValidation[tuple[str, ...]] = Field(default=(), exclude=True)
     """What was changed in the environment while it was read."""
 
@@ -185,6 +187,11 @@ class Settings(
         """How long the model stays loaded without a request; 0: for ever."""
         own = self.preset.preset.idle_unload_seconds if self.preset is not None else None
         return self.idle_unload_seconds if own is None else own
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether its engine sleeps in place of being unloaded."""
+        return self.preset is not None and self.preset.preset.sleeps
 
     @property
     def outside_url(self) -> str | None:

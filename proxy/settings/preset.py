@@ -33,6 +33,8 @@ class Preset:
     """Whether it never gives way to another model."""
     idle_unload_seconds: float | None = None
     """In place of `IDLE_UNLOAD_SECONDS`."""
+    sleeps: bool = False
+    """Whether an unload leaves its process there, which gives back the memory and can be woken."""
 
     @property
     def repository(self) -> str:

@@ -130,7 +130,9 @@ MODEL_LOAD_SECONDS = histogram(
     "kind",
     unit="s",
 )
-MODEL_EVICTIONS = counter("model_evictions", "Unloads of a model, by why.", "model", "reason")
+MODEL_EVICTIONS = counter(
+    "model_evictions", "Unloads and sleeps of a model, by why.", "model", "reason"
+)
 MODEL_WAIT = histogram(
     "model_wait_seconds",
     "Time that a request waited for its model to be loaded, of several. Requests that waited only.",

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
 from math import ceil
+from pathlib import Path
 
 from proxy.engine.server import Command
 from proxy.errors import SettingsError
@@ -114,16 +115,19 @@ def engine_command(
     executable: str = "vllm",
     demo: bool = False,
     memory: EngineMemory | None = None,
+    uds: Path | None = None,
 ) -> Command:
-    """The command that serves `model_path` on 127.0.0.1. `memory` None: what is declared.
+    """The command that serves `model_path` on 127.0.0.1, or on a Unix socket, `uds`. `memory` None:
+    what is declared.
 
     Raises:
         SettingsError: a variable holds what its flag cannot take.
     """
     if memory is None:
         memory = declared_memory(settings, has_gpu=has_gpu)
-    argv = [executable, "serve", model_path, "--host", "127.0.0.1"]
-    argv += ["--port", str(settings.upstream_port), "--served-model-name", *served_names]
+    place = ["--host", "127.0.0.1", "--port", str(settings.upstream_port)]
+    argv = [executable, "serve", model_path, *(["--uds", str(uds)] if uds else place)]
+    argv += ["--served-model-name", *served_names]
     argv += ["--revision", revision] if revision else []
     argv += sizing_arguments(settings, has_gpu=has_gpu, demo=demo, memory=memory)
     environ = _environment(settings, has_gpu)
@@ -214,6 +218,10 @@ def _documented_arguments(settings: Settings, has_gpu: bool, memory: EngineMemor
     argv += [word for name, value in choices.items() if value for word in arguments(name, value)]
     # The sidecar writes one line a request; the engine's own would tell less, twice.
     argv += [] if "DISABLE_UVICORN_ACCESS_LOG" in settings.environ else [_NO_ACCESS_LOG]
+    if settings.sleeps:
+        # Dev mode, which has the routes of sleep, logs a stack trace for each client's mistake.
+        argv += [] if "LOG_ERROR_STACK" in settings.environ else ["--no-log-error-stack"]
+        argv += ["--enable-sleep-mode"] if has_gpu else []  # the CPU build refuses it
     argv += ["--trust-remote-code"] if settings.trust_remote_code else []
     argv += ["--enable-auto-tool-choice"] if settings.enable_auto_tool_choice else []
     if has_gpu and "ENABLE_CHUNKED_PREFILL" not in settings.environ:
@@ -260,7 +268,10 @@ def _environment(settings: Settings, has_gpu: bool) -> dict[str, str]:
     environ.setdefault("PYTHONFAULTHANDLER", "1")
     # Without a terminal to draw on, colour codes would only clutter the log.
     environ.setdefault("VLLM_LOGGING_COLOR", "0")
-    sleeps = "ENABLE_SLEEP_MODE" in given or "--enable-sleep-mode" in settings.extra_args
+    if settings.sleeps:
+        environ["VLLM_SERVER_DEV_MODE"] = "1"
+    flag, words = "ENABLE_SLEEP_MODE" in given, settings.extra_args
+    sleeps = settings.sleeps or flag or "--enable-sleep-mode" in words
     if has_gpu and not sleeps and "PYTORCH_CUDA_ALLOC_CONF" not in given:
         # Less fragmentation; vLLM's sleep mode has an allocator that refuses it.
         environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

@@ -21,6 +21,10 @@ _GIB = 1024**3
 # nothing) before its KV cache.
 _CPU_ENGINE_BYTES = 2 * _GIB
 _LEAST_SHARE = 0.001
+# What others have seen: 0.8 to 1.3 GiB of a GPU that is a model's own, 2 to 7 GiB of each that it
+# shares with others of its own ranks.
+_ASLEEP_BYTES = 2 * _GIB
+_ASLEEP_BYTES_OF_A_RANK = 8 * _GIB
 _OWN_KV_CACHE = ("KV_CACHE_MEMORY_BYTES", CPU_KV_CACHE)
 
 
@@ -44,6 +48,8 @@ def declared_memory(
         share = min(share, budget / device_bytes)
     elif not has_gpu and settings.loaded_together == 1:
         return EngineMemory()
+    if has_gpu and device_bytes:  # others may sleep on its GPUs meanwhile
+        share = max(share - settings.asleep_beside_bytes / device_bytes, share / 2)
     if not has_gpu and CPU_KV_CACHE in settings.environ:
         return EngineMemory()
     return EngineMemory(_rounded(share / settings.loaded_together))
@@ -91,6 +97,11 @@ def filled_bytes(footprint: Footprint, declared: EngineMemory, device_bytes: int
     if footprint.kv_cache_bytes == 0 or declared.share is None or not device_bytes:
         return footprint.device_bytes
     return max(footprint.device_bytes, int(declared.share * device_bytes))
+
+
+def expected_asleep_bytes(settings: Settings) -> int:
+    """What a model will hold of each of its GPUs while it sleeps, where that was never measured."""
+    return _ASLEEP_BYTES if settings.tensor_parallel_size == 1 else _ASLEEP_BYTES_OF_A_RANK
 
 
 def _rounded(share: float) -> float:

@@ -60,20 +60,28 @@ class VllmSleeper(Sleeper):
         self._pinned = pinned
         self._socket = socket
         self._canary: tuple[tuple[Question, _Answer], ...] = ()
-        self._has_changed = False
+        self._has_failed = False
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether a sleep is tried at all: its tokens can be compared, and no wake has failed."""
+        return bool(self._canary) and not self._has_failed
 
     def obstacle(self) -> str | None:
-        if self._has_changed:
-            return "it has answered with other tokens after a wake"
+        if self._has_failed:
+            return "a wake of it has failed"
         if not self._canary:
             return "it gave no tokens after its start that could be compared after a wake"
         if self.weights_bytes is None:
             return "the size of its weights is not known"
         return self._pinned.obstacle(self._name, self.weights_bytes)
 
+    def release(self) -> None:
+        """Its process is gone, and with it all that it has pinned."""
+        self._pinned.release(self._name)
+
     async def prepare(self, model: str) -> None:
         self._socket.protect()
-        self._pinned.release(self._name)  # a new process has pinned nothing
         answers = [(question, await self._answer(question, model)) for question in _questions()]
         self._canary = tuple((question, answer) for question, answer in answers if answer)
         if not self._canary:
@@ -93,6 +101,13 @@ class VllmSleeper(Sleeper):
 
     async def wake(self, model: str) -> None:
         try:
+            await self._wake(model)
+        except WakeFailed:
+            self._has_failed = True
+            raise
+
+    async def _wake(self, model: str) -> None:
+        try:
             answer = await self._client.post("/wake_up", timeout=WAKE_SECONDS)
         except httpx.HTTPError as error:
             raise WakeFailed(f"The engine was to wake: {type(error).__name__}.") from error
@@ -103,11 +118,7 @@ class VllmSleeper(Sleeper):
             if now is None:
                 raise WakeFailed(f"The engine was woken, and does not answer {question.path}.")
             if now.differs_from(before):
-                self._has_changed = True
-                raise WakeFailed(
-                    "The engine was woken, and answers with other tokens than before. The model"
-                    " sleeps no more: it is stopped instead."
-                )
+                raise WakeFailed("The engine was woken, and answers with other tokens than before.")
 
     async def _answer(self, question: Question, model: str) -> _Answer | None:
         """A greedy one; None where there is none."""

@@ -94,6 +94,8 @@ BAD = [
         "allowed is a list of texts without a comma",
     ),
     ("[mine]\nrepository = 'a/b'\nsources = [1]", "sources=[1]: allowed is a list of texts"),
+    ("[mine]\nrepository = 'a/b'\nsleep = 'level2'", "sleep='level2': allowed is \"off\" or"),
+    ("[mine]\nrepository = 'a/b'\nsleep = true", 'sleep=True: allowed is "off" or "level1"'),
     ("[mine]\nrepository = 'a/b'\ngpu_memory_gb = '24'", "allowed is a number of GB above 0"),
     ("[mine]\nrepository = 'a/b'\ngpu_memory_gb = 0", "allowed is a number of GB above 0"),
     ("[mine]\nrepository = 'a/b'\ngpu_memory_gb = true", "allowed is a number of GB above 0"),

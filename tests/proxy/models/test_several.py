@@ -21,6 +21,7 @@ PRESETS = {
     "small": {"repository": "org/small", "engine": {"MAX_MODEL_LEN": 1024}, "gpus": [1]},
     "same": {"repository": "org/other", "served_names": ["org/small"]},
     "private": {"repository": "org/private", "keys": ["alice"]},
+    "sleepy": {"repository": "org/sleepy", "sleep": "level1"},
 }
 INLINE = {"MODELS_INLINE": json.dumps(PRESETS)}
 
@@ -151,6 +152,22 @@ def test_engines_of_others_are_several_too() -> None:
         ({"MODELS_INLINE": "[demo]\nrepository = 'a/b'"}, "MODELS_INLINE: [demo] cannot be a name"),
         ({"MODELS_INLINE": '{"a": 1}'}, "MODELS_INLINE: [a] is no table"),
         ({"MODELS_INLINE": "{a"}, "MODELS_INLINE: no JSON"),
+        (
+            {"MODEL_NAME": "sleepy", "UPSTREAM_URL": "http://127.0.0.1:1"},
+            "preset sleepy: sleep=level1 is not for UPSTREAM_URL",
+        ),
+        (
+            {"MODEL_NAME": "sleepy", "UPSTREAM_URL": "sleepy=http://one,small=http://two"},
+            "preset sleepy: sleep=level1 is not for UPSTREAM_URL",
+        ),
+        (
+            {"MODEL_NAME": "sleepy", "EXTRA_ROUTES": "/load,/v1/../Sleep"},
+            "EXTRA_ROUTES=/v1/../Sleep: a model here has sleep=level1",
+        ),
+        (
+            {"MODEL_NAME": "small,sleepy", "EXTRA_ROUTES": "/weight_checker"},
+            "EXTRA_ROUTES=/weight_checker: a model here has sleep=level1",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(environ: dict[str, str], says: str) -> None:

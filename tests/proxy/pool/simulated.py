@@ -98,14 +98,23 @@ class FakeModel:
     is_measured: bool = True
     failures: int = 0
     """How many of its next loads fail."""
+    may_sleep: bool = False
+    asleep_bytes: int = 0
+    wake_seconds: float = 1.0
+    sleep_failures: int = 0
+    """How many of its next sleeps fail: it ends."""
+    wakes_badly: bool = False
+    """Its first wake fails: it is started afresh, and sleeps no more."""
     state: ModelState = ModelState.UNLOADED
     is_closing: bool = False
     in_flight: int = 0
     served: list[Served] = field(default_factory=list)
     loads: int = 0
+    wakes: int = 0
 
     def __post_init__(self) -> None:
         self.since = self.last_used = 0.0
+        self.restart: asyncio.Task[None] | None = None
         self.wanted_since: float | None = None
         self.waiters: dict[asyncio.Future[None], float] = {}
         self.is_ended = asyncio.Event()
@@ -121,7 +130,7 @@ class FakeModel:
             self.since,
             self.gpus,
             self.memory_bytes if self.is_measured else None,
-            self.load_seconds,
+            self.expected_seconds,
             self.pinned,
             self.is_closing,
             self.in_flight,
@@ -129,7 +138,18 @@ class FakeModel:
             min(self.waiters.values(), default=None),
             self.last_used,
             self.idle_unload_seconds,
+            may_sleep=self.may_sleep,
+            asleep_bytes=self.asleep_bytes,
         )
+
+    @property
+    def expected_seconds(self) -> float:
+        """Of its next load; its newest one where it is loaded."""
+        return self.wake_seconds if self.wakes else self.load_seconds
+
+    @property
+    def taken_bytes(self) -> int:
+        return self.asleep_bytes if self.state is ModelState.ASLEEP else self.memory_bytes
 
     async def request(self, seconds: float, patience: float | None = None) -> Served:
         """Raises Gone, LoadFailed."""
@@ -175,19 +195,18 @@ class FakeModel:
                 place.set_result(None) if failure is None else place.set_exception(failure)
 
     async def load(self) -> bool:
-        assert self.state in (ModelState.UNLOADED, ModelState.FAILED)
+        assert self.state in (ModelState.UNLOADED, ModelState.FAILED, ModelState.ASLEEP)
         assert self.pod is not None
         with fatal():
             self.pod.check_load(self)
+        if self.state is ModelState.ASLEEP:
+            return await self._wake()
+        self.wakes = 0
         self.loads += 1
         self.is_ended.clear()
         self._enter(ModelState.LOADING)
-        try:
-            async with asyncio.timeout(self.load_seconds):
-                await self.is_ended.wait()
+        if await self._ends_within(self.load_seconds):
             return False
-        except TimeoutError:
-            pass
         if self.failures:
             self.failures -= 1
             self._release(LoadFailed())
@@ -196,6 +215,48 @@ class FakeModel:
         self.is_measured = True
         self._enter(ModelState.READY)
         return True
+
+    async def _wake(self) -> bool:
+        self.is_ended.clear()
+        self._enter(ModelState.LOADING)
+        if await self._ends_within(self.wake_seconds):
+            return False
+        if self.wakes_badly:
+            self.wakes_badly = self.may_sleep = False
+            self.restart = spawn(self._start_afresh(), name=f"restart of {self.name}")
+            return False
+        self.wakes += 1
+        self._enter(ModelState.READY)
+        return True
+
+    async def _start_afresh(self) -> None:
+        """By itself, as engines are restarted."""
+        self.wakes = 0
+        if not await self._ends_within(self.load_seconds):
+            self._enter(ModelState.READY)
+
+    async def _ends_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.is_ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def sleep(self) -> bool:
+        assert self.may_sleep
+        assert self.pod is not None
+        with fatal():
+            assert self.state is ModelState.READY
+            self.pod.check_unload(self)
+        self._enter(ModelState.UNLOADING)
+        await asyncio.sleep(self.unload_seconds)
+        if self.is_ended.is_set():  # with the pod
+            return False
+        fails = self.sleep_failures > 0
+        self.sleep_failures -= fails
+        self._enter(ModelState.UNLOADED if fails else ModelState.ASLEEP)
+        return not fails
 
     async def unload(self) -> None:
         if self.state in (ModelState.UNLOADED, ModelState.FAILED):
@@ -279,17 +340,17 @@ class Pod:
         """It is the only transition on its devices, fits, and takes nobody's turn."""
         self._check_alone(model)
         loaded = (ModelState.READY, ModelState.LOADING, ModelState.UNLOADING)
-        beside = self._others(model, *loaded)
+        beside = self._others(model, *loaded, ModelState.ASLEEP)
         if not model.is_measured:
             assert all(each.pinned for each in beside), "a first load is not alone"
             left = [
-                room - sum(each.memory_bytes for each in beside if device in each.view.devices)
+                room - sum(each.taken_bytes for each in beside if device in each.view.devices)
                 for device, room in self.memory_bytes.items()
                 if device in model.view.devices
             ]
             model.memory_bytes = min(model.memory_bytes, *left)
         for device in model.view.devices:
-            taken = sum(each.memory_bytes for each in beside if device in each.view.devices)
+            taken = sum(each.taken_bytes for each in beside if device in each.view.devices)
             assert taken + model.memory_bytes <= self.memory_bytes[device], "over budget"
         if self.budget.max_loaded is not None:
             count = sum(each.state in loaded for each in self.models.values())
@@ -302,7 +363,7 @@ class Pod:
         if step.reason in (Reason.ORDERED, Reason.PINNED):
             return
         asked = step.model.oldest_wait_since
-        for other in self._others(model, ModelState.UNLOADED):
+        for other in self._others(model, ModelState.UNLOADED, ModelState.ASLEEP):
             oldest = other.view.oldest_wait_since
             if oldest is None or self.scheduler.obstacle(other.name):
                 continue
@@ -323,10 +384,11 @@ class Pod:
         if step.reason is Reason.ABANDONED:
             assert model.state is ModelState.LOADING
             assert not model.waiters
-            assert now() <= model.since + model.load_seconds / 2 + TOLERANCE
-        if step.reason is Reason.MAKE_ROOM:
+            assert now() <= model.since + model.expected_seconds / 2 + TOLERANCE
+        if step.reason is Reason.MAKE_ROOM and model.state is not ModelState.ASLEEP:
             assert model.state is ModelState.READY
-            assert now() >= model.since + model.load_seconds - TOLERANCE, "residency is cut short"
+            resident = now() - model.since
+            assert resident >= model.expected_seconds - TOLERANCE, "residency is cut short"
 
     def _check_alone(self, model: FakeModel) -> None:
         beside = self._others(model, ModelState.LOADING, ModelState.UNLOADING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from dataclasses import dataclass
@@ -49,7 +50,20 @@ class FakeTenant:
     @property
     def view(self) -> ModelView:
         state = ModelState.READY if self.is_loaded else ModelState.UNLOADED
+        if self.state.snapshot.phase is Phase.ASLEEP:
+            state = ModelState.ASLEEP
         return ModelView(self.name, state, 0.0, (0,), self.needed_bytes)
+
+    async def sleep(self, pool: PoolMemory, given_back: int) -> None:
+        self.state.enter(Phase.DRAINING)
+        self.gpu.used_bytes -= given_back
+        self.state.enter(Phase.ASLEEP)
+        await pool.after_sleep(self)
+
+    @property
+    def asleep_bytes(self) -> int:
+        assert self.sizing is not None
+        return self.sizing.asleep_bytes
 
     @property
     def needed_bytes(self) -> int | None:
@@ -218,3 +232,57 @@ async def test_a_size_that_has_failed_is_forgotten(gpu: FakeGpu, tmp_path: Path)
     one.sizing.forget()
     one.look()
     assert one.flags() == (0.95, None)
+
+
+PRESETS = {
+    "MODELS_INLINE": json.dumps(
+        {"one": {"repository": "a/one", "sleep": "level1"}, "other": {"repository": "a/other"}}
+    )
+}
+
+
+async def test_what_a_model_holds_in_its_sleep_is_measured_once_for_each_process(
+    gpu: FakeGpu, tmp_path: Path
+) -> None:
+    one, other = models = tenants(gpu, tmp_path, "one,other", **PRESETS)
+    assert (one.asleep_bytes, one.flags()[0]) == (2 * GIB, 0.95), "expected of a GPU of its own"
+    assert other.flags() == (0.908, None), "there is room for the one that sleeps"
+    pool = pool_of(*models)
+    await pool.look()
+    await one.start(pool, 44 * GIB, 30 * GIB)
+    await one.sleep(pool, 43 * GIB)
+    assert one.asleep_bytes == GIB
+    await other.start(pool, 40 * GIB, 30 * GIB)
+    assert pool.budget().memory_bytes == {0: 47 * GIB}, "what sleeps is not others'"
+    await other.stop(pool, 40 * GIB)
+    one.state.enter(Phase.WAKING)
+    one.state.enter(Phase.READY)
+    await one.sleep(pool, 0)
+    assert one.asleep_bytes == GIB, "others have come and gone since its start"
+    one.look()
+    assert one.asleep_bytes == GIB, "the file has it"
+    await one.start(pool, 44 * GIB, 30 * GIB)
+    one.look()
+    assert one.asleep_bytes == GIB
+
+
+async def test_nothing_is_measured_in_a_sleep_beside_which_another_engine_has_started(
+    gpu: FakeGpu, tmp_path: Path
+) -> None:
+    one, other = models = tenants(gpu, tmp_path, "one,other", **PRESETS)
+    pool = pool_of(*models)
+    await one.start(pool, 20 * GIB, 1 * GIB)
+    await other.start(pool, 5 * GIB, 1 * GIB)
+    await one.sleep(pool, 19 * GIB)
+    assert one.asleep_bytes == 2 * GIB
+
+
+async def test_the_end_of_a_model_in_its_sleep_gives_back_too_little_to_wait_for(
+    gpu: FakeGpu, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, _ = models = tenants(gpu, tmp_path, "one,other", **PRESETS)
+    pool = pool_of(*models)
+    await one.start(pool, 20 * GIB, 1 * GIB)
+    await one.sleep(pool, 19 * GIB)
+    await one.stop(pool, 1 * GIB)
+    assert "still holds" not in caplog.text

@@ -115,11 +115,13 @@ def test_memory_is_what_was_measured_of_those_that_are_loaded() -> None:
     unloaded = FakeModel("b", gpus=(1,)).view
     never_measured = replace(ready, name="c", memory_bytes=None)
     on_a_cpu = replace(ready, name="d", gpus=())
-    assert dict(memory_of([ready, unloaded, never_measured, on_a_cpu])) == {
+    asleep = replace(unloaded, name="e", state=ModelState.ASLEEP, asleep_bytes=2)
+    assert dict(memory_of([ready, unloaded, never_measured, on_a_cpu, asleep])) == {
         ("a", "0"): 10,
         ("a", "1"): 10,
         ("b", "1"): 0,
         ("d", ""): 10,
+        ("e", "1"): 2,
     }
 
 

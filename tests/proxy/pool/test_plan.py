@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from proxy.pool.plan import Action, Budget, ModelState, ModelView, Orders, expected_wait, next_step
+import pytest
+
+from proxy.pool.plan import (
+    Action,
+    Budget,
+    ModelState,
+    ModelView,
+    Orders,
+    Reason,
+    expected_wait,
+    next_step,
+    obstacle,
+)
 
 BUDGET = Budget({0: 10}, max_wait_seconds=60)
+NO_ORDERS = Orders()
 
 
 def test_no_younger_wish_takes_the_room_that_is_kept_free_for_an_overdue_model() -> None:
@@ -98,3 +112,62 @@ def test_a_model_that_leaves_finishes_what_runs_and_is_not_loaded_again() -> Non
     )
     orders = Orders(load={"ready": 1.0}, preload=["ready"])
     assert next_step((unloaded,), Budget(None), 60, orders).step is None
+
+
+def sleepy(state: ModelState, asleep_bytes: int = 1, **changes: Any) -> ModelView:
+    view = ModelView("sleepy", state, 0, (0,), 6, 10, may_sleep=True, asleep_bytes=asleep_bytes)
+    return replace(view, **changes)
+
+
+def wanted(memory_bytes: int | None) -> ModelView:
+    return ModelView(
+        "wanted", ModelState.UNLOADED, 0, (0,), memory_bytes, 10, waiting=1, oldest_wait_since=90
+    )
+
+
+def due(*models: ModelView, budget: Budget = BUDGET, orders: Orders = NO_ORDERS) -> Any:
+    step = next_step(models, budget, 100, orders).step
+    return None if step is None else (step.action, step.model.name, step.reason)
+
+
+def test_a_model_that_may_sleep_sleeps_where_that_makes_room() -> None:
+    sleeps = (Action.SLEEP, "sleepy", Reason.MAKE_ROOM)
+    assert due(sleepy(ModelState.READY), wanted(9)) == sleeps
+    assert due(sleepy(ModelState.ASLEEP), wanted(9)) == (Action.LOAD, "wanted", Reason.REQUESTED)
+    one_at_a_time = Budget(None, max_loaded=1)
+    assert due(sleepy(ModelState.READY), wanted(9), budget=one_at_a_time) == sleeps
+    loads = due(sleepy(ModelState.ASLEEP), wanted(9), budget=one_at_a_time)
+    assert loads == (Action.LOAD, "wanted", Reason.REQUESTED)
+
+
+@pytest.mark.parametrize("state", [ModelState.READY, ModelState.ASLEEP])
+def test_a_model_ends_whose_sleep_would_not_make_room_enough(state: ModelState) -> None:
+    ends = (Action.UNLOAD, "sleepy", Reason.MAKE_ROOM)
+    assert due(sleepy(state, asleep_bytes=2), wanted(9)) == ends
+    assert due(sleepy(state), wanted(None)) == ends, "a first load is alone"
+
+
+def test_a_model_in_its_sleep_stays_where_another_one_makes_the_room() -> None:
+    awake = replace(sleepy(ModelState.READY, 0), name="awake", may_sleep=False)
+    models = (sleepy(ModelState.ASLEEP), awake, wanted(9))
+    assert due(*models) == (Action.UNLOAD, "awake", Reason.MAKE_ROOM)
+    # And where requests wait for it, it is woken first.
+    asked = sleepy(ModelState.ASLEEP, 2, waiting=1, oldest_wait_since=95)
+    assert due(asked, wanted(9)) == (Action.LOAD, "sleepy", Reason.REQUESTED)
+
+
+def test_a_model_that_is_idle_sleeps_and_one_that_is_ordered_to_end_ends() -> None:
+    idle = sleepy(ModelState.READY, idle_unload_seconds=20)
+    assert due(idle) == (Action.SLEEP, "sleepy", Reason.IDLE)
+    assert due(replace(idle, may_sleep=False)) == (Action.UNLOAD, "sleepy", Reason.IDLE)
+    order = Orders(unload={"sleepy"})
+    for state in (ModelState.READY, ModelState.ASLEEP):
+        ends = (Action.UNLOAD, "sleepy", Reason.ORDERED)
+        assert due(sleepy(state), orders=order) == ends
+    assert due(sleepy(ModelState.ASLEEP, idle_unload_seconds=20)) is None
+
+
+def test_a_pinned_model_in_its_sleep_is_woken_and_counts_as_if_it_were() -> None:
+    pinned = sleepy(ModelState.ASLEEP, pinned=True)
+    assert due(pinned) == (Action.LOAD, "sleepy", Reason.PINNED)
+    assert obstacle(wanted(9), [pinned], BUDGET) is not None

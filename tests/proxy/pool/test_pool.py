@@ -56,7 +56,7 @@ async def test_a_request_that_is_cut_is_not_waited_for_again(
     await asyncio.sleep(0)
     pool.admission.cut_now()
     await asyncio.wait_for(stopping, PATIENCE)
-    await pool.close_probes()
+    await pool.close_clients()
 
 
 class FakeEngine(Supervisor):
@@ -104,7 +104,7 @@ async def test_a_model_whose_files_do_not_come_holds_up_no_other(
     assert models[2].state.snapshot.ready
     pool.admission.cut_now()
     await pool.stop()
-    await pool.close_probes()
+    await pool.close_clients()
 
 
 async def test_the_name_of_a_default_that_a_key_may_not_use_is_not_told(
@@ -117,7 +117,7 @@ async def test_the_name_of_a_default_that_a_key_may_not_use_is_not_told(
         pool.find(None, "bob")
     assert "secret" not in str(failure.value)
     assert "There is: open." in str(failure.value)
-    await pool.close_probes()
+    await pool.close_clients()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ async def test_an_adapter_is_known_before_its_engine_is_ready(modules: str) -> N
     assert (entry["id"], entry["parent"]) == ("sql-lora", "two")
     with pytest.raises(ModelNotFound, match="There is: one, two, sql-lora"):
         pool.find("other", None)
-    await pool.close_probes()
+    await pool.close_clients()
 
 
 def is_running(model: ServedModel, phase: Phase) -> None:
@@ -162,7 +162,7 @@ async def test_what_is_stored_is_asked_of_an_engine_that_is_degraded_too(
     answers["two"] = False
     with pytest.raises(ModelNotFound, match="gone when it ends"):
         await pool.find_stored("/v1/responses/resp_1", None)
-    await pool.close_probes()
+    await pool.close_clients()
 
 
 async def test_a_sidecar_lives_while_any_of_its_engines_can_be_started() -> None:
@@ -177,7 +177,7 @@ async def test_a_sidecar_lives_while_any_of_its_engines_can_be_started() -> None
         for model, status in zip(models, (200, 503), strict=True):
             model.state.enter(Phase.FAILED)
             assert (await client.get("/health/live")).status_code == status
-    await pool.close_probes()
+    await pool.close_clients()
 
 
 async def test_who_is_sent_away_while_its_model_is_waited_for_has_not_finished() -> None:
@@ -196,7 +196,7 @@ async def test_who_is_sent_away_while_its_model_is_waited_for_has_not_finished()
     one.admission.leave()  # it was cut
     pool.admission.leave()
     assert pool.drained == (1, 1)
-    await pool.close_probes()
+    await pool.close_clients()
 
 
 async def test_a_load_is_counted_for_the_key_that_brings_it_about() -> None:
@@ -213,7 +213,7 @@ async def test_a_load_is_counted_for_the_key_that_brings_it_about() -> None:
     with pytest.raises(EngineUnavailable):
         await model.admission.engine_ready("carol", None)
     assert counted == ["alice", "bob"], "it is loaded whoever asks for it"
-    await model.probe.close()
+    await model.clients.close()
 
 
 async def test_the_memory_of_a_model_that_is_not_loaded_is_not_waited_for() -> None:
@@ -232,7 +232,7 @@ async def test_the_memory_of_a_model_that_is_not_loaded_is_not_waited_for() -> N
     model.state.enter(Phase.STOPPED)
     model.memory = cast("PoolMemory", Memory())
     await model.unload()
-    await model.probe.close()
+    await model.clients.close()
 
 
 @pytest.mark.parametrize(("parallel", "gpus"), [("1", (3,)), ("2", (3, 1)), ("8", (3, 1, 0))])
@@ -245,7 +245,7 @@ async def test_a_model_is_planned_on_the_gpus_that_its_engine_takes(
     shown = tuple(Gpu("NVIDIA A40", 48, index) for index in (3, 1, 0))
     model.hardware = lambda: Hardware(shown)
     assert model.view.gpus == gpus, "as NVML has them, in the order in which CUDA shows them"
-    await model.probe.close()
+    await model.clients.close()
 
 
 async def test_files_that_do_not_fit_are_told_at_the_start(
@@ -269,4 +269,4 @@ async def test_files_that_do_not_fit_are_told_at_the_start(
     await pool.stop()
     assert asked == [2]
     assert caplog.messages.count("The files of all need 9 GB. Free some.") == 1
-    await pool.close_probes()
+    await pool.close_clients()

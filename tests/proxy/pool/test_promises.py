@@ -58,10 +58,17 @@ def scenarios(draw: st.DrawFn) -> Scenario:
             idle_unload_seconds=draw(st.sampled_from([0.0, 0.0, 5.0, 60.0])),
             is_measured=draw(st.booleans()),
             failures=draw(st.sampled_from([0, 0, 0, 1])),
+            may_sleep=draw(st.booleans()),
+            asleep_bytes=draw(st.integers(0, 3)),
+            wake_seconds=draw(st.sampled_from([0.5, 5.0])),
+            sleep_failures=draw(st.sampled_from([0, 0, 0, 1])),
+            wakes_badly=draw(st.sampled_from([False, False, False, True])),
         )
         for name in "abcd"[: draw(st.integers(1, 4))]
     ]
-    models[0].pinned = draw(st.sampled_from([False, False, True]))
+    if draw(st.sampled_from([False, False, True])):
+        # Measured: else it may be found to keep out a model that requests wait for already.
+        models[0].pinned = models[0].is_measured = True
     arrival = st.builds(
         Arrival,
         st.sampled_from([0.0, 0.0, 0.1, 2.0, 15.0, 200.0]),
@@ -121,8 +128,8 @@ def longest_wait(scenario: Scenario) -> float:
     """The wait until overdue, and then one turn for each older wish and for the own: what loads,
     its residency, what runs, the unloads and the load."""
     models = scenario.models
-    load = max(model.load_seconds for model in models)
-    unload = sum(model.unload_seconds for model in models)
+    load = max(model.load_seconds + model.wake_seconds for model in models)
+    unload = 2 * sum(model.unload_seconds for model in models)  # to sleep, and to end then
     runs = max((arrival.seconds for arrival in scenario.arrivals), default=0.0)
     turn = load + load + runs + unload + load
     return scenario.max_wait_seconds + len(models) * turn + TOLERANCE

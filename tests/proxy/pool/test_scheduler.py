@@ -449,3 +449,89 @@ def test_the_end_of_the_scheduler_ends_a_load_under_way() -> None:
         assert now() < 20
 
     simulate(main())
+
+
+def test_a_model_that_sleeps_is_woken_in_the_time_of_a_wake() -> None:
+    async def main() -> None:
+        a, b = FakeModel("a", may_sleep=True, wake_seconds=2), FakeModel("b", asleep_bytes=0)
+        async with Pod(a, b, preload="a") as pod:
+            await asyncio.sleep(30)
+            await b.request(1)
+            assert a.state is ModelState.ASLEEP
+            await asyncio.sleep(30)
+            served = await a.request(1)
+            assert served.waited == pytest.approx(b.unload_seconds + a.wake_seconds)
+            actions = [each.step.action for each in pod.transitions]
+            assert actions == [
+                Action.LOAD,
+                Action.SLEEP,
+                Action.LOAD,
+                Action.UNLOAD,
+                Action.LOAD,
+            ]
+
+    simulate(main())
+
+
+def test_a_sleep_or_a_wake_that_fails_is_told_and_holds_nobody_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "proxy.pool")
+
+    async def main() -> None:
+        a = FakeModel("a", may_sleep=True, sleep_failures=1, wakes_badly=True)
+        b = FakeModel("b")
+        async with Pod(a, b, preload="a"):
+            await asyncio.sleep(30)
+            await b.request(1)
+            assert a.state is ModelState.UNLOADED
+            for model in (a, b, a, b):
+                await asyncio.sleep(60)
+                await model.request(1)
+            assert a.state is ModelState.UNLOADED, "it sleeps no more"
+
+    simulate(main())
+    assert "a: unloaded, as it does not sleep, after 1.0 s (it gives way to b)" in caplog.text
+    assert "a: asleep after 1.0 s (it gives way to b)" in caplog.text
+    assert "a: not woken, its engine failed after 1.0 s (a request waits for it)" in caplog.text
+
+
+def test_an_order_to_unload_ends_a_model_in_its_sleep_also_while_it_falls_asleep() -> None:
+    async def main() -> None:
+        a, b = FakeModel("a", may_sleep=True, unload_seconds=5), FakeModel("b")
+        async with Pod(a, b, preload="a") as pod:
+            await asyncio.sleep(30)
+            asked = client(b)
+            await asyncio.sleep(1)
+            running = pod.scheduler.transition("a")
+            assert running is not None
+            assert running.action is Action.SLEEP
+            pod.scheduler.order_unload("a")
+            await asked
+            assert a.state is ModelState.UNLOADED
+            assert [each.step.action for each in pod.transitions][:3] == [
+                Action.LOAD,
+                Action.SLEEP,
+                Action.UNLOAD,
+            ]
+
+    simulate(main())
+
+
+def test_the_end_of_the_scheduler_ends_models_that_sleep_or_fall_asleep(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        a, b = (FakeModel(name, may_sleep=True, idle_unload_seconds=20) for name in "ab")
+        a.unload_seconds = 50
+        async with Pod(a, b, budget_bytes=20, preload="ab"):
+            await asyncio.sleep(45)
+            assert (a.state, b.state) == (ModelState.UNLOADING, ModelState.READY)
+        assert (a.state, b.state) == (ModelState.UNLOADED, ModelState.UNLOADED)
+        async with Pod(b, preload="b"):
+            await asyncio.sleep(45)
+            assert b.view.state is ModelState.ASLEEP
+        assert b.state is ModelState.UNLOADED
+
+    simulate(main())
+    assert not [each for each in caplog.records if each.levelname == "WARNING"]

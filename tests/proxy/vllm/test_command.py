@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from proxy.engine.server import Command
 from proxy.errors import SettingsError
 from proxy.relay.connection import MAX_IDLE_SECONDS
 from proxy.settings import Settings
+from proxy.settings.preset import Preset
 from proxy.vllm.command import engine_command, masked, warnings_about
 
 SECRETS = {
@@ -52,6 +54,28 @@ def test_the_engine_is_found_only_by_the_sidecar() -> None:
     assert argv[:3] == ("vllm", "serve", "/models/m")
     assert values(argv, "--host") == ["127.0.0.1"]
     assert values(argv, "--port") == ["9001"]
+
+
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_an_engine_that_may_sleep_listens_on_a_socket_and_has_the_routes_for_it(
+    has_gpu: bool,
+) -> None:
+    preset = Preset("m", "file", {"MODEL_NAME": "a/m"}, sleeps=True)
+    made = engine_command(
+        Settings.load({"MODEL_NAME": "m"}, preset),
+        model_path="/models/m",
+        served_names=("m",),
+        has_gpu=has_gpu,
+        uds=Path("/run/engine.sock"),
+    )
+    assert values(made.argv, "--uds") == ["/run/engine.sock"]
+    assert not {"--host", "--port"} & set(made.argv)
+    # The CPU build refuses the flag, and does all but give memory back without it.
+    assert ("--enable-sleep-mode" in made.argv) is has_gpu
+    assert "--no-log-error-stack" in made.argv
+    assert made.environ["VLLM_SERVER_DEV_MODE"] == "1"
+    assert "PYTORCH_ALLOC_CONF" not in made.environ
+    assert "VLLM_SERVER_DEV_MODE" not in command().environ
 
 
 def test_all_served_names_are_passed_on() -> None:

@@ -121,20 +121,16 @@ async def test_a_sleep_that_fails(
 
 
 @pytest.mark.parametrize(
-    ("ending", "says", "may_sleep_again"),
+    ("ending", "says"),
     [
-        ("fail", "/wake_up answered 500", True),
-        ("hang", "ReadTimeout", True),
-        ("part", "says that it is sleeping", True),
-        ("other", "answers with other tokens than before", False),
+        ("fail", "/wake_up answered 500"),
+        ("hang", "ReadTimeout"),
+        ("part", "says that it is sleeping"),
+        ("other", "answers with other tokens than before"),
     ],
 )
-async def test_a_wake_that_fails(
-    socket: EngineSocket,
-    monkeypatch: pytest.MonkeyPatch,
-    ending: str,
-    says: str,
-    may_sleep_again: bool,
+async def test_after_a_wake_that_fails_it_sleeps_no_more(
+    socket: EngineSocket, monkeypatch: pytest.MonkeyPatch, ending: str, says: str
 ) -> None:
     monkeypatch.setattr(sleep, "WAKE_SECONDS", 0.3)
     with engine_of(socket, wake=ending) as engine:
@@ -146,7 +142,8 @@ async def test_a_wake_that_fails(
             engine.stop()
             with engine_of(socket):  # started afresh
                 await sleeper.prepare(MODEL)
-            assert (sleeper.obstacle() is None) is may_sleep_again
+            assert not sleeper.may_sleep
+            assert sleeper.obstacle() == "a wake of it has failed"
 
 
 async def test_an_engine_that_was_woken_and_does_not_answer(
@@ -195,6 +192,7 @@ async def test_a_model_that_generates_nothing_does_not_sleep(socket: EngineSocke
         async with sleeper_of(socket) as sleeper:
             await sleeper.prepare(MODEL)
             obstacle = sleeper.obstacle()
+            assert not sleeper.may_sleep
     assert obstacle is not None
     assert "no tokens" in obstacle
 
@@ -211,5 +209,7 @@ async def test_the_weights_of_all_sleepers_have_to_fit(socket: EngineSocket) -> 
             sleeper.weights_bytes = 8 * GIB
             await sleeper.sleep()
             assert pinned.obstacle("third", 1) is not None, "what it pins counts from now on"
+            sleeper.release()
+            assert pinned.obstacle("third", 1) is None, "until its process is gone"
             sleeper.weights_bytes = None
             assert sleeper.obstacle() == "the size of its weights is not known"
