@@ -421,7 +421,7 @@ async def test_an_attached_engine_is_ready_once_it_has_generated_and_follows_its
         (httpx.Response(401), "answered 401", "without --api-key and VLLM_API_KEY"),
         (httpx.Response(500), "answered 500", "UPSTREAM_URL"),
         (httpx.Response(200, html="<html>"), "no list of models (text/html", "UPSTREAM_URL"),
-        (httpx.Response(200, json={"data": []}), "an empty list", "SERVED_MODEL_NAME"),
+        (httpx.Response(200, json={"data": []}), "a list that names no model", "SERVED_MODEL_NAME"),
     ],
 )
 async def test_an_attached_engine_that_does_not_tell_its_models_is_not_ready(
