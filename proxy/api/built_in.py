@@ -40,14 +40,17 @@ class BuiltInEndpoints:
         admins_routers = tuple(admins_routers)
         routers = (*admins_routers, *routers)
         self._app = FastAPI(title="vLLM sidecar", version=__version__, openapi_url=None)
+        # Of the routers: newer versions of FastAPI no longer copy their routes into the app's.
+        routes = [route for router in routers for route in _routes_of(router)]
+        for route in routes:
+            if "GET" in (methods := route.methods or set()):
+                methods.add("HEAD")
         for router in routers:
             self._app.include_router(router)
         self._app.add_exception_handler(RequestFailure, _refused)
         self._app.add_exception_handler(405, _wrong_method)
         self.open_paths = open_paths
         self._admins = [route for router in admins_routers for route in _routes_of(router)]
-        # Of the routers: newer versions of FastAPI no longer copy their routes into the app's.
-        routes = [route for router in routers for route in _routes_of(router)]
         self.paths = {route.path_format for route in routes}
         """As OpenAPI writes them."""
         self._named = [route for route in routes if route.param_convertors]

@@ -20,7 +20,6 @@ _STATUS = {
     Phase.ASLEEP: "asleep",
 }
 _STARTING = "starting"
-_GET = ["GET", "HEAD"]
 
 
 def health_router(service: Service) -> APIRouter:
@@ -35,7 +34,7 @@ def health_router(service: Service) -> APIRouter:
         return JSONResponse(describe(service), status_code=200 if good else 503, headers=headers)
 
     # First, so that it also wins on a path of ours: HEALTH_CHECK_PATH=/health.
-    @router.api_route(service.settings.health_check_path, methods=_GET)
+    @router.get(service.settings.health_check_path)
     async def ping() -> Response:
         """RunPod's load balancer: 200 ready, or loaded again by the next request; 204 starting;
         anything else takes the worker out."""
@@ -45,25 +44,25 @@ def health_router(service: Service) -> APIRouter:
         # A 204 with a body would break the connection for the next request.
         return Response(status_code=204) if status is _STARTING else answer(good=False)
 
-    @router.api_route("/health", methods=_GET)
-    @router.api_route("/health/ready", methods=_GET)
-    @router.api_route("/readyz", methods=_GET)
-    @router.api_route("/health/startup", methods=_GET)
-    @router.api_route("/startupz", methods=_GET)
+    @router.get("/health")
+    @router.get("/health/ready")
+    @router.get("/readyz")
+    @router.get("/health/startup")
+    @router.get("/startupz")
     async def ready() -> Response:
         """200 when the engine has generated a token, also where its model is unloaded now and is
         loaded again by the next request; else 503 and why."""
         return answer(good=service.ready)
 
-    @router.api_route("/health/live", methods=_GET)
-    @router.api_route("/livez", methods=_GET)
+    @router.get("/health/live")
+    @router.get("/livez")
     async def live() -> Response:
         """503 only where a restart of the container is what helps: no engine can be started any
         more. Never for loading."""
         phases = [each.state.snapshot.phase for each in service.models]
         return answer(good=any(phase is not Phase.FAILED for phase in phases))
 
-    @router.api_route("/health/model", methods=_GET)
+    @router.get("/health/model")
     async def model(model: str | None = None) -> Response:
         """200 when the model is loaded; of several the one of that name, else the default."""
         asked = service.models.named(model)

@@ -116,6 +116,17 @@ def test_nor_at_the_end_of_a_page(service: Sidecar, path: str) -> None:
     assert service.ask(f"{path}//").status == 404
 
 
+PAGES = ["/health", "/livez", "/ping", "/info", "/info/requests", "/metrics", "/metrics/engine"]
+PAGES += ["/dashboard", "/dashboard/page.js", "/openapi.json", "/models", "/models/tiny"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_head_of_a_page_is_its_head(service: Sidecar, path: str) -> None:
+    head, whole = service.ask(path, method="HEAD"), service.ask(path, method="GET")
+    assert (head.status, head.body) == (whole.status, b"") == (200, b"")
+    assert head.all("content-type") == whole.all("content-type")
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/responses/resp_1", "/version", "/nope"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_request_without_a_body_holds_no_text(service: Sidecar, path: str, method: str) -> None:

@@ -118,7 +118,7 @@ async def test_an_order_needs_an_admin_and_a_model() -> None:
         assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
         assert "There is: org/first, two." in unknown.text
         wrong = await ordered(there, "/models/two/sleep", ALICE)
-        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET")
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD")
     async with house(MODEL_NAME="org/model") as there:
         refused = await ordered(there, "/models/org/model/unload", {})
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "admin_only")

@@ -148,7 +148,7 @@ async def test_the_operator_may_have_the_engines_own_in_its_place() -> None:
 
 async def test_a_page_of_ours_says_which_methods_it_takes() -> None:
     async with house() as there:
-        for path, methods in (("/info", "GET"), ("/health", "GET, HEAD")):
-            answer = await there.http.post(path)
+        for path, methods in (("/info", "GET, HEAD"), ("/models/x/load", "POST")):
+            answer = await there.http.put(path)
             assert answer.status_code == 405
             assert answer.headers["allow"] == methods, "in this order in each process"
