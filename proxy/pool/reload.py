@@ -110,14 +110,18 @@ class Reload:
     def _apply(self, models: Mapping[str, Settings], scheduler: Scheduler) -> Changes:
         pool, changes = self._pool, Changes()
         present = {model.name: model for model in pool}
+        try:
+            added = {name: self._make(models[name]) for name in models if name not in present}
+        except SettingsError as error:
+            raise InvalidRequest(f"Nothing has changed: {error}") from None
         for name in [name for name in present if name not in models]:
             changes.removed.append(name)
             present[name].is_removed = True
             pool.retire(present[name])
         for name, settings in models.items():
-            if name not in present:
+            if name in added:
                 changes.added.append(name)
-                pool.add(self._make(settings))
+                pool.add(added[name])
                 continue
             model = present[name]
             is_same = _meaning(settings) == _meaning(model.target)

@@ -55,6 +55,7 @@ async def reload(there: House) -> Any:
         ({"served_names": ["two"]}, True),
         ({"engine": {"MAX_MODEL_LEN": 2048}}, True),
         ({"engine": {}}, True),
+        ({"sleep": "level1"}, True),
         ({"keys": ["alice"]}, False),
         ({"max_in_flight": 3}, False),
         ({"pin": True}, False),
