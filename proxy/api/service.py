@@ -62,10 +62,9 @@ class Service:
     def names_of(self, model: ServedModel) -> tuple[str, ...]:
         """The names of a model, those of its requests first; never empty."""
         settings = model.settings
-        own = settings.preset.preset.name if settings.preset else settings.model_name
         # Those of a single model are the engine's to tell.
         names = model.names or model.state.snapshot.served_names or settings.served_model_names
-        return tuple(dict.fromkeys((*names, own or _UNNAMED)))
+        return tuple(dict.fromkeys((*names, settings.short_name or _UNNAMED)))
 
     @property
     def uptime_seconds(self) -> float:

@@ -21,7 +21,7 @@ from proxy.models.fetch import look_up
 from proxy.models.fit import fit
 from proxy.models.kind import ModelKind, check_local_model, kind_of, repository_of
 from proxy.models.preset_choice import load_settings, presets_of
-from proxy.models.several import called, names_of
+from proxy.models.several import names_of
 from proxy.preflight.together import MACHINE, Need, needs_of
 from proxy.settings import Settings
 from proxy.settings.environment import did_you_mean
@@ -98,7 +98,7 @@ def configured(settings: Settings, hardware: Hardware) -> Iterator[str]:
     needs = {each.name: each for each in needs_of(settings, hardware)}
     rows = [_CONFIGURED_HEAD]
     for each, what in zip(settings.models, files, strict=True):
-        name = called(each)
+        name = each.short_name or ""
         memory, gpus = _memory_and_gpus(needs.get(name))
         rows.append((name, what, memory, gpus, " ".join(names_of(each))))
     yield ""

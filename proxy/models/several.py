@@ -105,7 +105,7 @@ def check_together(models: Sequence[Settings]) -> None:
     owners: dict[str, str] = {}
     for settings in models:
         for name in names_of(settings):
-            own = called(settings)
+            own = settings.short_name or ""
             if name in owners:
                 raise SettingsError(
                     f"MODEL_NAME: {owners[name]} and {own} are both served as {name};"
@@ -117,16 +117,11 @@ def check_together(models: Sequence[Settings]) -> None:
     # The first one answers what names no model, so it has to have a place beside them.
     kept = [each for each in models if each.is_pinned or each is models[0]]
     if limit is not None and len(kept) > limit and any(each.is_pinned for each in models):
-        names = ", ".join(map(called, kept))
+        names = ", ".join(each.short_name or "" for each in kept)
         raise SettingsError(
             f"MAX_LOADED_MODELS={limit}: {names} are to be loaded at a time, as pinned ones and the"
             f" first; allowed are {len(kept)} or more, or fewer pins"
         )
-
-
-def called(settings: Settings) -> str:
-    """What MODEL_NAME calls it."""
-    return settings.preset.preset.name if settings.preset else settings.model_name or ""
 
 
 def check_keys(settings: Settings) -> None:

@@ -50,7 +50,7 @@ def check_gpus(settings: Settings, hardware: Hardware) -> None:
     for each in settings.models:
         if not each.gpus:
             continue
-        place = f"preset {each.preset.preset.name if each.preset else each.model_name}: gpus"
+        place = f"preset {each.short_name}: gpus"
         if (missing := [gpu for gpu in each.gpus if gpu >= count]) or not count:
             allowed = f"0 to {count - 1}" if count else "none, for there is no GPU"
             number = (missing or each.gpus)[0]

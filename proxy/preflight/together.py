@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from proxy.errors import EngineFailure, SettingsError
 from proxy.machine.hardware import VISIBLE, Hardware, detect
-from proxy.models.several import called
 from proxy.preflight.checkup import check_gpus, devices_of, model_name, of_model
 from proxy.preflight.finding import Finding, Result
 from proxy.preflight.sizing import Sizing
@@ -34,7 +33,7 @@ class Need:
 
     @property
     def name(self) -> str:
-        return called(self.settings) or "the model"
+        return self.settings.short_name or "the model"
 
 
 def check_models(settings: Settings) -> None:

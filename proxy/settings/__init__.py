@@ -157,6 +157,11 @@ class Settings(
         return (self, *self.others)
 
     @property
+    def short_name(self) -> str | None:
+        """The name of the model's preset, or else what MODEL_NAME says."""
+        return self.preset.preset.name if self.preset is not None else self.model_name
+
+    @property
     def gpus(self) -> tuple[int, ...]:
         """The GPUs of the engine, by their number here; empty: all."""
         return self.preset.preset.gpus if self.preset is not None else ()
