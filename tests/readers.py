@@ -1,4 +1,4 @@
-"""Clients that people use, each in an environment of its own, as programs that read one stream."""
+"""Clients that people use, each in an environment of its own, as programs that read streams."""
 
 from __future__ import annotations
 
@@ -6,13 +6,71 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 from tests.patience import PATIENCE
 from tests.peers import installed, peer
 
 _PROGRAMS = Path(__file__).parent / "engine" / "clients"
+
+
+class Program:
+    """The clients of one environment: one process, as their imports take seconds.
+
+    `retries`: they try again as they do out of the box; else they do not.
+    """
+
+    def __init__(self, environment: str, url: str, *, retries: bool = False) -> None:
+        match environment:
+            case "":
+                command = [sys.executable, str(_PROGRAMS / "read_stream.py")]
+            case "node-clients":
+                program = _PROGRAMS / "read_stream.mjs"
+                command = ["node", str(program), str(installed("node-clients"))]
+            case other:
+                command = [peer(other, "python"), str(_PROGRAMS / "read_stream.py")]
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed at the end
+        self._process = subprocess.Popen(
+            [*command, url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=os.environ | ({"RETRIES": "1"} if retries else {}),
+        )
+
+    def read(self, name: str) -> str | None:
+        """What the client raised; None where the stream came to its end as it should."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        limit = threading.Timer(2 * PATIENCE, self._process.kill)
+        limit.start()
+        self._process.stdin.write(f"{name}\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        limit.cancel()
+        if not line:
+            self._errors.seek(0)
+            raise AssertionError(f"{name} has ended without a result: {self._errors.read()}")
+        ending: dict[str, str] = json.loads(line)
+        return ending.get("error")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
 
 
 class Reader(NamedTuple):
@@ -21,27 +79,3 @@ class Reader(NamedTuple):
     environment: str
     name: str
     path: str
-
-    def read(self, url: str, *, retries: bool = False) -> str | None:
-        """What the client raised; None where the stream came to its end as it should.
-
-        `retries`: the client tries again as it does out of the box; else it does not.
-        """
-        environ = os.environ | ({"RETRIES": "1"} if retries else {})
-        done = subprocess.run(
-            self._command(url), capture_output=True, text=True, timeout=2 * PATIENCE, env=environ
-        )
-        assert done.returncode == 0, done.stderr
-        ending: dict[str, str] = json.loads(done.stdout)
-        return ending.get("error")
-
-    def _command(self, url: str) -> list[str]:
-        match self.environment:
-            case "":
-                python = sys.executable
-            case "node-clients":
-                program = _PROGRAMS / "read_stream.mjs"
-                return ["node", str(program), str(installed("node-clients")), url, self.name]
-            case other:
-                python = peer(other, "python")
-        return [python, str(_PROGRAMS / "read_stream.py"), url, self.name]

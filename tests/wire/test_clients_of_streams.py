@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
 import pytest
 
-from tests.readers import Reader
+from tests.readers import Program, Reader
 from tests.wire.client import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from tests.wire.service import Sidecar
 
@@ -32,16 +35,34 @@ READERS += [
 IDS = [f"{reader.environment or 'python'}:{reader.name}" for reader in READERS]
 
 
+Read = Callable[[Reader], str | None]
+
+
+@pytest.fixture(scope="module")
+def read(shared_service: Sidecar) -> Iterator[Read]:
+    """Reads a stream of the sidecar; each environment is started once."""
+    programs: dict[str, Program] = {}
+    with ExitStack() as stack:
+
+        def read(reader: Reader) -> str | None:
+            if reader.environment not in programs:
+                program = Program(reader.environment, shared_service.url)
+                programs[reader.environment] = stack.enter_context(program)
+            return programs[reader.environment].read(reader.name)
+
+        yield read
+
+
 @pytest.mark.parametrize("reader", READERS, ids=IDS)
-def test_a_whole_stream_raises_nothing(service: Sidecar, reader: Reader) -> None:
-    assert reader.read(service.url) is None
+def test_a_whole_stream_raises_nothing(service: Sidecar, read: Read, reader: Reader) -> None:
+    assert read(reader) is None
     assert [each.target for each in service.relayed()] == [reader.path]
 
 
 @pytest.mark.parametrize("reader", READERS, ids=IDS)
-def test_a_broken_stream_raises_and_says_why(service: Sidecar, reader: Reader) -> None:
+def test_a_broken_stream_raises_and_says_why(service: Sidecar, read: Read, reader: Reader) -> None:
     service.engine.script(reader.path, die="between_events:5")
-    assert "before its answer was whole" in (reader.read(service.url) or "no error")
+    assert "before its answer was whole" in (read(reader) or "no error")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +71,7 @@ def test_a_broken_stream_raises_and_says_why(service: Sidecar, reader: Reader) -
     ids=lambda reader: f"{reader.environment or 'python'}:{reader.name}",
 )
 def test_a_stream_that_breaks_before_its_first_event_raises(
-    service: Sidecar, reader: Reader
+    service: Sidecar, read: Read, reader: Reader
 ) -> None:
     service.engine.script(reader.path, die="after_headers")
-    assert reader.read(service.url)
+    assert read(reader)

@@ -1,15 +1,16 @@
-// Reads one stream to its end with a client for Node.js, and prints as JSON how that ended: {} or
-// {"error": "what was thrown"}.
+// Reads a stream to its end for each name of a client for Node.js on stdin. How it ended is a line of
+// JSON: {} or {"error": "what was thrown"}.
 //
 // NODE_PATH is not heard by modules: clients are taken from the folder that bench/install-peers.sh made.
 //
-//   node tests/engine/clients/read_stream.mjs .cache/bench/node-clients http://127.0.0.1:8000 openai-responses
+//   echo openai-responses | node tests/engine/clients/read_stream.mjs .cache/bench/node-clients http://127.0.0.1:8000
 
 import { createRequire } from "node:module";
 import path from "node:path";
+import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
-const [folder, url, name] = process.argv.slice(2);
+const [folder, url] = process.argv.slice(2);
 const { resolve } = createRequire(path.resolve(folder, "package.json"));
 const load = (module) => import(pathToFileURL(resolve(module)));
 
@@ -62,10 +63,12 @@ const clients = {
   "langchain-responses": () => langchain(true),
 };
 
-try {
-  await clients[name]();
-  console.log("{}");
-} catch (error) {
-  console.log(JSON.stringify({ error: `${error.constructor.name}: ${error.message}` }));
+for await (const name of createInterface({ input: process.stdin })) {
+  try {
+    await clients[name]();
+    console.log("{}");
+  } catch (error) {
+    console.log(JSON.stringify({ error: `${error.constructor.name}: ${error.message}` }));
+  }
 }
 process.exit(0);

@@ -1,10 +1,11 @@
-"""Reads one stream to its end; prints how that ended as JSON: {} or {"error": "what was raised"}.
+"""Reads a stream to its end for each name of a client on stdin.
 
-Each client is imported where it is asked for: they live in different environments. With RETRIES=1
-they try again as they do out of the box, else not at all.
+How it ended is a line of JSON: {} or {"error": "what was raised"}. Each client is imported where it
+is asked for: they live in different environments. With RETRIES=1 they try again as they do out of
+the box, else not at all.
 
-.cache/bench/pydantic-ai/bin/python tests/engine/clients/read_stream.py \
-    http://127.0.0.1:8000 pydantic-ai-responses
+echo pydantic-ai-responses | .cache/bench/pydantic-ai/bin/python \
+    tests/engine/clients/read_stream.py http://127.0.0.1:8000
 """
 
 from __future__ import annotations
@@ -108,4 +109,5 @@ def main(url: str, name: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    json.dump(main(*sys.argv[1:]), sys.stdout)
+    for line in sys.stdin:
+        print(json.dumps(main(sys.argv[1], line.strip())), flush=True)

@@ -10,7 +10,7 @@ from tests.engine.service import Service
 from tests.fake_engine import BIN
 from tests.patience import PATIENCE
 from tests.proxy.engine.living import Start, chat
-from tests.readers import Reader
+from tests.readers import Program, Reader
 
 # Longer than all the time that these clients try again for where nobody tells them how long: 3 s.
 START_SECONDS = 8
@@ -34,8 +34,13 @@ def test_a_start_as_long_as_the_last_one_is_waited_for(start: Start) -> None:
     service = start(**START)
     service.wait_for("ready", PATIENCE)
     kill_engine(service)
+
+    def read(reader: Reader) -> str | None:
+        with Program(reader.environment, service.url, retries=True) as program:
+            return program.read(reader.name)
+
     with ThreadPoolExecutor(len(READERS)) as clients:
-        errors = list(clients.map(lambda reader: reader.read(service.url, retries=True), READERS))
+        errors = list(clients.map(read, READERS))
     assert errors == [None] * len(READERS)
     refused = [line for line in service.lines("proxy.access") if line["status"] != 200]
     assert {line["error_source"] for line in refused} == {"upstream"}
