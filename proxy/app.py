@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.access.access_control import AccessControl
@@ -81,7 +80,8 @@ def build(
         SettingsError: the file of keys, a protocol's module or TMPDIR cannot be used.
     """
     metrics = Metrics(GENERATING, engines=())
-    access = AccessControl(settings, _ledger_path(settings), metrics.keys.set_labels)
+    ledger_path = data_directory(settings) / f"used-{settings.port}.sqlite3"
+    access = AccessControl(settings, ledger_path, metrics.keys.set_labels)
 
     def cut_sessions(model: ServedModel, failure: RequestFailure) -> None:
         websockets.cut(model, failure)
@@ -247,7 +247,3 @@ def limits_of(settings: Settings) -> Limits:
         settings.json_heartbeat_seconds,
         kept_alive,
     )
-
-
-def _ledger_path(settings: Settings) -> Path:
-    return data_directory(settings) / f"used-{settings.port}.sqlite3"

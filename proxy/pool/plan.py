@@ -114,6 +114,24 @@ class ModelView:
     def idle_since(self) -> float:
         return max(self.since, self.last_used)
 
+    @property
+    def idle_ends(self) -> float | None:
+        """When it is unloaded for want of requests; None: it is not loaded, or stays."""
+        if self.state is not ModelState.READY or self.idle_unload_seconds <= 0:
+            return None
+        return self.idle_since + self.idle_unload_seconds
+
+    def is_idle(self, now: float) -> bool:
+        """Whether it is to be unloaded for want of requests."""
+        stays = self.pinned or self.is_busy or self.is_closing
+        return self.idle_ends is not None and now >= self.idle_ends and not stays
+
+    def worth_keeping(self, now: float) -> tuple[bool, bool, bool, float]:
+        """The order of giving way: least recently used first, weighed by the time to load it
+        again."""
+        weighed = (now - self.idle_since) / max(self.load_seconds, 1.0)
+        return (not self.is_failing, not self.is_closing, self.is_busy, -weighed)
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -287,7 +305,7 @@ def _due_steps(
     for model in models:
         if model.is_leaving or model.name in orders.unload:
             yield from _removal(model, models, Reason.ORDERED)
-        elif _is_idle(model, now):
+        elif model.is_idle(now):
             yield from _removal(model, models, Reason.IDLE, sleeps=model.may_sleep)
     kept_free: set[int] = set()
     giving_way = {*orders.unload, *(model.name for model in models if model.is_leaving)}
@@ -411,7 +429,7 @@ def _victims(
 
     candidates = [
         each
-        for each in sorted(there.values(), key=lambda each: _worth_keeping(each, now))
+        for each in sorted(there.values(), key=lambda each: each.worth_keeping(now))
         if _may_give_way(each, now, orders, busy_too=busy_too)
     ]
     # First all give way as they can; then what sleeps is in the way, if it still is too much.
@@ -470,27 +488,11 @@ def _may_give_way(model: ModelView, now: float, orders: Orders, *, busy_too: boo
     return not model.is_busy or (busy_too and not is_admitting)
 
 
-def _worth_keeping(model: ModelView, now: float) -> tuple[bool, bool, bool, float]:
-    """The order of giving way: least recently used first, weighed by the time to load it again."""
-    idle_seconds = now - model.idle_since
-    weighed = idle_seconds / max(model.load_seconds, 1.0)
-    return (not model.is_failing, not model.is_closing, model.is_busy, -weighed)
-
-
 def _contested(model: ModelView, models: Iterable[ModelView], budget: Budget) -> set[int]:
     """The devices that are kept free for it; with a limit on the number of models, all."""
     if budget.max_loaded is None:
         return set(model.devices)
     return {device for each in models for device in each.devices}
-
-
-def _is_idle(model: ModelView, now: float) -> bool:
-    return (
-        model.state is ModelState.READY
-        and model.idle_unload_seconds > 0
-        and now >= model.idle_since + model.idle_unload_seconds
-        and not (model.pinned or model.is_busy or model.is_closing)
-    )
 
 
 def _moments(
@@ -506,5 +508,5 @@ def _moments(
     for model in models:
         if model.state is ModelState.READY:
             yield model.residency_ends
-            if model.idle_unload_seconds:
-                yield model.idle_since + model.idle_unload_seconds
+            if model.idle_ends is not None:
+                yield model.idle_ends
