@@ -310,3 +310,22 @@ def test_orders_that_come_at_once_are_taken_one_after_the_other(tmp_path: Path) 
         assert answers.count(changes(unchanged="one two")) == 4
         assert chat(there.service, model="two").json()["model"] == "two"
         assert "--max-model-len 2048" in there.arguments("two")
+
+
+def test_a_model_comes_to_sleep_and_stops_to_by_a_reload_also_while_it_sleeps(
+    tmp_path: Path,
+) -> None:
+    with reloaded(tmp_path) as there:
+        there.are_ready("one", "two")
+        own = there.presets["two"]
+        sleepy = {**own, "sleep": "level1", "idle_unload_seconds": 1}
+        assert there.reload(two=sleepy).json()["changed"] == ["two"]
+        until(lambda: there.rows()["two"]["status"] == "asleep", "its sleep")
+        words = there.arguments("two").split()
+        socket = Path(words[words.index("--uds") + 1])
+        assert chat(there.service, model="two").json()["model"] == "two"
+        until(lambda: there.rows()["two"]["status"] == "asleep", "its sleep")
+        assert there.reload(two=own).json()["changed"] == ["two"]
+        assert chat(there.service, model="two").json()["model"] == "two"
+        assert "--uds" not in there.arguments("two")
+        until(lambda: not socket.parent.exists(), "no socket is left")

@@ -86,6 +86,13 @@ def test_without_a_gpu_and_a_model_name_the_demo_can_be_served(tmp_path: Path) -
     assert list(run.rows) == names
 
 
+def test_an_engine_that_may_sleep_needs_no_port(tmp_path: Path) -> None:
+    preset = '{"dozy": {"repository": "demo", "sleep": "level1"}}'
+    run = Run(tmp_path, HOST="127.0.0.1", MODEL_NAME="dozy", MODELS_INLINE=preset)
+    assert run.code == 0
+    assert "engine port" not in run.rows
+
+
 @pytest.mark.hub
 def test_a_model_of_the_hub_is_told_with_its_size_and_is_not_fetched(
     tmp_path: Path, hub: FakeHub
