@@ -11,6 +11,7 @@ import pytest
 
 from proxy.models.preset_file import read_presets
 from proxy.settings import Settings
+from proxy.settings.preset import Preset
 from proxy.vllm.command import engine_command
 from tests.proxy.models.models_table import PAGE, page
 
@@ -21,11 +22,13 @@ def test_the_table_is_that_of_the_shipped_file() -> None:
     assert page(TEXT) == TEXT, "run python -m tests.proxy.models.models_table"
 
 
-def test_the_example_can_be_read(tmp_path: Path) -> None:
+def test_the_examples_can_be_read(tmp_path: Path) -> None:
     file = tmp_path / "models.toml"
-    file.write_text(TEXT.split("```toml\n")[1].split("```")[0])
-    (support,) = read_presets(file).values()
-    assert support.variables["SERVED_MODEL_NAME"] == "support,gpt-4o"
+    presets: dict[str, Preset] = {}
+    for part in TEXT.split("```toml\n")[1:]:
+        file.write_text(part.split("```")[0])
+        presets |= read_presets(file)
+    assert presets["support"].variables["SERVED_MODEL_NAME"] == "support,gpt-4o"
 
 
 @pytest.mark.parametrize("has_gpu", [True, False])
