@@ -4,6 +4,7 @@ values that no variable can mean."""
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from proxy.errors import SettingsError
 from proxy.settings import Settings, variables
 from proxy.settings.environment import without_quotes
 from proxy.vllm.command import engine_command, warnings_about
+from proxy.vllm.module_imports import missing_package
 
 # Quotes ---------------------------------------------------------------------------------------
 
@@ -137,6 +139,8 @@ WORDS = (
     "http://a..b",
 )
 MAX_LINE_CHARS = 1000
+# A check parses some fifty files of vLLM for it, the same ones for each variable.
+read_once = cache(missing_package)
 
 
 @pytest.mark.parametrize("word", WORDS, ids=lambda word: ascii(word[:12]))
@@ -144,6 +148,7 @@ def test_whatever_a_variable_holds_a_check_ends_with_a_table_or_with_one_line(
     word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("proxy.vllm.architectures.missing_package", read_once)
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
