@@ -22,6 +22,7 @@ from proxy.vllm.flags import (
     flag_name,
     is_true,
     known_flags,
+    unknown_flags,
 )
 from proxy.vllm.share import CPU_KV_CACHE, DEMO_KV_CACHE_GIB, EngineMemory, declared_memory
 
@@ -299,6 +300,11 @@ def warnings_about(settings: Settings) -> tuple[str, ...]:
     flag = settings.environ.get("DISABLE_LOG_STATS", "")
     if is_true(flag) or "--disable-log-stats" in settings.extra_args:
         warnings.append(_NO_COUNTERS)
+    for written, nearest in unknown_flags(extra_words(settings)):
+        hint = f" Did you mean {nearest}?" if nearest else ""
+        warnings.append(
+            f"VLLM_EXTRA_ARGS: {written} is no flag of the vLLM that this is for.{hint}"
+        )
     for name, text in settings.environ.items():
         if is_service_link(name, text) and flag_variable(name) is not None:
             warnings.append(service_link_warning(name, text))

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -133,6 +134,17 @@ def check_extra_words(words: list[str]) -> None:
             raise SettingsError(f"{text}; leave the value out{opposite}")
         for value in values if flag.kind == "list" else values[:1]:
             _check_value(variable, name, value)
+
+
+def unknown_flags(words: list[str]) -> Iterator[tuple[str, str]]:
+    """What VLLM_EXTRA_ARGS has that is no flag of the pinned vLLM, with the nearest one or ""."""
+    names = [f"--{name}" for name in known_flags()]
+    for word in words:
+        written = word.partition("=")[0].partition(".")[0]
+        plain = written.replace("--no-", "--", 1)
+        if len(written) > 2 and written[:2] == "--" and not (_name_of(written) or _name_of(plain)):
+            near = get_close_matches(written, names, n=1)
+            yield written, near[0] if near else ""
 
 
 def adapter_names(settings: Settings) -> tuple[str, ...]:

@@ -587,3 +587,13 @@ def test_the_engines_spans_may_go_elsewhere_or_nowhere() -> None:
 def test_the_engine_keeps_a_name_that_it_was_given(environ: dict[str, str]) -> None:
     made = command({ENDPOINT: "http://c", **environ})
     assert made.environ.get("OTEL_SERVICE_NAME", "mine") == "mine"
+
+
+def test_a_flag_that_is_none_is_warned_about_in_extra_arguments() -> None:
+    """Not more: the image may have another vLLM."""
+    text = "--max-model-length 5 --xyz=1 --no-enforce-eager --seed 1 --limit-mm-per-prompt.image 1"
+    assert warnings({"VLLM_EXTRA_ARGS": text + " --tensor_par 2 -O3 -1 --"}) == (
+        "VLLM_EXTRA_ARGS: --max-model-length is no flag of the vLLM that this is for."
+        " Did you mean --max-model-len?",
+        "VLLM_EXTRA_ARGS: --xyz is no flag of the vLLM that this is for.",
+    )
