@@ -12,19 +12,39 @@ from hypothesis import settings
 from tests.measure import hold_back
 
 _HERE = Path(__file__).parent
-# They watch other processes over time, and a shared machine may stand still for seconds.
-_ON_A_CLOCK = (
-    "engine",
-    "fake_engine",
-    "fleet",
-    "gateway",
-    "hub",
-    "monitoring",
-    "page",
-    "proxy/engine",
-    "soak",
-    "wire",
-)
+# Files and folders whose tests may be run again, and why: a machine may stand still for seconds.
+_ON_A_CLOCK = {
+    "engine": "real vLLM, which has limits of time of its own",
+    "fleet": "a fleet of processes whose members come and go",
+    "gateway": "LiteLLM and PostgreSQL are started",
+    "hub": "downloads that stall, and are given up after seconds",
+    "monitoring": "Prometheus scrapes every second",
+    "page": "Chromium draws what changes over time",
+    "proxy/commands/test_check.py": "a hub has 12 s to answer a check",
+    "proxy/engine/test_clients_that_retry.py": "clients retry with pauses that they choose",
+    "proxy/engine/test_deaths.py": "engines are killed under requests",
+    "proxy/engine/test_lifecycle.py": "engines start, die and are started again",
+    "proxy/engine/test_progress_bar.py": "a terminal is redrawn while a start goes on",
+    "proxy/engine/test_wedge.py": "an engine is looked at after tenths of a second",
+    "proxy/engine/test_wedged_engine.py": "engines stand still for seconds",
+    "soak": "engines are killed under load",
+    "wire/test_client_leaves.py": "clients leave at moments of a stream",
+    "wire/test_clock.py": "clocks of both ends are compared",
+    "wire/test_graceful_stop.py": "streams end within the time that a stop gives them",
+    "wire/test_idle_pod.py": "a pod has been idle for seconds",
+    "wire/test_keep_alive.py": "idle connections are closed after seconds",
+    "wire/test_key_limits.py": "limits of a time window",
+    "wire/test_no_retry.py": "clients that would retry are waited for",
+    "wire/test_reload.py": "files are looked at every second",
+    "wire/test_sleep.py": "engines sleep after seconds without a request",
+    "wire/test_slow_clients.py": "clients send and read a few bytes a second",
+    "wire/test_slow_readers.py": "clients do not read for seconds",
+    "wire/test_stop_of_connections.py": "connections end within the time that a stop gives them",
+    "wire/test_swaps.py": "models take turns after seconds",
+    "wire/test_uploads.py": "bodies that stall are given up after seconds",
+    "wire/test_waiting.py": "requests wait for seconds",
+    "wire/test_websocket_limits.py": "peers that do not answer are given up after seconds",
+}
 _RERUNS = 2
 # The files that take longest begin first: at the end no process waits for another one's.
 _LONGEST_FIRST = (
@@ -81,7 +101,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first. Tests on a clock fail when they fail again and again, each time told."""
     places = {_HERE / name: place for place, name in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
-    folders = [_HERE / name for name in _ON_A_CLOCK]
+    on_a_clock = {_HERE / name for name in _ON_A_CLOCK}
+    rerun = {
+        path: not on_a_clock.isdisjoint((path, *path.parents))
+        for path in {item.path for item in items}
+    }
     for item in items:
-        if any(item.path.is_relative_to(folder) for folder in folders):
+        if rerun[item.path]:
             item.add_marker(pytest.mark.flaky(reruns=_RERUNS))
