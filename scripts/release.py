@@ -149,9 +149,12 @@ def check_contents(version: str, wheel: Path, source: Path) -> str:
     return f"{len(held)} files in the wheel, {len(names)} names in the source archive"
 
 
-def publish(version: str, tag: str) -> None:
+def check_branch() -> None:
     if (branch := run("git", "branch", "--show-current").strip()) != "main":
         raise ReleaseError(f"a release is made from main, this is {branch or 'no branch'}")
+
+
+def publish(version: str, tag: str) -> None:
     print("release: .ci/run, all tests and checks (half an hour)", flush=True)
     if subprocess.run([".ci/run"], cwd=ROOT, check=False).returncode:
         raise ReleaseError(".ci/run fails; nothing was tagged")
@@ -177,6 +180,8 @@ def main(arguments: Sequence[str]) -> int:
         if given.notes:
             print(notes(given.version), end="")
             return 0
+        if given.publish:
+            check_branch()
         print(f"tree        {check_tree(tag)}")
         print(f"version     {given.version}, {check_version(given.version)}")
         print(f"changelog   {notes(given.version).count(chr(10))} lines")
