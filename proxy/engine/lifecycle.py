@@ -284,6 +284,7 @@ class Engine(Supervisor):
             # vLLM ignores SIGTERM while it loads, and mostly hangs on it while requests
             # run: then only SIGKILL ends it, and its clients get an error, not a cut.
             is_idle = (was_up and finished) or before.phase is Phase.ASLEEP
+            self._output.expect_end()
             await process.stop(_STOP_GRACE_SECONDS if is_idle else 0)
             self._process = None
         self._state.enter(Phase.STOPPED)

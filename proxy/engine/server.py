@@ -126,6 +126,9 @@ class ServerOutput(Protocol):
     def take(self, raw: bytes) -> None:
         """Read, log and keep one line, as it was printed."""
 
+    def expect_end(self) -> None:
+        """The process is told to end: what it prints of that is no error."""
+
     def close(self) -> None:
         """There will be no other line: log what was held back."""
 

@@ -50,7 +50,7 @@ class Output(ServerOutput):
         self._progress = Progress(Phase.LOADING)
         self.kv_cache_bytes: int | None = None
         """What each GPU holds for the KV cache. 0: the model has none; None: unknown."""
-        self._has_lost_spans = False
+        self._has_lost_spans = self._is_ending = False
         self._allowance = float(BURST_LINES)
         self._filled_at = monotonic()
         self._dropping_since: float | None = None
@@ -85,12 +85,18 @@ class Output(ServerOutput):
                     continue
                 self._has_lost_spans = True
             level = logging.getLevelNamesMapping().get(parsed.level, logging.INFO)
+            if self._is_ending:
+                level = min(level, logging.INFO)
             if self._log.isEnabledFor(level):
                 own = {"process": parsed.process, "source": parsed.source}
                 tags = {"model": self._model, **own}
                 fields = {name: value for name, value in tags.items() if value}
                 message = shorten(parsed.message, lost=lost)
                 self._log.log(level, "%s", message, extra={"fields": fields})
+
+    def expect_end(self) -> None:
+        # Its server takes the end of its core, which it has ordered itself, for a death.
+        self._is_ending = True
 
     def close(self) -> None:
         """Log how many lines were dropped since the last time, if any."""

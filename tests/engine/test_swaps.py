@@ -62,6 +62,7 @@ def test_a_swap_cuts_no_stream_and_an_idle_model_is_unloaded(tmp_path: Path) -> 
             assert service.client.get("/ping").status_code == 200
         wait_until(lambda: steps(service)[-1]["reason"] == "idle", PATIENCE, "the unload's line")
         assert {line["outcome"] for line in steps(service)} == {"ok"}
+        assert not [line for line in service.lines() if line["level"] in ("ERROR", "CRITICAL")]
 
 
 def steps(service: Service) -> list[Line]:

@@ -47,6 +47,9 @@ class Output(ServerOutput):
     def take(self, raw: bytes) -> None:
         self.lines.append(raw)
 
+    def expect_end(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -26,6 +26,18 @@ def test_a_line_is_passed_on_with_its_level_and_its_process(
     assert record.__dict__["fields"] == {"process": "EngineCore", "source": "core.py:133"}
 
 
+def test_what_an_engine_prints_that_is_told_to_end_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "vllm")
+    output = Output()
+    line = b"(APIServer pid=1) ERROR 11-20 10:46:45 [async_llm.py:9] EngineDeadError"
+    output.take(line)
+    output.expect_end()
+    output.take(line)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+
+
 @pytest.mark.parametrize(
     ("raw", "level", "message"),
     [
