@@ -159,9 +159,13 @@ class Admission:
     def end_waiting(self) -> None:
         """Send those away who wait. Who comes in now is let in where there is no need to wait."""
         self._waits_no_more = True
+        self.end_holds()
+        self._room.close(self._farewell())
+
+    def end_holds(self) -> None:
+        """Those who wait for the engine are let in or refused as of now."""
         for hold in self._holds:
             _end(hold)
-        self._room.close(self._farewell())
 
     async def wait_idle(self, seconds: float) -> bool:
         """Wait until every request that was let in is over; False where some are to be cut.

@@ -383,6 +383,10 @@ class ServedModel:
         self.is_closing = False
         self._is_open.set()
 
+    def refuse_waiting(self) -> None:
+        """`refusal` says why."""
+        self.admission.end_holds()
+
     def refusal(self) -> EngineUnavailable | None:
         """None where its engine takes requests; else why not, and when to ask again."""
         if self.is_closing and self.state.snapshot.ready:

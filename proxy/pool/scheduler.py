@@ -65,6 +65,10 @@ class ModelHandle(Protocol):
         """Undo `close`."""
         ...
 
+    def refuse_waiting(self) -> None:
+        """It has become one that can never be loaded: answer the requests that wait for it."""
+        ...
+
 
 class Outcome(StrEnum):
     """How a load or an unload ended; a closed set, for logs and metrics."""
@@ -245,6 +249,7 @@ class Scheduler:
                 self._changed.clear()
                 views, now = self.views(), self._clock()
                 self._forget_done_orders(views)
+                self._refuse_in_vain(views)
                 orders = Orders(
                     self._load_orders, self._unload_orders, self._preload, self._not_before
                 )
@@ -283,6 +288,13 @@ class Scheduler:
                 self._load_orders.pop(view.name, None)
             elif view.state in (ModelState.UNLOADED, ModelState.FAILED):
                 self._unload_orders.discard(view.name)
+
+    def _refuse_in_vain(self, views: Sequence[ModelView]) -> None:
+        """A model that was pinned, or measured, since they came may leave no room for theirs."""
+        budget = self._budget()
+        for handle, view in zip(self._handles(), views, strict=True):
+            if view.waiting and not view.is_loaded and obstacle(view, views, budget):
+                handle.refuse_waiting()
 
     def _take(self, step: Step) -> None:
         name = step.model.name

@@ -219,6 +219,22 @@ def test_a_pinned_model_never_gives_way(tmp_path: Path) -> None:
         until(lambda: transitions(service) == [("one", "load", "ok")], "the line of the only load")
 
 
+def test_a_pin_that_leaves_no_room_answers_those_who_wait(tmp_path: Path) -> None:
+    with several(tmp_path, **ONE_AT_A_TIME) as service, ThreadPoolExecutor() as threads:
+        service.wait_for("ready", PATIENCE)
+        begun = threading.Event()
+        running = threads.submit(stream, service, "one", begun.set)
+        assert begun.wait(PATIENCE)
+        waits = threads.submit(chat, service, model="two")
+        until(lambda: waiting_for(service, "two") == 1, "a request that waits")
+        assert service.client.post("/models/one/pin").status_code == 202
+        answer = waits.result(PATIENCE)
+        assert answer.status_code == 503
+        assert "does not fit beside one (pinned)" in answer.json()["error"]["message"]
+        assert_whole(running.result(PATIENCE))
+        assert chat(service, model="one").status_code == 200
+
+
 def test_an_unknown_model_loads_nothing(tmp_path: Path) -> None:
     with several(tmp_path, **ONE_AT_A_TIME) as service:
         service.wait_for("ready", PATIENCE)

@@ -280,6 +280,10 @@ class FakeModel:
         if self.state is ModelState.READY:
             self._release()
 
+    def refuse_waiting(self) -> None:
+        assert self.waiters
+        self._release(LoadFailed())
+
 
 class Pod:
     """Models with their scheduler. `budget_bytes` is of each device."""

@@ -67,8 +67,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         for name in "abcd"[: draw(st.integers(1, 4))]
     ]
     if draw(st.sampled_from([False, False, True])):
-        # Measured: else it may be found to keep out a model that requests wait for already.
-        models[0].pinned = models[0].is_measured = True
+        models[0].pinned = True
     arrival = st.builds(
         Arrival,
         st.sampled_from([0.0, 0.0, 0.1, 2.0, 15.0, 200.0]),
