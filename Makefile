@@ -52,7 +52,7 @@ run: $(REQUIREMENTS) $(ENGINE) ## install what is missing, then serve: MODEL_NAM
 define EVERY_TEST
 failed=; unset PYTHONDONTWRITEBYTECODE; \
 $(PYTEST) --numprocesses=$(PROCESSES) $(BY_FILE) -m "not engine and not alone" tests || failed=1; \
-$(PYTEST) --numprocesses=2 --dist=worksteal -m "engine and not alone" $(MARKED) || failed=1; \
+$(PYTEST) --numprocesses=2 $(BY_FILE) -m "engine and not alone" $(MARKED) || failed=1; \
 $(PYTEST) -m alone $(MARKED) || failed=1; \
 [[ -z $$failed ]]
 endef

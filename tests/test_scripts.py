@@ -534,7 +534,10 @@ def test_make_test_runs_each_test_once_and_real_vllm_by_itself(installed: Sandbo
     output = installed.run("make", "-n", "test").stdout
     beside, paired, alone = re.findall(r"\S+ -m pytest ([^|]+)", output)
     assert '-m "not engine and not alone" tests' in beside
-    assert '--numprocesses=2 --dist=worksteal -m "engine and not alone" tests/' in paired
+    assert (
+        '--numprocesses=2 --dist=loadfile --no-loadscope-reorder -m "engine and not alone" tests/'
+        in paired
+    )
     assert alone.startswith("-m alone tests/")
     marked = re.compile(r"mark\.(engine|alone)\b")
     files = {

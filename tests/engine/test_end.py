@@ -1,4 +1,4 @@
-"""The end of the sidecar at bad moments, with real vLLM: nothing may be left."""
+"""SIGTERM while real vLLM loads: nothing may be left. test_pooling.py has SIGKILL."""
 
 from __future__ import annotations
 
@@ -22,11 +22,3 @@ def test_sigterm_during_the_load_ends_it(tmp_path: Path) -> None:
         assert service.exit_code(PATIENCE) == 0
         service.assert_nothing_is_left(0)
         assert service.phases()[-1] == "stopped"
-
-
-def test_sigkill_of_the_sidecar_ends_the_engine(tmp_path: Path) -> None:
-    with Service(tmp_path) as service:
-        service.wait_for("ready", READY_SECONDS)
-        service.tree()
-        service.process.kill()
-        service.assert_nothing_is_left(8)
