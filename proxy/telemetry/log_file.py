@@ -41,8 +41,14 @@ class LogFile:
             if size and size + len(line) > MAX_BYTES and self._path.is_file():
                 lost_here, error_here = self._file.write(lines[first:number])
                 lost, error = lost + lost_here, error_here or error
+                older = [Path(f"{self._path}.{count + 1}") for count in range(OLDER_FILES)]
+                names = list(zip(older, [self._path, *older], strict=False))
                 try:
-                    self._rotate()
+                    for target, source in reversed(names):
+                        if source.exists():
+                            source.rename(target)
+                    full, self._file = self._file, self._open()
+                    os.close(full.fd)
                 except OSError as refused:
                     return lost + len(lines) - number, refused
                 first, size = number, 0
@@ -55,18 +61,6 @@ class LogFile:
 
     def _open(self) -> Descriptor:
         return Descriptor(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
-
-    def _rotate(self) -> None:
-        """
-        Raises:
-            OSError: it cannot be renamed, or no new one be opened.
-        """
-        older = [Path(f"{self._path}.{number + 1}") for number in range(OLDER_FILES)]
-        for target, source in reversed(list(zip(older, [self._path, *older], strict=False))):
-            if source.exists():
-                source.rename(target)
-        before, self._file = self._file, self._open()
-        os.close(before.fd)
 
 
 def open_log_file(path: str) -> LogFile:

@@ -89,19 +89,18 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
-        given = _fields_of(record) or {}
-        fields = " ".join(f"{name}={_on_a_line(value)}" for name, value in given.items())
+        texts = []
+        for name, value in (_fields_of(record) or {}).items():
+            text = ",".join(value) if isinstance(value, list) else str(value)
+            # A client's words must not look like a line of ours, nor move the cursor.
+            is_plain = text.isprintable() and " " not in text
+            texts.append(f"{name}={text if is_plain else repr(text)}")
+        fields = " ".join(texts)
         if self._in_colour:
             if (colour := _COLOURS.get(record.levelno)) is not None:
                 line = line.replace(record.levelname, coloured(record.levelname, colour), 1)
             fields = fields and coloured(fields, Colour.DIM)
         return f"{line} {fields}" if fields else line
-
-
-def _on_a_line(value: Any) -> str:
-    """A client's words must not look like a line of ours, nor move the cursor."""
-    text = ",".join(value) if isinstance(value, list) else str(value)
-    return text if text.isprintable() and " " not in text else repr(text)
 
 
 class JsonFormatter(logging.Formatter):
@@ -190,7 +189,14 @@ def configure(
     # No formatter prints these, and looking them up for every line costs (Python's logging howto).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    targets = [_stdout(reports_errors=log_file is not None or log_export is not None)]
+    if sys.__stdout__ is None:
+        # It is closed. Nothing else may get its number, or lines would be written there.
+        while (fd := os.open(os.devnull, os.O_RDONLY)) <= _STDOUT:
+            pass
+        os.close(fd)
+    at_once = None if sys.__stdout__ is None else instant(_STDOUT)
+    reports_errors = log_file is not None or log_export is not None
+    targets = [Target("stdout", Descriptor(_STDOUT), at_once, reports_errors=reports_errors)]
     if log_file is not None:
         targets.append(Target(f"LOG_FILE={file!r}", log_file, None, reports_errors=True))
     if log_export is not None:
@@ -220,16 +226,6 @@ def flush(seconds: float = FLUSH_SECONDS) -> None:
 def dropped_lines() -> int:
     """How many lines no target, or not all of them, have taken."""
     return 0 if _handler is None else _handler.output.dropped_lines
-
-
-def _stdout(*, reports_errors: bool) -> Target:
-    if sys.__stdout__ is None:
-        # It is closed. Nothing else may get its number, or lines would be written there.
-        while (fd := os.open(os.devnull, os.O_RDONLY)) <= _STDOUT:
-            pass
-        os.close(fd)
-    at_once = None if sys.__stdout__ is None else instant(_STDOUT)
-    return Target("stdout", Descriptor(_STDOUT), at_once, reports_errors=reports_errors)
 
 
 def log_request(record: Record) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from enum import StrEnum
 from itertools import islice
 from time import monotonic
@@ -170,15 +170,7 @@ class Metrics:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # a version that is no number
             encode, content_type = choose_encoder("")
-        parts, slice_ends = [], monotonic() + _SLICE_SECONDS
-        for part in self._parts(encode):
-            parts.append(part)
-            if monotonic() >= slice_ends:
-                await asyncio.sleep(0)
-                slice_ends = monotonic() + _SLICE_SECONDS
-        return b"".join(parts), content_type
-
-    def _parts(self, encode: Callable[[Collector], bytes]) -> Iterator[bytes]:
+        texts, slice_ends = [], monotonic() + _SLICE_SECONDS
         end = encode(_Collected(()))
         for family in self.registry.collect():
             samples, head = iter(family.samples), b""
@@ -188,11 +180,14 @@ class Metrics:
                 if head and not part.samples:
                     break
                 text = encode(_Collected((part,))).removesuffix(end)
-                yield text.removeprefix(head)
+                texts.append(text.removeprefix(head))
                 if not head:
                     empty = Metric(part.name, part.documentation, part.type)
                     head = encode(_Collected((empty,))).removesuffix(end)
-        yield end
+                if monotonic() >= slice_ends:
+                    await asyncio.sleep(0)
+                    slice_ends = monotonic() + _SLICE_SECONDS
+        return b"".join([*texts, end]), content_type
 
     def _of_series(self, route: str, model: str) -> Series:
         if (series := self._series.get((route, model))) is None:
