@@ -126,24 +126,21 @@ class RequestLifecycle:
                 model = await self._models.find_stored(record.path, record.key)
             else:
                 model = self._models.find(record.model, record.key)
+            record.engine, began = model.name, monotonic()
             try:
-                await self._enter(model, record, watch)
+                try:
+                    await model.admission.engine_ready(record.key, watch)
+                finally:  # who gives up has waited too
+                    waited = monotonic() - began
+                    _add_wait(record, waited)
+                    if waited > _NO_WAIT_SECONDS:
+                        record.model_wait_seconds = (record.model_wait_seconds or 0) + waited
+                _add_wait(record, await model.admission.enter(record.key, watch))
             except ModelNotFound:  # it was taken out meanwhile; another may have its name
                 continue
             model.in_flight.begin(record)
             self._models_of[id(record)] = model
             return model
-
-    async def _enter(self, model: Model, record: Record, watch: Watch) -> None:
-        record.engine, began = model.name, monotonic()
-        try:
-            await model.admission.engine_ready(record.key, watch)
-        finally:  # who gives up has waited too
-            waited = monotonic() - began
-            _add_wait(record, waited)
-            if waited > _NO_WAIT_SECONDS:
-                record.model_wait_seconds = (record.model_wait_seconds or 0) + waited
-        _add_wait(record, await model.admission.enter(record.key, watch))
 
     async def reject(self, record: Record, failure: RequestFailure, refuse: Refuse) -> None:
         """A request that never comes to the gate; it is recorded like any other."""

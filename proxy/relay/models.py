@@ -5,7 +5,6 @@ Both are made of the engine's own list, which is what the engine is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -59,7 +58,14 @@ def models_answer(engine_list: bytes, question: Question) -> bytes:
         msgspec.MsgspecError: it is no list of models.
     """
     entries = msgspec.json.decode(engine_list, type=_List).data
-    cards = list(_named(entries))
+    cards = []
+    for entry in entries:
+        try:
+            card = msgspec.json.decode(entry, type=_Card)
+        except msgspec.ValidationError:
+            continue
+        if card.id:  # no model without a name can be asked for
+            cards.append((card, entry))
     if entries and not cards:
         raise msgspec.ValidationError("no entry has a name")
     if question.name is None:
@@ -78,17 +84,6 @@ def models_answer(engine_list: bytes, question: Question) -> bytes:
     names = ", ".join(card.id for card, _ in cards)
     text = f"There is no model {question.name[:_MAX_NAME_CHARS]} here. There is: {names}."
     raise ModelNotFound(text, param="model")
-
-
-def _named(entries: list[msgspec.Raw]) -> Iterator[tuple[_Card, msgspec.Raw]]:
-    """The entries that have a name: no other model can be asked for."""
-    for entry in entries:
-        try:
-            card = msgspec.json.decode(entry, type=_Card)
-        except msgspec.ValidationError:
-            continue
-        if card.id:
-            yield card, entry
 
 
 def _info(card: _Card) -> dict[str, Any]:

@@ -88,22 +88,6 @@ class Response:
         chunks.clear()
         return taken
 
-    def _can_unpack(self) -> bool:
-        """Prepare to decompress the body, where it is one that is read."""
-        if self.status == 206 or not self.named.get(b"content-type", b"").lower().startswith(_READ):
-            return True
-        every = [value for name, value in self.headers if name == b"content-encoding"]
-        codings = [coding.strip() for coding in b",".join(every).lower().split(b",")]
-        codings = [coding for coding in codings if coding not in (b"", b"identity")]
-        if len(codings) > 1 or (codings and codings[0] not in _UNPACKED):
-            return False
-        if codings:
-            self._unpacker = Unpacker()
-            untrue = (b"content-encoding", b"content-length")
-            self.headers = [header for header in self.headers if header[0] not in untrue]
-            self.named = first_of_each(self.headers)
-        return True
-
     # httptools
 
     def on_message_begin(self) -> None:
@@ -131,9 +115,22 @@ class Response:
                 self._fault = "The engine answered in a transfer coding that was not asked for."
                 return
         self._is_framed = b"content-length" in self.named or b"transfer-encoding" in self.named
-        if b"content-encoding" in self.named and not self._can_unpack():
-            self._fault = "The engine answered in a content coding that was not asked for."
-            return
+        if (
+            b"content-encoding" in self.named
+            and self.status != 206
+            and self.named.get(b"content-type", b"").lower().startswith(_READ)
+        ):
+            every = [value for name, value in self.headers if name == b"content-encoding"]
+            codings = [coding.strip() for coding in b",".join(every).lower().split(b",")]
+            codings = [coding for coding in codings if coding not in (b"", b"identity")]
+            if len(codings) > 1 or (codings and codings[0] not in _UNPACKED):
+                self._fault = "The engine answered in a content coding that was not asked for."
+                return
+            if codings:
+                self._unpacker = Unpacker()
+                untrue = (b"content-encoding", b"content-length")
+                self.headers = [header for header in self.headers if header[0] not in untrue]
+                self.named = first_of_each(self.headers)
         self.has_head = True
         self.keeps_alive = self._parser.should_keep_alive()
         if self._method == "HEAD":

@@ -60,7 +60,13 @@ class Skim:
             self._feed(data[start : start + _PIECE_BYTES])
 
     def _feed(self, data: bytes) -> None:
-        parts = (self._rest + self._without_escapes(data)).split(b'"')
+        if self._escape or b"\\" in data:
+            # Each quote that is left when escaped ones are gone begins or ends a string.
+            data, self._escape = self._escape + data, b""
+            if (len(data) - len(data.rstrip(b"\\"))) % 2:
+                data, self._escape = data[:-1], b"\\"
+            data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+        parts = (self._rest + data).split(b'"')
         first = 0 if self._in_string else 1  # every second part is what stands in a string
         self._rest, start = b"", 1 - first
         ends = len(parts) - 1  # the last part has no end yet
@@ -93,16 +99,6 @@ class Skim:
         if self._nested is not None:
             values["response"] = self._nested
         return msgspec.json.encode(values)
-
-    def _without_escapes(self, data: bytes) -> bytes:
-        """Without quotes and backslashes inside strings: each quote that is left begins or ends
-        one."""
-        if self._escape or b"\\" in data:
-            data, self._escape = self._escape + data, b""
-            if (len(data) - len(data.rstrip(b"\\"))) % 2:
-                data, self._escape = data[:-1], b"\\"
-            data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-        return data
 
     def _take(self, parts: Sequence[bytes], at: int) -> bool:
         """Take the value behind a key; False where its end has not come."""

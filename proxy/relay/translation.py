@@ -126,7 +126,21 @@ class Translation:
     def end(self, data: bytes) -> None:
         if not self._streaming:
             self._hold(data)
-            self._answer(b"".join(self._pieces))
+            whole = b"".join(self._pieces)
+            try:
+                events = events_of_answer(self._status, whole)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                raise InvalidEngineResponse("The engine's answer cannot be read.") from None
+            content_type = self._protocol.answer_type
+            try:
+                body = self._rendered(events)
+            except InternalFailure:
+                if self._status < 400:
+                    raise
+                body, content_type = whole, "application/json"  # it cannot render an error either
+            length = (b"content-length", b"%d" % len(body))
+            self._exchange.start(self._status, [*self._headers(content_type), length])
+            self._exchange.end(body)
             return
         try:
             last = self._translated(data + b"\n\n" if data and not data.endswith(_BLANK) else data)
@@ -154,23 +168,6 @@ class Translation:
             most = MAX_ANSWER_BYTES // 1024 // 1024
             text = f"The engine's answer is larger than {most} MiB, and cannot be translated."
             raise InvalidEngineResponse(f"{text} Ask for less at a time, or for a stream.")
-
-    def _answer(self, whole: bytes) -> None:
-        """Translate a whole answer, and send it."""
-        try:
-            events = events_of_answer(self._status, whole)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise InvalidEngineResponse("The engine's answer cannot be read.") from None
-        content_type = self._protocol.answer_type
-        try:
-            body = self._rendered(events)
-        except InternalFailure:
-            if self._status < 400:
-                raise
-            body, content_type = whole, "application/json"  # it cannot render an error either
-        length = (b"content-length", b"%d" % len(body))
-        self._exchange.start(self._status, [*self._headers(content_type), length])
-        self._exchange.end(body)
 
     def _translated(self, data: bytes) -> bytes:
         """Whole events of the engine's, as the protocol has them; comments stay as they are."""
