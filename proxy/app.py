@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -32,7 +32,6 @@ from proxy.pool.pool import ModelPool
 from proxy.pool.reload import Reload
 from proxy.protocols.generate import Generate
 from proxy.protocols.named import named_protocols
-from proxy.protocols.protocol import Protocol
 from proxy.relay.endpoint import Limits, Relay
 from proxy.relay.lifecycle import RequestLifecycle
 from proxy.relay.websocket import WebSocketRelay
@@ -125,7 +124,15 @@ def build(
     websockets = WebSocketRelay(
         models, lifecycle, max_message_bytes=settings.max_body_bytes, withheld=withheld
     )
-    dispatch = _dispatch(settings, service, reload, access, relay, websockets, named)
+    routes = RouteTable(
+        settings.extra_routes, [path for protocol in named for path in protocol.paths]
+    )
+    own, scraped = built_in_endpoints(service, reload, routes.listed)
+    hosts, cors = Hosts(settings.allowed_hosts, settings.cors_origins), Cors(settings.cors_origins)
+    admins = Admins(settings)
+    dispatch = Dispatch(
+        routes, hosts, cors, access, admins, relay, websockets, own, scraped, settings
+    )
     pod_idle = PodIdle(settings, models.idle_seconds)
     return Sidecar(settings, dispatch, service, access, models, meters, pod_idle, spans)
 
@@ -186,25 +193,6 @@ def _waiting(models: ModelPool) -> Iterator[tuple[str, int]]:
     if models.only is None:
         # What its key may have at once, a request waits for before its model is known.
         yield "", models.admission.places_waiting
-
-
-def _dispatch(
-    settings: Settings,
-    service: Service,
-    reload: Reload,
-    access: AccessControl,
-    relay: Relay,
-    websockets: WebSocketRelay,
-    named: Sequence[Protocol],
-) -> Dispatch:
-    """`named` are the protocols of PROTOCOLS."""
-    routes = RouteTable(
-        settings.extra_routes, [path for protocol in named for path in protocol.paths]
-    )
-    own, scraped = built_in_endpoints(service, reload, routes.listed)
-    hosts, cors = Hosts(settings.allowed_hosts, settings.cors_origins), Cors(settings.cors_origins)
-    admins = Admins(settings)
-    return Dispatch(routes, hosts, cors, access, admins, relay, websockets, own, scraped, settings)
 
 
 def _observers(

@@ -206,13 +206,26 @@ def next_step(
     models: Sequence[ModelView], budget: Budget, now: float, orders: Orders = _NO_ORDERS
 ) -> Plan:
     """The step that is due now. Where there is one, plan again after it was taken."""
-    wishes = _wishes(models, budget, now, orders)
+    wishes = [
+        wish
+        for model in models
+        if (wish := _wish(model, now, orders)) and obstacle(model, models, budget) is None
+    ]
+    wishes.sort(key=lambda wish: (wish.since, wish.model.name))  # the oldest first
     step = next(_due_steps(models, budget, now, orders, wishes), None)
-    later = (at for at in _moments(models, budget, orders, wishes) if at > now)
+    # When time alone changes which steps are due.
+    moments = [*orders.not_before.values()]
+    moments += (wish.since + budget.max_wait_seconds for wish in wishes)
+    for model in models:
+        if model.state is ModelState.READY:
+            moments.append(model.residency_ends)
+            if model.idle_ends is not None:
+                moments.append(model.idle_ends)
+    look_again = min((at for at in moments if at > now), default=None)
     awaits_unused = bool(wishes or orders.unload) or any(
         model.is_closing or model.idle_unload_seconds for model in models
     )
-    return Plan(step, None if step else min(later, default=None), awaits_unused)
+    return Plan(step, None if step else look_again, awaits_unused)
 
 
 def has_room(model: ModelView, models: Iterable[ModelView], budget: Budget) -> bool:
@@ -266,16 +279,6 @@ class _Wish:
     since: float
     model: ModelView
     reason: Reason
-
-
-def _wishes(models: Sequence[ModelView], budget: Budget, now: float, orders: Orders) -> list[_Wish]:
-    """What is to be loaded and can be; the oldest wish first."""
-    wishes = [
-        wish
-        for model in models
-        if (wish := _wish(model, now, orders)) and obstacle(model, models, budget) is None
-    ]
-    return sorted(wishes, key=lambda wish: (wish.since, wish.model.name))
 
 
 def _wish(model: ModelView, now: float, orders: Orders) -> _Wish | None:
@@ -493,20 +496,3 @@ def _contested(model: ModelView, models: Iterable[ModelView], budget: Budget) ->
     if budget.max_loaded is None:
         return set(model.devices)
     return {device for each in models for device in each.devices}
-
-
-def _moments(
-    models: Iterable[ModelView],
-    budget: Budget,
-    orders: Orders,
-    wishes: Iterable[_Wish],
-) -> Iterator[float]:
-    """When time alone changes what `_due_steps` finds."""
-    yield from orders.not_before.values()
-    for wish in wishes:
-        yield wish.since + budget.max_wait_seconds
-    for model in models:
-        if model.state is ModelState.READY:
-            yield model.residency_ends
-            if model.idle_ends is not None:
-                yield model.idle_ends

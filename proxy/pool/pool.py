@@ -224,7 +224,7 @@ class ModelPool:
             ]
         if len(self._models) > 1 and self.scheduler is not None:
             self._tasks.append(spawn(self._check_disk(), name="disk for all models"))
-        engines = spawn(self._until_given_up(), name="engines")
+        engines = spawn(self._given_up.wait(), name="engines")
         self._tasks.append(engines)
         return engines
 
@@ -238,9 +238,6 @@ class ModelPool:
         finding = await check_disk_for_all([model.settings for model in self._models])
         if finding is not None:
             _log.warning(finding.sentence)
-
-    async def _until_given_up(self) -> None:
-        await self._given_up.wait()
 
     async def _fetch_others(self) -> None:
         """Beside serving, but the default's files first. One that fails holds up no other."""
@@ -262,24 +259,21 @@ class ModelPool:
         if self.only is not None:
             await self.only.engine.stop()
         else:
-            await self._stop_all()
+            for model in self.all:
+                model.admission.end_waiting()
+            seconds = self.default.settings.drain_seconds
+            finished = spawn(self.admission.wait_idle(seconds), name="drain")
+
+            async def stop(model: ServedModel) -> None:
+                if model.state.snapshot.model_loaded and not await asyncio.shield(finished):
+                    model.cut()
+                    model.admission.cut_now()
+                model.admission.close()
+                await model.engine.stop()
+
+            await asyncio.gather(*(stop(model) for model in self.all))
         if self.scheduler is not None:
             await self.scheduler.stop()
-
-    async def _stop_all(self) -> None:
-        for model in self.all:
-            model.admission.end_waiting()
-        seconds = self.default.settings.drain_seconds
-        finished = spawn(self.admission.wait_idle(seconds), name="drain")
-
-        async def stop(model: ServedModel) -> None:
-            if model.state.snapshot.model_loaded and not await asyncio.shield(finished):
-                model.cut()
-                model.admission.cut_now()
-            model.admission.close()
-            await model.engine.stop()
-
-        await asyncio.gather(*(stop(model) for model in self.all))
 
     def reset_drain_counters(self) -> None:
         """Let `drained` count from now on."""

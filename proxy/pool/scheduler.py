@@ -248,8 +248,7 @@ class Scheduler:
             try:
                 self._changed.clear()
                 views, now = self.views(), self._clock()
-                self._forget_done_orders(views)
-                self._refuse_in_vain(views)
+                self._settle(views)
                 orders = Orders(
                     self._load_orders, self._unload_orders, self._preload, self._not_before
                 )
@@ -280,19 +279,17 @@ class Scheduler:
         ]
         await asyncio.gather(*(handle.unload() for handle in self._handles()), *loads)
 
-    def _forget_done_orders(self, views: Iterable[ModelView]) -> None:
-        for view in views:
+    def _settle(self, views: Sequence[ModelView]) -> None:
+        """Forget orders that are done, and refuse requests that wait in vain."""
+        budget = self._budget()
+        for handle, view in zip(self._handles(), views, strict=True):
             ordered_at = self._load_orders.get(view.name, view.since)
             has_failed = view.state is ModelState.FAILED and ordered_at < view.since
             if view.state is ModelState.READY or has_failed:
                 self._load_orders.pop(view.name, None)
             elif view.state in (ModelState.UNLOADED, ModelState.FAILED):
                 self._unload_orders.discard(view.name)
-
-    def _refuse_in_vain(self, views: Sequence[ModelView]) -> None:
-        """A model that was pinned, or measured, since they came may leave no room for theirs."""
-        budget = self._budget()
-        for handle, view in zip(self._handles(), views, strict=True):
+            # A model that was pinned, or measured, since they came may leave no room for theirs.
             if view.waiting and not view.is_loaded and obstacle(view, views, budget):
                 handle.refuse_waiting()
 
