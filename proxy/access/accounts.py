@@ -59,7 +59,12 @@ class Accounts:
         now, wall = monotonic(), time()
         for account in accounts:
             if not account.has_room(now, wall):
-                raise _refusal(accounts, now, wall)
+                full = [each for each in accounts if not each.has_room(now, wall)]
+                failure = _longest([each.refusal(now, wall) for each in full])
+                for line in _lines(accounts, now, wall).splitlines():
+                    name, _, value = line.partition(b": ")
+                    failure.headers += ((name, value),)
+                raise failure
         for account in accounts:
             account.take_request(now, wall)
         self._changed.update(accounts)
@@ -108,17 +113,6 @@ class Accounts:
             account = self._all if used.label == ALL else self._of.get(used.label)
             if account is not None:
                 account.adopt(used, now, wall)
-
-
-def _refusal(accounts: tuple[Account, ...], now: float, wall: float) -> RateLimited | QuotaExceeded:
-    """That of the account which takes longest until it has room."""
-    failure = _longest(
-        [each.refusal(now, wall) for each in accounts if not each.has_room(now, wall)]
-    )
-    for line in _lines(accounts, now, wall).splitlines():
-        name, _, value = line.partition(b": ")
-        failure.headers += ((name, value),)
-    return failure
 
 
 def _longest(refusals: Sequence[RateLimited | QuotaExceeded]) -> RateLimited | QuotaExceeded:

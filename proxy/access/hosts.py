@@ -14,6 +14,7 @@ finds there, and may read all answers. Such a request is told by what the page c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from ipaddress import ip_address
 
 from proxy.errors import HostNotAllowed, RequestFailure
@@ -48,21 +49,15 @@ class Hosts:
         if not is_browser or origin in self._origins:
             return None
         name = host_of(named.get(b"host", b""))
-        if self._allows(name):
+        if "." not in name or name in self._names or name.endswith(self._suffixes):
+            return None
+        with suppress(ValueError):
+            ip_address(name)
             return None
         return HostNotAllowed(
             f"Web pages may not ask for this server as {name[:_MAX_SHOWN_CHARS]} over plain HTTP:"
             " anybody's name may lead here. Add it to ALLOWED_HOSTS, or use the address or HTTPS."
         )
-
-    def _allows(self, name: str) -> bool:
-        if "." not in name or name in self._names or name.endswith(self._suffixes):
-            return True
-        try:
-            ip_address(name)
-        except ValueError:
-            return False
-        return True
 
 
 def host_of(host: bytes) -> str:

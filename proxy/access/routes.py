@@ -406,16 +406,12 @@ class RouteTable:
         if route := self._exact.get(raw_path):
             return route
         match = _WITH_PARAMETER.fullmatch(raw_path)
-        if match is None or match.lastgroup is None or not _is_plain(raw_path):
+        if match is None or match.lastgroup is None:
             return None
-        return Route(match.lastgroup)
-
-
-def _is_plain(raw_path: bytes) -> bool:
-    """Whether a path is the same once it is decoded and its dots are resolved, to any server."""
-    decoded = unquote_to_bytes(raw_path)
-    try:
-        decoded.decode()
-    except UnicodeDecodeError:
-        return False
-    return not _NO_NAME.search(decoded[1:])
+        # To any server it has to be the same once it is decoded and its dots are resolved.
+        decoded = unquote_to_bytes(raw_path)
+        try:
+            decoded.decode()
+        except UnicodeDecodeError:
+            return None
+        return None if _NO_NAME.search(decoded[1:]) else Route(match.lastgroup)

@@ -69,7 +69,15 @@ class WaitingRoom:
             RateLimited: the same where the key has all the places it may have.
             RequestFailure: that of `watch`, or of `close`.
         """
-        self._evict_for(key)
+        if self.waiting >= self._max_waiting:
+            # Who has the most waiting gives way to others: one key cannot fill the room for all.
+            longest = max(self._queues, key=lambda each: len(self._queues[each]), default=key)
+            own = self._queues.get(key, ())
+            if not self._max_waiting or len(self._queues[longest]) <= len(own) + 1:
+                raise self._refusal(key)
+            newest = self._queues[longest][-1]
+            self._remove(longest, newest)
+            _reject(newest, self._refusal(longest))
         place: _Place = asyncio.get_running_loop().create_future()
         self._queues.setdefault(key, deque()).append(place)
         self.waiting += 1
@@ -130,19 +138,6 @@ class WaitingRoom:
     def _take(self, key: str | None) -> None:
         self._taken += 1
         self._taken_by[key] = self._taken_by.get(key, 0) + 1
-
-    def _evict_for(self, key: str | None) -> None:
-        """See that one more may wait. Who has the most waiting gives way to others: one key cannot
-        fill the room for all."""
-        if self.waiting < self._max_waiting:
-            return
-        longest = max(self._queues, key=lambda each: len(self._queues[each]), default=key)
-        own = self._queues.get(key, ())
-        if not self._max_waiting or len(self._queues[longest]) <= len(own) + 1:
-            raise self._refusal(key)
-        newest = self._queues[longest][-1]
-        self._remove(longest, newest)
-        _reject(newest, self._refusal(longest))
 
     def _remove(self, key: str | None, place: _Place) -> None:
         queue = self._queues.get(key)

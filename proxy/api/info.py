@@ -50,7 +50,7 @@ def describe(service: Service) -> dict[str, Any]:
         "memory_mb": settings.media_memory_bytes / 1024 / 1024,
     }
     gpus = [{"name": gpu.name, "memory_bytes": gpu.memory_bytes} for gpu in hardware.gpus]
-    return {
+    result: dict[str, Any] = {
         "sidecar": {"version": __version__, "python": platform.python_version()},
         "uptime_seconds": round(service.uptime_seconds, 1),
         "engine": _engine(model, service.phase),
@@ -58,19 +58,17 @@ def describe(service: Service) -> dict[str, Any]:
         "limits": _known(limits),
         "media": _known(media),
         "hardware": _known({"gpus": gpus, "driver": hardware.driver}),
-    } | ({} if service.models.only else {"models": _models(service)})
-
-
-def _models(service: Service) -> dict[str, dict[str, Any]]:
-    """Of several models: each with its engine."""
-    return {
-        each.name: {
-            "status": each.status,
-            "engine": _engine(each, each.state.snapshot.phase),
-            "model": _model(each),
-        }
-        for each in service.models
     }
+    if service.models.only is None:
+        result["models"] = {
+            each.name: {
+                "status": each.status,
+                "engine": _engine(each, each.state.snapshot.phase),
+                "model": _model(each),
+            }
+            for each in service.models
+        }
+    return result
 
 
 def _engine(model: ServedModel, phase: Phase) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import msgspec
 from fastapi import APIRouter, Response
 
 from proxy import __version__
-from proxy.access.routes import Endpoint, ListedRoute, Route, RouteSpec
+from proxy.access.routes import ListedRoute, Route, RouteSpec
 from proxy.settings import Settings
 
 PATH = "/openapi.json"
@@ -92,20 +92,16 @@ def described(
                     "$ref": "#/components/responses/Refused",
                     "description": REFUSALS[401],
                 }
-    document["paths"] = pages | {path: _item(path, *listed) for path, listed in routes.items()}
+    for path, (spec, endpoint) in routes.items():  # what the engine's paths take
+        item: dict[str, Any] = {}
+        for name in (part[1:-1] for part in path.split("/") if part.startswith("{")):
+            schema = {"type": "string", "pattern": _PATTERNS[name], "maxLength": 256}
+            parameter = {"name": name, "in": "path", "required": True, "schema": schema}
+            item.setdefault("parameters", []).append(parameter)
+        for method in endpoint.methods:
+            item[method] = _operation(path, spec, endpoint.body if method == "post" else None)
+        pages[path] = item
     return document
-
-
-def _item(path: str, spec: RouteSpec, endpoint: Endpoint) -> dict[str, Any]:
-    """What a path of the engine's takes."""
-    item: dict[str, Any] = {}
-    for name in (part[1:-1] for part in path.split("/") if part.startswith("{")):
-        schema = {"type": "string", "pattern": _PATTERNS[name], "maxLength": 256}
-        parameter = {"name": name, "in": "path", "required": True, "schema": schema}
-        item.setdefault("parameters", []).append(parameter)
-    for method in endpoint.methods:
-        item[method] = _operation(path, spec, endpoint.body if method == "post" else None)
-    return item
 
 
 def _operation(path: str, spec: RouteSpec, body: str | None) -> dict[str, Any]:
@@ -119,28 +115,24 @@ def _operation(path: str, spec: RouteSpec, body: str | None) -> dict[str, Any]:
         "tags": ["engine"],
         "responses": {
             "default": {"description": f"The engine's answer, {way_back}."},
-            # A page's session is refused; its other requests are the browser's to judge.
-            **{
-                str(status): _refusal(status, spec)
-                for status in REFUSALS
-                if status != 403 or spec.takes_sessions
-            },
         },
     }
+    for status, description in REFUSALS.items():
+        # A page's session is refused; its other requests are the browser's to judge.
+        if status == 403 and not spec.takes_sessions:
+            continue
+        if spec.route is Route.GENERATE:
+            name = "RefusedGenerate"
+        elif spec.route is Route.PROTOCOL:
+            name = "RefusedProtocol"
+        elif status in _SHARED:
+            name = "RefusedOrPassedOn"
+        else:
+            name = "RefusedAnthropic" if spec.has_anthropic_errors else "Refused"
+        refusal = {"$ref": f"#/components/responses/{name}", "description": description}
+        operation["responses"][str(status)] = refusal
     if spec.route is Route.REALTIME:
         operation["responses"]["101"] = {"description": "A WebSocket session with the engine."}
     if body is not None:
         operation["requestBody"] = {"content": {body: {"schema": {"type": "object"}}}}
     return operation
-
-
-def _refusal(status: int, spec: RouteSpec) -> dict[str, Any]:
-    if spec.route is Route.GENERATE:
-        name = "RefusedGenerate"
-    elif spec.route is Route.PROTOCOL:
-        name = "RefusedProtocol"
-    elif status in _SHARED:
-        name = "RefusedOrPassedOn"
-    else:
-        name = "RefusedAnthropic" if spec.has_anthropic_errors else "Refused"
-    return {"$ref": f"#/components/responses/{name}", "description": REFUSALS[status]}

@@ -22,7 +22,7 @@ from proxy.models.fit import fit
 from proxy.models.kind import ModelKind, check_local_model, kind_of, repository_of
 from proxy.models.preset_choice import load_settings, presets_of
 from proxy.models.several import names_of
-from proxy.preflight.together import MACHINE, Need, needs_of
+from proxy.preflight.together import MACHINE, needs_of
 from proxy.settings import Settings
 from proxy.settings.environment import did_you_mean
 from proxy.settings.preset import Preset
@@ -99,7 +99,13 @@ def configured(settings: Settings, hardware: Hardware) -> Iterator[str]:
     rows = [_CONFIGURED_HEAD]
     for each, what in zip(settings.models, files, strict=True):
         name = each.short_name or ""
-        memory, gpus = _memory_and_gpus(needs.get(name))
+        memory, gpus = "-", "-"
+        if (need := needs.get(name)) is not None:
+            memory = "never measured"
+            if need.needed_bytes is not None:  # of each of its devices
+                how = "measured" if need.is_measured else "declared"
+                memory = f"{need.needed_bytes / 1024**3:.1f} GiB, {how}"
+            gpus = ",".join(str(device) for device in need.devices if device != MACHINE) or "-"
         rows.append((name, what, memory, gpus, " ".join(names_of(each))))
     yield ""
     yield "The models of MODEL_NAME:"
@@ -131,17 +137,6 @@ async def _files_of(settings: Settings) -> str:
 def _size(path: Path) -> str:
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     return f"{sum(each.stat().st_size for each in files) / _GB:.1f} GB"
-
-
-def _memory_and_gpus(need: Need | None) -> tuple[str, str]:
-    """Of each of its devices, and which these are."""
-    if need is None:
-        return "-", "-"
-    gpus = ",".join(str(each) for each in need.devices if each != MACHINE) or "-"
-    if need.needed_bytes is None:
-        return "never measured", gpus
-    how = "measured" if need.is_measured else "declared"
-    return f"{need.needed_bytes / 1024**3:.1f} GiB, {how}", gpus
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
