@@ -318,7 +318,16 @@ class _Scanner:
             yield from self._worked(_SEARCH_BYTES // _SEARCH_SPEED)
         if text[quote - 1] != _BACKSLASH or quote == start:
             return quote + 1
-        if not (yield from self._is_escaped(quote, start)):
+        # A quote behind an odd number of backslashes is escaped.
+        unescaped = quote
+        while unescaped > start:
+            begin = max(start, unescaped - WINDOW_BYTES)
+            kept = len(text[begin:unescaped].rstrip(b"\\"))
+            unescaped = begin + kept
+            if kept:
+                break
+            yield from self._worked(WINDOW_BYTES)
+        if (quote - unescaped) % 2 == 0:
             return quote + 1
         at, size = quote + 1, _FIRST_WINDOW_BYTES
         while True:
@@ -327,18 +336,6 @@ class _Scanner:
                 return at + quote + 1
             yield from self._worked(len(window))
             at, size = at + len(window), min(size * 2, WINDOW_BYTES)
-
-    def _is_escaped(self, at: int, start: int) -> Scan[bool]:
-        """Whether an odd number of backslashes, in the string from `start` on, is before `at`."""
-        end = at
-        while end > start:
-            begin = max(start, end - WINDOW_BYTES)
-            kept = len(self._text[begin:end].rstrip(b"\\"))
-            end = begin + kept
-            if kept:
-                break
-            yield from self._worked(WINDOW_BYTES)
-        return (at - end) % 2 == 1
 
     def _container_end(self, at: int) -> Scan[int]:
         """Behind the bracket that closes what was opened before `at`."""

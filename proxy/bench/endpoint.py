@@ -117,30 +117,26 @@ class Endpoint:
                 elif response.content_type != "text/event-stream":
                     sample.error = "no stream", f"the answer is {response.content_type}"
                 else:
-                    await self._read_stream(response, sample)
+                    stream = EventStream(self._read, record, withhold_usage=False)
+                    async for chunk in response.content.iter_any():
+                        passed = stream.feed(chunk, monotonic())
+                        if stream.error is not None and sample.error is None:
+                            events = passed.split(b"\n\n")
+                            texts = (self._message(data_of(one + b"\n\n")) for one in events)
+                            text = next(filter(None, texts), stream.error)
+                            sample.error = "error in the stream", text
+                    stream.close()
+                    if sample.error is None and not (stream.finished or record.finish_reason):
+                        sample.error = "broken stream", "it ended without [DONE]"
+                    elif sample.error is None and not record.generated_events:
+                        text = "the stream ended well, and nothing was generated"
+                        sample.error = "no token", text
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             kind = "no answer" if record.status is None else "broken stream"
             if isinstance(error, _NOT_CONNECTED):
                 kind = "no connection"
             sample.error = sample.error or (kind, self._reason(error))
         record.finish()
-
-    async def _read_stream(self, response: aiohttp.ClientResponse, sample: Sample) -> None:
-        record = sample.record
-        stream = EventStream(self._read, record, withhold_usage=False)
-        async for chunk in response.content.iter_any():
-            passed = stream.feed(chunk, monotonic())
-            if stream.error is not None and sample.error is None:
-                events = passed.split(b"\n\n")
-                texts = filter(None, (self._message(data_of(one + b"\n\n")) for one in events))
-                sample.error = "error in the stream", next(texts, stream.error)
-        stream.close()
-        if sample.error is not None:
-            return
-        if not (stream.finished or record.finish_reason):
-            sample.error = "broken stream", "it ended without [DONE]"
-        elif not record.generated_events:
-            sample.error = "no token", "the stream ended well, and nothing was generated"
 
     def _message(self, data: bytes | None) -> str:
         """The message of an error object or, where there is none, the text itself, as one line."""

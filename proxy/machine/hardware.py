@@ -134,7 +134,16 @@ def _visible(nvml: Any, gpus: Sequence[Gpu], visible: str | None) -> Iterator[Gp
     for entry in entries:
         if entry in _NONE_FROM_HERE:
             return
-        matching = [gpu for gpu in gpus if _is_called(nvml, gpu, entry)]
+        if entry.isdecimal():
+            matching = [gpu for gpu in gpus if gpu.index == int(entry)]
+        else:
+            # CUDA takes the beginning of a UUID for the whole.
+            handles = [(gpu, nvml.nvmlDeviceGetHandleByIndex(gpu.index)) for gpu in gpus]
+            matching = [
+                gpu
+                for gpu, handle in handles
+                if entry.startswith("GPU-") and nvml.nvmlDeviceGetUUID(handle).startswith(entry)
+            ]
         yield from matching
         is_lost = entry.isdecimal() and int(entry) < count
         if count and len(matching) != 1 and not is_lost:
@@ -142,14 +151,6 @@ def _visible(nvml: Any, gpus: Sequence[Gpu], visible: str | None) -> Iterator[Gp
                 f"{VISIBLE}={visible}: there is no GPU {entry} here; allowed are 0 to"
                 f" {count - 1}, or their UUIDs (nvidia-smi -L)"
             )
-
-
-def _is_called(nvml: Any, gpu: Gpu, entry: str) -> bool:
-    """CUDA takes the beginning of a UUID for the whole."""
-    if entry.isdecimal():
-        return int(entry) == gpu.index
-    handle = nvml.nvmlDeviceGetHandleByIndex(gpu.index)
-    return entry.startswith("GPU-") and bool(nvml.nvmlDeviceGetUUID(handle).startswith(entry))
 
 
 def engine_version() -> str | None:

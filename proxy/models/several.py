@@ -32,6 +32,7 @@ def environs_of_models(
     Raises:
         SettingsError: a name stands there twice, or a variable is for one model only.
     """
+    own: list[tuple[str, dict[str, str]]] = []
     if settings.upstream_url is not None and "=" in settings.upstream_url:
         own = [(name, {"UPSTREAM_URL": url}) for name, url in engine_urls(settings.upstream_url)]
         variable = "UPSTREAM_URL"
@@ -41,7 +42,15 @@ def environs_of_models(
         names = split_names(settings.model_name)
         if (len(names) < 2 and not names_all(settings)) or is_folder(settings.model_name):
             return {}
-        own = [(name, {}) for name in _with_all(names, presets)]
+        for name in names:
+            # `*` is every preset that is not named beside it.
+            chosen = (each for each in presets if each not in names) if name == ALL else [name]
+            own += [(each, {}) for each in chosen]
+        if not own:
+            raise SettingsError(
+                "MODEL_NAME=* is every preset of MODELS_FILE and MODELS_INLINE, and there is none;"
+                " write one, or name a model"
+            )
         variable = "MODEL_NAME"
     twice = [name for name, _ in own if sum(name == other for other, _ in own) > 1]
     if twice:
@@ -61,19 +70,6 @@ def environs_of_models(
 def names_all(settings: Settings) -> bool:
     """Whether MODEL_NAME has a `*`, so that a file says which models there are."""
     return ALL in split_names(settings.model_name or "")
-
-
-def _with_all(names: Sequence[str], presets: Iterable[str]) -> list[str]:
-    """`*` is every preset that is not named beside it."""
-    result: list[str] = []
-    for name in names:
-        result += [each for each in presets if each not in names] if name == ALL else [name]
-    if not result:
-        raise SettingsError(
-            "MODEL_NAME=* is every preset of MODELS_FILE and MODELS_INLINE, and there is none;"
-            " write one, or name a model"
-        )
-    return result
 
 
 def of_engine(settings: Settings, name: str, port: int) -> dict[str, str]:

@@ -34,7 +34,13 @@ class Sizing:
         self._settings = settings
         self._has_gpu = hardware.has_gpu
         self._demo = name in BUILT_IN
-        self.device_bytes = _device_bytes(hardware)
+        if self._has_gpu:
+            sizes = [gpu.memory_bytes for gpu in hardware.gpus if gpu.memory_bytes]
+            least = min(sizes) if len(sizes) == len(hardware.gpus) else None
+        else:
+            machine = machine_memory()
+            least = None if machine is None else machine.total
+        self.device_bytes = least
         """Of each of its GPUs, or of the machine; None where that is unknown."""
         self._declared = declared_memory(
             settings, has_gpu=self._has_gpu, device_bytes=self.device_bytes
@@ -115,11 +121,3 @@ class Sizing:
         if self.footprint is not None:
             self.footprint = None
             self._history.forget(self._key)
-
-
-def _device_bytes(hardware: Hardware) -> int | None:
-    if not hardware.has_gpu:
-        machine = machine_memory()
-        return None if machine is None else machine.total
-    sizes = [gpu.memory_bytes for gpu in hardware.gpus if gpu.memory_bytes]
-    return min(sizes) if len(sizes) == len(hardware.gpus) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -97,7 +97,21 @@ class Generate(Protocol):
         if any(body.get(name) is not None for name in _HISTORY):
             if not one:
                 raise InvalidRequest("prompts: has no history; ask with prompt", param="prompts")
-            ask = Ask(Route.CHAT, sampling | {"messages": list(_messages(body))})
+            _check_text(body, "system_info")
+            questions = _check_texts(body, "history_input")
+            answers = _check_texts(body, "history_output")
+            if len(questions) != len(answers):
+                text = f"has {len(answers)} texts, and history_input {len(questions)}"
+                text = f"history_output: {text}; they must be as many"
+                raise InvalidRequest(text, param="history_output")
+            messages = []
+            if body.get("system_info") is not None:
+                messages.append({"role": "system", "content": body["system_info"]})
+            for question, answer in zip(questions, answers, strict=True):
+                messages.append({"role": "user", "content": question})
+                messages.append({"role": "assistant", "content": answer})
+            messages.append({"role": "user", "content": prompt})
+            ask = Ask(Route.CHAT, sampling | {"messages": messages})
         else:
             ask = Ask(Route.COMPLETIONS, sampling | {"prompt": prompt if one else prompts})
         ask.notes.update(one=one, reasons={})
@@ -126,21 +140,6 @@ class Generate(Protocol):
                 case Done():
                     pieces.append(b"data: [DONE]\n\n")
         return b"".join(pieces)
-
-
-def _messages(body: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """The conversation so far, and the prompt."""
-    _check_text(body, "system_info")
-    questions, answers = _check_texts(body, "history_input"), _check_texts(body, "history_output")
-    if len(questions) != len(answers):
-        text = f"history_output: has {len(answers)} texts, and history_input {len(questions)}"
-        raise InvalidRequest(f"{text}; they must be as many", param="history_output")
-    if body.get("system_info") is not None:
-        yield {"role": "system", "content": body["system_info"]}
-    for question, answer in zip(questions, answers, strict=True):
-        yield {"role": "user", "content": question}
-        yield {"role": "assistant", "content": answer}
-    yield {"role": "user", "content": body["prompt"]}
 
 
 def _check_text(body: dict[str, Any], name: str) -> None:

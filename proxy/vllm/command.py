@@ -160,7 +160,17 @@ def sizing_arguments(
     for variable, value in settings.environ.items():
         if not is_service_link(variable, value) and (name := flag_variable(variable)) is not None:
             argv += arguments(name, value)
-    return argv + _extra_arguments(settings)
+    words = extra_words(settings)
+    for word in words:
+        spelling = word.partition("=")[0]
+        flag = flag_name(spelling[2:])
+        # vLLM's parser takes abbreviations: what it could read as a reserved flag is one, too.
+        if flag not in _RESERVED and flag and flag not in known_flags():
+            flag = next((other for other in _RESERVED if other.startswith(flag)), flag)
+        if spelling.startswith("--") and flag in _RESERVED:
+            raise SettingsError(f"VLLM_EXTRA_ARGS: {spelling} is not allowed; {_RESERVED[flag]}")
+    check_extra_words(words)
+    return argv + words
 
 
 def masked(argv: Iterable[str]) -> list[str]:
@@ -241,20 +251,6 @@ def flag_variable(variable: str) -> str | None:
 def remedy_of_reserved(flag: str) -> str | None:
     """What to do instead of a flag that is the sidecar's to set; None: it is none."""
     return _RESERVED.get(flag)
-
-
-def _extra_arguments(settings: Settings) -> list[str]:
-    words = extra_words(settings)
-    for word in words:
-        name = word.partition("=")[0]
-        flag = flag_name(name[2:])
-        # vLLM's parser takes abbreviations: what it could read as a reserved flag is one, too.
-        if flag not in _RESERVED and flag and flag not in known_flags():
-            flag = next((other for other in _RESERVED if other.startswith(flag)), flag)
-        if name.startswith("--") and flag in _RESERVED:
-            raise SettingsError(f"VLLM_EXTRA_ARGS: {name} is not allowed; {_RESERVED[flag]}")
-    check_extra_words(words)
-    return words
 
 
 def _environment(settings: Settings, has_gpu: bool) -> dict[str, str]:

@@ -101,24 +101,24 @@ class VllmSleeper(Sleeper):
 
     async def wake(self, model: str) -> None:
         try:
-            await self._wake(model)
+            try:
+                answer = await self._client.post("/wake_up", timeout=WAKE_SECONDS)
+            except httpx.HTTPError as error:
+                text = f"The engine was to wake: {type(error).__name__}."
+                raise WakeFailed(text) from error
+            if (status := _check(answer, WakeFailed).get("status")) != "awake":
+                raise WakeFailed(f"The engine was to wake, and says that it is {status}.")
+            for question, before in self._canary:
+                now = await self._answer(question, model)
+                if now is None:
+                    text = f"The engine was woken, and does not answer {question.path}."
+                    raise WakeFailed(text)
+                if now.differs_from(before):
+                    text = "The engine was woken, and answers with other tokens than before."
+                    raise WakeFailed(text)
         except WakeFailed:
             self._has_failed = True
             raise
-
-    async def _wake(self, model: str) -> None:
-        try:
-            answer = await self._client.post("/wake_up", timeout=WAKE_SECONDS)
-        except httpx.HTTPError as error:
-            raise WakeFailed(f"The engine was to wake: {type(error).__name__}.") from error
-        if (status := _check(answer, WakeFailed).get("status")) != "awake":
-            raise WakeFailed(f"The engine was to wake, and says that it is {status}.")
-        for question, before in self._canary:
-            now = await self._answer(question, model)
-            if now is None:
-                raise WakeFailed(f"The engine was woken, and does not answer {question.path}.")
-            if now.differs_from(before):
-                raise WakeFailed("The engine was woken, and answers with other tokens than before.")
 
     async def _answer(self, question: Question, model: str) -> _Answer | None:
         """A greedy one; None where there is none."""
