@@ -77,8 +77,10 @@ def _watch(child: subprocess.Popen[bytes], wake_read: int) -> int:
 def _end_descendants() -> None:
     """Kill what is left of the tree; the resource tracker goes last."""
     for pid in list(_descendants()):
-        if not _is_resource_tracker(pid):
-            _kill(pid)
+        with suppress(OSError):
+            if b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                continue
+        _kill(pid)
     deadline = time.monotonic() + _TRACKER_SECONDS
     while any(True for _ in _descendants()) and time.monotonic() < deadline:
         _reap()
@@ -104,12 +106,6 @@ def _descendants() -> Iterator[int]:
             ancestor = parents[ancestor]
         if ancestor == os.getpid() and pid != os.getpid():
             yield pid
-
-
-def _is_resource_tracker(pid: int) -> bool:
-    with suppress(OSError):
-        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
 
 
 def _kill(pid: int) -> None:

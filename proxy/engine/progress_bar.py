@@ -65,17 +65,13 @@ class ProgressBar:
         return True
 
     def _write(self, text: str) -> None:
-        if self._is_stopped():
-            return
+        # A terminal that takes nothing now (Ctrl-S) would have all requests wait with the bar.
+        with suppress(OSError, ValueError):
+            if not select.select([], [self._stream], [], 0)[1]:
+                return
         with suppress(OSError, ValueError):  # the terminal has gone: nothing to be told
             self._stream.write(text)
             self._stream.flush()
-
-    def _is_stopped(self) -> bool:
-        """Whether the terminal takes nothing now (Ctrl-S): all requests would wait with the bar."""
-        with suppress(OSError, ValueError):
-            return not select.select([], [self._stream], [], 0)[1]
-        return False
 
     def _columns(self) -> int:
         with suppress(OSError, ValueError):

@@ -323,7 +323,19 @@ class ServedModel:
             await self.engine.stop()
             if self.memory is not None:
                 await self.memory.after_stop(self, before)
-            self._renew()
+            if self.successor is not None:  # its next engine is made by the newest settings
+                self.settings, self.successor = self.successor, None
+                spawn(self.clients.close(), name="old clients")
+                self._connect()
+                self.meter.probe = self.probe
+                if self._server is not None:
+                    self._server.close()
+                self.engine = self._supervisor()
+                self.state.update(**_UNPREPARED)
+                if self.state.snapshot.phase is Phase.FAILED:  # of this one nothing is known yet
+                    self.state.enter(Phase.CHECKING)
+                self.wants_files = True
+                self.order_files()
         finally:
             self._is_unloading = False
 
@@ -355,23 +367,6 @@ class ServedModel:
     def stand_in_for(self, other: ServedModel) -> None:
         """It is the default from now on: the pod stays as good as with the one before."""
         self._has_been_ready = self._has_been_ready or other._has_been_ready
-
-    def _renew(self) -> None:
-        """Make its next engine by the newest settings, if they have changed."""
-        if self.successor is None:
-            return
-        self.settings, self.successor = self.successor, None
-        spawn(self.clients.close(), name="old clients")
-        self._connect()
-        self.meter.probe = self.probe
-        if self._server is not None:
-            self._server.close()
-        self.engine = self._supervisor()
-        self.state.update(**_UNPREPARED)
-        if self.state.snapshot.phase is Phase.FAILED:  # of this one nothing is known yet
-            self.state.enter(Phase.CHECKING)
-        self.wants_files = True
-        self.order_files()
 
     def close(self) -> None:
         """Let no request in: those that come wait as for a model that is not loaded."""

@@ -198,10 +198,29 @@ class ModelPool:
         raise ModelNotFound(f"{text} What an engine stores is gone when it ends.", param="id")
 
     def listing(self, key: str | None) -> bytes:
-        """All models that a key may use, as `GET /v1/models` lists them."""
-        data = [
-            entry for model in self if model.may_be_used_by(key) for entry in _entries_of(model)
-        ]
+        """All models that a key may use, as `GET /v1/models` lists them: the engine's own entries
+        where it has run, else what is known without it; with its status."""
+        data = []
+        for model in self:
+            if not model.may_be_used_by(key):
+                continue
+            left = model.state.snapshot.seconds_left
+            added: dict[str, Any] = {"status": model.status}
+            if model.status == "loading" and left is not None:
+                added["eta_seconds"] = round(left, 1)
+            for name in dict.fromkeys((*model.names, *model.adapters, *model.entries)):
+                if (own := model.entries.get(name)) is not None:
+                    entry: dict[str, Any] = json.loads(own)
+                else:
+                    entry = {
+                        "id": name,
+                        "object": "model",
+                        "created": model.created,
+                        "owned_by": "vllm",
+                        "root": model.settings.model_name,
+                        "parent": model.name if name in model.adapters else None,
+                    }
+                data.append(entry | added)
         return json.dumps({"object": "list", "data": data}).encode()
 
     # From the first start to the last end
@@ -311,24 +330,3 @@ class ModelPool:
             self._settled_since = monotonic()
         if all(model.state.snapshot.phase is Phase.FAILED for model in self):
             self._given_up.set()
-
-
-def _entries_of(model: ServedModel) -> Iterator[dict[str, Any]]:
-    """The engine's own entries where it has run, else what is known without it; with its status."""
-    left = model.state.snapshot.seconds_left
-    added: dict[str, Any] = {"status": model.status}
-    if model.status == "loading" and left is not None:
-        added["eta_seconds"] = round(left, 1)
-    for name in dict.fromkeys((*model.names, *model.adapters, *model.entries)):
-        if (own := model.entries.get(name)) is not None:
-            entry: dict[str, Any] = json.loads(own)
-        else:
-            entry = {
-                "id": name,
-                "object": "model",
-                "created": model.created,
-                "owned_by": "vllm",
-                "root": model.settings.model_name,
-                "parent": model.name if name in model.adapters else None,
-            }
-        yield entry | added

@@ -230,7 +230,17 @@ class ClientConnection(asyncio.Protocol):
         if not exchange.is_over:
             self.transport.close()
         elif not exchange.keep_alive:
-            self._end(exchange)
+            is_readable = exchange.is_complete and exchange.unreadable is None
+            if is_readable or self.transport.is_closing():
+                self.transport.close()
+                return
+            # A socket that is closed with bytes unread is reset, which undoes the response: what
+            # the client still sends is read, for a while.
+            self._pipeline.clear()
+            self._lingers_since = monotonic()
+            self._bytes_since_progress = 0
+            self.transport.write_eof()
+            self.resume_reading()
         elif self._pipeline:
             self._begin(self._pipeline.popleft())
             self.resume_reading()
@@ -238,19 +248,6 @@ class ClientConnection(asyncio.Protocol):
             self.transport.close()
         elif self._is_reading_paused:
             self.resume_reading()
-
-    def _end(self, exchange: Exchange) -> None:
-        """Close the connection after its last response. A socket that is closed with bytes unread
-        is reset, which undoes the response: what the client still sends is read, for a while."""
-        is_readable = exchange.is_complete and exchange.unreadable is None
-        if is_readable or self.transport.is_closing():
-            self.transport.close()
-            return
-        self._pipeline.clear()
-        self._lingers_since = monotonic()
-        self._bytes_since_progress = 0
-        self.transport.write_eof()
-        self.resume_reading()
 
     # What an exchange asks for.
 
@@ -360,8 +357,9 @@ class ClientConnection(asyncio.Protocol):
     def _parse(self, data: bytes) -> None:
         """Feed the parser.
 
-        It reads no body of a request that offers an upgrade. Where the offer is not taken (h2c:
-        every client in Java makes it) the request is read again, without the offer.
+        It reads no body of a request that offers an upgrade. Taken is the offer of a WebSocket; not
+        before what was asked earlier is answered, and not of HTTP/1.0 (RFC 9110, 7.8). Where it is
+        not taken (h2c: every client in Java makes it) the request is read again, without it.
         https://github.com/Kludex/uvicorn/issues/2722
         """
         while data:
@@ -370,24 +368,17 @@ class ClientConnection(asyncio.Protocol):
                 return
             except httptools.HttpParserUpgrade as stopped:
                 rest = data[stopped.args[0] :]
-            if self._takes_upgrade():
+            named = first_of_each(self._headers)
+            offers = named.get(b"upgrade", b"").lower() == b"websocket"
+            connection = b",".join(value for name, value in self._headers if name == b"connection")
+            tokens = {token.strip().lower() for token in connection.split(b",")}
+            may_upgrade = self._current is None and self._parser.get_http_version() == "1.1"
+            if offers and b"upgrade" in tokens and may_upgrade:
                 self._open_session(rest)
                 return
             without = (header for header in self._headers if header[0] != b"upgrade")
             data = self._head(without) + rest
             self._parser = _new_parser(self)
-
-    def _takes_upgrade(self) -> bool:
-        """To a WebSocket; not before what was asked earlier is answered, and not of HTTP/1.0 (RFC
-        9110, 7.8)."""
-        named = first_of_each(self._headers)
-        offers = named.get(b"upgrade", b"").lower() == b"websocket"
-        connection = b",".join(value for name, value in self._headers if name == b"connection")
-        tokens = {token.strip().lower() for token in connection.split(b",")}
-        is_idle = self._current is None
-        return (
-            offers and b"upgrade" in tokens and is_idle and self._parser.get_http_version() == "1.1"
-        )
 
     def _open_session(self, rest: bytes) -> None:
         request = self._request(self._parser.get_method().decode())

@@ -242,8 +242,17 @@ class ClientWebSocket(asyncio.Protocol):
             for event in events:
                 assert isinstance(event, Frame)
                 self._take(event)
-            if self._protocol.parser_exc is not None:
-                self._end(self._fault(self._protocol.parser_exc))
+            if (fault := self._protocol.parser_exc) is not None:
+                sent = self._protocol.close_sent
+                reason = sent.reason if sent is not None else "it could not be read"
+                failure: RequestFailure = MalformedRequest(
+                    f"What came is no WebSocket frame: {reason}."
+                )
+                if isinstance(fault, PayloadTooBig):
+                    limit = f"{self._max_message_bytes / 1024 / 1024:g} MiB"
+                    text = f"A message is larger than {limit}. Send less, or raise MAX_BODY_MB."
+                    failure = BodyTooLarge(text)
+                self._end(failure)
             self._flush()
         if self._ended is not None:
             self._unread = memoryview(b"")
@@ -297,15 +306,6 @@ class ClientWebSocket(asyncio.Protocol):
             self._messages.append(message)
             self._queued_bytes += len(message)
             self._news.set()
-
-    def _fault(self, error: Exception) -> RequestFailure:
-        if isinstance(error, PayloadTooBig):
-            limit_mb = self._max_message_bytes / 1024 / 1024
-            text = f"A message is larger than {limit_mb:g} MiB. Send less, or raise MAX_BODY_MB."
-            return BodyTooLarge(text)
-        sent = self._protocol.close_sent
-        reason = sent.reason if sent is not None else "it could not be read"
-        return MalformedRequest(f"What came is no WebSocket frame: {reason}.")
 
     def _watch_for_hang_up(self) -> None:
         if self._hang_up_poll is None:
