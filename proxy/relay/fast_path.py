@@ -90,7 +90,30 @@ class FastPath(asyncio.Protocol):
             self._after = event[text.end(1) :] + _CHUNK_END
 
     def data_received(self, data: bytes) -> None:
-        matched = self._match(data) if self._is_open else 0
+        matched = 0
+        if self._is_open:
+            # Take the chunks at the beginning that hold one such event each, and count them.
+            before, after = self._before, self._after
+            now, all_bytes = monotonic(), len(data)
+            while matched < all_bytes:
+                line_end = data.find(_CHUNK_END, matched, matched + _LONGEST_SIZE_LINE)
+                size = _SIZES.get(data[matched:line_end])
+                if size is None:
+                    break
+                start = line_end + len(_CHUNK_END)
+                end = start + size + len(_CHUNK_END)
+                text, text_end = start + len(before), end - len(after)
+                if not (data.startswith(after, text_end) and data.startswith(before, start)):
+                    break
+                # At least something, and nothing that could end the string.
+                if text >= text_end or data.find(b'"', text, text_end) >= 0:
+                    break
+                if data.find(b"\\", text, text_end) >= 0:
+                    break
+                self._record.token_event(now)
+                self.body_bytes += size
+                self.last_byte = now
+                matched = end
         if matched == len(data):
             self._write(data)
             return
@@ -99,32 +122,6 @@ class FastPath(asyncio.Protocol):
             data = data[matched:]
         self._slow_path.data_received(data)
         self._refresh()
-
-    def _match(self, data: bytes) -> int:
-        """How many bytes at the beginning are chunks with one such event each; they are counted."""
-        before, after = self._before, self._after
-        now = monotonic()
-        at, all_bytes = 0, len(data)
-        while at < all_bytes:
-            line_end = data.find(_CHUNK_END, at, at + _LONGEST_SIZE_LINE)
-            size = _SIZES.get(data[at:line_end])
-            if size is None:
-                break
-            start = line_end + len(_CHUNK_END)
-            end = start + size + len(_CHUNK_END)
-            text, text_end = start + len(before), end - len(after)
-            if not (data.startswith(after, text_end) and data.startswith(before, start)):
-                break
-            # At least something, and nothing that could end the string.
-            if text >= text_end or data.find(b'"', text, text_end) >= 0:
-                break
-            if data.find(b"\\", text, text_end) >= 0:
-                break
-            self._record.token_event(now)
-            self.body_bytes += size
-            self.last_byte = now
-            at = end
-        return at
 
     def _refresh(self) -> None:
         between = self._slow_path.between_chunks and self._is_between_events()
