@@ -352,7 +352,14 @@ class _Scanner:
                 and depth + min(accumulate(array("b", brackets.translate(_DEPTHS)))) <= 0
             ):
                 if size <= _FIRST_WINDOW_BYTES:
-                    return at + _closing(window, depth)
+                    for match in _TOKEN.finditer(window):
+                        if match[1]:
+                            depth += 1
+                        elif match[2]:
+                            depth -= 1
+                            if depth == 0:
+                                return at + match.end()
+                    raise AssertionError("no bracket closes it")
                 size, is_near = size // 2, True
                 continue
             depth += len(brackets) - 2 * closing
@@ -377,15 +384,3 @@ class _Scanner:
 
 _match_spaces: Callable[[Text, int, int], re.Match[bytes]] = _SPACE.match  # type: ignore[assignment]
 _match_digits: Callable[[Text, int, int], re.Match[bytes]] = _MORE_OF_A_NUMBER.match  # type: ignore[assignment]
-
-
-def _closing(window: bytes, depth: int) -> int:
-    """Behind the bracket that closes the outermost of `depth` containers."""
-    for match in _TOKEN.finditer(window):
-        if match[1]:
-            depth += 1
-        elif match[2]:
-            depth -= 1
-            if depth == 0:
-                return match.end()
-    raise AssertionError("no bracket closes it")

@@ -149,7 +149,20 @@ class Settings(
         try:
             return cls.model_validate({**present, **fields})
         except ValidationError as error:
-            raise SettingsError(_first_problem(error)) from None
+            problem = error.errors()[0]
+            if not problem["loc"]:  # two variables that do not go together
+                raise SettingsError(str(problem["ctx"]["error"])) from None
+            name, allowed = str(problem["loc"][0]), problem["msg"]
+            if problem["type"] == "value_error":
+                allowed = str(problem["ctx"]["error"])
+            if problem["type"] == "bool_parsing":
+                allowed = "allowed are true, 1, yes, on and false, 0, no, off"
+            field = next(field for field, names in variables().items() if name in names)
+            info = cls.model_fields[field]
+            # A secret that is wrong is a secret all the same.
+            value = shown(problem["input"]) if info.repr else "***"
+            about = first_sentence(info.description or "")
+            raise SettingsError(f"{name}={value}: {allowed} ({about})") from None
 
     @property
     def models(self) -> tuple[Settings, ...]:
@@ -237,24 +250,6 @@ class Settings(
 
 def _same_port(name: str, port: int, other: str) -> str:
     return f"{name}={port}: the same as {other}; allowed is any other"
-
-
-def _first_problem(error: ValidationError) -> str:
-    """One line for a human: `PORT='abc': Input should be a valid integer ... (Port ...)`."""
-    problem = error.errors()[0]
-    if not problem["loc"]:  # two variables that do not go together
-        return str(problem["ctx"]["error"])
-    name = str(problem["loc"][0])
-    allowed = problem["msg"]
-    if problem["type"] == "value_error":
-        allowed = str(problem["ctx"]["error"])
-    if problem["type"] == "bool_parsing":
-        allowed = "allowed are true, 1, yes, on and false, 0, no, off"
-    field = next(field for field, names in variables().items() if name in names)
-    info = Settings.model_fields[field]
-    # A secret that is wrong is a secret all the same.
-    value = shown(problem["input"]) if info.repr else "***"
-    return f"{name}={value}: {allowed} ({first_sentence(info.description or '')})"
 
 
 def variables() -> dict[str, tuple[str, ...]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64encode
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +81,26 @@ class VllmSleeper(Sleeper):
 
     async def prepare(self, model: str) -> None:
         self._socket.protect()
-        answers = [(question, await self._answer(question, model)) for question in _questions()]
+        options = {
+            "max_tokens": _TOKENS,
+            "temperature": 0,
+            "ignore_eos": True,
+            "return_token_ids": True,  # nosec B105
+        }
+        side = _SIDE_PIXELS
+        rows = b"".join(  # with many colours
+            b"\0" + bytes(v for x in range(side) for v in (x * 4 % 256, y * 4 % 256, x * y % 256))
+            for y in range(side)
+        )
+        url = f"data:image/png;base64,{b64encode(png(side, rows)).decode()}"
+        picture = {"type": "image_url", "image_url": {"url": url}}
+        content = [{"type": "text", "text": _PROMPT}, picture]
+        messages = [{"role": "user", "content": content}]
+        questions = (  # with a picture, where the model takes one, and without
+            Question("/v1/chat/completions", {"messages": messages, **options}),
+            Question("/v1/completions", {"prompt": _PROMPT, **options}),
+        )
+        answers = [(question, await self._answer(question, model)) for question in questions]
         self._canary = tuple((question, answer) for question, answer in answers if answer)
         if not self._canary:
             _log.warning("the model is to sleep, but gives no tokens to compare after a wake")
@@ -132,27 +150,6 @@ class VllmSleeper(Sleeper):
             return _Answer(tuple(prompt), tuple(tokens)) if tokens else None
         except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError, IndexError):
             return None
-
-
-def _questions() -> Iterator[Question]:
-    """With a picture, where the model takes one, and without."""
-    options = {
-        "max_tokens": _TOKENS,
-        "temperature": 0,
-        "ignore_eos": True,
-        "return_token_ids": True,  # nosec B105
-    }
-    side = _SIDE_PIXELS
-    rows = b"".join(  # with many colours
-        b"\0" + bytes(v for x in range(side) for v in (x * 4 % 256, y * 4 % 256, x * y % 256))
-        for y in range(side)
-    )
-    url = f"data:image/png;base64,{b64encode(png(side, rows)).decode()}"
-    picture = {"type": "image_url", "image_url": {"url": url}}
-    content = [{"type": "text", "text": _PROMPT}, picture]
-    messages = [{"role": "user", "content": content}]
-    yield Question("/v1/chat/completions", {"messages": messages, **options})
-    yield Question("/v1/completions", {"prompt": _PROMPT, **options})
 
 
 def _check(response: httpx.Response, failure: type[SleepFailed | WakeFailed]) -> dict[str, Any]:
