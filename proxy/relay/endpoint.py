@@ -250,9 +250,13 @@ async def pass_on(
     """The answer's body, from its first byte to its last."""
 
     feed, write = answer.feed, out.write
+    is_written = True
 
     def take(chunk: bytes, now: float) -> None:
+        nonlocal is_written
+        is_written = False
         write(feed(chunk, now))
+        is_written = True
 
     fast_path = None
     if isinstance(answer, StreamedAnswer) and out.write_chunk is not None:
@@ -266,7 +270,8 @@ async def pass_on(
             await (drained if deadline is None else deadline.within(drained))
     except RequestFailure as failure:
         # After `[DONE]` the answer is whole: many clients close their connection there.
-        is_finished = isinstance(answer, StreamedAnswer) and answer.finished
+        # A protocol may have failed to translate that end.
+        is_finished = isinstance(answer, StreamedAnswer) and answer.finished and is_written
         is_stuck = exchange.is_behind and isinstance(failure, EngineTimeout)
         if is_stuck:
             exchange.abort()  # else the unsent rest would be kept until the client reads

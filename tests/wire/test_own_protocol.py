@@ -156,10 +156,13 @@ def test_what_it_cannot_take_at_all_is_a_500_and_a_traceback(sidecar: Sidecar) -
 
 
 @pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("cut", [None, "at:180,600"])
 def test_a_protocol_that_cannot_even_tell_an_error_has_it_told(
-    sidecar: Sidecar, stream: bool
+    sidecar: Sidecar, cut: str | None, stream: bool
 ) -> None:
-    answer = ask(sidecar, {"prompt": "a", "stream": stream}, "/broken", fake={"text": "a"})
+    # However the engine's answer comes; also where its end is in the piece that fails.
+    fake = {"text": "a", "tokens": 1, "glue": 9, "cut": cut, "cut_ms": 20 if cut else 0}
+    answer = ask(sidecar, {"prompt": "a", "stream": stream}, "/broken", fake=fake)
     text = answer.body.decode().removeprefix("data: ").partition("\n\n")[0]
     assert json.loads(text)["error"]["code"] == "internal_error"
     assert answer.whole
