@@ -185,7 +185,7 @@ async def _check_model(
 
 def _named(row: Finding, settings: Settings) -> Finding:
     """A row of one of several models."""
-    return replace(row, check=f"{row.check} ({settings.model_name})")
+    return replace(row, check=f"{row.check} ({settings.short_name})")
 
 
 def _environment(settings: Settings) -> list[Finding]:

@@ -91,9 +91,11 @@ async def test_the_disk_is_checked_for_the_files_of_all(
     monkeypatch.setattr(checkup, "look_up", look_up)
     monkeypatch.setattr(checkup, "check_executable", lambda _: "/vllm")
     monkeypatch.setattr(checkup, "check_disk", lambda _: 10 * 10**9)
-    environ = {"MODEL_NAME": "org/a,org/b", "HF_HOME": f"{tmp_path}/hf", "UPSTREAM_PORT": "18490"}
+    environ = {"MODEL_NAME": "org/a,b", "HF_HOME": f"{tmp_path}/hf", "UPSTREAM_PORT": "18490"}
+    environ["MODELS_INLINE"] = json.dumps({"b": {"repository": "org/b"}})
     rows = {row.check: row for row in await checkup.check_up(load_settings(environ))}
-    assert rows["model (org/b)"].result is Result.OK
+    # Each by its own name: a preset's is not that of its repository.
+    assert rows["model (b)"].result is Result.OK
     assert rows["disk for all"].result is Result.FAIL
     text = "The files of all models need 12.0 GB, and 10.0 are free."
     assert rows["disk for all"].text == text
