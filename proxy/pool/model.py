@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from time import monotonic, time
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +32,7 @@ from proxy.pool.engine_clients import EngineClients
 from proxy.pool.lost_requests import report_lost
 from proxy.pool.memory import PoolMemory, Reading
 from proxy.pool.plan import ModelState, ModelView
+from proxy.pool.scheduler import Scheduler
 from proxy.preflight.sizing import Sizing
 from proxy.preflight.vllm_server import VllmServer
 from proxy.relay.in_flight import InFlightRequests
@@ -102,25 +103,14 @@ class ServedModel:
         self._was_started = self._has_been_ready = False
         self._model_state = ModelState.UNLOADED
         self._since = monotonic()
-        self.notify: Callable[[], None] = lambda: None
-        """Called where something has changed that the scheduler goes by."""
-        self.notify_unused: Callable[[], None] = lambda: None
-        """Called where its last request has ended."""
-        self.order_load: Callable[[], None] = lambda: None
+        self.scheduler: Scheduler | None = None
+        """What loads and unloads it; None where someone else runs its engine."""
         self.order_files: Callable[[], None] = lambda: None
         """Has its files fetched, after those of others that were ordered before."""
-        self.is_coming: Callable[[], bool] = lambda: False
-        """Its load is under way, or is due whoever asks for it."""
         self.admit_load: Callable[[str | None], None] = lambda key: None
         """Counts a load that a request of an API key brings about, or refuses the request."""
         self._payers: set[str | None] = set()
         """The keys for which its next load is counted already."""
-        self.obstacle: Callable[[], str | None] = lambda: None
-        """Why it can never be loaded."""
-        self.expected_wait: Callable[[], float | None] = lambda: None
-        """Seconds until a request that comes now finds it loaded; None: not known."""
-        self.turn: Callable[[], Awaitable[None]] = _at_once
-        """Returns when nothing else is loaded or unloaded on its devices."""
         self._room = room
         self.places_of: Callable[[Settings], int | None] = lambda settings: settings.max_in_flight
         """How many requests may be at its engine."""
@@ -131,8 +121,8 @@ class ServedModel:
             room,
             max_held=(settings.max_waiting or _MAX_HELD) if names else None,
             on_hold=self._want_load,
-            on_wait=lambda: self.notify(),
-            on_empty=lambda: self.notify_unused(),
+            on_wait=self._notify,
+            on_empty=self._notify_unused,
         )
         self.poison = PoisonGuard(enabled=settings.poison_guard)
         self.in_flight = InFlightRequests(self.poison)
@@ -387,12 +377,14 @@ class ServedModel:
         if self.is_closing and self.state.snapshot.ready:
             text = "The model gives way to another one, or is unloaded. See GET /health."
             return EngineUnavailable(text, retry_after_seconds=self.state.retry_after())
-        refusal = self.state.refusal()
-        if self.is_removed or refusal is None or self.model_state not in _CAN_LOAD:
+        refusal, scheduler = self.state.refusal(), self.scheduler
+        if self.is_removed or refusal is None or scheduler is None:
             return refusal
-        if (obstacle := self.obstacle()) is not None:
+        if self.model_state not in _CAN_LOAD:
+            return refusal
+        if (obstacle := scheduler.obstacle(self.name)) is not None:
             return EngineFailed(f"{obstacle}. See GET /health.")
-        if self.is_here and (seconds := self.expected_wait()) is not None:
+        if self.is_here and (seconds := scheduler.expected_wait(self.name)) is not None:
             refusal.retry_after_seconds = min(math.ceil(seconds * _MARGIN), MAX_HEEDED_SECONDS)
         return refusal
 
@@ -402,17 +394,19 @@ class ServedModel:
         Raises:
             RateLimited: its key has had as many as it may have.
         """
-        if self.is_leaving:  # its next load is the reload's
+        scheduler = self.scheduler
+        if scheduler is None or self.is_leaving:  # its next load is the reload's
             return
         can_load = self.model_state in _CAN_LOAD
         if not can_load and not self.is_closing:
             return
-        is_wanted = self.pinned or self.admission.oldest_wait is not None or self.is_coming()
+        has_waiting = self.admission.oldest_wait is not None
+        is_wanted = self.pinned or has_waiting or scheduler.is_coming(self.name)
         if not is_wanted and key not in self._payers:
             self.admit_load(key)
             self._payers.add(key)
         if can_load and not self.admission.hold_seconds:
-            self.order_load()  # the request does not wait for it, but the next one finds it
+            scheduler.order_load(self.name)  # the request does not wait, the next one finds it
 
     async def _until_usable(self) -> None:
         """Returns when the engine takes requests, or cannot be started any more."""
@@ -424,11 +418,22 @@ class ServedModel:
 
     async def wait_for_turn(self) -> None:
         """Before each start of an engine process."""
-        self.notify()  # its files are here
+        self._notify()  # its files are here
         await self._may_start.wait()
         if self.memory is not None:
             await self.memory.before_start(self)
-        await self.turn()
+        if self.scheduler is not None:
+            await self.scheduler.turn(self.name)
+
+    def _notify(self) -> None:
+        """Something has changed that the scheduler goes by."""
+        if self.scheduler is not None:
+            self.scheduler.notify()
+
+    def _notify_unused(self) -> None:
+        """Its last request has ended."""
+        if self.scheduler is not None:
+            self.scheduler.notify_unused()
 
     def _on_change(self, before: Snapshot, after: Snapshot) -> None:
         if after.phase is before.phase:
@@ -447,7 +452,7 @@ class ServedModel:
             self._model_state, self._since = model_state, monotonic()
         self._change.set()
         self._change = asyncio.Event()
-        self.notify()
+        self._notify()
         if after.phase is Phase.READY and self.name:
             spawn(self._read_entries(), name="model entries")
 
@@ -476,10 +481,6 @@ class ServedModel:
         failure = CutOff(f"{why} before the answer was whole.")
         self.upstream.cut(failure)
         self.cut_sessions(failure)
-
-
-async def _at_once() -> None:
-    """Where no other model has to be waited for."""
 
 
 def _hold_seconds(settings: Settings) -> float:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -64,15 +63,9 @@ class ModelPool:
         model.order_files = self._files_wanted.set
         model.state.listen(self._on_change)
         self.memory.follow(model)
-        if (scheduler := self.scheduler) is not None:
+        model.scheduler = self.scheduler
+        if self.scheduler is not None:
             model.memory = self.memory
-            model.notify = scheduler.notify
-            model.notify_unused = scheduler.notify_unused
-            model.order_load = partial(scheduler.order_load, model.name)
-            model.is_coming = partial(scheduler.is_coming, model.name)
-            model.obstacle = partial(scheduler.obstacle, model.name)
-            model.expected_wait = partial(scheduler.expected_wait, model.name)
-            model.turn = partial(scheduler.turn, model.name)
 
     def __iter__(self) -> Iterator[ServedModel]:
         return (model for model in self._models if not model.is_removed)

@@ -22,7 +22,9 @@ from proxy.machine.hardware import Gpu, Hardware
 from proxy.pool import pool as pool_module
 from proxy.pool.memory import PoolMemory
 from proxy.pool.model import ServedModel
+from proxy.pool.plan import Budget
 from proxy.pool.pool import ModelPool
+from proxy.pool.scheduler import Scheduler
 from proxy.preflight.finding import Finding, Result
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
@@ -200,20 +202,20 @@ async def test_who_is_sent_away_while_its_model_is_waited_for_has_not_finished()
 
 
 async def test_a_load_is_counted_for_the_key_that_brings_it_about() -> None:
-    model, counted = a_model("one"), list[str | None]()
-    model.admit_load = counted.append
+    asked, pinned, counted = a_model("asked"), a_model("pinned"), list[str | None]()
+    scheduler = Scheduler(lambda: [asked, pinned], Budget)
+    for model in (asked, pinned):
+        model.scheduler, model.admit_load = scheduler, counted.append
     for key in ("alice", "alice", "bob"):
         with pytest.raises(EngineUnavailable):  # nothing is held
-            await model.admission.engine_ready(key, None)
-    assert counted == ["alice", "bob"], "once for each load, however often a request comes"
-    model.pinned = True
+            await asked.admission.engine_ready(key, None)
+    assert counted == ["alice"], "once for each load: the others find it ordered"
+    pinned.pinned = True
     with pytest.raises(EngineUnavailable):
-        await model.admission.engine_ready("carol", None)
-    model.pinned, model.is_coming = False, lambda: True
-    with pytest.raises(EngineUnavailable):
-        await model.admission.engine_ready("carol", None)
-    assert counted == ["alice", "bob"], "it is loaded whoever asks for it"
-    await model.clients.close()
+        await pinned.admission.engine_ready("carol", None)
+    assert counted == ["alice"], "it is loaded whoever asks for it"
+    for model in (asked, pinned):
+        await model.clients.close()
 
 
 async def test_the_memory_of_a_model_that_is_not_loaded_is_not_waited_for() -> None:
