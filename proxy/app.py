@@ -37,10 +37,10 @@ from proxy.relay.lifecycle import RequestLifecycle
 from proxy.relay.websocket import WebSocketRelay
 from proxy.server.dispatch import Dispatch
 from proxy.settings import Settings
-from proxy.telemetry.logs import log_request
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.model_series import LoadKind
 from proxy.telemetry.record import Record
+from proxy.telemetry.request_log import log_request
 
 if TYPE_CHECKING:  # it imports what most do without
     from proxy.telemetry.spans import Spans
@@ -108,8 +108,8 @@ def build(
     lifecycle = RequestLifecycle(
         models,
         begin_span=spans.begin if spans is not None else None,
-        on_start=(metrics.request_started,),
-        on_end=_observers(spans, metrics, service, access),
+        on_start=(metrics.requests.began,),
+        on_end=tuple(_observers(spans, metrics, service, access, is_set)),
     )
     withheld = CREDENTIALS if settings.needs_key or settings.admin_keys else frozenset[bytes]()
     named = named_protocols(settings)
@@ -168,7 +168,7 @@ def _make_model(
 
 def _follow_names(metrics: Metrics, models: ModelPool) -> None:
     if models.only is None:  # else its engine says them
-        metrics.served_models = tuple(name for each in models.all for name in each.names)
+        metrics.requests.served_models = tuple(name for each in models.all for name in each.names)
 
 
 def _measure_models(metrics: Metrics, models: ModelPool) -> None:
@@ -196,25 +196,31 @@ def _waiting(models: ModelPool) -> Iterator[tuple[str, int]]:
 
 
 def _observers(
-    spans: Spans | None, metrics: Metrics, service: Service, access: AccessControl
-) -> tuple[Callable[[Record], None], ...]:
+    spans: Spans | None, metrics: Metrics, service: Service, access: AccessControl, is_set: bool
+) -> Iterator[Callable[[Record], None]]:
     """What is done with each record that is finished, in this order."""
 
     def end_span(record: Record) -> None:
         assert spans is not None
-        spans.end(record, metrics.model_label(record.model))
+        spans.end(record, metrics.requests.model_label(record.model))
 
     def charge(record: Record) -> None:
         access.charge(record.payer, record.charged_tokens)
 
-    observers = (metrics.request_ended, service.recent.add, charge, log_request)
-    return (end_span, *observers) if spans is not None else observers
+    if spans is not None:
+        yield end_span
+    yield metrics.requests.ended
+    if is_set:
+        yield metrics.models.add
+    if access.guarded:
+        yield from (metrics.keys.add, charge)
+    yield from (service.recent.add, log_request)
 
 
 def _count_change(metrics: Metrics, model: str, before: Snapshot, after: Snapshot) -> None:
     """Count a change of an engine's state; `model` is its name where there are several."""
     if not model:
-        metrics.served_models = after.served_names
+        metrics.requests.served_models = after.served_names
     if after.phase is not before.phase:
         metrics.engine_phase(after.phase, model)
         metrics.engine_phase_seconds(before.phase, after.phase_seconds[before.phase], model)

@@ -5,7 +5,7 @@
     .venv/bin/python scripts/reference.py --check    writes nothing, exits 1 where one is stale
 
 docs/configuration.md, .env.example and what `serve --help` prints come from proxy/settings, the
-fields of docs/logs.md and docs/log-schema.json from proxy/telemetry/log_fields.py, the metrics of
+fields of docs/logs.md and docs/log-schema.json from proxy/telemetry/request_log.py, the metrics of
 docs/metrics.md from proxy/telemetry/catalogue.py, the relayed routes of docs/endpoints.md from
 proxy/access/routes.py. Of a page, only what stands between
 `<!-- BEGIN name -->` and `<!-- END name -->` is written; the rest is written by hand.
@@ -38,11 +38,14 @@ from proxy.settings import Settings, variables  # noqa: E402
 from proxy.settings.values import Group, first_sentence  # noqa: E402
 from proxy.telemetry.catalogue import DECLARED  # noqa: E402
 from proxy.telemetry.gauges import STATES  # noqa: E402
-from proxy.telemetry.log_fields import Field, LogFields  # noqa: E402
-from proxy.telemetry.logs import IN_FLIGHT_FIELDS  # noqa: E402
-from proxy.telemetry.metrics import Modality  # noqa: E402
 from proxy.telemetry.model_series import LoadKind  # noqa: E402
 from proxy.telemetry.record import Outcome  # noqa: E402
+from proxy.telemetry.request_log import (  # noqa: E402
+    IN_FLIGHT_FIELDS,
+    Field,
+    LogFields,
+)
+from proxy.telemetry.series import Modality  # noqa: E402
 from proxy.vllm.flags import flag_name  # noqa: E402
 
 COMMAND = "scripts/reference.py"

@@ -106,7 +106,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "proxy.telemetry.record": ("proxy.errors",),
     "proxy.telemetry.span_attributes": (
         "proxy.access.routes",
-        "proxy.telemetry.log_fields",
+        "proxy.telemetry.request_log",
         "proxy.telemetry.record",
     ),
     "proxy.telemetry": (

@@ -13,9 +13,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from proxy.settings import LogFormat
-from proxy.telemetry.log_fields import LogFields
-from proxy.telemetry.logs import configure, log_in_flight, log_request
+from proxy.telemetry.logs import configure
 from proxy.telemetry.record import Outcome
+from proxy.telemetry.request_log import LogFields, log_in_flight, log_request
 from tests.log_schema import SCHEMA, check_lines, faults
 from tests.proxy.telemetry.conftest import Lines, as_before, lines
 from tests.proxy.telemetry.records import finished, full

@@ -15,7 +15,7 @@ import yaml
 
 from proxy import __version__
 from proxy.settings import variables
-from proxy.telemetry.log_fields import LogFields
+from proxy.telemetry.request_log import LogFields
 from tests.fake_engine import FakeEngine
 from tests.readme import ROOT, blocks, commands, in_front, run_console, words
 from tests.test_deployment import dockerfile

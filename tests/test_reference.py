@@ -128,7 +128,7 @@ def samples_of(metrics: Metrics) -> list[Sample]:
 
 def test_the_numbers_of_series_are_those_there_are() -> None:
     metrics = Metrics(GENERATING)
-    metrics.served_models = ("demo",)
+    metrics.requests.served_models = ("demo",)
     samples = samples_of(metrics)
     of_model = sum("model" in sample.labels for sample in samples)
     of_routes = sum("route" in sample.labels and "model" not in sample.labels for sample in samples)

@@ -6,7 +6,7 @@ import logging
 
 from proxy.access.poison import PoisonGuard
 from proxy.relay.in_flight import InFlightRequests
-from proxy.telemetry.logs import log_in_flight
+from proxy.telemetry.request_log import log_in_flight
 
 _log = logging.getLogger("proxy")
 

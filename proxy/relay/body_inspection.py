@@ -117,6 +117,7 @@ class Peek:
     """What a body holds. Empty where it could not be read: the engine will refuse it."""
 
     model: str | None = None
+    """No more of it than a name may have: the last requests are kept for the dashboard."""
     stream: bool | None = None
     lacks_usage_option: bool = False
     images: int = 0
@@ -214,7 +215,7 @@ def _peek(
     route: Route, model: str | None, stream: bool, has_options: bool, counts: dict[str, int]
 ) -> Peek:
     return Peek(
-        model=model,
+        model=None if model is None else model[:_MAX_VALUE_BYTES],
         stream=stream,
         lacks_usage_option=stream and not has_options and route in _WITH_USAGE_OPTION,
         images=counts["image"],

@@ -20,6 +20,8 @@ import stat
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
+from functools import lru_cache
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from time import monotonic, sleep
@@ -237,6 +239,47 @@ class Output:
                     target.put(lines)
             finally:
                 self._lock.release()
+
+
+class OutputHandler(logging.Handler):
+    """Formats records for an output. That never waits, so it needs no lock as other handlers do."""
+
+    def __init__(
+        self, output: Output, formatter: logging.Formatter, *, writes_json: bool = True
+    ) -> None:
+        super().__init__()
+        self.output = output
+        self.writes_json = writes_json
+        self.setFormatter(formatter)
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        if wanted := bool(self.filter(record)):
+            self.emit(record)
+        return wanted
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record) + "\n"
+        except Exception as error:
+            _log.error("a line of logger %s cannot be written: %r", record.name, error)
+        else:
+            # An odd character must not cost the line it is in.
+            self.output.write(line.encode("utf-8", "backslashreplace"))
+
+    def close(self) -> None:
+        self.output.close()
+        super().close()
+
+
+def timestamp(seconds: float) -> str:
+    """Of the clock on the wall: `2026-11-28T10:44:16.318617+00:00`."""
+    whole = int(seconds)
+    return f"{_to_the_second(whole)}.{int((seconds - whole) * 1_000_000):06}+00:00"
+
+
+@lru_cache(maxsize=2)
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 class InstantPipe:

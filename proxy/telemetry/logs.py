@@ -7,58 +7,20 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
-from time import time
 from typing import Any
-
-import msgspec
 
 from proxy.settings import LogFormat
 from proxy.settings.otlp import OtlpTarget
 from proxy.tasks import model_of_task
-from proxy.telemetry.log_fields import log_fields, present_fields
 from proxy.telemetry.log_file import open_log_file
-from proxy.telemetry.log_output import Descriptor, Output, Target, instant
-from proxy.telemetry.record import Record
+from proxy.telemetry.log_output import Descriptor, Output, OutputHandler, Target, instant, timestamp
 from proxy.telemetry.tracing import open_log_export
 from proxy.terminal import Colour, coloured, takes_colours
-
-# What is logged of a request that was running when the engine died; never what was in it.
-IN_FLIGHT_FIELDS = (
-    "request_id",
-    "trace_id",
-    "method",
-    "path",
-    "route",
-    "model",
-    "stream",
-    "modalities",
-    "images",
-    "videos",
-    "audios",
-    "bytes_in",
-    "bytes_out",
-    "completion_tokens",
-)
-MAX_IN_FLIGHT_LINES = 50
 
 # How long the end of the process waits for lines to be written.
 FLUSH_SECONDS = 2.0
 _STDOUT = 1
 
-# Browsers, tools and platforms ask these of any server: Claude Code sends `HEAD /` at each start.
-# That is no mistake of the client's, and a line at level debug only.
-_PROBED_PATHS = (
-    "/",
-    "/v1",
-    "/v1/",
-    "/favicon.ico",
-    "/robots.txt",
-    "/apple-touch-icon.png",
-    "/apple-touch-icon-precomposed.png",
-)
 _STANDARD_ATTRIBUTES = frozenset(
     {*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime", "taskName"}
 )
@@ -68,11 +30,7 @@ _LIBRARIES = ("httpx", "httpcore", "urllib3", "websockets", "asyncio")
 
 _COLOURS = {logging.WARNING: Colour.YELLOW, logging.ERROR: Colour.RED}
 
-_encode = msgspec.json.Encoder().encode
 _root = logging.getLogger()
-_log = logging.getLogger("proxy.log")
-_access = logging.getLogger("proxy.access")
-_in_flight = logging.getLogger("proxy.flights")
 
 _handler: OutputHandler | None = None  # set by `configure`
 
@@ -129,52 +87,6 @@ def _fields_of(record: logging.LogRecord) -> dict[str, Any] | None:
     return {**(fields or {}), "model": model}
 
 
-class OutputHandler(logging.Handler):
-    """Formats records for an output. That never waits, so it needs no lock as other handlers do."""
-
-    def __init__(self, output: Output, formatter: logging.Formatter) -> None:
-        super().__init__()
-        self.output = output
-        self.setFormatter(formatter)
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        if wanted := bool(self.filter(record)):
-            self.emit(record)
-        return wanted
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            line = self.format(record) + "\n"
-        except Exception as error:
-            _log.error("a line of logger %s cannot be written: %r", record.name, error)
-        else:
-            # An odd character must not cost the line it is in.
-            self.output.write(line.encode("utf-8", "backslashreplace"))
-
-    def writes_alone(self) -> bool:
-        """Whether it writes JSON, and no other handler or filter sees the records of requests."""
-        return (
-            _root.handlers == [self]
-            and not (self.filters or _access.handlers or _access.filters)
-            and type(self.formatter) is JsonFormatter
-        )
-
-    def close(self) -> None:
-        self.output.close()
-        super().close()
-
-
-def timestamp(seconds: float) -> str:
-    """Of the clock on the wall: `2026-11-28T10:44:16.318617+00:00`."""
-    whole = int(seconds)
-    return f"{_to_the_second(whole)}.{int((seconds - whole) * 1_000_000):06}+00:00"
-
-
-@lru_cache(maxsize=2)
-def _to_the_second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
-
-
 def configure(
     log_format: LogFormat, level: str, file: str | None = None, otlp: OtlpTarget | None = None
 ) -> None:
@@ -210,7 +122,7 @@ def configure(
         atexit.register(flush)
     else:
         _handler.close()
-    _handler = OutputHandler(output, formatter)
+    _handler = OutputHandler(output, formatter, writes_json=is_json)
     _root.handlers[:] = [_handler]
     _root.setLevel(level.upper())
     for name in _LIBRARIES:
@@ -226,37 +138,3 @@ def flush(seconds: float = FLUSH_SECONDS) -> None:
 def dropped_lines() -> int:
     """How many lines no target, or not all of them, have taken."""
     return 0 if _handler is None else _handler.output.dropped_lines
-
-
-def log_request(record: Record) -> None:
-    """The one line of a request."""
-    if not _access.isEnabledFor(logging.INFO):
-        return
-    fields = log_fields(record)
-    asked = f"{record.method} {fields.path}" if record.method else "unreadable request"
-    message = f"{asked} {record.status} {record.outcome}"
-    if record.route == "unknown" and record.path in _PROBED_PATHS:
-        _access.debug(message, extra={"fields": present_fields(record)})
-        return
-    if _handler is None or not _handler.writes_alone():
-        _access.info(message, extra={"fields": present_fields(record)})
-        return
-    # The same line as by way of the logger, for a third of the time.
-    _handler.output.write(
-        b'{"level":"INFO","logger":"proxy.access","message":%b,"timestamp":"%b",%b\n'
-        % (_encode(message), timestamp(time()).encode(), _encode(fields)[1:])
-    )
-
-
-def log_in_flight(records: Sequence[Record]) -> None:
-    """The engine has died: a line for each request that was in flight, then how many more."""
-    for record in records[:MAX_IN_FLIGHT_LINES]:
-        present = present_fields(record)
-        fields = {name: present[name] for name in IN_FLIGHT_FIELDS if name in present}
-        # Where the engine has not counted them: an event holds one token, or a few.
-        fields.setdefault("completion_tokens", record.generated_events)
-        fields["age_ms"] = present["duration_ms"]
-        text = f"in flight when the engine died: {record.method} {fields['path']}"
-        _in_flight.warning(text, extra={"fields": fields})
-    if (more := len(records) - MAX_IN_FLIGHT_LINES) > 0:
-        _in_flight.warning("in flight when the engine died: %d more", more)

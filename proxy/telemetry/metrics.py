@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import Iterable
-from enum import StrEnum
 from itertools import islice
 from time import monotonic
 
@@ -25,19 +24,11 @@ from proxy.telemetry.family import Family
 from proxy.telemetry.gauges import Gauges
 from proxy.telemetry.key_series import KeySeries
 from proxy.telemetry.model_series import ModelSeries
-from proxy.telemetry.record import Record
-from proxy.telemetry.series import Families, Series
+from proxy.telemetry.series import RequestSeries
 
-OTHER_MODEL = "other"
 # For so long the event loop is held by a page of metrics, and by so many samples at least.
 _SLICE_SECONDS = 0.005
 _SAMPLES_OF_A_PART = 200
-
-
-class Modality(StrEnum):
-    IMAGE = "image"
-    VIDEO = "video"
-    AUDIO = "audio"
 
 
 class _Collected(Collector):
@@ -51,30 +42,22 @@ class _Collected(Collector):
 
 
 class Metrics:
-    """Renders records and engine states as Prometheus families."""
+    """All that is counted, and its page."""
 
     def __init__(self, routes: Iterable[str] = (), engines: Iterable[str] = ("",)) -> None:
-        """`routes` are there from the start, with every model that is served; `engines` are the
-        names of several models, or one empty name."""
-        self._routes = tuple(routes)
-        self._engines: set[str] = set()
-        self._served_models: tuple[str, ...] = ()
-        self._series: dict[tuple[str, str], Series] = {}
-        self._families = Families()
-        self._in_flight = Family(catalogue.IN_FLIGHT)
-        self._inputs = Family(catalogue.INPUTS)
+        """`routes`: see `RequestSeries`; `engines` are the names of several models, or one empty
+        name."""
+        self.requests = RequestSeries(routes)
+        self.keys = KeySeries()
+        self.models = ModelSeries()
+        self.gauges = Gauges()
         self._state = Family(catalogue.STATE)
         self._restarts = Family(catalogue.RESTARTS)
         self._phase_seconds = Family(catalogue.PHASE_SECONDS)
         self._build = Family(catalogue.BUILD)
-        self.keys = KeySeries()
-        self.models = ModelSeries()
-        self.gauges = Gauges()
         self.registry = CollectorRegistry()
         for collector in (
-            self._in_flight,
-            self._families,
-            self._inputs,
+            self.requests,
             self.keys,
             self.models,
             self._state,
@@ -84,61 +67,24 @@ class Metrics:
             self._build,
         ):
             self.registry.register(collector)
-        for route in self._routes:
-            self._in_flight.child(route)
-        for modality in Modality:
-            self._inputs.child(modality)
         for engine in engines:
             self.add_engine(engine)
         self._build.child(__version__, platform.python_version()).value = 1
 
     def add_engine(self, model: str = "") -> None:
         """The series of an engine, from the start; `model` is empty where there is only one."""
-        self._engines.add(model)
+        self.models.names.add(model)
         for cause in Cause:
             self._restarts.child(model, cause)
         self.engine_phase(Phase.CHECKING, model)
 
     def remove_engine(self, model: str, names: Iterable[str]) -> None:
         """Its series end; `names` are those that its requests were counted by."""
-        self._engines.discard(model)
-        gone = {model, *names} - {*self._served_models}
-        self._series = {key: each for key, each in self._series.items() if key[1] not in gone}
-        for collector in (self._families, self.models):
-            for family in vars(collector).values():
-                family.forget_models(gone)
-        for family in (self._state, self._restarts, self._phase_seconds):
-            family.forget_models(gone)
+        self.models.names.discard(model)
+        gone = {model, *names} - {*self.requests.served_models}
+        for each in (self.requests, self.models, self._state, self._restarts, self._phase_seconds):
+            each.forget_models(gone)
         self.gauges.downloaded_bytes.pop(model, None)
-
-    @property
-    def served_models(self) -> tuple[str, ...]:
-        """The names that the engine answers to, empty until they are known."""
-        return self._served_models
-
-    @served_models.setter
-    def served_models(self, names: tuple[str, ...]) -> None:
-        if names == self._served_models:
-            return
-        self._served_models = names
-        for route in self._routes:
-            for name in names:
-                self._of_series(route, name).zero()
-
-    def request_started(self, record: Record) -> None:
-        self._in_flight.child(record.route).value += 1
-
-    def request_ended(self, record: Record) -> None:
-        self._in_flight.child(record.route).value -= 1
-        self._of_series(record.route, self.model_label(record.model)).add(record)
-        self.keys.add(record)
-        is_here = (record.engine or "") in self._engines
-        if record.model_wait_seconds is not None and is_here:
-            self.models.wait_seconds.child(record.engine or "").observe(record.model_wait_seconds)
-        if record.images or record.videos or record.audios:
-            self._inputs.child(Modality.IMAGE).value += record.images
-            self._inputs.child(Modality.VIDEO).value += record.videos
-            self._inputs.child(Modality.AUDIO).value += record.audios
 
     def engine_phase(self, phase: Phase, model: str = "") -> None:
         for other in Phase:
@@ -152,13 +98,6 @@ class Metrics:
 
     def model_downloaded(self, bytes_on_disk: int, model: str = "") -> None:
         self.gauges.downloaded_bytes[model] = bytes_on_disk
-
-    def model_label(self, model: str | None) -> str:
-        """The name to count a request by, of those that are served, else `other`."""
-        if model in self.served_models:
-            return model
-        # The engine answers a request without a model by its first name.
-        return OTHER_MODEL if model is not None or not self.served_models else self.served_models[0]
 
     async def page(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type, as the scraper asked for it.
@@ -188,8 +127,3 @@ class Metrics:
                     await asyncio.sleep(0)
                     slice_ends = monotonic() + _SLICE_SECONDS
         return b"".join([*texts, end]), content_type
-
-    def _of_series(self, route: str, model: str) -> Series:
-        if (series := self._series.get((route, model))) is None:
-            series = self._series[route, model] = Series(self._families, route, model)
-        return series

@@ -6,10 +6,8 @@ from collections import deque
 from time import monotonic
 from typing import Any
 
-from msgspec.structs import replace
-
-from proxy.telemetry.log_fields import MAX_FIELD_CHARS, present_fields
 from proxy.telemetry.record import Record
+from proxy.telemetry.request_log import present_fields
 
 SIZE = 50
 
@@ -42,12 +40,7 @@ class Recent:
 
     def __init__(self, size: int = SIZE) -> None:
         self._records: deque[Record] = deque(maxlen=size)
-
-    def add(self, record: Record) -> None:
-        """Keep a record that is finished, and of its model's name no more than a row shows."""
-        if record.model is not None and len(record.model) > MAX_FIELD_CHARS:
-            record = replace(record, model=record.model[:MAX_FIELD_CHARS])
-        self._records.append(record)
+        self.add = self._records.append
 
     def rows(self) -> list[dict[str, Any]]:
         """The newest first."""

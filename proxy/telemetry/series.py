@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
+from enum import StrEnum
 from functools import cached_property
 
 from prometheus_client import Metric
@@ -13,9 +14,17 @@ from proxy.telemetry.catalogue import LONG_SECONDS
 from proxy.telemetry.family import Buckets, Family, Value
 from proxy.telemetry.record import Outcome, Record
 
+OTHER_MODEL = "other"
 
-class Families(Collector):
-    """The families of requests."""
+
+class Modality(StrEnum):
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
+
+
+class Families:
+    """The families of requests that have ended."""
 
     def __init__(self) -> None:
         self.requests = Family(catalogue.REQUESTS)
@@ -31,10 +40,6 @@ class Families(Collector):
         self.overhead = Family(catalogue.OVERHEAD)
         self.stall = Family(catalogue.STALL)
         self.request_bytes = Family(catalogue.REQUEST_BYTES)
-
-    def collect(self) -> Iterator[Metric]:
-        for family in vars(self).values():
-            yield from family.collect()
 
 
 class Series:
@@ -114,3 +119,70 @@ class Series:
             counter = self._families.requests.child(*self._labels, outcome)
             self._requests[outcome] = counter
         return counter
+
+
+class RequestSeries(Collector):
+    """Counts requests as they begin and end."""
+
+    def __init__(self, routes: Iterable[str] = ()) -> None:
+        """`routes` are there from the start, with every model that is served."""
+        self._routes = tuple(routes)
+        self._served_models: tuple[str, ...] = ()
+        self._series: dict[tuple[str, str], Series] = {}
+        self._in_flight = Family(catalogue.IN_FLIGHT)
+        self._inputs = Family(catalogue.INPUTS)
+        self._families = Families()
+        for route in self._routes:
+            self._in_flight.child(route)
+        for modality in Modality:
+            self._inputs.child(modality)
+
+    @property
+    def served_models(self) -> tuple[str, ...]:
+        """The names that the engine answers to, empty until they are known."""
+        return self._served_models
+
+    @served_models.setter
+    def served_models(self, names: tuple[str, ...]) -> None:
+        if names == self._served_models:
+            return
+        self._served_models = names
+        for route in self._routes:
+            for name in names:
+                self._of(route, name).zero()
+
+    def began(self, record: Record) -> None:
+        self._in_flight.child(record.route).value += 1
+
+    def ended(self, record: Record) -> None:
+        self._in_flight.child(record.route).value -= 1
+        self._of(record.route, self.model_label(record.model)).add(record)
+        if record.images or record.videos or record.audios:
+            self._inputs.child(Modality.IMAGE).value += record.images
+            self._inputs.child(Modality.VIDEO).value += record.videos
+            self._inputs.child(Modality.AUDIO).value += record.audios
+
+    def model_label(self, model: str | None) -> str:
+        """The name to count a request by, of those that are served, else `other`."""
+        served = self._served_models
+        if model in served:
+            return model
+        # The engine answers a request without a model by its first name.
+        return OTHER_MODEL if model is not None or not served else served[0]
+
+    def forget_models(self, names: Collection[str]) -> None:
+        """End the series of models of these names."""
+        self._series = {key: each for key, each in self._series.items() if key[1] not in names}
+        for family in vars(self._families).values():
+            family.forget_models(names)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._in_flight.collect()
+        for family in vars(self._families).values():
+            yield from family.collect()
+        yield from self._inputs.collect()
+
+    def _of(self, route: str, model: str) -> Series:
+        if (series := self._series.get((route, model))) is None:
+            series = self._series[route, model] = Series(self._families, route, model)
+        return series

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from proxy.access.routes import OPERATIONS
-from proxy.telemetry.log_fields import present_fields
 from proxy.telemetry.record import Outcome, Record
+from proxy.telemetry.request_log import present_fields
 
 Attribute = str | bool | int | float | list[str]
 

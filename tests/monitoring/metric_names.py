@@ -47,8 +47,8 @@ def _families() -> list[Metric]:
     metrics.gauges.models = lambda: [("demo", "ready")]
     metrics.gauges.model_memory = lambda: [(("demo", "0"), 5e9)]
     record = full()
-    metrics.request_started(record)
-    metrics.request_ended(record)
+    metrics.requests.began(record)
+    metrics.requests.ended(record)
     return list(metrics.registry.collect())
 
 

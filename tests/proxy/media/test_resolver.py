@@ -17,8 +17,8 @@ from proxy.access.routes import Route
 from proxy.errors import MediaRefused, MediaUnavailable
 from proxy.media.resolver import MediaResolver, media_resolver
 from proxy.settings import Settings
-from proxy.telemetry.log_fields import present_fields
 from proxy.telemetry.record import Record
+from proxy.telemetry.request_log import present_fields
 from tests.proxy.media.web import PUBLIC, Asked, Names, answered, fetcher, policy, server, site
 
 PICTURE = b"\x89PNG\r\n\x1a\n" * 100

@@ -24,8 +24,8 @@ from proxy.relay.event import answer_reader, event_reader
 from proxy.relay.headers import Headers
 from proxy.relay.stream import MAX_HELD_BYTES
 from proxy.server.request import first_of_each
-from proxy.telemetry.log_fields import present_fields
 from proxy.telemetry.record import Outcome, Record
+from proxy.telemetry.request_log import present_fields
 from tests.proxy.relay.recordings import recording
 
 JSON: Headers = [(b"content-type", b"application/json")]

@@ -43,6 +43,14 @@ def counts(said: Peek) -> tuple[int, int, int]:
     return said.images, said.videos, said.audios
 
 
+def test_of_a_name_of_megabytes_only_the_beginning_is_kept() -> None:
+    """A model's name is whatever a client writes, and the last requests stay in memory."""
+    for chars in (100_000, 10_000_000):
+        model = read(CHAT, body(model="a" * chars)).model
+        assert model is not None
+        assert 512 <= len(model) <= 4096
+
+
 # Stream and usage -----------------------------------------------------------------------------
 
 

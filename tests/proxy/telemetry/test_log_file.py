@@ -16,7 +16,8 @@ import pytest
 from proxy.errors import SettingsError
 from proxy.settings import LogFormat
 from proxy.telemetry import log_file, log_output
-from proxy.telemetry.logs import configure, dropped_lines, flush, log_request
+from proxy.telemetry.logs import configure, dropped_lines, flush
+from proxy.telemetry.request_log import log_request
 from tests.patience import PATIENCE
 from tests.proxy.telemetry.conftest import Lines
 from tests.proxy.telemetry.records import full

@@ -292,7 +292,8 @@ def test_a_descriptor_that_somebody_made_non_blocking_loses_nothing() -> None:
 def test_a_line_that_cannot_be_formatted_is_told_in_words(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from proxy.telemetry.logs import JsonFormatter, OutputHandler
+    from proxy.telemetry.log_output import OutputHandler
+    from proxy.telemetry.logs import JsonFormatter
 
     target = Target("stdout", Slow(), Pipe(), reports_errors=False)
     handler = OutputHandler(Output([target], by_turns=False), JsonFormatter())

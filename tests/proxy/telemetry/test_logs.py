@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from proxy.settings import LogFormat
-from proxy.telemetry.log_fields import present_fields
-from proxy.telemetry.logs import TextFormatter, configure, log_request
+from proxy.telemetry.logs import TextFormatter, configure
 from proxy.telemetry.record import Record
+from proxy.telemetry.request_log import log_request, present_fields
 from tests.proxy.telemetry.conftest import Lines
 from tests.proxy.telemetry.records import finished, full
 

@@ -39,11 +39,12 @@ GPU = GpuReading(1, 0.5, 12e9, 48e9, 61, 250)
 
 def measured(*records: Record, served: tuple[str, ...] = ("demo", "alias")) -> Metrics:
     metrics = Metrics()
-    metrics.served_models = served
+    metrics.requests.served_models = served
     metrics.keys.set_labels(["alice"])
     for record in records:
-        metrics.request_started(record)
-        metrics.request_ended(record)
+        metrics.requests.began(record)
+        metrics.requests.ended(record)
+        metrics.keys.add(record)
     return metrics
 
 
@@ -219,8 +220,8 @@ def test_clients_cannot_make_series() -> None:
             finish_reason=f"reason-{number}",
             user_agent=f"agent/{number}",
         )
-        metrics.request_started(record)
-        metrics.request_ended(record)
+        metrics.requests.began(record)
+        metrics.requests.ended(record)
     assert page_of(metrics)[0].count(b"\n") == before
 
 
@@ -268,7 +269,7 @@ def test_each_served_model_has_all_its_series_from_the_start_and_under_a_hundred
     for route in GENERATING:
         assert value(metrics, "sidecar_requests_in_flight", route=route) == 0
     metrics.keys.set_labels(["alice"])
-    metrics.served_models = ("demo", "alias")
+    metrics.requests.served_models = ("demo", "alias")
     assert series(metrics, model="other") == 0
     for model in ("demo", "alias"):
         assert series(metrics, model=model) == 95
@@ -283,22 +284,22 @@ def test_each_served_model_has_all_its_series_from_the_start_and_under_a_hundred
         *(finished(route=r, model="demo", outcome=o) for r in GENERATING for o in Outcome),
     ]
     for record in records:
-        metrics.request_started(record)
-        metrics.request_ended(record)
+        metrics.requests.began(record)
+        metrics.requests.ended(record)
     assert series(metrics) == before, "nothing that matters appears later"
 
 
 def test_a_route_that_generates_nothing_has_only_the_series_it_needs() -> None:
     metrics = Metrics(GENERATING)
-    metrics.served_models = ("demo",)
+    metrics.requests.served_models = ("demo",)
     before = series(metrics, model="demo")
-    metrics.request_started(record := finished(route=Route.TOKENIZE, model="demo"))
-    metrics.request_ended(record)
+    metrics.requests.began(record := finished(route=Route.TOKENIZE, model="demo"))
+    metrics.requests.ended(record)
     assert series(metrics, model="demo") == before + 1
-    metrics.request_started(
+    metrics.requests.began(
         record := finished(route=Route.EMBEDDINGS, model="demo", prompt_tokens=3)
     )
-    metrics.request_ended(record)
+    metrics.requests.ended(record)
     assert series(metrics, model="demo") == before + 3
 
 
@@ -380,10 +381,10 @@ def test_a_gauge_that_is_not_known_has_no_sample() -> None:
 def test_requests_are_in_flight_from_the_door_to_the_last_byte() -> None:
     metrics = Metrics()
     record = finished()
-    metrics.request_started(record)
-    metrics.request_started(finished())
+    metrics.requests.began(record)
+    metrics.requests.began(finished())
     assert value(metrics, "sidecar_requests_in_flight", route="chat") == 2
-    metrics.request_ended(record)
+    metrics.requests.ended(record)
     assert value(metrics, "sidecar_requests_in_flight", route="chat") == 1
 
 
@@ -500,10 +501,10 @@ def test_the_page_has_the_bytes_that_prometheus_clients_own_metrics_would_make(
     monkeypatch.setattr(family_module, "time", lambda: 1700000000.25)
     models = ("demo", "alias")
     metrics, reference = Metrics(GENERATING), Reference(models)
-    metrics.served_models = models
+    metrics.requests.served_models = models
     for record in random_records(3000):
-        metrics.request_started(record)
-        metrics.request_ended(record)
+        metrics.requests.began(record)
+        metrics.requests.ended(record)
         reference.add(record)
     expected = choose_encoder(accept)[0](reference.registry).decode()
     of_requests, inputs = expected.removesuffix("# EOF\n").split("# HELP sidecar_inputs")
@@ -519,7 +520,7 @@ def test_the_page_has_the_bytes_that_prometheus_clients_own_metrics_would_make(
 
 async def test_a_page_of_very_many_models_leaves_the_event_loop_free() -> None:
     metrics = Metrics(GENERATING)
-    metrics.served_models = tuple(f"model-{number}" for number in range(300))
+    metrics.requests.served_models = tuple(f"model-{number}" for number in range(300))
     turns = 0
 
     async def count_turns() -> None:
@@ -549,20 +550,21 @@ def test_a_page_is_the_same_in_parts_of_any_size(
 
 def test_a_model_that_is_gone_has_no_series_and_gets_none_from_who_has_waited_for_it() -> None:
     metrics = Metrics(GENERATING, engines=["one", "two"])
-    metrics.served_models = ("one", "two", "zwei")
-    metrics.request_ended(finished(model="zwei", engine="two", prompt_tokens=3))
+    metrics.requests.served_models = ("one", "two", "zwei")
+    metrics.requests.ended(finished(model="zwei", engine="two", prompt_tokens=3))
     metrics.models.loads.child("two", "cold", "ok")
     metrics.model_downloaded(1, "two")
-    metrics.served_models = ("one",)
+    metrics.requests.served_models = ("one",)
     metrics.remove_engine("two", ["two", "zwei"])
     late = finished(model="two", engine="two", model_wait_seconds=3.0)
-    metrics.request_ended(late)
+    metrics.requests.ended(late)
+    metrics.models.add(late)
 
     def models() -> set[str]:
         samples = [sample for family in families(metrics) for sample in family.samples]
         return {sample.labels["model"] for sample in samples if "model" in sample.labels}
 
     assert models() == {"one", "other"}
-    metrics.served_models = ("one", "two")
+    metrics.requests.served_models = ("one", "two")
     metrics.add_engine("two")
     assert models() == {"one", "two", "other"}

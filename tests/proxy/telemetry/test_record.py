@@ -9,8 +9,8 @@ import pytest
 
 from proxy.access.routes import Route
 from proxy.errors import Source
-from proxy.telemetry.log_fields import MAX_FIELD_CHARS, LogFields, present_fields
 from proxy.telemetry.record import Outcome, Record
+from proxy.telemetry.request_log import MAX_FIELD_CHARS, LogFields, present_fields
 from tests.proxy.telemetry.records import finished, full
 
 CUT = {"outcome": Outcome.PROXY_ERROR}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from proxy.access.routes import Route
-from proxy.telemetry.log_fields import present_fields
 from proxy.telemetry.record import Outcome
+from proxy.telemetry.request_log import present_fields
 from proxy.telemetry.span_attributes import attributes, events, has_failed, span_name
 from tests.proxy.telemetry.records import finished, full
 

@@ -1,23 +1,62 @@
-"""The fields of a request's log line: each declared once, and read off the record.
+"""The log line of a request: its fields, each declared once and read off the record.
 
 docs/logs.md and docs/log-schema.json are made from these declarations (`scripts/reference.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import floor
+from time import time
 from typing import Annotated, Any
 
 from msgspec import Struct
+from msgspec.json import Encoder
 from msgspec.structs import asdict
 
 from proxy.errors import Source
+from proxy.telemetry.log_output import OutputHandler, timestamp
 from proxy.telemetry.record import Outcome, Record
 
 # Words that came over the wire may be megabytes long; a log line may not.
 MAX_FIELD_CHARS = 512
+
+# What is logged of a request that was running when the engine died; never what was in it.
+IN_FLIGHT_FIELDS = (
+    "request_id",
+    "trace_id",
+    "method",
+    "path",
+    "route",
+    "model",
+    "stream",
+    "modalities",
+    "images",
+    "videos",
+    "audios",
+    "bytes_in",
+    "bytes_out",
+    "completion_tokens",
+)
+MAX_IN_FLIGHT_LINES = 50
+
+# Browsers, tools and platforms ask these of any server: Claude Code sends `HEAD /` at each start.
+# That is no mistake of the client's, and a line at level debug only.
+_PROBED_PATHS = (
+    "/",
+    "/v1",
+    "/v1/",
+    "/favicon.ico",
+    "/robots.txt",
+    "/apple-touch-icon.png",
+    "/apple-touch-icon-precomposed.png",
+)
+_encode = Encoder().encode
+_root = logging.getLogger()
+_access = logging.getLogger("proxy.access")
+_in_flight = logging.getLogger("proxy.flights")
 
 # When fields are absent.
 _NOT_HTTP = "where what came was no HTTP"
@@ -311,3 +350,45 @@ def _between(start: float | None, end: float | None) -> float | None:
 def _ms(seconds: float | None) -> float | None:
     """To the hundredth; `round` would cost three times as much."""
     return None if seconds is None else floor(seconds * 100_000 + 0.5) / 100
+
+
+def log_request(record: Record) -> None:
+    """The one line of a request."""
+    if not _access.isEnabledFor(logging.INFO):
+        return
+    fields = log_fields(record)
+    asked = f"{record.method} {fields.path}" if record.method else "unreadable request"
+    message = f"{asked} {record.status} {record.outcome}"
+    if record.route == "unknown" and record.path in _PROBED_PATHS:
+        _access.debug(message, extra={"fields": present_fields(record)})
+        return
+    handlers = _root.handlers
+    handler = handlers[0] if len(handlers) == 1 else None
+    if (
+        not isinstance(handler, OutputHandler)
+        or not handler.writes_json
+        or handler.filters
+        or _access.handlers
+        or _access.filters
+    ):
+        _access.info(message, extra={"fields": present_fields(record)})
+        return
+    # The same line as by way of the logger, for a third of the time.
+    handler.output.write(
+        b'{"level":"INFO","logger":"proxy.access","message":%b,"timestamp":"%b",%b\n'
+        % (_encode(message), timestamp(time()).encode(), _encode(fields)[1:])
+    )
+
+
+def log_in_flight(records: Sequence[Record]) -> None:
+    """The engine has died: a line for each request that was in flight, then how many more."""
+    for record in records[:MAX_IN_FLIGHT_LINES]:
+        present = present_fields(record)
+        fields = {name: present[name] for name in IN_FLIGHT_FIELDS if name in present}
+        # Where the engine has not counted them: an event holds one token, or a few.
+        fields.setdefault("completion_tokens", record.generated_events)
+        fields["age_ms"] = present["duration_ms"]
+        text = f"in flight when the engine died: {record.method} {fields['path']}"
+        _in_flight.warning(text, extra={"fields": fields})
+    if (more := len(records) - MAX_IN_FLIGHT_LINES) > 0:
+        _in_flight.warning("in flight when the engine died: %d more", more)
