@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from proxy.access.accounts import Accounts
+from proxy.access.admission import WaitingRoom
 from proxy.access.keys import Keys, warnings_about_keys
 from proxy.access.ledger import Ledger
-from proxy.access.waiting_room import WaitingRoom
 from proxy.settings import Settings
 from proxy.settings.allowance import KeyLimits
 from proxy.tasks import spawn
@@ -80,10 +80,7 @@ class AccessControl:
 
     def make_waiting_room(self) -> WaitingRoom:
         """The places that there are at the engine."""
-        places = self.places_of_only(self._settings)
-        return WaitingRoom(
-            places, self._settings.max_waiting, self._accounts.in_flight, self._max_wait
-        )
+        return self._waiting_room(self.places_of_only(self._settings))
 
     def places_of_only(self, model: Settings) -> int | None:
         """At the engine of a single model, which has those of all keys together too."""
@@ -92,10 +89,11 @@ class AccessControl:
 
     def make_waiting_room_of_all(self) -> WaitingRoom:
         """What the keys may have at all engines together; each engine has its own places."""
-        places = self._accounts.all_in_flight
-        return WaitingRoom(
-            places, self._settings.max_waiting, self._accounts.in_flight, self._max_wait
-        )
+        return self._waiting_room(self._accounts.all_in_flight)
+
+    def _waiting_room(self, places: int | None) -> WaitingRoom:
+        limit_of = self._accounts.in_flight if self.guarded else None
+        return WaitingRoom(places, self._settings.max_waiting, limit_of, self._max_wait)
 
     def make_waiting_room_of(self, model: Settings) -> WaitingRoom:
         """The places at the engine of one of several models."""

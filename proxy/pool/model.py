@@ -9,9 +9,8 @@ from time import monotonic, time
 from types import MappingProxyType
 from typing import Any
 
-from proxy.access.admission import Admission
+from proxy.access.admission import Admission, WaitingRoom
 from proxy.access.poison import PoisonGuard
-from proxy.access.waiting_room import WaitingRoom
 from proxy.engine.attached import AttachedEngine
 from proxy.engine.history import START_PHASES
 from proxy.engine.lifecycle import Engine
@@ -94,7 +93,6 @@ class ServedModel:
         self.pinned = settings.is_pinned
         self.memory: PoolMemory | None = None
         """Reads the devices of all models."""
-        self.is_closing = False
         self._is_open = asyncio.Event()
         self._is_open.set()
         self._may_start = asyncio.Event()
@@ -164,6 +162,11 @@ class ServedModel:
         if phase is Phase.RESTARTING:  # it has its memory still, or will have it again
             return ModelState.LOADING if self.is_here else ModelState.UNLOADED
         return _STATES.get(phase, ModelState.UNLOADED)
+
+    @property
+    def is_closing(self) -> bool:
+        """It lets no request in, ready or not."""
+        return not self._is_open.is_set()
 
     @property
     def is_between_loads(self) -> bool:
@@ -360,13 +363,13 @@ class ServedModel:
 
     def close(self) -> None:
         """Let no request in: those that come wait as for a model that is not loaded."""
-        self.is_closing = True
         self._is_open.clear()
+        self.admission.is_open = False
 
     def reopen(self) -> None:
         """Undo `close`."""
-        self.is_closing = False
         self._is_open.set()
+        self.admission.is_open = self.state.snapshot.ready
 
     def refuse_waiting(self) -> None:
         """`refusal` says why."""
@@ -438,6 +441,7 @@ class ServedModel:
     def _on_change(self, before: Snapshot, after: Snapshot) -> None:
         if after.phase is before.phase:
             return
+        self.admission.is_open = after.ready and not self.is_closing
         if before.phase in _SERVING and after.phase in _DEAD:
             report_lost(self.in_flight, self.poison)
         if after.phase is Phase.RESTARTING:

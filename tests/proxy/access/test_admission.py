@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.access.admission import Admission
-from proxy.access.waiting_room import Watch
+from proxy.access.admission import Admission, Watch
 from proxy.errors import (
     ClientClosed,
     Draining,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxy.access.access_control import AccessControl
-from proxy.access.waiting_room import WaitingRoom
+from proxy.access.admission import WaitingRoom
 from proxy.errors import ClientClosed, Draining, Overloaded, RateLimited, RequestFailure
 from proxy.settings import Settings
 from tests.patience import PATIENCE

@@ -11,8 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from proxy.access.admission import Admission
-from proxy.access.waiting_room import WaitingRoom
+from proxy.access.admission import Admission, WaitingRoom
 from proxy.api.health import health_router
 from proxy.api.service import Service
 from proxy.engine.phase import Phase
