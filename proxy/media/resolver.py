@@ -37,6 +37,9 @@ class _Wanted:
 class MediaResolver:
     """Judges the URLs in bodies and, with a fetcher, puts what they lead to in their place."""
 
+    is_needed = staticmethod(might_contain_urls)
+    """Whether there may be anything to do; quick, and mostly no."""
+
     def __init__(
         self,
         policy: Policy,
@@ -53,10 +56,6 @@ class MediaResolver:
         self._max_urls = max_urls
         self._max_body_bytes = max_body_bytes
         self.memory = MediaMemory(memory_bytes, max_body_bytes)
-
-    def is_needed(self, route: str, body: bytes | bytearray) -> bool:
-        """Whether there may be anything to do; quick, and mostly no."""
-        return might_contain_urls(route, body)
 
     async def resolve(
         self, route: str, body: bytes | bytearray, record: Record

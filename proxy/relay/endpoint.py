@@ -25,7 +25,7 @@ from proxy.relay.deadline import Deadline
 from proxy.relay.keep_alive import Heartbeat, KeepAlive
 from proxy.relay.lifecycle import RequestLifecycle, record_of
 from proxy.relay.models import ModelsResponse, models_question
-from proxy.relay.refusal import refusal, speaks_anthropic
+from proxy.relay.refusal import refusal
 from proxy.relay.routing import Model, Models
 from proxy.relay.translation import Translation
 from proxy.relay.upstream_request import Media, UpstreamRequest, upstream_request
@@ -130,7 +130,7 @@ class Relay:
             if limits.request_timeout or limits.stream_idle_timeout:
                 deadline = Deadline(limits.request_timeout, limits.stream_idle_timeout)
                 deadline.watch(connection, record.started)
-            anthropic = speaks_anthropic(route, exchange.request)
+            anthropic = headers.speaks_anthropic(route, exchange.request)
             if limits.json_heartbeat and self._may_be_padded(exchange, asked, record):
                 named = headers.identity(record.request_id.encode(), anthropic=anthropic)
                 padding = Heartbeat(limits.json_heartbeat, out.pad, named)
@@ -193,7 +193,7 @@ class Relay:
             raise wrong
         body = self._models.listing(record.key)
         pairs = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        anthropic = speaks_anthropic(Route.MODELS, exchange.request)
+        anthropic = headers.speaks_anthropic(Route.MODELS, exchange.request)
         request_id = record.request_id.encode()
         record.status = 200
         out.start(200, headers.to_client(pairs, request_id, anthropic=anthropic))
@@ -299,7 +299,7 @@ async def _refuse(
         record.status = failure.status
     elif not exchange.started:
         route = out.route if isinstance(out, Translation) else route
-        anthropic = speaks_anthropic(route, exchange.request)
+        anthropic = headers.speaks_anthropic(route, exchange.request)
         status, answer_headers, body = refusal(
             failure, record.request_id.encode(), anthropic=anthropic
         )

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from random import getrandbits
 
+from proxy.access.routes import Route
 from proxy.server.request import Header as Header
 from proxy.server.request import Headers as Headers
+from proxy.server.request import Request
 
 # RFC 9110 section 7.6.1, and the names that proxies treat alike.
 _HOP_BY_HOP = frozenset(
@@ -41,6 +43,10 @@ _TRACEPARENT = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
 _TRACE_CONTEXT = frozenset({b"traceparent", b"tracestate"})
+
+_MESSAGES = b"/v1/messages"
+# Both APIs have these paths, and one that is in neither may be asked for by a client of either.
+_SHARED = (Route.MODELS, Route.UNKNOWN)
 
 
 def get(headers: Iterable[Header], name: bytes) -> bytes | None:
@@ -82,6 +88,16 @@ def to_upstream(
         dropped |= _TRACE_CONTEXT
     kept = _without(dropped, headers)
     return [(b"host", host), *kept, *span, _UNCOMPRESSED, (b"x-request-id", request_id)]
+
+
+def speaks_anthropic(route: Route, request: Request) -> bool:
+    """Whether a request is one of Anthropic's API: its errors have that shape.
+
+    All its SDKs send `anthropic-version` with each request.
+    """
+    if request.path == _MESSAGES or request.path.startswith(_MESSAGES + b"/"):
+        return True
+    return route in _SHARED and b"anthropic-version" in request.named
 
 
 def identity(request_id: bytes, *, anthropic: bool) -> Headers:

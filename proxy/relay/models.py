@@ -13,7 +13,7 @@ import msgspec
 
 from proxy.access.routes import Route
 from proxy.errors import InvalidEngineResponse, ModelNotFound
-from proxy.relay.refusal import speaks_anthropic
+from proxy.relay.headers import speaks_anthropic
 from proxy.server.exchange import Exchange
 from proxy.server.request import Headers, Request
 

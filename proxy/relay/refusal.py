@@ -9,21 +9,7 @@ import msgspec
 from proxy.access.routes import Route
 from proxy.errors import RequestFailure
 from proxy.relay.headers import identity
-from proxy.server.request import Headers, Request
-
-_MESSAGES = b"/v1/messages"
-# Both APIs have these paths, and one that is in neither may be asked for by a client of either.
-_SHARED = (Route.MODELS, Route.UNKNOWN)
-
-
-def speaks_anthropic(route: Route, request: Request) -> bool:
-    """Whether a request is one of Anthropic's API: its errors have that shape.
-
-    All its SDKs send `anthropic-version` with each request.
-    """
-    if request.path == _MESSAGES or request.path.startswith(_MESSAGES + b"/"):
-        return True
-    return route in _SHARED and b"anthropic-version" in request.named
+from proxy.server.request import Headers
 
 
 def refusal(

@@ -11,7 +11,7 @@ import zlib
 import httptools
 
 from proxy.errors import InvalidEngineResponse
-from proxy.server.request import Headers, first_of_each
+from proxy.server.request import Headers
 
 _FIRST_STATUS, _LAST_STATUS = 100, 599
 # Interim answers count too; so does what comes behind the body without an end.
@@ -107,7 +107,7 @@ class Response:
             return
         if self.status < 200:
             return
-        self.named = first_of_each(self.headers)
+        self.named = dict(reversed(self.headers))
         if b"transfer-encoding" in self.named:
             # No coding but chunks: the header would be lost, and the bytes mean nothing.
             codings = [value for name, value in self.headers if name == b"transfer-encoding"]
@@ -130,7 +130,7 @@ class Response:
                 self._unpacker = Unpacker()
                 untrue = (b"content-encoding", b"content-length")
                 self.headers = [header for header in self.headers if header[0] not in untrue]
-                self.named = first_of_each(self.headers)
+                self.named = dict(reversed(self.headers))
         self.has_head = True
         self.keeps_alive = self._parser.should_keep_alive()
         if self._method == "HEAD":

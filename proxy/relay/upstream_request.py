@@ -162,7 +162,8 @@ async def upstream_request(
             if request.query:
                 target = b"%b?%b" % (target, request.query)
         asked = UpstreamRequest(route, target, request.headers)
-        if not request.has_body:
+        length = request.named.get(b"content-length", b"0")
+        if length == b"0" and b"transfer-encoding" not in request.named:
             record.body_read, record.stream = record.started, False
             asked.length = request.declared_length
             return asked

@@ -14,14 +14,7 @@ import httptools
 from proxy.errors import HeadTooLarge, MalformedRequest, RequestFailure, RequestTimeout, draining
 from proxy.server.exchange import Exchange
 from proxy.server.hang_up import has_hung_up
-from proxy.server.request import (
-    Header,
-    Headers,
-    Request,
-    address_of,
-    first_of_each,
-    parts_of_target,
-)
+from proxy.server.request import Header, Headers, Request, address_of
 
 # Of a head; of trailers likewise.
 MAX_HEAD_BYTES = 256 * 1024
@@ -368,7 +361,7 @@ class ClientConnection(asyncio.Protocol):
                 return
             except httptools.HttpParserUpgrade as stopped:
                 rest = data[stopped.args[0] :]
-            named = first_of_each(self._headers)
+            named = dict(reversed(self._headers))
             offers = named.get(b"upgrade", b"").lower() == b"websocket"
             connection = b",".join(value for name, value in self._headers if name == b"connection")
             tokens = {token.strip().lower() for token in connection.split(b",")}
@@ -399,14 +392,14 @@ class ClientConnection(asyncio.Protocol):
         return b"%b%b\r\n" % (first, b"".join(b"%b: %b\r\n" % header for header in headers))
 
     def _request(self, method: str) -> Request:
-        path, query = parts_of_target(self._target)
+        path, query = _parts(self._target)
         return Request(
             method,
             self._target,
             path,
             query,
             self._headers,
-            first_of_each(self._headers),
+            dict(reversed(self._headers)),
             self._parser.get_http_version(),
             self._client,
             self._port,
@@ -433,6 +426,21 @@ class ClientConnection(asyncio.Protocol):
             self._begin(exchange)
         else:
             self._pipeline.append(exchange)
+
+
+def _parts(target: bytes) -> tuple[bytes, bytes]:
+    """Path and query of a request's target, which may be an absolute URL (RFC 9112, 3.2).
+
+    Raises:
+        ValueError, httptools.HttpParserInvalidURLError: it is neither.
+    """
+    if not target.isascii():
+        raise ValueError("a target has ASCII characters only")
+    if target.startswith(b"/") and b"#" not in target:
+        path, _, query = target.partition(b"?")
+        return path, query
+    url = httptools.parse_url(target)
+    return url.path or b"/", url.query or b""
 
 
 def _new_parser(connection: ClientConnection) -> httptools.HttpRequestParser:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import httptools
 import msgspec
 
 Header = tuple[bytes, bytes]
@@ -36,31 +33,6 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         """Bytes of the body, where `Content-Length` says how many."""
         value = self.named.get(b"content-length")
         return int(value) if value is not None and value.isdigit() else None
-
-    @property
-    def has_body(self) -> bool:
-        length = self.named.get(b"content-length")
-        return (length is not None and length != b"0") or b"transfer-encoding" in self.named
-
-
-def first_of_each(headers: Sequence[Header]) -> dict[bytes, bytes]:
-    """The first value of each header."""
-    return dict(reversed(headers))
-
-
-def parts_of_target(target: bytes) -> tuple[bytes, bytes]:
-    """Path and query of a request's target, which may be an absolute URL (RFC 9112, 3.2).
-
-    Raises:
-        ValueError, httptools.HttpParserInvalidURLError: it is neither.
-    """
-    if not target.isascii():
-        raise ValueError("a target has ASCII characters only")
-    if target.startswith(b"/") and b"#" not in target:
-        path, _, query = target.partition(b"?")
-        return path, query
-    url = httptools.parse_url(target)
-    return url.path or b"/", url.query or b""
 
 
 def address_of(peer: object) -> str | None:

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.access.admins import THIS_MACHINE, Admins
 from proxy.errors import AdminOnly, Unauthorized
-from proxy.server.request import Request, first_of_each
+from proxy.server.request import Request
 from proxy.settings import Settings
 
 HOST = b"localhost:8000"
@@ -23,7 +23,7 @@ def request(
     lines = [(name.encode(), each.encode()) for name, each in named.items() if each is not None]
     target = b"/models/demo/load"
     return Request(
-        "POST", target, target, b"", lines, first_of_each(lines), version, client, 8000, 0.0
+        "POST", target, target, b"", lines, dict(reversed(lines)), version, client, 8000, 0.0
     )
 
 

@@ -23,7 +23,6 @@ from proxy.relay.background import BackgroundResponses
 from proxy.relay.event import answer_reader, event_reader
 from proxy.relay.headers import Headers
 from proxy.relay.stream import MAX_HELD_BYTES
-from proxy.server.request import first_of_each
 from proxy.telemetry.record import Outcome, Record
 from proxy.telemetry.request_log import present_fields
 from tests.proxy.relay.recordings import recording
@@ -33,7 +32,7 @@ EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
 
 
 def answer_to_chat(headers: Headers, record: Record, *, withhold_usage: bool = False) -> Answer:
-    named = first_of_each(headers)
+    named = dict(reversed(headers))
     background = BackgroundResponses()
     return answer_for(Route.CHAT, named, record, background, withhold_usage=withhold_usage)
 

@@ -9,8 +9,8 @@ import pytest
 from proxy import errors
 from proxy.access.routes import Route
 from proxy.errors import RequestFailure
-from proxy.relay.headers import Headers, get
-from proxy.relay.refusal import error_event, refusal, speaks_anthropic
+from proxy.relay.headers import Headers, get, speaks_anthropic
+from proxy.relay.refusal import error_event, refusal
 from tests.proxy.server.exchanges import request_of
 
 FAILURES = sorted(RequestFailure.__subclasses__(), key=lambda leaf: leaf.__name__)

@@ -6,7 +6,7 @@ import asyncio
 from typing import cast
 
 from proxy.server.exchange import Exchange
-from proxy.server.request import Headers, Request, first_of_each
+from proxy.server.request import Headers, Request
 
 
 def request_of(
@@ -17,7 +17,7 @@ def request_of(
 ) -> Request:
     path, _, query = target.partition(b"?")
     pairs = headers or []
-    named = first_of_each(pairs)
+    named = dict(reversed(pairs))
     return Request(method, target, path, query, pairs, named, version, "10.0.0.7", 8000, 1.0)
 
 
