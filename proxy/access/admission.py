@@ -50,18 +50,17 @@ class Admission:
         max_held: int | None = None,
         on_hold: Callable[[str | None], None] = lambda key: None,
         on_wait: Callable[[], None] = lambda: None,
-        on_empty: Callable[[], None] = lambda: None,
     ) -> None:
         """At most `max_held` requests wait for the engine; None is no limit. `on_hold` is called
         with the key of a request before it waits, or would wait if `hold_seconds` were not 0; it
-        may refuse it. `on_wait` is called when one begins or ends to wait for it, `on_empty` when
-        none is inside any more."""
+        may refuse it. `on_wait` is called when one begins or ends to wait for it."""
         self._max_held = max_held
         self.is_open = False
         """The engine takes work: `refusal` need not be asked."""
         self._on_hold = on_hold
         self._on_wait = on_wait
-        self._on_empty = on_empty
+        self.on_empty: Callable[[], None] | None = None
+        """Called when none is inside any more."""
         self._refusal = refusal
         self._wait_until_settled = wait_until_settled
         self.hold_seconds = hold_seconds
@@ -162,7 +161,8 @@ class Admission:
         self._left += 1
         if self.in_flight == 0:
             self._empty.set()
-            self._on_empty()
+            if self.on_empty is not None:
+                self.on_empty()
 
     def idle_since(self) -> float | None:
         """When the last request ended that was let in (monotonic seconds); None while there is one,

@@ -120,7 +120,6 @@ class ServedModel:
             max_held=(settings.max_waiting or _MAX_HELD) if names else None,
             on_hold=self._want_load,
             on_wait=self._notify,
-            on_empty=self._notify_unused,
         )
         self.poison = PoisonGuard(enabled=settings.poison_guard)
         self.in_flight = InFlightRequests(self.poison)
@@ -371,6 +370,10 @@ class ServedModel:
         self._is_open.set()
         self.admission.is_open = self.state.snapshot.ready
 
+    def notify_unused(self, *, wanted: bool) -> None:
+        """Whether the scheduler is to know when its last request ends."""
+        self.admission.on_empty = self._notify if wanted else None
+
     def refuse_waiting(self) -> None:
         """`refusal` says why."""
         self.admission.end_holds()
@@ -432,11 +435,6 @@ class ServedModel:
         """Something has changed that the scheduler goes by."""
         if self.scheduler is not None:
             self.scheduler.notify()
-
-    def _notify_unused(self) -> None:
-        """Its last request has ended."""
-        if self.scheduler is not None:
-            self.scheduler.notify_unused()
 
     def _on_change(self, before: Snapshot, after: Snapshot) -> None:
         if after.phase is before.phase:

@@ -65,6 +65,11 @@ class ModelHandle(Protocol):
         """Undo `close`."""
         ...
 
+    def notify_unused(self, *, wanted: bool) -> None:
+        """Whether to call `Scheduler.notify` when its last request ends. Mostly no step follows,
+        and there is such an end after each request that is alone."""
+        ...
+
     def refuse_waiting(self) -> None:
         """It has become one that can never be loaded: answer the requests that wait for it."""
         ...
@@ -120,7 +125,6 @@ class Scheduler:
         self._clock = clock
         self._turns: set[asyncio.Event] = set()
         self._is_stopping = False
-        self._awaits_unused = False
         self._changed = asyncio.Event()
         self._load_orders = dict.fromkeys(preload[:1], clock())
         self._unload_orders: set[str] = set()
@@ -134,12 +138,6 @@ class Scheduler:
         self._changed.set()
         for turn in self._turns:
             turn.set()
-
-    def notify_unused(self) -> None:
-        """The last request of a model has ended. Mostly no step follows, and no plan is made: this
-        comes after each request that is alone."""
-        if self._awaits_unused:
-            self._changed.set()
 
     async def turn(self, name: str) -> None:
         """Wait until nothing else is loaded, unloaded or started on the devices of this model: then
@@ -253,7 +251,8 @@ class Scheduler:
                     self._load_orders, self._unload_orders, self._preload, self._not_before
                 )
                 plan = next_step(views, self._budget(), now, orders)
-                self._awaits_unused = plan.awaits_unused
+                for handle in self._handles():
+                    handle.notify_unused(wanted=plan.awaits_unused)
                 if plan.step is not None:
                     self._take(plan.step)
                     continue

@@ -119,7 +119,7 @@ class FakeModel:
         self.waiters: dict[asyncio.Future[None], float] = {}
         self.is_ended = asyncio.Event()
         self.changed: Callable[[], None] = lambda: None
-        self.unused: Callable[[], None] = lambda: None
+        self.is_awaited = False
         self.pod: Pod | None = None
 
     @property
@@ -164,8 +164,8 @@ class FakeModel:
         finally:
             self.in_flight -= 1
             self.last_used = now()
-            if not self.in_flight:
-                self.unused()
+            if not self.in_flight and self.is_awaited:
+                self.changed()
         self.served.append(served)
         return served
 
@@ -280,6 +280,9 @@ class FakeModel:
         if self.state is ModelState.READY:
             self._release()
 
+    def notify_unused(self, *, wanted: bool) -> None:
+        self.is_awaited = wanted
+
     def refuse_waiting(self) -> None:
         assert self.waiters
         self._release(LoadFailed())
@@ -306,7 +309,6 @@ class Pod:
         )
         for model in models:
             model.changed, model.pod = self.scheduler.notify, self
-            model.unused = self.scheduler.notify_unused
         self.is_stopping = False
 
     async def __aenter__(self) -> Self:

@@ -28,7 +28,6 @@ class CountedPod(Pod):
         self.scheduler = Scheduler(lambda: models, lambda: self.budget, [count], "a", now)
         for model in models:
             model.changed = self.scheduler.notify
-            model.unused = self.scheduler.notify_unused
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(f"sidecar_model_{name}", labels)
