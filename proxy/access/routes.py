@@ -385,11 +385,12 @@ class RouteTable:
             **{path: each for path, each in declared.items() if not each[0].is_translated},
         }
         """All paths, as OpenAPI writes them."""
-        self._exact = {
+        self.paths = {
             path.encode(): spec.route
             for path, (spec, endpoint) in self.listed.items()
             if endpoint.named_by or "{" not in path
         }
+        """The kind of work behind each that takes no name and no id."""
 
     def canonical(self, raw_path: bytes) -> bytes:
         """A path as it is listed: without the slash at its end, where it is listed only so.
@@ -403,7 +404,7 @@ class RouteTable:
 
     def find(self, raw_path: bytes) -> Route | None:
         """The kind of work behind a path, or None where it is not the engine's."""
-        if route := self._exact.get(raw_path):
+        if route := self.paths.get(raw_path):
             return route
         match = _WITH_PARAMETER.fullmatch(raw_path)
         if match is None or match.lastgroup is None:

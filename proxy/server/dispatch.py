@@ -147,7 +147,8 @@ class Dispatch:
         """Which of our own endpoints there are on a request's port, and its kind of work there."""
         if self._metrics_port is not None and request.port == self._metrics_port:
             return self._scraped, None
-        return self._built_in, self._routes.find(request.path)
+        route = self._routes.paths.get(request.path)
+        return self._built_in, route or self._routes.find(request.path)
 
     def _without_slash(self, request: Request, built_in: BuiltInEndpoints) -> Request:
         """What is listed, ours or the engine's, is found with a slash at its end, too."""

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from proxy.access.routes import Route
 from proxy.json_scan import in_one_go
-from proxy.relay.body_inspection import Peek, peek, scan, with_usage_option
+from proxy.relay.upstream_request import Peek, peek, scan, with_usage_option
 from tests.fuzz.seeds import TOKENS
 from tests.fuzz.source import Source
 

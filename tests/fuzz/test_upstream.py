@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.errors import EngineTimeout, InvalidEngineResponse
+from proxy.relay.connection import MAX_HEAD_BYTES
 from proxy.relay.headers import Headers
-from proxy.relay.response import MAX_HEAD_BYTES
 from tests.fuzz.making import PLACES, in_pieces, jumble, repeatable, spoilt
 from tests.fuzz.seeds import ANSWERS, TOKENS
 from tests.fuzz.source import cut

@@ -28,7 +28,7 @@ from proxy.json_scan import (
     in_slices,
 )
 from proxy.media.url_scan import find_urls
-from proxy.relay.body_inspection import scan as scan_body
+from proxy.relay.upstream_request import scan as scan_body
 
 SIZE = 2 * 1024 * 1024
 NODE = Shape(takes=b'"')
