@@ -88,7 +88,6 @@ def become(order: Order, outputs: list[int]) -> None:
         os.close(output)
     if order.new_session:
         os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(order.environ)
     sys.argv = ["-m", *order.arguments]
@@ -96,13 +95,14 @@ def become(order: Order, outputs: list[int]) -> None:
 
 def main() -> None:
     descriptor, program, *modules = sys.argv[1:]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with its socket
+    inherited = signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with its socket
     for module in modules:
         importlib.import_module(module)
     assert threading.active_count() == 1, "a thread would be missing in what is forked"
     gc.collect()
     gc.freeze()  # what is shared stays shared
     become(*next_child(socket.socket(fileno=int(descriptor))))
+    signal.signal(signal.SIGINT, inherited)
     runpy.run_module(program, run_name="__main__", alter_sys=True)
 
 

@@ -76,7 +76,7 @@ def test_stderr_goes_elsewhere_where_that_is_asked_for(server: ForkServer, tmp_p
     assert (code, json.loads(text)["arguments"][1:]) == (1, ["raise"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1])
 def test_a_signal_that_ends_it_is_its_exit_code(
     server: ForkServer, tmp_path: Path, number: int
 ) -> None:

@@ -1,0 +1,1 @@
+"""Which files of the sidecar a request runs through."""
