@@ -13,6 +13,8 @@ COVERAGE := 88
 # More than there are cores: most tests wait for other processes most of the time.
 PROCESSES := 3
 PYTEST := $(BIN)/python -m pytest
+# Compiling all that is installed takes longer than installing it; Python compiles what it imports.
+export PIP_NO_COMPILE := 1
 # In the order of tests/conftest.py.
 BY_FILE := --dist=loadfile --no-loadscope-reorder
 # The files that hold tests with real vLLM or alone: to look at all others takes ten seconds a process.
@@ -35,7 +37,7 @@ ENGINE := $(VENV)/.engine-stamp
 TOOLS := $(VENV)/.tools-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage check unit floors bench image release clean system-tools peers
+.PHONY: help run test coverage check unit floors bench image release clean all-tools system-tools peers postgresql
 # Targets that run something need the whole environment, in this order.
 .NOTPARALLEL:
 
@@ -44,7 +46,7 @@ help: ## this list
 
 # PYTHON, which may be said to make, made .venv; start.sh would run the sidecar by it.
 run: $(REQUIREMENTS) $(ENGINE) ## install what is missing, then serve: MODEL_NAME=... make run
-	@PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON= exec scripts/start.sh
+	@unset PYTHONDONTWRITEBYTECODE; PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON= exec scripts/start.sh
 
 # Real vLLM starts mostly on one core: two of those that only start it go side by side. Those that ask
 # much of it, or measure, have the machine for themselves. Python may keep what it compiles: hundreds of
@@ -58,12 +60,12 @@ $(PYTEST) -m alone $(MARKED) || failed=1; \
 endef
 RUN_TESTS = $(if $(filter tests,$(TESTS)),$(EVERY_TEST),$(PYTEST) $(TESTS))
 
-test: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools peers ## all tests, real vLLM included; TESTS=tests/relay for some
+test: all-tools ## all tests, real vLLM included; TESTS=tests/relay for some
 	@$(RUN_TESTS)
 
 # It takes nearly twice the time of `test`; a workflow runs it each day.
 coverage: PYTEST += --cov --cov-branch --cov-append --cov-report=
-coverage: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools peers ## all tests, measured: fails where they run too little of the sidecar
+coverage: all-tools ## all tests, measured: fails where they run too little of the sidecar
 	@$(BIN)/coverage erase; failed=; ($(RUN_TESTS)) || failed=1; \
 	$(BIN)/coverage report --skip-covered $(if $(filter tests,$(TESTS)),--fail-under=$(COVERAGE)) || failed=1; \
 	[[ -z $$failed ]]
@@ -117,10 +119,18 @@ $(REQUIREMENTS): requirements.txt $(ENGINE) | $(MADE)
 system-tools:
 	@scripts/install-tools.sh
 
-# Below .cache, each by itself, but for PostgreSQL: a second run installs nothing.
+# Below .cache, each by itself: a second run installs nothing.
 peers:
-	@bench/install-peers.sh vllm-router litellm prisma postgresql langchain-openai pydantic-ai \
-	  node-clients
+	@bench/install-peers.sh vllm-router litellm prisma langchain-openai pydantic-ai node-clients
+
+# The two have nothing in common.
+all-tools:
+	@$(MAKE) --no-print-directory peers & \
+	$(MAKE) --no-print-directory $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools postgresql; code=$$?; \
+	wait $$! && exit $$code
+
+postgresql:
+	@bench/install-peers.sh postgresql
 
 $(TOOLS): requirements-dev.txt constraints-dev.txt $(ENGINE) | $(MADE)
 	@echo "make: installing the tools for tests and checks"
