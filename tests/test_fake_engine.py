@@ -262,6 +262,24 @@ def test_deaths(engine: FakeEngine, die: str, tail: bytes, how: str) -> None:
     assert answer.count(b"\ndata: {") == {"b": 2, "i": 3}.get(die[0], 0) * (":" in die)
 
 
+def test_what_is_held_back_goes_on_when_it_is_released(engine: FakeEngine) -> None:
+    stream, whole = dial(engine), dial(engine)
+    headers = {"Connection": "close"} | x_fake(hold_at=2)
+    stream.sendall(request(CHAT, HI | STREAM, **headers))
+    whole.sendall(request(CHAT, HI, **headers))
+    begun = b""
+    while begun.count(b"data: ") < 2:
+        begun += stream.recv(65536)
+    assert begun.count(b"data: ") == 2
+    while engine.stats()["in_flight"] < 2:
+        pass
+    engine.release()
+    assert read_all(stream).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert read_all(whole).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert say(engine, CHAT, HI, hold_at=0).startswith(b"HTTP/1.1 200 OK\r\n"), "as any other now"
+    engine.reset()
+
+
 def test_a_declared_length_that_is_not_kept(engine: FakeEngine) -> None:
     for fake in ({"content_length": 9}, {"die": "inside_event:0"}):
         head, _, body = say(engine, CHAT, HI, **fake).partition(b"\r\n\r\n")

@@ -116,8 +116,12 @@ class FakeEngine:
         return msgspec.json.decode(self._call("GET", "stats"), type=dict[str, float])
 
     def reset(self) -> None:
-        """Forget requests and path scripts."""
+        """Forget requests, path scripts and a release."""
         self._call("POST", "reset")
+
+    def release(self) -> None:
+        """Let all go on that `hold_at` holds back, now and until the next reset."""
+        self._call("POST", "release")
 
     def script(self, path: str, **keys: Any) -> None:
         """Script every request to `path` until the next reset; without keys, no longer."""

@@ -21,7 +21,7 @@ class PathScript(msgspec.Struct):
 
 
 def answer(engine: Engine, method: str, path: str, body: bytes) -> Reply:
-    """GET requests, GET stats, POST reset, POST script."""
+    """GET requests, GET stats, POST release, POST reset, POST script."""
     key = (method, path.removeprefix("/__fake/"))
     if key == ("GET", "requests"):
         for connection in engine.connections:
@@ -32,6 +32,10 @@ def answer(engine: Engine, method: str, path: str, body: bytes) -> Reply:
     if key == ("POST", "reset"):
         engine.journal.reset()
         engine.path_scripts.clear()
+        engine.released.clear()
+        return found({})
+    if key == ("POST", "release"):
+        engine.released.set()
         return found({})
     if key == ("POST", "script"):
         return _script(engine, body)

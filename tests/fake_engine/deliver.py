@@ -51,10 +51,18 @@ class Delivery:
     """Sends one reply over one wire."""
 
     def __init__(
-        self, reply: Reply, script: Script, wire: Wire, record: Received, *, keep_alive: bool
+        self,
+        reply: Reply,
+        script: Script,
+        wire: Wire,
+        record: Received,
+        released: asyncio.Event,
+        *,
+        keep_alive: bool,
     ) -> None:
         self._reply = reply
         self._script = script
+        self._released = released
         self._wire = wire
         self._record = record
         self._keep_alive = keep_alive and not script.close_after
@@ -79,6 +87,8 @@ class Delivery:
             await self._wire.write(base64.b64decode(script.raw))
             return not script.close_after
         await asyncio.sleep(script.head_ms / 1000)
+        if script.hold_at is not None and not self._reply.streams:
+            await self._released.wait()
         await self._maybe_break("before_headers", 0, b"")
         if not self._reply.streams:
             await self._pass_gate()
@@ -172,6 +182,9 @@ class Delivery:
             if script.stall_at == number:
                 await self._send(glued)
                 await forever()
+            if script.hold_at == number:
+                await self._send(glued)
+                await self._released.wait()
             if self._breaks_at(number):
                 await self._send(glued)
                 await self._maybe_break("between_events", number, b"")

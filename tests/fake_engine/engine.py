@@ -41,6 +41,8 @@ class Engine:
         self.connections: set[Connection] = set()
         self.connections_opened = 0
         self.path_scripts: dict[str, Script] = {}
+        self.released = asyncio.Event()
+        """Set by `POST /__fake/release` until the next reset: nothing is held back then."""
         self.generations = 0
         """Generations answered to the end."""
         self.on_death: Callable[[], None] = lambda: None

@@ -133,7 +133,12 @@ class Exchange:
         reply = await self._reply()
         wire = Wire(self._connection.transport, self._connection.flow, self.script)
         self._delivery = Delivery(
-            reply, self.script, wire, self.record, keep_alive=self._keep_alive
+            reply,
+            self.script,
+            wire,
+            self.record,
+            self._engine.released,
+            keep_alive=self._keep_alive,
         )
         self._engine.metrics.answered(self.record.method, self.path, reply.status)
         keep = await self._delivery.send(self.path)

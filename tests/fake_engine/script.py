@@ -59,6 +59,9 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Read the request, answer nothing, ever."""
     stall_at: Count | None = None
     """Send so many events, then nothing more, connection open."""
+    hold_at: Count | None = None
+    """Send so many events, then wait for `POST /__fake/release`: no clock then decides what comes
+    first. What is no stream waits before its head."""
 
     # -- how the bytes of an event look ----------------------------------------------------------
     newline: Literal["lf", "crlf", "cr"] = "lf"
