@@ -21,7 +21,7 @@ from tests.engine.mixed_run import Case
 from tests.engine.service import Line, Service, wait_until
 from tests.patience import PATIENCE
 
-pytestmark = [pytest.mark.engine, pytest.mark.alone]
+pytestmark = pytest.mark.engine
 
 # With more of them, and `pytest -s`: the table of docs/metrics.md.
 ROUNDS = int(os.environ.get("MIXED_RUN_ROUNDS", "2"))

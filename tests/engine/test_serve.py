@@ -33,7 +33,7 @@ from tests.patience import PATIENCE
 from tests.peers import peer
 from tests.readme import blocks, commands, in_front, run_console
 
-pytestmark = [pytest.mark.engine, pytest.mark.alone]
+pytestmark = pytest.mark.engine
 
 CALL_SECONDS = 60.0
 # With all else that a test machine may be doing; 1 s is what a quiet one takes.

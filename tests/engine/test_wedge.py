@@ -26,7 +26,7 @@ BODY = {
 }
 
 
-def test_core_that_is_stopped_is_replaced(tmp_path: Path) -> None:
+def test_core_that_is_stopped_is_replaced_and_ends_with_the_sidecar(tmp_path: Path) -> None:
     with Service(tmp_path, WEDGE_SECONDS=str(WEDGE_SECONDS)) as service:
         service.wait_for("ready", READY_SECONDS)
         before = service.tree()
@@ -49,3 +49,7 @@ def test_core_that_is_stopped_is_replaced(tmp_path: Path) -> None:
         assert service.metric("sidecar_engine_restarts_total", cause="wedged") == 1
         body = BODY | {"stream": False, "max_tokens": 2}
         assert service.client.post("/v1/chat/completions", json=body).status_code == 200
+        # Nothing may be left of an engine whose sidecar is killed.
+        service.tree()
+        service.process.kill()
+        service.assert_nothing_is_left(8)
