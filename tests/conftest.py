@@ -14,19 +14,6 @@ from tests.measure import hold_back
 _HERE = Path(__file__).parent
 # Files and folders whose tests may be run again, and why: a machine may stand still for seconds.
 _ON_A_CLOCK = {
-    "engine": "real vLLM, which has limits of time of its own",
-    "fleet": "a fleet of processes whose members come and go",
-    "gateway": "LiteLLM and PostgreSQL are started",
-    "hub": "downloads that stall, and are given up after seconds",
-    "monitoring": "Prometheus scrapes every second",
-    "page": "Chromium draws what changes over time",
-    "proxy/commands/test_check.py": "a hub has 12 s to answer a check",
-    "proxy/engine/test_clients_that_retry.py": "clients retry with pauses that they choose",
-    "proxy/engine/test_deaths.py": "engines are killed under requests",
-    "proxy/engine/test_lifecycle.py": "engines start, die and are started again",
-    "proxy/engine/test_progress_bar.py": "a terminal is redrawn while a start goes on",
-    "proxy/engine/test_wedge.py": "an engine is looked at after tenths of a second",
-    "proxy/engine/test_wedged_engine.py": "engines stand still for seconds",
     "soak": "engines are killed under load",
     "wire/test_client_leaves.py": "clients leave at moments of a stream",
     "wire/test_clock.py": "clocks of both ends are compared",

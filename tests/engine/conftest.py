@@ -13,7 +13,8 @@ from PIL import Image
 
 from tests.engine.service import Service
 
-READY_SECONDS = 180.0
+# Real vLLM, on two cores that may have other things to do.
+READY_SECONDS = 600.0
 TOKEN = "hf_ThisIsNobodysToken"
 
 
@@ -26,6 +27,7 @@ def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         # A model of random weights would never come to the end of the spaces that JSON allows.
         "STRUCTURED_OUTPUTS_CONFIG": '{"backend": "xgrammar", "disable_any_whitespace": true}',
         "ALLOW_PRIVATE_MEDIA": "true",  # pictures come from this machine
+        "DRAIN_SECONDS": "600",
     }
     with Service(tmp_path_factory.mktemp("service"), HF_TOKEN=TOKEN, **options) as service:
         yield service

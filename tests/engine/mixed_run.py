@@ -17,7 +17,7 @@ RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
 STREAM = {"stream": True}
 WHOLE = {"ignore_eos": True, "max_tokens": 20}
 ENDLESS = {"ignore_eos": True, "max_tokens": 3900}
-CALL_SECONDS = 60.0
+CALL_SECONDS = 300.0
 _SIDE = {"type": "string", "enum": ["left", "right"]}
 _PARAMETERS = {
     "type": "object",

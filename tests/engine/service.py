@@ -239,11 +239,11 @@ class Service:
         self.tree()
         self.process.terminate()
 
-    def exit_code(self, seconds: float) -> int:
+    def exit_code(self, seconds: float = PATIENCE) -> int:
         return self.process.wait(seconds)
 
-    def assert_nothing_is_left(self, seconds: float) -> None:
-        """Of everything seen below it so far nothing runs any more."""
+    def assert_nothing_is_left(self, seconds: float = PATIENCE) -> None:
+        """Of everything seen below it so far nothing runs any more; with 0, as of now."""
         wait_until(
             lambda: not alive(self._seen),
             seconds,

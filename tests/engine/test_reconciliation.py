@@ -144,7 +144,7 @@ def wait_until_idle(service: Service) -> None:
     def idle() -> bool:
         return service.metric("vllm:num_requests_running", "/metrics/engine") == 0
 
-    wait_until(idle, 20, "an idle engine")
+    wait_until(idle, PATIENCE, "an idle engine")
 
 
 def table(run: Run) -> str:

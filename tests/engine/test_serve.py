@@ -29,14 +29,14 @@ from pydantic import BaseModel
 from bench import real as bench
 from tests.engine.conftest import READY_SECONDS, TOKEN
 from tests.engine.service import PROJECT, Line, Service, alive, wait_until
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, on_a_clock
 from tests.peers import peer
 from tests.readme import blocks, commands, in_front, run_console
 
 pytestmark = pytest.mark.engine
 
-CALL_SECONDS = 60.0
 # With all else that a test machine may be doing; 1 s is what a quiet one takes.
+CALL_SECONDS = 300.0
 PROMPT = "What do you see?"
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": PROMPT}]
 # A model of random weights would stop anywhere.
@@ -249,7 +249,8 @@ def test_picture(
 def test_the_engine_itself_fetches_from_nowhere(service: Service, picture_url: str) -> None:
     """A URL that the sidecar overlooked would be refused by vLLM."""
     body = {"model": "demo", "messages": with_picture(picture_url)}
-    direct = httpx.post(service.engine_url + "/v1/chat/completions", json=body, trust_env=False)
+    url = f"{service.engine_url}/v1/chat/completions"
+    direct = httpx.post(url, json=body, timeout=CALL_SECONDS, trust_env=False)
     assert direct.status_code in (400, 422)
     assert "fetched-by-the-sidecar.invalid" in direct.text
 
@@ -418,7 +419,9 @@ def test_tokens_in_the_log_are_the_engines_own(
 def test_bad_request_gets_the_engines_own_answer(service: Service, body: dict[str, Any]) -> None:
     ids = new_id()
     path = "/v1/chat/completions"
-    direct = httpx.post(service.engine_url + path, json=body, headers=ids, trust_env=False)
+    direct = httpx.post(
+        service.engine_url + path, json=body, headers=ids, timeout=CALL_SECONDS, trust_env=False
+    )
     relayed = service.client.post(path, json=body, headers=ids)
     assert 400 <= direct.status_code < 500
     assert (relayed.status_code, relayed.content) == (direct.status_code, direct.content)
@@ -427,6 +430,7 @@ def test_bad_request_gets_the_engines_own_answer(service: Service, body: dict[st
     assert (line["status"], line["outcome"]) == (direct.status_code, "client_error")
 
 
+@on_a_clock("the engine puts two tokens into one event where it is kept waiting")
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/messages"])
 @pytest.mark.parametrize("usage", [None, True, False], ids=["plain", "stream+usage", "stream"])
 def test_answer_is_the_engines_byte_for_byte(
@@ -517,7 +521,7 @@ def test_clients_of_other_packages(service: Service, environment: str, program: 
     assert got["tool"] == ["look"]
     assert got["structured"] in ("left", "right")
     assert "The engine has no route POST /v1/embeddings" in got["refused"]
-    wait_until(lambda: len(service.lines("proxy.access")) >= before + 5, 30, "all lines")
+    wait_until(lambda: len(service.lines("proxy.access")) >= before + 5, PATIENCE, "all lines")
     lines = service.lines("proxy.access")[before:]
     assert [line["outcome"] for line in lines].count("ok") == 4
     assert {line["error"] for line in lines if "error" in line} == {"route_not_served"}
@@ -733,6 +737,9 @@ def test_killed_core_breaks_its_streams_audibly_and_is_replaced(
 
 def test_sigterm_lets_a_stream_finish(service: Service) -> None:
     ids = new_id()
+    core = service.find("VLLM::EngineCore")
+    # Stopped until all is asked: on a quick machine the stream would be over by then.
+    os.kill(core, signal.SIGSTOP)
     with ExitStack() as stack:
         lines = begin_stream(stack, service, ids, LONG_TOKENS)
         service.terminate()
@@ -741,10 +748,11 @@ def test_sigterm_lets_a_stream_finish(service: Service) -> None:
         refused = service.client.post("/v1/chat/completions", json=body)
         assert refused.status_code == 503
         assert service.client.get("/ping").status_code == 503
+        os.kill(core, signal.SIGCONT)
         *events, done = lines
     assert done == "data: [DONE]"
     assert '"finish_reason":"length"' in events[-1]
-    assert service.exit_code(10) == 0
+    assert service.exit_code() == 0
     assert service.phases()[-2:] == ["draining", "stopped"]
     service.assert_nothing_is_left(0)
     line = service.access(ids["x-request-id"])
@@ -753,7 +761,7 @@ def test_sigterm_lets_a_stream_finish(service: Service) -> None:
 
 def test_log_is_json_and_holds_no_secret(service: Service) -> None:
     service.terminate()
-    service.exit_code(15)
+    service.exit_code()
     other = [line for line in service.text().splitlines() if not line.startswith("{")]
     assert all(line.startswith("start.sh: ") for line in other)
     assert service.lines()

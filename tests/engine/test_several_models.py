@@ -44,7 +44,12 @@ def presets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, presets: Path) -> Iterator[Service]:
-    environ = {"MODEL_NAME": "*", "MODELS_FILE": str(presets), "MAX_NUM_SEQS": "4"}
+    environ = {
+        "MODEL_NAME": "*",
+        "MODELS_FILE": str(presets),
+        "MAX_NUM_SEQS": "4",
+        "DRAIN_SECONDS": "600",
+    }
     with Service(tmp_path_factory.mktemp("several"), **environ) as service:
         service.wait_for("ready", READY_SECONDS)
         wait_until(lambda: status(service) == "ready", READY_SECONDS, "the model that embeds")

@@ -9,16 +9,16 @@ import httpx
 import openai
 import pytest
 
+from tests.engine.conftest import READY_SECONDS
 from tests.engine.service import Service, below, command_line, wait_until
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, on_a_clock
 
 pytestmark = pytest.mark.engine
 
-READY_SECONDS = 600.0
-"""A start on a machine that has other things to do; there are two."""
 PROMPT = "The colours of the sky are"
 
 
+@on_a_clock("an idle model sleeps after 3 s")
 def test_a_woken_engine_says_the_same_and_one_that_does_not_is_started_afresh(
     tmp_path: Path,
 ) -> None:

@@ -11,13 +11,14 @@ import pytest
 
 from tests.engine.conftest import READY_SECONDS
 from tests.engine.service import Line, Service, below, command_line, wait_until
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, on_a_clock
 
 pytestmark = pytest.mark.engine
 
 STREAMS, TOKENS = 32, 60
 
 
+@on_a_clock("an idle model is unloaded after 3 s")
 def test_a_swap_cuts_no_stream_and_an_idle_model_is_unloaded(tmp_path: Path) -> None:
     environ = {
         "MODEL_NAME": "demo,demo-text",
@@ -26,6 +27,7 @@ def test_a_swap_cuts_no_stream_and_an_idle_model_is_unloaded(tmp_path: Path) -> 
         "MAX_LOADED_MODELS": "1",
         "SWAP_MAX_WAIT_SECONDS": "1",
         "IDLE_UNLOAD_SECONDS": "3",
+        "DRAIN_SECONDS": "600",
     }
     with Service(tmp_path, **environ) as service, ThreadPoolExecutor(STREAMS) as threads:
         service.wait_for("ready", READY_SECONDS)

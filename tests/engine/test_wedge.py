@@ -13,7 +13,7 @@ import pytest
 
 from tests.engine.conftest import READY_SECONDS
 from tests.engine.service import Service, alive, wait_until
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, on_a_clock
 
 pytestmark = pytest.mark.engine
 WEDGE_SECONDS = 6.0
@@ -26,6 +26,7 @@ BODY = {
 }
 
 
+@on_a_clock("an engine that stands still is given up after 6 s")
 def test_core_that_is_stopped_is_replaced_and_ends_with_the_sidecar(tmp_path: Path) -> None:
     with Service(tmp_path, WEDGE_SECONDS=str(WEDGE_SECONDS)) as service:
         service.wait_for("ready", READY_SECONDS)
@@ -34,11 +35,12 @@ def test_core_that_is_stopped_is_replaced_and_ends_with_the_sidecar(tmp_path: Pa
         time.sleep(1.5 * WEDGE_SECONDS)
         assert service.phases()[-1] == "ready"
         core = service.find("VLLM::EngineCore")
-        os.kill(core, signal.SIGSTOP)
         stopped = time.monotonic()
+        os.kill(core, signal.SIGSTOP)
         with service.client.stream("POST", "/v1/chat/completions", json=BODY) as answer:
             assert answer.status_code == 200, "vLLM sends the head as if nothing were wrong"
-            assert httpx.get(f"{service.engine_url}/health", trust_env=False).status_code == 200
+            url = f"{service.engine_url}/health"
+            assert httpx.get(url, timeout=PATIENCE, trust_env=False).status_code == 200
             *_, error, done = (line for line in answer.iter_lines() if line)
         assert time.monotonic() - stopped >= WEDGE_SECONDS
         assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine_died"
@@ -52,4 +54,4 @@ def test_core_that_is_stopped_is_replaced_and_ends_with_the_sidecar(tmp_path: Pa
         # Nothing may be left of an engine whose sidecar is killed.
         service.tree()
         service.process.kill()
-        service.assert_nothing_is_left(8)
+        service.assert_nothing_is_left()

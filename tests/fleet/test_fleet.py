@@ -22,7 +22,7 @@ from tests.fake_engine import x_fake
 from tests.fleet.load import Asked, End, Load, ends, under_load
 from tests.fleet.router import Router
 from tests.patience import PATIENCE
-from tests.proxy.engine.living import CHAT, starting
+from tests.proxy.engine.living import CHAT, Gate, starting
 
 CLIENTS = 16
 # As deploy/k8s has it.
@@ -31,9 +31,10 @@ DRAIN_DELAY_SECONDS = 10
 
 @dataclass
 class Fleet:
-    """Two sidecars and the router in front of them."""
+    """Two sidecars and the router in front of them; the engine of the first starts by its gate."""
 
     one: Service
+    gate: Gate
     other: Service
     router: Router
 
@@ -62,18 +63,19 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     model = folder / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
-    # An engine that takes longer to start than the router takes to see that it is gone.
-    given = {"DRAIN_DELAY_SECONDS": str(DRAIN_DELAY_SECONDS), "FAKE_ENGINE_PHASE_SECONDS": "0.3"}
+    given = {"DRAIN_DELAY_SECONDS": str(DRAIN_DELAY_SECONDS)}
     with ExitStack() as stack:
         sidecars = []
-        for name in ("one", "other"):
+        gate = Gate(folder, is_open=True)
+        for name, environ in (("one", gate.environ), ("other", {})):
             (folder / name).mkdir()
-            sidecars.append(stack.enter_context(starting(folder / name, model))(**given))
+            start = stack.enter_context(starting(folder / name, model))
+            sidecars.append(start(**given, **environ))
         for sidecar in sidecars:
             sidecar.wait_for("ready", PATIENCE)
         router = stack.enter_context(Router(folder, [sidecar.url for sidecar in sidecars]))
         one, other = sidecars
-        yield Fleet(one, other, router)
+        yield Fleet(one, gate, other, router)
         for sidecar in sidecars:
             sidecar.terminate()  # the second signal, at the end of the block, cuts the drain short
 
@@ -176,10 +178,12 @@ def test_sidecar_whose_engine_dies_gets_no_requests_until_it_has_a_new_one(fleet
     load = Load(fleet.router.url)
     with under_load(load, CLIENTS):
         fleet.wait_for_work(load, [fleet.one, fleet.other], 0)
+        fleet.gate.close()
         at = time.monotonic()
         os.kill(engine_of(fleet.one), signal.SIGKILL)
         fleet.router.wait_for(fleet.seen(False, True))
         noticed = time.monotonic()
+        fleet.gate.open()
         fleet.router.wait_for(fleet.seen(True, True))
         fleet.wait_for_work(load, [fleet.one, fleet.other], time.monotonic())
     told("engine killed", load, at, noticed)

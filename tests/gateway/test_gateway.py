@@ -60,13 +60,21 @@ def stream(gateway: LiteLLM, model: str = NAME, key: str = MASTER_KEY, prompt: s
 
 
 def generations(sidecar: Sidecar) -> list[Line]:
-    """The sidecar's lines of generations."""
-    return [line for line in sidecar.lines("proxy.access") if line["route"] != "models"]
+    """The sidecar's lines of generations, once each request that came has its line."""
+
+    def is_whole() -> bool:
+        ended = sidecar.value("sidecar_requests_total")
+        return sidecar.value("sidecar_requests_in_flight") == 0 and ended == len(lines())
+
+    def lines() -> list[Line]:
+        return sidecar.lines("proxy.access")
+
+    wait_until(is_whole, PATIENCE, "a line for each request")
+    return [line for line in lines() if line["route"] != "models"]
 
 
 def new_line(sidecar: Sidecar, before: int) -> Line:
     """The one line that came since there were `before` of them."""
-    wait_until(lambda: len(generations(sidecar)) > before, PATIENCE, "the sidecar's line")
     (line,) = generations(sidecar)[before:]
     return line
 
@@ -85,6 +93,7 @@ def sidecar(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
         FakeEngine("--served-model-name", *NAMES) as engine,
         Sidecar(folder, engine, API_KEYS=f"gateway:{SIDECAR_KEY}") as sidecar,
     ):
+        sidecar.client.headers["authorization"] = f"Bearer {SIDECAR_KEY}"
         sidecar.wait_until_ready()
         yield sidecar
 
@@ -308,7 +317,7 @@ def test_without_a_cache_the_same_request_is_answered_anew(both: Both) -> None:
     before = len(both.lines())
     for _ in range(2):
         stream(both.gateway, prompt="Twice?")
-    wait_until(lambda: len(both.lines()) == before + 2, PATIENCE, "two lines of the sidecar's")
+    assert len(both.lines()) == before + 2
 
 
 def test_with_the_cache_the_same_request_is_answered_once(
@@ -327,7 +336,7 @@ def test_with_the_cache_the_same_request_is_answered_once(
         new_line(sidecar, before)
         body = question("Once?") | {"cache": {"no-cache": True}}
         gateway.client.post("/v1/chat/completions", json=body).raise_for_status()
-        wait_until(lambda: len(generations(sidecar)) == before + 2, PATIENCE, "one more line")
+        assert len(generations(sidecar)) == before + 2
 
 
 def question(prompt: str) -> dict[str, object]:

@@ -14,6 +14,7 @@ from proxy.models.events import Done, Failed, Plan, decode_event
 from tests.fake_hub import FakeHub, Fault, Kind
 from tests.hub.child import Child, download, wait_until
 from tests.hub.conftest import LARGE, SMALL
+from tests.patience import on_a_clock
 
 pytestmark = pytest.mark.hub
 
@@ -70,6 +71,7 @@ def test_a_snapshot_holds_the_bytes_of_the_hub(hub: FakeHub, home: Path, models:
     assert hub.count("*README.md") == hub.count("*pytorch_model.bin") == 0
 
 
+@on_a_clock("a download of 2 s is looked at every 0.5 s")
 def test_progress_grows_while_bytes_arrive(hub: FakeHub, home: Path) -> None:
     hub.faults.append(Fault(Kind.SLOW, BIG_SHARD, rate=12_000_000))
     outcome = download(hub.url, home, LARGE)
@@ -145,7 +147,8 @@ def test_a_stopped_download_leaves_no_partial_file(hub: FakeHub, home: Path) -> 
 
 
 def test_a_partial_file_in_use_is_left_alone(hub: FakeHub, home: Path) -> None:
-    hub.faults.append(Fault(Kind.STALL, BIG_SHARD, times=1, at=15_000_000))
+    # Again and again: hub asks anew for what has not come for 10 s.
+    hub.faults.append(Fault(Kind.STALL, BIG_SHARD, at=15_000_000))
     with Child(hub.url, home, LARGE):
         wait_until(lambda: bool(_half_a_shard(home)))
         (partial,) = _half_a_shard(home)
@@ -165,6 +168,7 @@ def test_a_stall_ends_in_the_time_given(hub: FakeHub, home: Path) -> None:
     assert _partials(home) == []
 
 
+@on_a_clock("a silence of 1.5 s is a stall")
 def test_a_wait_that_the_hub_asks_for_is_no_stall(hub: FakeHub, home: Path) -> None:
     hub.faults.append(Fault(Kind.RATE_LIMITED, "GET /cdn/*", times=1, seconds=2))
     outcome = download(hub.url, home, SMALL, "--stall-seconds", "1.5")

@@ -17,6 +17,7 @@ from proxy.models.hub_failure import Asked, explain
 from tests.fake_hub import FakeHub, Fault, Kind
 from tests.hub.child import download
 from tests.hub.conftest import SMALL
+from tests.patience import on_a_clock
 
 pytestmark = pytest.mark.hub
 
@@ -88,6 +89,16 @@ CASES = {
         Cause.HUB_UNREACHABLE, "does not answer as a Hugging Face hub does", "HF_ENDPOINT",
         permanent=False, fault=Fault(Kind.NOT_A_HUB),
     ),
+    "always cut": Case(
+        Cause.HUB_UNREACHABLE, "broke the connection off", permanent=False,
+        fault=Fault(Kind.CUT, "GET /cdn/*", at=1000),
+    ),
+    "disk too small": Case(
+        Cause.DISK_FULL, "needs 9000000.0 GB more", "HF_HOME",
+        fault=Fault(Kind.HUGE, "HEAD *.safetensors", at=9_000_000 * 10**9),
+    ),
+}  # fmt: skip
+SILENCES = {
     "never answers": Case(
         Cause.HUB_UNREACHABLE, "accepts connections but does not answer", permanent=False,
         fault=Fault(Kind.SILENT), arguments=[SMALL, "--metadata-seconds", "2"],
@@ -98,19 +109,21 @@ CASES = {
         Cause.HUB_UNREACHABLE, "has not said what it holds for 2 s", permanent=False,
         fault=Fault(Kind.SILENT, "*/tree/*"), arguments=[SMALL, "--metadata-seconds", "2"],
     ),
-    "always cut": Case(
-        Cause.HUB_UNREACHABLE, "broke the connection off", permanent=False,
-        fault=Fault(Kind.CUT, "GET /cdn/*", at=1000),
-    ),
-    "disk too small": Case(
-        Cause.DISK_FULL, "needs 9000000.0 GB more", "HF_HOME",
-        fault=Fault(Kind.HUGE, "HEAD *.safetensors", at=9_000_000 * 10**9),
-    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_failure_is_explained_clearly(hub: FakeHub, home: Path, case: Case) -> None:
+    assert_explained(hub, home, case)
+
+
+@on_a_clock("hub gives up its first question after 1 s, and we give up hub after 2 s")
+@pytest.mark.parametrize("case", SILENCES.values(), ids=SILENCES)
+def test_a_hub_that_falls_silent_is_explained_clearly(hub: FakeHub, home: Path, case: Case) -> None:
+    assert_explained(hub, home, case)
+
+
+def assert_explained(hub: FakeHub, home: Path, case: Case) -> None:
     if case.fault:
         hub.faults.append(case.fault)
     outcome = download(hub.url, home, *case.arguments, env=case.env)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 from prometheus_client import generate_latest
 
@@ -11,9 +11,6 @@ from proxy.pool.plan import Action, ModelState, ModelView, Reason, Step
 from proxy.pool.scheduler import Outcome, Transition
 from proxy.telemetry.metrics import Metrics
 from tests.monitoring.exporter import GIB
-
-# A scrape or two see what is between.
-_PAUSE_SECONDS = 0.7
 
 
 def _model(name: str, state: ModelState) -> ModelView:
@@ -38,17 +35,17 @@ class SwappingPod:
     def page(self) -> bytes:
         return generate_latest(self.metrics.registry)
 
-    def swap(self) -> None:
+    def swap(self, until_scraped: Callable[[], None]) -> None:
         """The first gives way to the second, for which a request waits."""
-        time.sleep(_PAUSE_SECONDS)
+        until_scraped()
         self._end(Action.UNLOAD, self.one, Reason.MAKE_ROOM, 0.4)
         self.one = _model("one", ModelState.UNLOADED)
         self.two = _model("two", ModelState.LOADING)
-        time.sleep(_PAUSE_SECONDS)
+        until_scraped()
         self._end(Action.LOAD, self.two, Reason.REQUESTED, 12.5)
         self.metrics.models.wait_seconds.child("two").observe(13.0)
         self.two = _model("two", ModelState.READY)
-        time.sleep(_PAUSE_SECONDS)
+        until_scraped()
 
     def _end(self, action: Action, model: ModelView, reason: Reason, seconds: float) -> None:
         self._count(Transition(Step(action, model, reason), Outcome.OK, seconds))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -101,6 +103,26 @@ class Prometheus:
         """The series of a query at this moment."""
         found: Series = self.ask("query", query=query)["result"]
         return found
+
+    def at(self, query: str, moment: float) -> Series:
+        """The series of a query at another one (seconds since 1970)."""
+        found: Series = self.ask("query", query=query, time=moment)["result"]
+        return found
+
+    def until_scraped(self) -> None:
+        """Wait until it has read each page as it is now."""
+        scraped = f"timestamp(up == 1) > {time.time()}"
+        wait_until(lambda: len(self.now(scraped)) == len(self._ports), PATIENCE, "all pages")
+
+    def until_evaluated(self) -> None:
+        """Wait until all rules have been evaluated with what it has read."""
+        asked = datetime.now(UTC)
+
+        def evaluated() -> bool:
+            groups = self.ask("rules")["groups"]
+            return all(datetime.fromisoformat(each["lastEvaluation"]) > asked for each in groups)
+
+        wait_until(evaluated, PATIENCE, "the rules")
 
     def over(self, query: str, start: float, end: float) -> Series:
         """The series of a query, a value for each second."""

@@ -28,7 +28,7 @@ from tests.monitoring.metric_names import known, labels_of, names_in
 from tests.monitoring.pod import SwappingPod
 from tests.monitoring.server import MONITORING, Prometheus, Series
 from tests.patience import PATIENCE
-from tests.proxy.engine.living import starting
+from tests.proxy.engine.living import Gate, starting
 from tests.tools import tool
 
 ROOT = MONITORING.parent
@@ -161,7 +161,7 @@ class Run:
         """As the panel would: over the time of the run, or at its end."""
         expr = filled_in(query.expr, query.place)
         if query.instant:
-            return self.prometheus.now(expr)
+            return self.prometheus.at(expr, self.ended)
         return self.prometheus.over(expr, self.began, self.ended)
 
 
@@ -180,7 +180,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     with ExitStack() as stack:
         pod = SwappingPod()
         start = stack.enter_context(starting(folder, model))
-        service = start(SERVED_MODEL_NAME="tiny,second", GPU_PRICE_PER_HOUR="1.99")
+        gate = Gate(folder, is_open=True)
+        names = {"SERVED_MODEL_NAME": "tiny,second"}
+        service = start(GPU_PRICE_PER_HOUR="1.99", **names, **gate.environ)
         service.wait_for("ready", PATIENCE)
         gauges = exporter.page(missing_from=service.client.get("/metrics").text)
         ports = {
@@ -192,13 +194,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         others = {"several": SEVERAL}
         prometheus = stack.enter_context(Prometheus(program, folder, ports, others))
         began = time.time()
-        wait_until(lambda: len(prometheus.now("up == 1")) == 4, PATIENCE, "four pages")
-        pod.swap()
+        prometheus.until_scraped()
+        pod.swap(prometheus.until_scraped)
         traffic.ordinary(service, BEFORE_SECONDS)
+        prometheus.until_scraped()
         traffic.errors(service)
-        traffic.crash(service)
+        traffic.crash(service, gate)
         traffic.ordinary(service, AFTER_SECONDS)
-        time.sleep(1)  # the rules' next turn
+        prometheus.until_scraped()
+        prometheus.until_evaluated()
         yield Run(prometheus, service, began, time.time())
 
 
@@ -235,7 +239,9 @@ def test_a_price_that_is_typed_goes_before_the_one_that_is_told(run: Run) -> Non
     (expr,) = [q.expr for q in queries() if q.place.startswith("Cost / Price of a million gen")][:1]
     told, typed = (
         float(
-            run.prometheus.now(filled_in(expr.replace("$GPU_PRICE_PER_HOUR", price)))[0]["value"][1]
+            run.prometheus.at(filled_in(expr.replace("$GPU_PRICE_PER_HOUR", price)), run.ended)[0][
+                "value"
+            ][1]
         )
         for price in ("", "19.9")
     )

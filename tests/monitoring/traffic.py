@@ -12,6 +12,7 @@ import httpx
 from tests.engine.service import Service, wait_until
 from tests.fake_engine import x_fake
 from tests.patience import PATIENCE
+from tests.proxy.engine.living import Gate
 
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 _USER = {"role": "user", "content": "Hi"}
@@ -59,11 +60,13 @@ def errors(service: Service) -> None:
     leave(service)
 
 
-def crash(service: Service) -> None:
-    """The engine dies of a request; while it is down another one comes."""
+def crash(service: Service, gate: Gate) -> None:
+    """The engine, which starts by its gate, dies of a request; while it is down another comes."""
+    gate.close()
     words = {"role": "user", "content": "crash"}
     with suppress(httpx.TransportError):
         assert ask(service, _CHAT, CHAT | {"messages": [words]}) >= 500
     wait_until(lambda: service.health()["phase"] != "ready", PATIENCE, "the engine's death")
     assert ask(service, _CHAT, CHAT) == 503
+    gate.open()
     service.wait_for("ready", PATIENCE)

@@ -58,7 +58,9 @@ class Chromium:
             self._process.kill()
             raise AssertionError(self._log.read_text(errors="replace")) from None
         port = self._port_file.read_text().splitlines()[0]
-        self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False)
+        self._http = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE, trust_env=False
+        )
         return self
 
     def __exit__(
@@ -69,7 +71,7 @@ class Chromium:
     ) -> None:
         self._http.close()
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(PATIENCE)
 
     def _listens(self) -> bool:
         assert self._process.poll() is None, "it has ended"

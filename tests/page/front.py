@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 
 from tests.engine.service import Service
+from tests.patience import PATIENCE
 
 # What needs no key: the page itself, and health.
 _OPEN = ("/dashboard", "/health")
@@ -32,7 +33,7 @@ def in_front(service: Service, *, key: str = "", more_metrics: bytes = b"") -> I
                 self._answer(401, {"content-type": "application/json"}, b"{}")
                 return
             kind = {"content-type": self.headers.get("content-type", "text/plain")}
-            with httpx.Client(trust_env=False) as client:
+            with httpx.Client(timeout=PATIENCE, trust_env=False) as client:
                 answer = client.request(
                     self.command, service.url + self.path, content=body, headers=kind
                 )

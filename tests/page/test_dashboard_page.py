@@ -81,11 +81,16 @@ def test_a_request_becomes_a_row_with_its_times(tab: Tab, service: Sidecar) -> N
     assert "chat · tiny" in row
     assert "200 ok" in row
     assert "14 → 20" in row
+    (kept,) = service.client.get("/info/requests").json()["requests"]
+    assert tab.words("#ttft") == tab.run(f"ms({kept['ttft_ms']})")
+    assert 200 <= kept["ttft_ms"] <= most_ms
     parts = "[...document.querySelectorAll('.bar span')].map(e => [e.className, e.offsetWidth])"
     widths = dict(tab.run(parts))
-    assert widths["waiting"] > 50
-    assert widths["generating"] > 50
-    assert 200 <= int(tab.words("#ttft").removesuffix(" ms")) <= most_ms
+    spent = {part: kept["split_ms"][part] for part in ("waiting", "generating")}
+    assert min(spent.values()) > 0
+    a_ms = sum(widths.values()) / sum(kept["split_ms"].values())
+    for part, part_ms in spent.items():
+        assert widths[part] == pytest.approx(part_ms * a_ms, abs=2)
     assert tab.complaints == []
 
 

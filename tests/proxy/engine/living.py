@@ -22,6 +22,29 @@ CHILDREN = {"FAKE_ENGINE_CHILDREN": "2", "FAKE_ENGINE_ORPHANS": "1"}
 Start = Callable[..., Service]
 
 
+class Gate:
+    """Holds back each start of an engine while it is closed: `start(**gate.environ)`."""
+
+    def __init__(self, folder: Path, *, is_open: bool = False) -> None:
+        self._file = folder / "gate" / "open"
+        vllm = folder / "gate" / "vllm"
+        vllm.parent.mkdir()
+        vllm.write_text(
+            f'#!/bin/sh\nwhile [ ! -e "{self._file}" ]; do sleep 0.05; done\n'
+            f'exec "{BIN}/vllm" "$@"\n'
+        )
+        vllm.chmod(0o755)
+        self.environ = {"PATH": f"{vllm.parent}:{BIN}:{os.environ['PATH']}"}
+        if is_open:
+            self.open()
+
+    def open(self) -> None:
+        self._file.touch()
+
+    def close(self) -> None:
+        self._file.unlink()
+
+
 @contextmanager
 def starting(folder: Path, model: Path) -> Iterator[Start]:
     """Starts the sidecar with `vllm` being the fake one, that gets these variables."""

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from proxy.errors import MAX_HEEDED_SECONDS
 from tests.engine.service import Service
 from tests.fake_engine import BIN
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, on_a_clock
 from tests.proxy.engine.living import Start, chat
 from tests.readers import Program, Reader
 
@@ -30,6 +30,7 @@ def kill_engine(service: Service) -> None:
     assert service.phases().count("loading") == before, "it is not back already"
 
 
+@on_a_clock("the engine is back after 9 s, and clients choose when they try again")
 def test_a_start_as_long_as_the_last_one_is_waited_for(start: Start) -> None:
     service = start(**START)
     service.wait_for("ready", PATIENCE)
@@ -47,6 +48,7 @@ def test_a_start_as_long_as_the_last_one_is_waited_for(start: Start) -> None:
     assert 1 <= len(refused) <= len(READERS), "the first retry of each finds it"
 
 
+@on_a_clock("the engine is started again 1 s after its death")
 def test_whoever_comes_before_the_death_is_noticed_is_told_the_same(start: Start) -> None:
     service = start(**START)
     service.wait_for("ready", PATIENCE)

@@ -95,7 +95,9 @@ def test_of_many_in_flight_fifty_are_named_and_the_rest_counted(start: Start) ->
     def ask() -> int:
         headers = {"x-fake": '{"tokens": 10000, "interval_ms": 50}'}
         url = f"{service.url}/v1/chat/completions"
-        return httpx.post(url, json=CHAT, headers=headers, timeout=30, trust_env=False).status_code
+        return httpx.post(
+            url, json=CHAT, headers=headers, timeout=PATIENCE, trust_env=False
+        ).status_code
 
     killer.start()
     statuses = in_parallel(*[ask] * 60)
@@ -162,9 +164,11 @@ def test_requests_that_only_shared_the_engine_with_it_are_answered(start: Start)
     def insist(word: str) -> list[int]:
         """The statuses until there is one that needs no other try."""
         statuses: list[int] = []
-        ended = time.monotonic() + 60
+        ended = time.monotonic() + PATIENCE
         while (not statuses or statuses[-1] >= 500) and time.monotonic() < ended:
-            answer = httpx.post(url, json=said(word), headers=slow, timeout=30, trust_env=False)
+            answer = httpx.post(
+                url, json=said(word), headers=slow, timeout=PATIENCE, trust_env=False
+            )
             statuses.append(answer.status_code)
             if answer.status_code == 503:
                 assert int(answer.headers["retry-after"]) >= 1

@@ -12,6 +12,7 @@ import pytest
 from proxy.engine import wedge as wedge_module
 from proxy.engine.server import Counters, ServerProbe, WarmUpFailed
 from proxy.engine.wedge import WedgeWatch
+from tests.patience import PATIENCE
 
 LIMIT_SECONDS = 60.0
 
@@ -256,7 +257,11 @@ async def test_zero_never_finds_anything(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (engine.metrics_read, engine.asked) == (0, 0)
 
 
-async def test_request_that_fails_has_its_engine_looked_at_at_once() -> None:
+async def test_request_that_fails_has_its_engine_looked_at_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for pause in ("_LOOK_SECONDS", "_MIN_PAUSE_SECONDS"):
+        monkeypatch.setattr(wedge_module, pause, 2 * PATIENCE)
     looks: list[bool] = []
     looked = asyncio.Event()
 
@@ -264,14 +269,14 @@ async def test_request_that_fails_has_its_engine_looked_at_at_once() -> None:
         looks.append(healthy)
         looked.set()
 
-    async with watching(LIMIT_SECONDS, Engine()) as watched:
+    async with watching(100 * PATIENCE, Engine()) as watched:
         watched.engine.is_healthy = False
         watching_it = asyncio.create_task(watched.watch.until_wedged(look))
         await asyncio.sleep(0)
         for _ in range(50):
             watched.engine.trouble.set()
             await asyncio.sleep(0.001)
-        await asyncio.wait_for(looked.wait(), 0.5)
+        await asyncio.wait_for(looked.wait(), PATIENCE)
         assert looks == [False], "once, however many fail"
         watching_it.cancel()
 

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -14,7 +15,7 @@ import pytest
 
 from tests.engine.service import Service, alive, wait_until
 from tests.fake_engine import FakeEngine
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, on_a_clock
 from tests.proxy.engine.living import CHAT, CHILDREN, Start, chat, starts, streamed
 
 WEDGE_SECONDS = 2.0
@@ -24,7 +25,8 @@ IMPATIENT = {"WEDGE_SECONDS": str(WEDGE_SECONDS)}
 
 def script(service: Service, path: str, **keys: object) -> None:
     body = {"path": path, "script": keys or None}
-    httpx.post(f"{service.engine_url}/__fake/script", json=body, trust_env=False)
+    url = f"{service.engine_url}/__fake/script"
+    httpx.post(url, json=body, timeout=PATIENCE, trust_env=False)
 
 
 def degraded_line(service: Service) -> dict[str, object]:
@@ -32,14 +34,15 @@ def degraded_line(service: Service) -> dict[str, object]:
     return line
 
 
+@on_a_clock("an engine that works is given up where it stands still for 2 s")
 def test_core_that_is_stopped_under_a_stream_is_replaced(start: Start, tmp_path: Path) -> None:
     service = start(**IMPATIENT, **CHILDREN)
     service.wait_for("ready", PATIENCE)
     before = service.tree()
     lines = streamed(service, tokens=10_000, interval_ms=20)
     assert next(lines)
-    os.kill(service.find("VLLM::EngineCore"), signal.SIGSTOP)
     stopped = time.monotonic()
+    os.kill(service.find("VLLM::EngineCore"), signal.SIGSTOP)
     *_, error, done = lines  # until it breaks off, which is when the engine is ended
     assert time.monotonic() - stopped >= WEDGE_SECONDS / 2
     assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine_died"
@@ -66,7 +69,7 @@ def test_new_requests_to_a_stopped_core_do_not_hide_it(start: Start) -> None:
     while "degraded" not in service.phases():
         assert time.monotonic() < ended
         with (
-            httpx.Client(trust_env=False, timeout=0.4) as impatient,
+            httpx.Client(trust_env=False, timeout=PATIENCE) as impatient,
             impatient.stream("POST", f"{service.url}/v1/chat/completions", json=body) as answer,
         ):
             assert answer.status_code in (200, 503)
@@ -74,6 +77,7 @@ def test_new_requests_to_a_stopped_core_do_not_hide_it(start: Start) -> None:
     assert degraded_line(service)["cause"] == "wedged"
 
 
+@on_a_clock("it stands still for 3.5 s, and is given up after 6 s")
 def test_core_that_goes_on_in_time_loses_nothing(start: Start) -> None:
     service = start(WEDGE_SECONDS="6", **CHILDREN)
     service.wait_for("ready", PATIENCE)
@@ -97,9 +101,9 @@ def test_server_that_is_stopped_is_replaced_although_nobody_asks(start: Start) -
         if Path(f"/proc/{each.pid}/comm").read_text() == "vllm\n"
     )
     os.kill(server, signal.SIGSTOP)
-    service.wait_for("degraded", PATIENCE)
-    assert service.client.get("/ping").status_code == 503
+    wait_until(lambda: service.client.get("/ping").status_code == 503, PATIENCE, "not ready")
     wait_until(lambda: "restarting" in service.phases(), 2 * PATIENCE, "a restart")
+    assert "degraded" in service.phases()
     service.wait_for("ready", PATIENCE)
     assert service.metric("sidecar_engine_restarts_total", cause="wedged") == 1
 
@@ -123,6 +127,7 @@ def test_zero_leaves_a_stuck_engine_alone(start: Start) -> None:
     assert service.phases()[-1] == "degraded"
 
 
+@on_a_clock("an engine that works is given up where it stands still for 2 s")
 def test_answers_that_take_their_time_are_not_a_stuck_engine(start: Start) -> None:
     service = start(**IMPATIENT)
     service.wait_for("ready", PATIENCE)
@@ -133,6 +138,7 @@ def test_answers_that_take_their_time_are_not_a_stuck_engine(start: Start) -> No
     assert "degraded" not in service.phases()
 
 
+@on_a_clock("an engine that works is given up where it stands still for 2 s")
 def test_full_batch_of_an_engine_without_counters_is_not_a_stuck_engine(start: Start) -> None:
     """Whole answers that take longer than the limit, and a question that waits behind them."""
     service = start(**IMPATIENT, **BLIND, MAX_NUM_SEQS="2")
@@ -153,15 +159,18 @@ def test_stopped_core_without_counters_is_found_when_older_requests_are_over(sta
     service = start(**IMPATIENT, **BLIND, **CHILDREN)
     service.wait_for("ready", PATIENCE)
     os.kill(service.find("VLLM::EngineCore"), signal.SIGSTOP)
-    with httpx.Client(trust_env=False, timeout=3 * WEDGE_SECONDS) as impatient:
-        with pytest.raises(httpx.ReadTimeout):
-            impatient.post(f"{service.url}/v1/chat/completions", json=CHAT)
-        assert "degraded" not in service.phases()
+    url = f"{service.url}/v1/chat/completions"
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url, json=CHAT, timeout=3 * WEDGE_SECONDS, trust_env=False)
     wait_until(lambda: "degraded" in service.phases(), PATIENCE, "the engine is found stuck")
     assert "no older request is in its way" in str(degraded_line(service)["message"])
+    lines = service.lines()
+    (left,) = (n for n, line in enumerate(lines) if line.get("outcome") == "client_closed")
+    assert left < lines.index(degraded_line(service))
     service.wait_for("ready", PATIENCE)
 
 
+@on_a_clock("an engine that works is given up where it stands still for 2 s")
 def test_client_that_does_not_read_is_not_a_stuck_engine(start: Start) -> None:
     service = start(**IMPATIENT)
     service.wait_for("ready", PATIENCE)
@@ -181,13 +190,15 @@ def test_stuck_engine_of_someone_else_gets_no_requests_until_it_generates(start:
         for path in ("/v1/completions", "/v1/chat/completions"):
             engine.script(path, hang=True)
         with httpx.Client(trust_env=False, timeout=0.1) as impatient:
-            for _ in range(100):
-                try:
+
+            def is_refused() -> bool:
+                with suppress(httpx.TimeoutException):
                     answer = impatient.post(f"{service.url}/v1/chat/completions", json={})
-                except httpx.ReadTimeout:
-                    continue
-                assert answer.status_code == 503
-                break
+                    assert answer.status_code == 503
+                    return True
+                return False
+
+            wait_until(is_refused, PATIENCE, "no more requests")
         service.wait_for("degraded", PATIENCE)
         assert service.client.get("/ping").status_code == 503
         # What it does not tell is no reason to believe that it works again.
