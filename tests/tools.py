@@ -30,6 +30,15 @@ def installed(package: str) -> Path:
     return Path(spec.origin).parent
 
 
+def needs(package: str) -> pytest.MarkDecorator:
+    """For a test whose child process reads an installed package.
+
+    Without it the test is skipped; with REQUIRE_TOOLS it runs, and fails.
+    """
+    is_missing = find_spec(package) is None and not os.environ.get("REQUIRE_TOOLS")
+    return pytest.mark.skipif(is_missing, reason=f"{package} is not installed: make test")
+
+
 def _missing(what: str) -> NoReturn:
     if os.environ.get("REQUIRE_TOOLS"):
         pytest.fail(what)

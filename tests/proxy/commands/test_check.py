@@ -24,6 +24,7 @@ from tests.fake_hub import FakeHub, Fault, Kind, running_hub
 from tests.fork_server import SIDECAR
 from tests.measure import measured
 from tests.patience import PATIENCE
+from tests.tools import needs
 
 REPOSITORY = "tiny/model"
 OURS = (
@@ -104,7 +105,6 @@ def test_a_model_of_the_hub_is_told_with_its_size_and_is_not_fetched(
         "ok",
         f"{REPOSITORY} at {commit} may be read; 0.2 of 0.2 GB are to be fetched.",
     ]
-    assert run.rows["architecture"][0] == "ok"
     assert hub.count("GET /cdn/*") == 0
 
 
@@ -138,16 +138,20 @@ def test_what_would_end_a_start_is_a_row_that_fails(
     assert "Traceback" not in run.err
 
 
+@needs("vllm")
 @pytest.mark.hub
-def test_an_architecture_that_vllm_does_not_have_is_told_beside_what_may_be_read(
-    tmp_path: Path, hub: FakeHub
+@pytest.mark.parametrize(
+    ("name", "code", "result"), [("LlamaForCausalLM", 0, "ok"), ("FooBarForCausalLM", 1, "fail")]
+)
+def test_whether_vllm_has_the_architecture_is_told_beside_what_may_be_read(
+    tmp_path: Path, hub: FakeHub, name: str, code: int, result: str
 ) -> None:
-    config = {"architectures": ["FooBarForCausalLM"]}
+    config = {"architectures": [name]}
     (hub.root / REPOSITORY / "config.json").write_text(json.dumps(config))
     run = Run(tmp_path, MODEL_NAME=REPOSITORY, HF_ENDPOINT=hub.url)
-    assert run.code == 1
+    assert run.code == code
     assert run.rows["model"][0] == "ok"
-    assert run.rows["architecture"][0] == "fail"
+    assert run.rows["architecture"][0] == result
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"])
@@ -207,7 +211,7 @@ def test_a_misspelt_name_is_a_warning(tmp_path: Path) -> None:
     assert "TENSOR_PARALLEL_SIZE" in run.rows["environment"][1]
 
 
-@pytest.mark.skipif(not Path(sys.executable).with_name("vllm").exists(), reason="no vLLM here")
+@needs("vllm")
 def test_an_engine_beside_the_python_that_runs_need_not_be_on_the_path(tmp_path: Path) -> None:
     run = Run(tmp_path, PATH="/usr/bin:/bin")
     assert run.code == 0

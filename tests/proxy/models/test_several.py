@@ -15,6 +15,7 @@ from proxy.models.several import names_of
 from proxy.preflight.checkup import check_gpus
 from proxy.settings import Settings
 from proxy.vllm.command import engine_command
+from tests.tools import needs
 
 PRESETS = {
     "big": {"repository": "org/big", "max_in_flight": 4, "gpus": [0, 1]},
@@ -188,6 +189,7 @@ def test_a_gpu_that_is_not_here_is_found_before_anything_is_fetched() -> None:
         check_gpus(settings, Hardware())
 
 
+@needs("tokenizers")
 def test_the_text_only_demo_is_a_llama(tmp_path: Path) -> None:
     demo.build(tmp_path / "demo-text", text_only=True)
     config = json.loads((tmp_path / "demo-text" / "config.json").read_text())

@@ -23,6 +23,7 @@ from tests.engine.service import FORKED, Service, wait_until
 from tests.fake_engine import BIN
 from tests.fake_hub import FakeHub, Fault, Kind, running_hub
 from tests.patience import PATIENCE
+from tests.tools import needs
 
 REPOSITORY = "tiny/model"
 
@@ -71,6 +72,7 @@ def test_the_hub_is_asked_while_checking_and_bytes_come_while_downloading(start:
     assert service.metric("sidecar_engine_phase_seconds", phase="checking") > 0
 
 
+@needs("vllm")
 def test_a_model_that_vllm_cannot_run_is_not_fetched(start: Start, hub: FakeHub) -> None:
     publish(hub, "FooBarForCausalLM")
     service = start()
@@ -83,6 +85,7 @@ def test_a_model_that_vllm_cannot_run_is_not_fetched(start: Start, hub: FakeHub)
     assert hub.count("GET /cdn/*") == 0
 
 
+@needs("vllm")
 def test_a_doubt_is_one_warning_and_the_start_goes_on(start: Start, hub: FakeHub) -> None:
     publish(hub, "FooBarForCausalLM")
     service = start(HF_OVERRIDES="{}")
@@ -91,6 +94,7 @@ def test_a_doubt_is_one_warning_and_the_start_goes_on(start: Start, hub: FakeHub
     assert ["FooBarForCausalLM" in line["message"] for line in warnings] == [True]
 
 
+@needs("vllm")
 def test_a_local_folder_is_judged_too(start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()

@@ -18,6 +18,7 @@ from proxy.vllm.architectures import (
     parse_registry,
 )
 from proxy.vllm.description import Description, ModelConfig
+from tests.tools import needs
 
 SOURCE = b"""
 _TEXT = {"LlamaForCausalLM": ("llama", "LlamaForCausalLM"), "BertModel": ("bert", "B")}
@@ -116,6 +117,7 @@ def test_in_doubt_a_start_is_only_warned_about(
 def test_a_plugin_that_is_not_vllms_own_may_add_models(
     monkeypatch: pytest.MonkeyPatch, module: str, doubted: bool
 ) -> None:
+    monkeypatch.setattr(architectures, "_is_in_transformers", lambda _: False)
     plugin = EntryPoint("p", module, "vllm.general_plugins")
     monkeypatch.setattr(architectures, "entry_points", lambda group: [plugin])
     if doubted:
@@ -179,6 +181,7 @@ def test_the_names_that_are_read_are_those_that_vllm_itself_tells() -> None:
     assert read.plugins
 
 
+@needs("vllm")
 def test_vllm_and_torch_are_not_imported_for_it() -> None:
     code = (
         "import sys; from proxy.vllm.architectures import installed_registry as r;"

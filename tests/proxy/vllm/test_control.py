@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
 from proxy.vllm.control import is_control_path
+from tests.tools import installed
 
 _ROUTE = re.compile(r'@router\.(?:get|post|put|delete)\(\s*"([^"]+)"')
 
@@ -26,10 +25,7 @@ def test_what_reads_or_generates_is_none(path: str) -> None:
 
 
 def test_every_route_that_dev_mode_adds_to_the_installed_vllm() -> None:
-    vllm = find_spec("vllm")
-    if vllm is None or vllm.origin is None:
-        pytest.skip("no vLLM is installed here")
-    entrypoints = Path(vllm.origin).parent / "entrypoints"
+    entrypoints = installed("vllm") / "entrypoints"
     folders = ("serve/dev", "serve/elastic_ep", "serve/fault_tolerance", "serve/profile", "rl")
     paths = {
         path

@@ -29,9 +29,13 @@ print(json.dumps(errors))
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of an installed vLLM's models, empty as yet."""
+    is_installed = module_imports._is_installed
     folder = tmp_path / "vllm/model_executor/models"
     folder.mkdir(parents=True)
     monkeypatch.setattr(module_imports, "package_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr(
+        module_imports, "_is_installed", lambda name: name == "vllm" or is_installed(name)
+    )
     return folder
 
 
