@@ -4,9 +4,10 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 TESTS ?= tests
+UV := $(shell grep '^uv==' requirements-dev.txt)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --no-warn-conflicts
+PIP := scripts/pip-install.sh $(BIN)/python
 SHELL_SCRIPTS = $(wildcard scripts/*.sh bench/*.sh tests/engine/*.sh) .ci/run
 # Per cent of statements and branches that all tests together must reach; some tests need not run.
 COVERAGE := 88
@@ -103,6 +104,7 @@ $(MADE):
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "make: error: cannot create $(VENV); on Debian and Ubuntu:" \
 	    "apt-get install python3-venv" >&2; exit 1; }
+	@$(PIP) --quiet $(UV) || echo "make: no $(UV) here: pip installs, which takes longer"
 	@touch $@
 
 # The engine first: it decides the versions of what it shares with the sidecar.
@@ -124,7 +126,7 @@ peers:
 	@bench/install-peers.sh vllm-router litellm prisma langchain-openai pydantic-ai node-clients
 
 # The two have nothing in common.
-all-tools:
+all-tools: $(MADE)
 	@$(MAKE) --no-print-directory peers & \
 	$(MAKE) --no-print-directory $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools postgresql; code=$$?; \
 	wait $$! && exit $$code

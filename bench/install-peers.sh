@@ -46,8 +46,7 @@ venv() {
   fi
   say "$name: pip install $*"
   if "$PYTHON" -m venv "$place" >"$CACHE/$name.log" 2>&1 &&
-    timeout "$STEP_SECONDS" "$place/bin/pip" install --disable-pip-version-check --quiet "$@" \
-      >>"$CACHE/$name.log" 2>&1; then
+    timeout "$STEP_SECONDS" scripts/pip-install.sh "$place/bin/python" "$@" >>"$CACHE/$name.log" 2>&1; then
     echo "$*" >"$place/requirements"
     say "$name: installed"
   else

