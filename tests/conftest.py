@@ -15,8 +15,6 @@ _HERE = Path(__file__).parent
 # Files and folders whose tests may be run again, and why: a machine may stand still for seconds.
 _ON_A_CLOCK = {
     "soak": "engines are killed under load",
-    "wire/test_client_leaves.py": "clients leave at moments of a stream",
-    "wire/test_clock.py": "clocks of both ends are compared",
     "wire/test_graceful_stop.py": "streams end within the time that a stop gives them",
     "wire/test_idle_pod.py": "a pod has been idle for seconds",
     "wire/test_keep_alive.py": "idle connections are closed after seconds",

@@ -18,8 +18,8 @@ from tests.patience import PATIENCE
 from tests.wire import secrets
 from tests.wire.client import Answer, Client, request
 
-# Nothing has moved for so long. A machine that is busy may let a sidecar wait for a tenth of it.
-_REST_SECONDS = 0.5
+# Sidecar and engine were asked so often, and nothing has moved. A pause of either is one look.
+_LOOKS_AT_REST, _LOOK_SECONDS = 25, 0.02
 _POLL_SECONDS = 0.002
 _COUNTED = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 
@@ -175,17 +175,21 @@ class Sidecar(Service):
         (received,) = self.seen(request_id)
         return received
 
-    def wait_until_at_rest(self, request_id: str) -> None:
-        """Until the engine waits for its reader for good."""
-        self.wait_until_seen(request_id)
-        sent = -1
+    def wait_until_at_rest(self, *request_ids: str) -> None:
+        """Until the engine waits for the readers of these for good."""
+        for each in request_ids:
+            self.wait_until_seen(each)
+        sent, looks = list[int](), 0
 
         def rests() -> bool:
-            nonlocal sent
-            time.sleep(_REST_SECONDS)
-            (received,) = self.seen(request_id)
-            before, sent = sent, received.events
-            return received.unsent_bytes > 0 and sent == before
+            nonlocal sent, looks
+            time.sleep(_LOOK_SECONDS)
+            self.client.get("/health")
+            received = [each for request_id in request_ids for each in self.seen(request_id)]
+            before, sent = sent, [each.events for each in received]
+            is_same = sent == before and all(each.unsent_bytes > 0 for each in received)
+            looks = looks + 1 if is_same else 0
+            return looks >= _LOOKS_AT_REST
 
         until(rests, "an engine that waits")
 

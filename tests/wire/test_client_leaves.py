@@ -136,6 +136,7 @@ def test_while_its_upload_waits_for_the_engine(own_service: Sidecar) -> None:
     with own_service.connect(seconds=1.0) as client:
         fake = {"read_rate": 100_000}
         request_id = client.ask("/v1/audio/transcriptions", b"", headers=headers, fake=fake)
+        own_service.wait_until_seen(request_id)
         with suppress(TimeoutError):
             client.send(b"x" * 9_000_000)
         client.reset()
@@ -221,12 +222,13 @@ def test_without_having_asked_anything(service: Sidecar, sent: bytes) -> None:
 
 
 def test_one_that_leaves_does_not_end_the_others(service: Sidecar) -> None:
-    fake = {"tokens": 40, "interval_ms": 5}
     with service.connect() as stays, service.connect() as leaves:
-        kept = stays.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
-        gone = leaves.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
+        kept = stays.ask(CHAT, prompt(CHAT, STREAM), fake={"hold_at": 3})
+        gone = leaves.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 3})
         leaves.until(b"\n\n")
         leaves.close()
+        service.wait_until_aborted(gone)
+        service.engine.release()
         assert stays.answer().data()[-1] == "[DONE]"
     assert fields(service.record(kept), "outcome") == ("ok",)
     assert ending(service.record(gone)) == CLOSED
