@@ -15,9 +15,6 @@ _HERE = Path(__file__).parent
 # Files and folders whose tests may be run again, and why: a machine may stand still for seconds.
 _ON_A_CLOCK = {
     "soak": "engines are killed under load",
-    "wire/test_graceful_stop.py": "streams end within the time that a stop gives them",
-    "wire/test_idle_pod.py": "a pod has been idle for seconds",
-    "wire/test_keep_alive.py": "idle connections are closed after seconds",
     "wire/test_key_limits.py": "limits of a time window",
     "wire/test_no_retry.py": "clients that would retry are waited for",
     "wire/test_reload.py": "files are looked at every second",

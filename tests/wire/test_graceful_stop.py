@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,18 +12,29 @@ import pytest
 from tests.engine.service import FORKED, Line, Service
 from tests.fake_engine import BIN, FakeEngine
 from tests.measure import measured
-from tests.patience import PATIENCE
-from tests.wire.client import CHAT, STREAM, Answer, Client, prompt
+from tests.patience import PATIENCE, on_a_clock
+from tests.wire.client import CHAT, STREAM, Client, prompt
 from tests.wire.service import Sidecar, ending, fields, until
 from tests.wire.test_websocket import closed, session
 
 CUT_OFF = ("proxy_error", "proxy", "cut_off")
+END = b"data: [DONE]\n\n\r\n0\r\n\r\n"
 
 
 @pytest.fixture
 def stopping(shared_engine: FakeEngine, tmp_path: Path) -> Iterator[Sidecar]:
+    """Its drain is longer than a test waits: it ends because nothing runs any more."""
     shared_engine.reset()
-    with Sidecar(tmp_path, shared_engine, DRAIN_SECONDS="3") as service:
+    with Sidecar(tmp_path, shared_engine, DRAIN_SECONDS="600") as service:
+        service.wait_until_ready()
+        yield service
+
+
+@pytest.fixture
+def hasty(shared_engine: FakeEngine, tmp_path: Path) -> Iterator[Sidecar]:
+    """What runs outlives its drain."""
+    shared_engine.reset()
+    with Sidecar(tmp_path, shared_engine, DRAIN_SECONDS="1") as service:
         service.wait_until_ready()
         yield service
 
@@ -34,18 +44,18 @@ def last_line(service: Sidecar) -> Line:
 
 
 def test_running_streams_finish(stopping: Sidecar) -> None:
-    fake = {"tokens": 40, "interval_ms": 25}
+    fake = {"tokens": 40, "hold_at": 3}
     clients = [stopping.connect() for _ in range(5)]
     ids = [client.ask(CHAT, prompt(CHAT, STREAM), fake=fake) for client in clients]
     for client in clients:
         client.until(b"\n\n")
     stopping.process.terminate()
-    late: Answer | None = None
     until(lambda: "draining" in stopping.text(), "the beginning of the end")
     late = stopping.ask(CHAT, prompt(CHAT))
     assert (late.status, late.header("x-proxy-error")) == (503, "proxy draining")
     assert 1 <= int(late.header("retry-after")) <= 59
     assert late.all("x-should-retry") == []
+    stopping.engine.release()
     for client in clients:
         assert client.until(b"data: [DONE]\n\n").count(b'"content":') >= 38
         client.close()
@@ -54,38 +64,38 @@ def test_running_streams_finish(stopping: Sidecar) -> None:
     assert ending(stopping.record(late)) == (503, "rejected", "proxy", "draining")
 
 
-def test_a_stream_that_outlives_the_drain_is_told(stopping: Sidecar) -> None:
-    with stopping.connect() as client:
+def test_a_stream_that_outlives_the_drain_is_told(hasty: Sidecar) -> None:
+    with hasty.connect() as client:
         request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 3})
         client.until(b"\n\n")
-        stopping.process.terminate()
+        hasty.process.terminate()
         rest = client.until(b"data: [DONE]\n\n")
     assert b"This server was shut down" in rest
-    assert stopping.process.wait(PATIENCE) == 0
-    assert ending(stopping.record(request_id)) == (200, *CUT_OFF)
+    assert hasty.process.wait(PATIENCE) == 0
+    assert ending(hasty.record(request_id)) == (200, *CUT_OFF)
 
 
-def test_a_whole_answer_that_outlives_the_drain_is_a_503_of_ours(stopping: Sidecar) -> None:
-    with stopping.connect() as client:
+def test_a_whole_answer_that_outlives_the_drain_is_a_503_of_ours(hasty: Sidecar) -> None:
+    with hasty.connect() as client:
         request_id = client.ask(CHAT, prompt(CHAT), fake={"hang": True})
-        stopping.wait_until_seen(request_id)
-        stopping.process.terminate()
+        hasty.wait_until_seen(request_id)
+        hasty.process.terminate()
         answer = client.answer()
     assert (answer.status, answer.header("x-proxy-error")) == (503, "proxy cut_off")
     # The engine has worked on it.
     assert (answer.header("x-should-retry"), answer.all("retry-after")) == ("false", [])
-    assert stopping.process.wait(PATIENCE) == 0
-    assert ending(stopping.record(request_id)) == (503, *CUT_OFF)
+    assert hasty.process.wait(PATIENCE) == 0
+    assert ending(hasty.record(request_id)) == (503, *CUT_OFF)
 
 
-def test_a_session_that_outlives_the_drain_is_told(stopping: Sidecar) -> None:
-    with session(stopping) as (client, request_id):
-        stopping.process.terminate()
+def test_a_session_that_outlives_the_drain_is_told(hasty: Sidecar) -> None:
+    with session(hasty) as (client, request_id):
+        hasty.process.terminate()
         end = closed(client)
     assert end.rcvd is not None
     assert (end.rcvd.code, "was shut down" in end.rcvd.reason) == (1012, True)
-    assert stopping.process.wait(PATIENCE) == 0
-    assert ending(stopping.record(request_id)) == (101, *CUT_OFF)
+    assert hasty.process.wait(PATIENCE) == 0
+    assert ending(hasty.record(request_id)) == (101, *CUT_OFF)
 
 
 def test_a_drain_that_is_over_is_not_blamed_on_an_engine_of_our_own(
@@ -125,17 +135,17 @@ def test_an_upload_that_runs_may_finish(stopping: Sidecar) -> None:
     assert stopping.process.wait(PATIENCE) == 0
 
 
-def test_an_upload_that_outlives_the_drain_is_told_to_come_again(stopping: Sidecar) -> None:
-    with stopping.connect() as client:
+def test_an_upload_that_outlives_the_drain_is_told_to_come_again(hasty: Sidecar) -> None:
+    with hasty.connect() as client:
         request_id = client.ask(CHAT, b'{"model"', headers=[("content-length", "1000")])
-        until(lambda: stopping.value("sidecar_requests_in_flight") == 1, "a request inside")
-        stopping.process.terminate()
+        until(lambda: hasty.value("sidecar_requests_in_flight") == 1, "a request inside")
+        hasty.process.terminate()
         answer = client.answer()
     assert (answer.status, answer.header("x-proxy-error")) == (503, "proxy draining")
     assert answer.all("x-should-retry") == []  # the engine knows nothing of it
-    assert stopping.process.wait(PATIENCE) == 0
-    assert ending(stopping.record(request_id)) == (503, "rejected", "proxy", "draining")
-    assert last_line(stopping)["message"].startswith("stopped: ")
+    assert hasty.process.wait(PATIENCE) == 0
+    assert ending(hasty.record(request_id)) == (503, "rejected", "proxy", "draining")
+    assert last_line(hasty)["message"].startswith("stopped: ")
 
 
 def test_media_that_outlive_the_drain_are_not_waited_for(
@@ -185,42 +195,51 @@ def test_a_second_signal_cuts_what_runs_and_tells_it(stopping: Sidecar) -> None:
     assert fields(last_line(stopping), "finished", "cut") == (0, 1)
 
 
+@on_a_clock("clients have 3 s to take the news of their end before the third signal comes")
 def test_a_third_signal_waits_for_nothing(stopping: Sidecar) -> None:
     # A client that does not read would be waited for, to take the news of its end.
     with stopping.connect(receive_bytes=4096) as client:
-        client.ask(CHAT, prompt(CHAT, STREAM), fake={"tokens": 4000, "event_bytes": 10_000})
-        client.until(b"\n\n")
-        for said in ("draining", "cut now"):
+        fake = {"tokens": 10_000, "event_bytes": 10_000, "backpressure": True}
+        request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
+        stopping.wait_until_at_rest(request_id)
+        for message in ("draining", "cut now"):
             stopping.process.terminate()
-            until(lambda said=said: said in stopping.text(), said)  # type: ignore[misc]
+            until(lambda message=message: message in stopping.text(), message)  # type: ignore[misc]
         stopping.process.terminate()
         assert stopping.process.wait(PATIENCE) == 128 + 15
 
 
 def test_the_last_line_counts_who_finished_and_who_was_cut(stopping: Sidecar) -> None:
     assert stopping.ask(CHAT, prompt(CHAT)).status == 200  # before: not counted
-    fakes = [{"tokens": 10, "interval_ms": 50}] * 3 + [{"stall_at": 3}] * 2
+    fakes = [{"hold_at": 3}] * 3 + [{"stall_at": 3}] * 2
     clients = [stopping.connect() for _ in fakes]
     for client, fake in zip(clients, fakes, strict=True):
         client.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
         client.until(b"\n\n")
     stopping.process.terminate()
+    until(lambda: "draining" in stopping.text(), "the beginning of the end")
+    stopping.engine.release()
+    for client in clients[:3]:
+        client.until(END)
+    stopping.process.terminate()
     assert stopping.process.wait(PATIENCE) == 0
     line = last_line(stopping)
     assert fields(line, "finished", "cut") == (3, 2)
     assert line["message"] == "stopped: 3 requests finished, 2 were cut"
+    for client in clients[3:]:
+        assert client.rest().endswith(END)
     for client in clients:
-        assert client.rest().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
         client.close()
 
 
-def test_a_session_that_outlives_the_drain_is_told_and_logged_as_cut(stopping: Sidecar) -> None:
+def test_a_session_goes_on_in_the_drain_and_is_logged_as_cut(stopping: Sidecar) -> None:
     with session(stopping) as (client, request_id):
         stopping.process.terminate()
         until(lambda: "draining" in stopping.text(), "the beginning of the end")
         client.send("text")
-        assert client.recv(PATIENCE) == "text", "until then it goes on"
-        end = closed(client, PATIENCE).rcvd
+        assert client.recv(PATIENCE) == "text"
+        stopping.process.terminate()
+        end = closed(client).rcvd
         assert end is not None
         assert (end.code, "was shut down" in end.reason) == (1012, True)
     assert stopping.process.wait(PATIENCE) == 0
@@ -244,7 +263,7 @@ def test_a_second_signal_cuts_a_session_whose_engine_does_not_read(stopping: Sid
         for message in ("draining", "cut now"):
             stopping.process.terminate()
             until(lambda message=message: message in stopping.text(), message)  # type: ignore[misc]
-        end = closed(client, PATIENCE).rcvd
+        end = closed(client).rcvd
         assert end is not None
         assert end.code == 1012
         assert stopping.process.wait(PATIENCE) == 0
@@ -256,6 +275,7 @@ def test_nobody_waits_for_a_client_that_has_left(stopping: Sidecar) -> None:
     request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 3})
     client.until(b"\n\n")
     stopping.process.terminate()
-    threading.Timer(0.2, client.close).start()
+    until(lambda: "draining" in stopping.text(), "the beginning of the end")
+    client.close()
     assert stopping.process.wait(PATIENCE) == 0
     assert fields(stopping.record(request_id), "outcome") == ("client_closed",)

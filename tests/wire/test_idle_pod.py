@@ -17,10 +17,10 @@ import pytest
 from proxy.errors import SettingsError
 from proxy.idle import PodIdle, RunPod
 from proxy.settings import Settings
-from tests.engine.service import wait_until
 from tests.fake_engine import FakeEngine
 from tests.patience import PATIENCE
-from tests.wire.service import Sidecar
+from tests.wire.client import CHAT, STREAM, prompt
+from tests.wire.service import Sidecar, until
 
 POD = {"RUNPOD_POD_ID": "43kqp2ypdw3uh6", "RUNPOD_API_KEY": "rpa_secret"}
 STOPPED = {"data": {"podStop": {"id": POD["RUNPOD_POD_ID"], "desiredStatus": "EXITED"}}}
@@ -75,28 +75,31 @@ def test_a_pod_that_cannot_be_stopped_is_refused_at_the_start(environ: dict[str,
     Settings.load({"POD_IDLE_ACTION": "runpod-stop", **environ})  # not without POD_IDLE_SECONDS
 
 
-def test_an_idle_sidecar_exits_with_0_after_its_last_request(
-    tmp_path: Path, engine: FakeEngine
-) -> None:
-    with Sidecar(tmp_path, engine, POD_IDLE_SECONDS="2") as sidecar:
-        sidecar.wait_until_ready()
-        for _ in range(3):
-            assert sidecar.ask("/v1/chat/completions", {"messages": []}).status == 200
-            assert sidecar.process.poll() is None
-        assert sidecar.process.wait(PATIENCE) == 0
-        assert "exiting: no request for 2 s" in sidecar.text()
-        assert "the sidecar exits after 2 s without a request" in sidecar.text()
-
-
-def test_a_request_that_runs_keeps_the_pod(tmp_path: Path, engine: FakeEngine) -> None:
-    stream = {"messages": [], "stream": True}
+def test_an_idle_sidecar_exits_with_0(tmp_path: Path, engine: FakeEngine) -> None:
     with Sidecar(tmp_path, engine, POD_IDLE_SECONDS="1") as sidecar:
-        sidecar.wait_until_ready()
-        with sidecar.connect() as client:
-            fake = {"tokens": 40, "interval_ms": 100}
-            client.ask("/v1/chat/completions", stream, fake=fake)
-            assert client.rest().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
         assert sidecar.process.wait(PATIENCE) == 0
+        assert "the sidecar exits after 1 s without a request" in sidecar.text()
+        assert "exiting: no request for 1 s" in sidecar.text()
+
+
+def test_a_request_that_runs_keeps_the_pod(tmp_path: Path) -> None:
+    """It comes before the start has ended: the pod is never idle before its end."""
+    environ = {"POD_IDLE_SECONDS": "1", "HOLD_SECONDS": "600"}
+    with FakeEngine("--served-model-name", "tiny") as engine:
+        engine.script("/health", status=503)
+        with Sidecar(tmp_path, engine, **environ) as sidecar:
+            sidecar.wait_until_listening()
+            with sidecar.connect() as client:
+                fake = {"tokens": 30, "interval_ms": 100}
+                request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
+                until(lambda: sidecar.value("sidecar_requests_waiting") == 1, "a request")
+                engine.script("/health")
+                assert client.rest().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+            assert sidecar.process.wait(PATIENCE) == 0
+            record = sidecar.record(request_id)
+            assert record["duration_ms"] > 2500, "the limit, and more"
+            exits = [line for line in sidecar.lines("proxy") if "exiting" in line["message"]]
+            assert [line["timestamp"] > record["timestamp"] for line in exits] == [True]
 
 
 def test_an_idle_pod_is_stopped_at_runpod_and_goes_on_until_sigterm(
@@ -105,8 +108,8 @@ def test_an_idle_pod_is_stopped_at_runpod_and_goes_on_until_sigterm(
     with runpod(STOPPED) as (url, asked):
         environ = {**POD, "RUNPOD_API_BASE_URL": url, "POD_IDLE_ACTION": "runpod-stop"}
         with Sidecar(tmp_path, engine, POD_IDLE_SECONDS="1", **environ) as sidecar:
-            wait_until(lambda: bool(asked), PATIENCE, "the question to RunPod")
-            wait_until(lambda: "RunPod stops pod" in sidecar.text(), PATIENCE, "its log line")
+            until(lambda: bool(asked), "the question to RunPod")
+            until(lambda: "RunPod stops pod" in sidecar.text(), "its log line")
             assert sidecar.ask("/v1/chat/completions", {"messages": []}).status == 200
             sidecar.process.send_signal(signal.SIGTERM)
             assert sidecar.process.wait(PATIENCE) == 0
@@ -119,7 +122,7 @@ def test_a_runpod_that_refuses_is_logged_with_what_it_says(
     with runpod({"errors": [{"message": "not today"}]}) as (url, _):
         environ = {**POD, "RUNPOD_API_BASE_URL": url, "POD_IDLE_ACTION": "runpod-stop"}
         with Sidecar(tmp_path, engine, POD_IDLE_SECONDS="1", **environ) as sidecar:
-            wait_until(lambda: "not today" in sidecar.text(), PATIENCE, "its log line")
+            until(lambda: "not today" in sidecar.text(), "its log line")
             assert "cannot be stopped" in sidecar.text()
             assert sidecar.process.poll() is None
 

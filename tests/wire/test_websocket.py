@@ -33,14 +33,14 @@ def session(service: Sidecar, **more: Any) -> Iterator[tuple[ClientConnection, s
     with connect(
         url, additional_headers=headers, proxy=None, open_timeout=PATIENCE, **more
     ) as client:
-        assert "session.created" in str(client.recv(5))
+        assert "session.created" in str(client.recv(PATIENCE))
         yield client, request_id
 
 
-def closed(client: ClientConnection, seconds: float = 5) -> ConnectionClosed:
+def closed(client: ClientConnection) -> ConnectionClosed:
     """What ends a session for the client."""
     with pytest.raises(ConnectionClosed) as error:
-        client.recv(seconds)
+        client.recv(PATIENCE)
     return error.value
 
 
@@ -48,7 +48,7 @@ def test_messages_pass_both_ways_as_they_are(service: Sidecar) -> None:
     with session(service) as (client, request_id):
         for message in ("text", "ü\u2028\U0001f600", b"\x00\xff" * 40_000, "", b""):
             client.send(message)
-            assert client.recv(5) == message
+            assert client.recv(PATIENCE) == message
     line = service.record(request_id)
     assert (line["route"], line["status"], line["outcome"]) == ("realtime", 101, "ok")
     assert line["bytes_in"] == 4 + 9 + 80_000
@@ -69,7 +69,7 @@ def test_each_utterance_is_counted_with_the_usage_at_its_end(service: Sidecar) -
     with session(service) as (client, request_id):
         for message in said:
             client.send(message)
-            assert client.recv(5) == message
+            assert client.recv(PATIENCE) == message
     line = service.record(request_id)
     assert (line["prompt_tokens"], line["completion_tokens"]) == (42, 8)
 
@@ -77,7 +77,7 @@ def test_each_utterance_is_counted_with_the_usage_at_its_end(service: Sidecar) -
 def test_without_usage_no_tokens_are_told(service: Sidecar) -> None:
     with session(service) as (client, request_id):
         client.send("text")
-        client.recv(5)
+        client.recv(PATIENCE)
     assert not {"prompt_tokens", "completion_tokens"} & service.record(request_id).keys()
 
 
@@ -168,7 +168,7 @@ def test_a_page_of_another_host_opens_no_session(service: Sidecar) -> None:
 def test_a_page_of_the_same_host_opens_one(service: Sidecar) -> None:
     with session(service, headers={"origin": "http://127.0.0.1:3000"}) as (client, _):
         client.send("text")
-        assert client.recv(5) == "text"
+        assert client.recv(PATIENCE) == "text"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_page_that_is_listed_and_whoever_has_a_key_open_one(
         sidecar.wait_until_ready()
         with session(sidecar, headers=headers) as (client, _):
             client.send("text")
-            assert client.recv(5) == "text"
+            assert client.recv(PATIENCE) == "text"
 
 
 def test_a_redirect_is_passed_on_and_not_followed(service: Sidecar) -> None:
