@@ -15,16 +15,9 @@ _HERE = Path(__file__).parent
 # Files and folders whose tests may be run again, and why: a machine may stand still for seconds.
 _ON_A_CLOCK = {
     "soak": "engines are killed under load",
-    "wire/test_key_limits.py": "limits of a time window",
-    "wire/test_no_retry.py": "clients that would retry are waited for",
     "wire/test_reload.py": "files are looked at every second",
     "wire/test_sleep.py": "engines sleep after seconds without a request",
-    "wire/test_slow_clients.py": "clients send and read a few bytes a second",
-    "wire/test_slow_readers.py": "clients do not read for seconds",
-    "wire/test_stop_of_connections.py": "connections end within the time that a stop gives them",
     "wire/test_swaps.py": "models take turns after seconds",
-    "wire/test_uploads.py": "bodies that stall are given up after seconds",
-    "wire/test_waiting.py": "requests wait for seconds",
     "wire/test_websocket_limits.py": "peers that do not answer are given up after seconds",
 }
 _RERUNS = 2

@@ -48,8 +48,8 @@ def test_who_leaves_pays_for_what_was_generated(tmp_path: Path, shared_engine: F
     with Sidecar(tmp_path, shared_engine, KEY_LIMITS="tpd=100000", **KEYS) as service:
         service.wait_until_ready()
         with service.connect() as client:
-            slow = {"tokens": 1000, "interval_ms": 5}
-            request_id = client.ask(CHAT, prompt(CHAT, STREAM), headers=ALICE, fake=slow)
+            fake = {"tokens": 1000, "stall_at": 5}
+            request_id = client.ask(CHAT, prompt(CHAT, STREAM), headers=ALICE, fake=fake)
             client.head()
             for _ in range(5):
                 client.chunk()
@@ -85,9 +85,10 @@ def test_what_is_cut_at_the_end_is_paid_for_after_it(
     with Sidecar(tmp_path, shared_engine, **limits, **KEYS) as service:
         service.wait_until_ready()
         with service.connect() as client:
-            slow = {"tokens": 1000, "interval_ms": 20}
-            cut = client.ask(CHAT, prompt(CHAT, STREAM), headers=ALICE, fake=slow)
-            client.until(b"\n\n")
+            fake = {"tokens": 1000, "stall_at": 5}
+            cut = client.ask(CHAT, prompt(CHAT, STREAM), headers=ALICE, fake=fake)
+            for _ in range(5):
+                client.chunk()
             service.process.terminate()
             assert service.process.wait(PATIENCE) == 0
         generated = service.record(cut)["generated_events"]

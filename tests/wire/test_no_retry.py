@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.wire.client import CHAT, STREAM, Client, prompt
+from tests.patience import on_a_clock
+from tests.wire.client import CHAT, MESSAGES, STREAM, Client, new_id, prompt, request
 from tests.wire.service import Sidecar, ending
 from tests.wire.streams import raw, sized
 
@@ -48,10 +49,13 @@ def test_a_connection_closed_under_a_request_is_no_second_request(
     Nobody can tell whether it was read, so it is not sent again, and the client is told so.
     """
     path = "/v1/messages/count_tokens"  # on a connection that nothing else has a hand in
+    first, second = new_id(), new_id()
     with service.connect() as client:
-        first = client.ask(path, prompt("/v1/messages"), fake={"drop_next": how})
+        # Both at once: a connection that has been idle for seconds would not be used again.
+        fake = {"drop_next": how}
+        question = request(path, prompt(MESSAGES), fake=fake, request_id=first)
+        client.send(question + request(CHAT, prompt(CHAT), request_id=second))
         client.answer()
-        second = client.ask(CHAT, prompt(CHAT))
         answer = client.answer()
     (before,) = service.seen(first)
     after = service.seen(second)
@@ -72,8 +76,11 @@ def use(client: Client, service: Sidecar, fake: dict[str, Any] | None = None) ->
 
 
 def test_a_connection_is_used_again_at_once(service: Sidecar) -> None:
+    ids = [new_id() for _ in range(5)]
     with service.connect() as client:
-        assert len({use(client, service) for _ in range(5)}) == 1
+        client.send(b"".join(request(CHAT, prompt(CHAT), request_id=each) for each in ids))
+        assert [client.answer().status for _ in ids] == [200] * 5
+    assert len({received.connection for each in ids for received in service.seen(each)}) == 1
 
 
 def test_a_connection_is_not_used_again_near_the_engines_idle_limit(service: Sidecar) -> None:
@@ -89,10 +96,11 @@ def test_a_connection_the_engine_has_closed_is_not_used(service: Sidecar) -> Non
         for announced in (True, False) * 5:
             fake = {"close_after": True} if announced else {"keepalive_close_ms": 0}
             number = use(client, service, fake)
-            time.sleep(0.05)  # until both have seen it
+            service.page()  # the engine has closed by then, and the sidecar has seen it
             assert use(client, service) != number
 
 
+@on_a_clock("the engine closes an idle connection after 40 ms, perhaps just under a request")
 def test_a_hundred_requests_against_an_engine_that_closes_idle_connections(
     service: Sidecar,
 ) -> None:

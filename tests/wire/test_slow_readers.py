@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import on_a_clock
 from tests.wire.client import CHAT, NO_USAGE, STREAM, Client, prompt, request
 from tests.wire.service import Sidecar, fields, until
 
@@ -77,11 +78,8 @@ def test_one_byte_a_second_slows_nobody_else(service: Sidecar) -> None:
             client.receive(1)
 
     slow = [service.connect(receive_bytes=4096) for _ in range(5)]
-    for client in slow:
-        client.ask(CHAT, prompt(CHAT, STREAM), fake=FAST)
-    until(
-        lambda: sum(each.unsent_bytes > 0 for each in service.relayed()) == len(slow),
-        "an engine that waits for all of them",
+    service.wait_until_at_rest(
+        *(client.ask(CHAT, prompt(CHAT, STREAM), fake=FAST) for client in slow)
     )
     threads = [threading.Thread(target=sip, args=(client,)) for client in slow]
     for thread in threads:
@@ -102,6 +100,7 @@ def test_one_byte_a_second_slows_nobody_else(service: Sidecar) -> None:
     assert still_behind == len(slow), "the others did not wait for them"
 
 
+@on_a_clock("the engine has 0.4 s for a byte, and 1.5 s for the whole")
 def test_a_slow_reader_is_not_taken_for_a_silent_engine(impatient_service: Sidecar) -> None:
     """STREAM_IDLE_TIMEOUT is about the engine; REQUEST_TIMEOUT holds all the same."""
     service = impatient_service
@@ -166,7 +165,7 @@ def test_pages_that_nobody_reads_are_not_piled_up(own_service: Sidecar) -> None:
     with own_service.connect(receive_bytes=4096) as client:
         for _ in range(200):
             client.send(request("/openapi.json") * 6)
-            time.sleep(0.02)  # not all at once: a hundred that wait are the most
+            own_service.page()  # they are read by then: a hundred that wait are the most
         time.sleep(0.5)
         assert own_service.memory_mib() - before < 20
         for _ in range(50):

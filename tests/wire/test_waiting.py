@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,6 @@ from tests.wire.service import Sidecar, ending, until
 
 ALICE, BOB = ("sk-alice-0123456789abcdef", "sk-bob-0123456789abcdef")
 KEYS = {"API_KEYS": f"alice:{ALICE},bob:{BOB}"}
-HALF_A_SECOND = {"tokens": 10, "interval_ms": 50}
 
 
 def of(key: str) -> Pairs:
@@ -33,10 +33,10 @@ def narrow(shared_engine: FakeEngine, tmp_path: Path) -> Iterator[Sidecar]:
 
 
 def ask(service: Sidecar, stack: ExitStack, key: str) -> tuple[Client, str]:
-    """One more request that runs or waits."""
+    """One more request that waits, or runs until the engine is released."""
     client = stack.enter_context(service.connect())
-    headers = of(key)
-    request_id = client.ask(CHAT, prompt(CHAT, STREAM), headers=headers, fake=HALF_A_SECOND)
+    fake = {"hold_at": 1}
+    request_id = client.ask(CHAT, prompt(CHAT, STREAM), headers=of(key), fake=fake)
     return client, request_id
 
 
@@ -57,14 +57,17 @@ def test_one_at_a_time_each_key_in_its_turn(narrow: Sidecar) -> None:
         assert int(full.header("retry-after")) == 4
         assert ending(narrow.record(full)) == (503, "rejected", "proxy", "overloaded")
         assert narrow.seen(full) == []
+        time.sleep(0.1)
+        narrow.engine.release()
         for client, _ in asked:
             assert client.answer().data()[-1] == "[DONE]"
     lines = [narrow.record(request_id) for _, request_id in asked]
     first, second, third, bobs = lines
+    order = [received.header("x-request-id") for received in narrow.relayed()]
+    assert order == [[line["request_id"]] for line in (first, second, bobs, third)]
     assert "wait_ms" not in first
-    assert second["wait_ms"] < bobs["wait_ms"] < third["wait_ms"]
     for line in lines[1:]:
-        assert line["wait_ms"] > 100
+        assert line["wait_ms"] >= 100
         waits_ms = line["wait_ms"] + line["body_read_ms"]
         assert waits_ms <= line["duration_ms"], "none of them is counted twice"
         assert line["ttft_ms"] > line["wait_ms"]
@@ -78,6 +81,7 @@ def test_who_leaves_while_waiting_never_reaches_the_engine(narrow: Sidecar) -> N
         waiting(narrow, 1)
         leaver.close()
         waiting(narrow, 0)
+        narrow.engine.release()
         assert runs[0].answer().status == 200
     assert ending(narrow.record(request_id)) == (499, "client_closed", "client", "client_closed")
     assert narrow.seen(request_id) == []
@@ -91,6 +95,7 @@ def test_who_waits_at_a_stop_is_told_so(narrow: Sidecar) -> None:
         waiting(narrow, 1)
         narrow.process.terminate()
         assert waits.answer().json()["error"]["code"] == "draining"
+        narrow.engine.release()
         assert runs[0].answer().data()[-1] == "[DONE]"
 
 
@@ -117,6 +122,7 @@ def test_who_has_waited_long_enough_is_told_to_come_again(
 def test_a_key_at_its_own_limit_keeps_nobody_waiting(
     tmp_path: Path, shared_engine: FakeEngine
 ) -> None:
+    shared_engine.reset()
     environ = {"KEY_LIMITS": "alice: in_flight=1", **KEYS}
     with Sidecar(tmp_path, shared_engine, **environ) as service, ExitStack() as stack:
         service.wait_until_ready()
