@@ -12,15 +12,6 @@ from hypothesis import settings
 from tests.measure import hold_back
 
 _HERE = Path(__file__).parent
-# Files and folders whose tests may be run again, and why: a machine may stand still for seconds.
-_ON_A_CLOCK = {
-    "soak": "engines are killed under load",
-    "wire/test_reload.py": "files are looked at every second",
-    "wire/test_sleep.py": "engines sleep after seconds without a request",
-    "wire/test_swaps.py": "models take turns after seconds",
-    "wire/test_websocket_limits.py": "peers that do not answer are given up after seconds",
-}
-_RERUNS = 2
 # The files that take longest begin first: at the end no process waits for another one's.
 _LONGEST_FIRST = (
     "engine/test_wedge.py",
@@ -73,14 +64,6 @@ def _nothing_is_left_open() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first. Tests on a clock fail when they fail again and again, each time told."""
+    """Long files first."""
     places = {_HERE / name: place for place, name in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
-    on_a_clock = {_HERE / name for name in _ON_A_CLOCK}
-    rerun = {
-        path: not on_a_clock.isdisjoint((path, *path.parents))
-        for path in {item.path for item in items}
-    }
-    for item in items:
-        if rerun[item.path]:
-            item.add_marker(pytest.mark.flaky(reruns=_RERUNS))

@@ -16,7 +16,7 @@ import pytest
 
 from tests.engine.conftest import READY_SECONDS
 from tests.engine.service import Running, Service, alive, command_line, wait_until
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, on_a_clock
 from tests.proxy.engine.living import CHILDREN, starting
 from tests.soak.figures import check_access_lines, memory_mib, open_files
 from tests.soak.load import Load, under_load
@@ -92,6 +92,7 @@ def soak(service: Service, load: Load, ready_seconds: float, kills: int) -> None
     service.assert_nothing_is_left(0)
 
 
+@on_a_clock("an engine that stands still for 2 s is taken for stuck and killed once more")
 def test_fake_engine_is_killed_again_and_again(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()

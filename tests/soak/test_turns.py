@@ -17,7 +17,7 @@ import pytest
 
 from tests.engine.conftest import READY_SECONDS
 from tests.engine.service import Line, Service, wait_until
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, on_a_clock
 from tests.soak.figures import check_access_lines, memory_mib, open_files
 from tests.soak.load import Load, under_load
 from tests.wire.several import engines_of, several
@@ -90,6 +90,7 @@ def test_a_load_on_two_models_that_take_turns_is_answered_whole(tmp_path: Path) 
         soak(service, two_models(service), SWAPS, PATIENCE)
 
 
+@on_a_clock("an engine that loses its place in the moment of its kill is not started again")
 def test_engines_that_take_turns_are_killed_and_every_client_is_told(tmp_path: Path) -> None:
     with several(tmp_path, **TURNS, MAX_RESTARTS="1000") as service:
         service.wait_for("ready", PATIENCE)

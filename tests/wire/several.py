@@ -67,31 +67,43 @@ def client_of(service: Service, key: str = "sk-bob") -> httpx.Client:
     return httpx.Client(base_url=service.url, headers=headers, timeout=PATIENCE, trust_env=False)
 
 
-def wrapped_vllm(folder: Path, model: str, **variables: str) -> dict[str, str]:
-    """Where the engine of one model alone is to get these variables: the environment for it."""
+def wrapped_vllm(folder: Path, model: str, wait: str = "true", /, **more: str) -> dict[str, str]:
+    """Where the engine of one model alone is to get variables, or to begin only after a command of
+    the shell's: the environment for it."""
     vllm = folder / "bin" / "vllm"
     vllm.parent.mkdir()
-    exported = " ".join(f"{name}={value}" for name, value in variables.items())
+    exported = " ".join(f"{name}={value}" for name, value in more.items())
     vllm.write_text(
         "#!/bin/sh\n"
-        f'case "$*" in *"--served-model-name {model}"*) export {exported};; esac\n'
+        f'case "$*" in *"--served-model-name {model}"*) {wait}; export {exported};; esac\n'
         f'exec "{BIN}/vllm" "$@"\n'
     )
     vllm.chmod(0o755)
     return {"PATH": f"{vllm.parent}:{BIN}:{os.environ['PATH']}"}
 
 
-def stream(service: Service, model: str, begun: Callable[[], object] = lambda: None) -> str:
-    """The text of a whole stream, which takes at least two seconds; `begun` is called in it."""
+def stream(
+    service: Service, model: str, begun: Callable[[], object] = lambda: None, **fake: Any
+) -> str:
+    """The text of a whole stream, which takes two seconds where `fake` says nothing else; `begun`
+    is called in it."""
     with client_of(service) as client:
         body = {"model": model, "messages": MESSAGES, "stream": True, "max_tokens": TOKENS}
         body["user"] = new_id()  # no other request has killed an engine
-        fake = x_fake(tokens=TOKENS, interval_ms=50)
-        with client.stream("POST", CHAT, json=body, headers=fake) as answer:
+        script = x_fake(tokens=TOKENS, **(fake or {"interval_ms": 50}))
+        with client.stream("POST", CHAT, json=body, headers=script) as answer:
             lines = answer.iter_lines()
             first = next(lines)
             begun()
             return "\n".join([first, *lines])
+
+
+def release(service: Service, model: str) -> None:
+    """Let the engine of a model send what it holds back (`hold_at`)."""
+    words = command_line(engines_of(service)[model]).split()
+    port = words[words.index("--port") + 1]
+    url = f"http://127.0.0.1:{port}/__fake/release"
+    httpx.post(url, timeout=PATIENCE, trust_env=False).raise_for_status()
 
 
 def assert_whole(text: str) -> None:

@@ -52,7 +52,7 @@ def test_who_leaves_pays_for_what_was_generated(tmp_path: Path, shared_engine: F
             request_id = client.ask(CHAT, prompt(CHAT, STREAM), headers=ALICE, fake=fake)
             client.head()
             for _ in range(5):
-                client.chunk()
+                client.until(b"\n\n")
         line = service.record(request_id)
         assert line["outcome"] == "client_closed"
         assert "completion_tokens" not in line
@@ -87,8 +87,9 @@ def test_what_is_cut_at_the_end_is_paid_for_after_it(
         with service.connect() as client:
             fake = {"tokens": 1000, "stall_at": 5}
             cut = client.ask(CHAT, prompt(CHAT, STREAM), headers=ALICE, fake=fake)
+            client.head()
             for _ in range(5):
-                client.chunk()
+                client.until(b"\n\n")
             service.process.terminate()
             assert service.process.wait(PATIENCE) == 0
         generated = service.record(cut)["generated_events"]

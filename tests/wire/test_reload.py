@@ -15,9 +15,9 @@ import pytest
 
 from tests.engine.service import Service, command_line
 from tests.fake_engine import x_fake
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, on_a_clock
 from tests.wire.service import until
-from tests.wire.several import CHAT, MESSAGES, chat, client_of, engines_of, several
+from tests.wire.several import CHAT, MESSAGES, chat, client_of, engines_of, release, several
 
 Presets = dict[str, dict[str, Any]]
 
@@ -87,10 +87,12 @@ def reloaded(folder: Path, **environ: str) -> Iterator[Reloaded]:
 
 
 @contextmanager
-def a_stream(service: Service, model: str, tokens: int = 30) -> Iterator[Iterator[str]]:
+def a_stream(
+    service: Service, model: str, tokens: int = 30, **fake: Any
+) -> Iterator[Iterator[str]]:
     """Its lines; the first token is there."""
     body = {"model": model, "messages": MESSAGES, "stream": True, "max_tokens": tokens}
-    slow = x_fake(tokens=tokens, interval_ms=50)
+    slow = x_fake(tokens=tokens, **(fake or {"interval_ms": 50}))
     with (
         client_of(service) as client,
         client.stream("POST", CHAT, json=body, headers=slow) as stream,
@@ -145,12 +147,13 @@ def test_a_changed_model_is_loaded_anew_with_what_its_preset_says_now(tmp_path: 
         there.are_ready("one", "two")
         service, before = there.service, engines_of(there.service)
         two = {**there.presets["two"], "engine": {"MAX_MODEL_LEN": 2048}}
-        with a_stream(service, "two") as running:
+        with a_stream(service, "two", hold_at=3) as running:
             assert there.reload(two=two).json() == changes(changed="two", unchanged="one")
             assert there.rows()["two"]["in_flight"] == 1
             waiting: list[httpx.Response] = []
             late = threading.Thread(target=lambda: waiting.append(chat(service, model="two")))
             late.start()
+            release(service, "two")
             assert "data: [DONE]" in list(running)
         late.join(PATIENCE)
         assert waiting[0].json()["model"] == "two"
@@ -272,6 +275,7 @@ def test_a_model_that_has_failed_comes_back_when_its_preset_is_mended(tmp_path: 
         assert service.client.get("/health").status_code == 200
 
 
+@on_a_clock("a change comes while an engine starts, which takes seconds")
 def test_a_model_that_loads_or_drains_may_change_again(tmp_path: Path) -> None:
     with reloaded(tmp_path, FAKE_ENGINE_PHASE_SECONDS="0.5") as there:
         service, two = there.service, there.presets["two"]
@@ -280,7 +284,8 @@ def test_a_model_that_loads_or_drains_may_change_again(tmp_path: Path) -> None:
             engine = {"engine": {"MAX_MODEL_LEN": length}}
             assert there.reload(two={**two, **engine}).json()["changed"] == ["two"]
 
-        until(lambda: there.rows()["two"]["phase"] in ("loading", "compiling"), "its load")
+        loads = ("loading", "compiling", "warming", "ready")
+        until(lambda: there.rows()["two"]["phase"] in loads, "its load")
         change(2048)
         assert chat(service, model="two").json()["model"] == "two"
         assert "--max-model-len 2048" in there.arguments("two")

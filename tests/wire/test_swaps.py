@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from tests.engine.service import Line, Service
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, on_a_clock
 from tests.proxy.engine.living import starting
+from tests.wire.client import Client
 from tests.wire.service import until
 from tests.wire.several import (
     CHAT,
@@ -27,6 +28,7 @@ from tests.wire.several import (
     chat,
     client_of,
     engines_of,
+    release,
     several,
     status_of,
     stream,
@@ -92,9 +94,10 @@ def test_clients_that_alternate_are_all_served_and_no_model_is_loaded_beside_ano
 def test_a_client_that_leaves_leaves_no_half_of_a_load(tmp_path: Path) -> None:
     with several(tmp_path, **ONE_AT_A_TIME) as service:
         service.wait_for("ready", PATIENCE)
-        with client_of(service) as client, pytest.raises(httpx.ReadTimeout):
-            client.post(CHAT, json={"model": "two", "messages": MESSAGES}, timeout=0.3)
-        until(lambda: "waiting" in service.client.get("/health").text, "a page")
+        with Client(service.port) as client:
+            body = {"model": "two", "messages": MESSAGES}
+            client.ask(CHAT, body, headers=[("authorization", "Bearer sk-bob")])
+            time.sleep(0.3)
         # Whether or not the load had begun: each model is whole afterwards, and served.
         for name in ("two", "one"):
             assert chat(service, model=name).json()["model"] == name
@@ -223,7 +226,7 @@ def test_a_pin_that_leaves_no_room_answers_those_who_wait(tmp_path: Path) -> Non
     with several(tmp_path, **ONE_AT_A_TIME) as service, ThreadPoolExecutor() as threads:
         service.wait_for("ready", PATIENCE)
         begun = threading.Event()
-        running = threads.submit(stream, service, "one", begun.set)
+        running = threads.submit(stream, service, "one", begun.set, hold_at=3)
         assert begun.wait(PATIENCE)
         waits = threads.submit(chat, service, model="two")
         until(lambda: waiting_for(service, "two") == 1, "a request that waits")
@@ -231,6 +234,7 @@ def test_a_pin_that_leaves_no_room_answers_those_who_wait(tmp_path: Path) -> Non
         answer = waits.result(PATIENCE)
         assert answer.status_code == 503
         assert "does not fit beside one (pinned)" in answer.json()["error"]["message"]
+        release(service, "one")
         assert_whole(running.result(PATIENCE))
         assert chat(service, model="one").status_code == 200
 
@@ -250,13 +254,15 @@ def phases(service: Service) -> list[tuple[str, str]]:
 
 
 def test_an_engine_that_dies_is_started_again_when_no_other_loads(tmp_path: Path) -> None:
-    slow = {"FAKE_ENGINE_PHASE_SECONDS": "0.7"}
-    with several(tmp_path, **slow) as service:
+    begin = tmp_path / "begin"
+    held = wrapped_vllm(tmp_path, "two", f"while [ ! -e {begin} ]; do sleep 0.05; done")
+    with several(tmp_path, **held) as service:
         service.wait_for("ready", PATIENCE)
         until(lambda: "two" in engines_of(service), "the second engine")
         os.kill(engines_of(service)["one"], signal.SIGKILL)
         until(lambda: ("one", "restarting") in phases(service), "the death")
         assert status_of(service, "two") == "loading"
+        begin.touch()
         assert chat(service, model="one").json()["model"] == "one"
         assert phases(service).count(("one", "loading")) == 2
         order = phases(service)
@@ -265,6 +271,7 @@ def test_an_engine_that_dies_is_started_again_when_no_other_loads(tmp_path: Path
         assert ("two", "restarting") not in order
 
 
+@on_a_clock("a request waits 5 s for its model")
 def test_an_engine_that_cannot_start_gives_way_to_those_that_can(tmp_path: Path) -> None:
     broken = wrapped_vllm(tmp_path, "two", FAKE_ENGINE_EXIT_CODE="1")
     environ = {**broken, **ONE_AT_A_TIME, "HOLD_SECONDS": "5"}
@@ -285,12 +292,13 @@ def test_sigterm_sends_those_away_who_wait_for_a_swap(tmp_path: Path) -> None:
     with several(tmp_path, **ONE_AT_A_TIME) as service, ThreadPoolExecutor(9) as threads:
         service.wait_for("ready", PATIENCE)
         begun = threading.Barrier(2)
-        running = threads.submit(stream, service, "one", begun.wait)
+        running = threads.submit(stream, service, "one", begun.wait, hold_at=3)
         begun.wait(PATIENCE)
         waiting = [threads.submit(chat, service, model="two") for _ in range(8)]
         until(lambda: waiting_for(service, "two") == 8, "the waiting")
         service.terminate()
         assert_sent_away([each.result(PATIENCE) for each in waiting])
+        release(service, "one")
         assert_whole(running.result(PATIENCE))
         assert service.exit_code(PATIENCE) == 0
         service.assert_nothing_is_left(PATIENCE)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.patience import on_a_clock
 from tests.wire.client import CHAT, MESSAGES, Client, Pairs, new_id, prompt, request
 from tests.wire.service import Sidecar, ending, fields, until
 from tests.wire.streams import chunk
@@ -223,6 +224,7 @@ def test_an_early_answer_to_an_upload_arrives(
     assert service.ask(CHAT, prompt(CHAT)).status == 200
 
 
+@on_a_clock("the engine resets the connection right behind its answer")
 def test_an_early_answer_before_the_engine_closes_arrives(service: Sidecar) -> None:
     """vLLM's own 401 to a large body does that; a write that fails must not lose what it said."""
     data = b"x" * 3 * MIB
