@@ -79,7 +79,7 @@ unit: ## unit tests on the newest versions; no vLLM, no root
 	@$(PYTHON) scripts/floors.py newest
 
 # Not a part of `check`: two environments more, and minutes. A workflow runs it for each change.
-floors: ## unit tests on the oldest and on the newest versions that requirements.txt allows; no vLLM
+floors: ## the same on the oldest and on the newest versions that requirements.txt allows; no vLLM
 	@$(PYTHON) scripts/floors.py
 
 bench: $(REQUIREMENTS) $(ENGINE) $(TOOLS) ## the side-by-side benchmark

@@ -28,30 +28,38 @@ TOOLS = (
     "pytest",
     "pytest-asyncio",
     "pytest-rerunfailures",
+    "pytest-xdist",
     "respx",
     "hypothesis",
     "jsonschema",
     "jsonschema-rs",
     "PyYAML",
+    "pillow",
 )
 # Optional for the sidecar, and in vLLM's image.
 OPTIONAL = ("opentelemetry-exporter-otlp",)
-# Each library of requirements.txt is used in one of these.
+# All tests below these, a new file too, but for LEFT_OUT and those with real vLLM. Of tests/wire,
+# which takes minutes, what uses a library that nothing else here does.
 TESTS = (
-    "tests/test_contracts.py",
-    "tests/proxy/access",
-    "tests/proxy/api",
-    "tests/proxy/media",
-    "tests/proxy/protocols",
-    "tests/proxy/relay",
-    "tests/proxy/server",
-    "tests/proxy/telemetry",
-    "tests/proxy/test_settings.py",
-    "tests/proxy/vllm/test_probe.py",
-    "tests/proxy/vllm/test_warm_up.py",
-    "tests/hub/test_failures.py",
+    "tests/proxy",
     "tests/wire/test_websocket.py",
+    "tests/test_contracts.py",
+    "tests/hub/test_failures.py",
 )
+# They start sidecars and engines, and wait for their clocks: they take minutes.
+LEFT_OUT = (
+    "tests/proxy/commands/test_check.py",
+    "tests/proxy/engine/test_clients_that_retry.py",
+    "tests/proxy/engine/test_deaths.py",
+    "tests/proxy/engine/test_lifecycle.py",
+    "tests/proxy/engine/test_progress_bar.py",
+    "tests/proxy/engine/test_wedge.py",
+    "tests/proxy/engine/test_wedged_engine.py",
+)
+# More than there are cores: many tests wait for other processes.
+PROCESSES = 3
+# Python keeps what it compiles, for the next process; what is not here is not required.
+_NOT_PASSED_ON = {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "REQUIRE_TOOLS"}
 _FLOOR = re.compile(r"([A-Za-z0-9._-]+)>=([^,;\s]+)(.*)")
 
 
@@ -106,9 +114,23 @@ def installed(which: str) -> Path:
 
 def passed(which: str) -> bool:
     """Whether the tests pass there; where they do not, what they printed is shown."""
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environ = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
     environ |= {"PATH": f"{CACHE / which / 'bin'}:{environ['PATH']}"}
-    command = [str(installed(which)), "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+    command = [
+        str(installed(which)),
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not engine and not alone",
+        f"--numprocesses={PROCESSES}",
+        "--dist=loadfile",
+        "--no-loadscope-reorder",
+        *(f"--ignore={file}" for file in LEFT_OUT),
+        *TESTS,
+    ]
     done = subprocess.run(
         command,
         cwd=ROOT,

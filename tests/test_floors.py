@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scripts import floors
+from tests.tools import needs
 
 
 @pytest.mark.parametrize(
@@ -32,4 +33,15 @@ def test_all_requirements_are_in_both_and_the_oldest_are_exact() -> None:
 
 
 def test_what_is_run_is_there() -> None:
-    assert [each for each in floors.TESTS if not (floors.ROOT / each).exists()] == []
+    assert [
+        each for each in (*floors.TESTS, *floors.LEFT_OUT) if not (floors.ROOT / each).exists()
+    ] == []
+
+
+@pytest.mark.parametrize(("required", "is_skipped"), [("", True), ("1", False)])
+def test_without_a_package_a_test_is_skipped_unless_tools_are_required(
+    monkeypatch: pytest.MonkeyPatch, required: str, is_skipped: bool
+) -> None:
+    monkeypatch.setenv("REQUIRE_TOOLS", required)
+    assert needs("no_such_package").args == (is_skipped,)
+    assert needs("pytest").args == (False,)
