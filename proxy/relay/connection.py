@@ -72,6 +72,7 @@ class Connection(asyncio.Protocol):
     def _begin(self, method: str) -> None:
         """Forget the exchange before."""
         self.response.begin(method)
+        self._is_long = False
         self._sink: Sink | None = None
         self._fast_path: FastPath | None = None
         self.paused = False
@@ -92,6 +93,7 @@ class Connection(asyncio.Protocol):
 
     async def send_body(self, parts: Parts) -> None:
         """Write more of the body; waits while the engine does not read."""
+        self._is_long = True
         if self._spare is None and not self._transport.is_closing():
             with suppress(OSError):  # no descriptor is left: it goes on without this help
                 self._spare = Spare(self._transport)
@@ -169,9 +171,11 @@ class Connection(asyncio.Protocol):
     def release(self) -> None:
         """Give the connection back after the exchange, or close it where it cannot be kept."""
         is_whole = self.response.is_whole and self.response.keeps_alive
-        # An engine may answer before it has all of the request.
+        # An engine may answer before it has all of the request. What it has not read of a long one
+        # may be in the kernel; it mostly closes then, a moment later.
         is_sent = self._request_sent and not self._transport.get_write_buffer_size()
-        if is_whole and is_sent and not self._closed:
+        is_refused = self._is_long and self.response.status >= 400
+        if is_whole and is_sent and not is_refused and not self._closed:
             self.idle_since = monotonic()
             self.is_new = False
             self._pool.put(self)
@@ -270,6 +274,7 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def pause_writing(self) -> None:
+        self._is_long = True
         self._writable.clear()
 
     def resume_writing(self) -> None:

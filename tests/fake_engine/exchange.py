@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .generate import Generation
 
+LATE_SECONDS = 0.3
+"""What `close_late` waits for."""
+
 
 class Exchange:
     """Takes the body as it comes, finds the answer, sends it, and keeps the books."""
@@ -164,9 +167,12 @@ class Exchange:
             return True
         if self.script.early_then == "close":
             return False
-        if self.script.early_then == "stop":
+        if self.script.early_then in ("close_late", "stop"):
             self._connection.transport.pause_reading()
-            await forever()
+            if self.script.early_then == "stop":
+                await forever()
+            await asyncio.sleep(LATE_SECONDS)
+            return False
         return True
 
     # -- the end -------------------------------------------------------------------------------

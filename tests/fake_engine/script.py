@@ -133,8 +133,9 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     # -- the request -------------------------------------------------------------------------------
     early_answer: Count | None = None
     """Answer (413 unless `status`) after so many body bytes. Needs the header form."""
-    early_then: Literal["close", "read", "stop"] = "close"
-    """After an early answer: close, read the rest and keep the connection, or never read again."""
+    early_then: Literal["close", "close_late", "read", "stop"] = "close"
+    """After an early answer: close, at once or a moment later; read the rest and keep the
+    connection; or never read again."""
     read_rate: Count = 0
     """Take the body at so many bytes a second (back-pressure for uploads). Header form."""
     expect: Literal["auto", "never"] = "auto"
