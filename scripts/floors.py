@@ -36,6 +36,7 @@ TOOLS = (
     "PyYAML",
     "pillow",
 )
+UV = "uv"
 # Optional for the sidecar, and in vLLM's image.
 OPTIONAL = ("opentelemetry-exporter-otlp",)
 # All tests below these, a new file too, but for LEFT_OUT and those with real vLLM. Of tests/wire,
@@ -106,8 +107,9 @@ def installed(which: str) -> Path:
     if not stamp.exists() or stamp.read_text() != content:
         print(f"floors: installing the {which}", flush=True)
         venv.create(place, clear=True, with_pip=True, symlinks=True)
-        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
-        subprocess.run([*pip, *wanted], check=True)
+        install = [str(ROOT / "scripts" / "pip-install.sh"), str(python), "--quiet"]
+        subprocess.run([*install, UV], check=False)  # without it the next one takes longer
+        subprocess.run([*install, *wanted], check=True)
         stamp.write_text(content)
     return python
 

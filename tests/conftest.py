@@ -14,7 +14,12 @@ from tests.measure import hold_back
 _HERE = Path(__file__).parent
 # The files that take longest begin first: at the end no process waits for another one's.
 _LONGEST_FIRST = (
+    "engine/test_serve.py",
+    "engine/test_several_models.py",
+    "engine/test_sleep.py",
     "engine/test_wedge.py",
+    "engine/test_swaps.py",
+    "engine/test_reconciliation.py",
     "proxy/engine/test_lifecycle.py",
     "hub/test_download.py",
     "page/test_dashboard_page.py",
