@@ -20,16 +20,18 @@ from tests.wire.client import Answer, Client, request
 
 # Sidecar and engine were asked so often, and nothing has moved. A pause of either is one look.
 _LOOKS_AT_REST, _LOOK_SECONDS = 25, 0.02
-_POLL_SECONDS = 0.002
+# A look may be a request: who waits for long looks less often.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 _COUNTED = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
     """Wait for something that another process does."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, _FIRST_PAUSE
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(1.5 * pause, _LONGEST_PAUSE)
 
 
 class Sidecar(Service):
