@@ -50,13 +50,13 @@ help: ## this list
 run: $(REQUIREMENTS) $(ENGINE) ## install what is missing, then serve: MODEL_NAME=... make run
 	@unset PYTHONDONTWRITEBYTECODE; PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON= exec scripts/start.sh
 
-# Real vLLM starts on one core, and is waited for: its tests go side by side too. Those that measure
+# Real vLLM starts on one core: a third beside two would bring nothing. Those that measure
 # have the machine for themselves. Python may keep what it compiles: hundreds of
 # processes are started.
 define EVERY_TEST
 failed=; unset PYTHONDONTWRITEBYTECODE; \
 $(PYTEST) --numprocesses=$(PROCESSES) $(BY_FILE) -m "not engine and not alone" tests || failed=1; \
-$(PYTEST) --numprocesses=$(PROCESSES) $(BY_FILE) -m "engine and not alone" $(MARKED) || failed=1; \
+$(PYTEST) --numprocesses=2 $(BY_FILE) -m "engine and not alone" $(MARKED) || failed=1; \
 $(PYTEST) -m alone $(MARKED) || failed=1; \
 [[ -z $$failed ]]
 endef

@@ -535,7 +535,7 @@ def test_make_test_runs_each_test_once_and_real_vllm_by_itself(installed: Sandbo
     beside, paired, alone = re.findall(r"\S+ -m pytest ([^|]+)", output)
     assert '-m "not engine and not alone" tests' in beside
     assert (
-        '--numprocesses=3 --dist=loadfile --no-loadscope-reorder -m "engine and not alone" tests/'
+        '--numprocesses=2 --dist=loadfile --no-loadscope-reorder -m "engine and not alone" tests/'
         in paired
     )
     assert alone.startswith("-m alone tests/")
