@@ -55,10 +55,11 @@ def check_gpus(settings: Settings, hardware: Hardware) -> None:
             allowed = f"0 to {count - 1}" if count else "none, for there is no GPU"
             number = (missing or each.gpus)[0]
             raise SettingsError(f"{place}: there is no GPU {number} here; allowed are {allowed}")
-        if len(each.gpus) < each.tensor_parallel_size:
+        taken = gpus_taken(each)
+        if taken is not None and len(each.gpus) < taken:
             raise SettingsError(
-                f"{place}: {len(each.gpus)} are fewer than TENSOR_PARALLEL_SIZE="
-                f"{each.tensor_parallel_size}; allowed are as many"
+                f"{place}: {len(each.gpus)} are fewer than the {taken} that its engine takes, as "
+                "TENSOR_PARALLEL_SIZE and its like say; allowed are as many"
             )
 
 

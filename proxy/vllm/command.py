@@ -20,6 +20,7 @@ from proxy.vllm.flags import (
     check_extra_words,
     extra_words,
     flag_name,
+    gpus_taken,
     is_true,
     known_flags,
     unknown_flags,
@@ -301,6 +302,13 @@ def warnings_about(settings: Settings) -> tuple[str, ...]:
         warnings.append(
             f"VLLM_EXTRA_ARGS: {written} is no flag of the vLLM that this is for.{hint}"
         )
+    for each in settings.models:
+        taken = gpus_taken(each)
+        if taken is not None and len(each.gpus) > taken:
+            warnings.append(
+                f"preset {each.short_name}: gpus names {len(each.gpus)}, and its engine takes the"
+                f" first {taken}. Set TENSOR_PARALLEL_SIZE={len(each.gpus)} to use all."
+            )
     for name, text in settings.environ.items():
         if is_service_link(name, text) and flag_variable(name) is not None:
             warnings.append(service_link_warning(name, text))

@@ -14,7 +14,7 @@ from proxy.models.preset_choice import load_settings
 from proxy.models.several import names_of
 from proxy.preflight.checkup import check_gpus
 from proxy.settings import Settings
-from proxy.vllm.command import engine_command
+from proxy.vllm.command import engine_command, warnings_about
 from tests.tools import needs
 
 PRESETS = {
@@ -187,6 +187,23 @@ def test_a_gpu_that_is_not_here_is_found_before_anything_is_fetched() -> None:
         check_gpus(settings, Hardware((Gpu("A", 1),)))
     with pytest.raises(SettingsError, match="there is no GPU"):
         check_gpus(settings, Hardware())
+
+
+def test_gpus_of_a_preset_are_as_many_as_its_engine_takes() -> None:
+    three = Hardware((Gpu("A", 1), Gpu("A", 1), Gpu("A", 1)))
+
+    def of(gpus: list[int], **engine: int) -> Settings:
+        preset = {"repository": "a/b", "gpus": gpus, "engine": engine}
+        return load_settings({"MODEL_NAME": "one", "MODELS_INLINE": json.dumps({"one": preset})})
+
+    with pytest.raises(SettingsError, match=r"preset one: gpus: 2 are fewer than the 4"):
+        check_gpus(of([0, 1], TENSOR_PARALLEL_SIZE=2, PIPELINE_PARALLEL_SIZE=2), three)
+    enough = of([0, 1], TENSOR_PARALLEL_SIZE=2)
+    check_gpus(enough, three)
+    assert warnings_about(enough) == ()
+    (warning,) = warnings_about(of([0, 1, 2], TENSOR_PARALLEL_SIZE=2))
+    assert "names 3, and its engine takes the first 2" in warning
+    assert "TENSOR_PARALLEL_SIZE=3" in warning
 
 
 @needs("tokenizers")
