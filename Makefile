@@ -11,7 +11,9 @@ PIP := scripts/pip-install.sh $(BIN)/python
 SHELL_SCRIPTS = $(wildcard scripts/*.sh bench/*.sh tests/engine/*.sh) .ci/run
 # Per cent of statements and branches that all tests together must reach; some tests need not run.
 COVERAGE := 88
-# More than there are cores: most tests wait for other processes most of the time.
+# Two that run side by side do not write to one file.
+ENGINE_COVERAGE := .engine-coverage
+# More than there are cores, for all but real vLLM.
 PROCESSES := 3
 PYTEST := $(BIN)/python -m pytest
 # Compiling all that is installed takes longer than installing it; Python compiles what it imports.
@@ -50,13 +52,15 @@ help: ## this list
 run: $(REQUIREMENTS) $(ENGINE) ## install what is missing, then serve: MODEL_NAME=... make run
 	@unset PYTHONDONTWRITEBYTECODE; PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON= exec scripts/start.sh
 
-# Real vLLM starts on one core: a third beside two would bring nothing. Those that measure
-# have the machine for themselves. Python may keep what it compiles: hundreds of
-# processes are started.
+# Most tests wait for other processes most of the time, so real vLLM starts beside them; it starts
+# on one core. Those that measure have the machine for themselves. Python may keep what it
+# compiles: hundreds of processes are started.
 define EVERY_TEST
 failed=; unset PYTHONDONTWRITEBYTECODE; \
-$(PYTEST) --numprocesses=$(PROCESSES) $(BY_FILE) -m "not engine and not alone" tests || failed=1; \
-$(PYTEST) --numprocesses=2 $(BY_FILE) -m "engine and not alone" $(MARKED) || failed=1; \
+$(BIN)/python scripts/side_by_side.py \
+  "$(PYTEST) --numprocesses=$(PROCESSES) $(BY_FILE) -m 'not engine and not alone' tests" \
+  "env COVERAGE_FILE=$(ENGINE_COVERAGE) $(PYTEST) --numprocesses=2 $(BY_FILE) -m 'engine and not alone' $(MARKED)" \
+  || failed=1; \
 $(PYTEST) -m alone $(MARKED) || failed=1; \
 [[ -z $$failed ]]
 endef
@@ -69,6 +73,7 @@ test: all-tools ## all tests, real vLLM included; TESTS=tests/relay for some
 coverage: PYTEST += --cov --cov-branch --cov-append --cov-report=
 coverage: all-tools ## all tests, measured: fails where they run too little of the sidecar
 	@$(BIN)/coverage erase; failed=; ($(RUN_TESTS)) || failed=1; \
+	[[ ! -e $(ENGINE_COVERAGE) ]] || $(BIN)/coverage combine --append $(ENGINE_COVERAGE); \
 	$(BIN)/coverage report --skip-covered $(if $(filter tests,$(TESTS)),--fail-under=$(COVERAGE)) || failed=1; \
 	[[ -z $$failed ]]
 
@@ -94,7 +99,7 @@ release: $(REQUIREMENTS) $(ENGINE) $(TOOLS) ## check and build a release, VERSIO
 	@$(BIN)/python scripts/release.py $(if $(PUBLISH),--publish) $(VERSION)
 
 clean: ## remove .venv and every cache of the tools
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* $(ENGINE_COVERAGE)*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):
