@@ -173,8 +173,13 @@ class Service:
         return [line for line in parsed if not logger or line["logger"] == logger]
 
     def phases(self) -> list[str]:
-        """The phases entered, in order."""
+        """The phases entered, in order. The line of one may come after the health page has it."""
         return [line["phase"] for line in self.lines("proxy.engine") if "phase_before" in line]
+
+    def phases_until(self, last: str) -> list[str]:
+        """The same once the newest is `last`."""
+        wait_until(lambda: self.phases()[-1:] == [last], PATIENCE, f"a line of {last}")
+        return self.phases()
 
     def access(self, request_id: str) -> Line:
         """The one line of a request; it is written after the last byte is out."""

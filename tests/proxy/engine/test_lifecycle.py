@@ -51,7 +51,7 @@ def test_start_is_told_phase_by_phase_until_a_token_was_generated(
 
     gate.open()
     service.wait_for("ready", PATIENCE)
-    phases = service.phases()
+    phases = service.phases_until("ready")
     assert phases[:2] == ["downloading", "loading"]
     assert phases[-2:] == ["warming", "ready"]
     sent = httpx.get(f"{service.engine_url}/__fake/requests", trust_env=False).json()["requests"]

@@ -208,7 +208,7 @@ def test_stuck_engine_of_someone_else_gets_no_requests_until_it_generates(start:
             lambda: "/v1/models answered 500" in service.health()["reason"], PATIENCE, "a reason"
         )
         assert "the engine is stuck" in service.health()["reason"]
-        assert service.phases()[-1] == "degraded"
+        assert service.phases_until("degraded")
         engine.script("/v1/models")
         service.wait_for("ready", PATIENCE)
         assert engine.process.poll() is None  # it was left alone
