@@ -1,0 +1,1 @@
+"""What the sidecar answers itself: health, models, metrics, the dashboard, OpenAPI."""

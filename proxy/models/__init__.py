@@ -1,1 +1,1 @@
-"""Known models by short names: `MODEL_NAME=qwen2.5-vl-7b`."""
+"""What to serve, and how it comes here: presets, the hub, the cache, the demo model."""

@@ -1,0 +1,1 @@
+"""What is found out before minutes are spent on a start."""

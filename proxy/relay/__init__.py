@@ -1,0 +1,1 @@
+"""A request's way to the engine and back: the hot path."""

@@ -171,7 +171,7 @@ def variable(
     """A field that is read from the first of `names` that is set.
 
     This is all that is written of a variable: error messages have the first sentence of `effect`,
-    docs/configuration.md and .env.example all of it (`proxy.settings.reference`). Texts are
+    docs/configuration.md and .env.example all of it (`scripts/reference.py`). Texts are
     Markdown; links are relative to docs/, and not in the first sentence. `unset` says what holds
     without a value, `example` is one that starts, written as in a shell.
     """

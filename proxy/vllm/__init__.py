@@ -1,1 +1,1 @@
-"""The model: where its files are, and how they come here."""
+"""What is known of vLLM: its command and flags, its log lines and counters, its failures."""
