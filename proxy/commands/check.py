@@ -82,10 +82,7 @@ def table(
 
 def _collectors(settings: Settings) -> Iterator[Finding]:
     """Do the collectors of traces and log lines listen?"""
-    for check, target, variable in (
-        ("traces", settings.trace_target, "OTEL_EXPORTER_OTLP_ENDPOINT"),
-        ("log lines", settings.log_target, "OTLP_LOGS_ENDPOINT"),
-    ):
+    for check, target in (("traces", settings.trace_target), ("log lines", settings.log_target)):
         if target is None:
             continue
         url = urlsplit(target.url)
@@ -95,7 +92,7 @@ def _collectors(settings: Settings) -> Iterator[Finding]:
         except OSError as error:
             reason = error.strerror or error
             text = f"Nobody takes them at {url.netloc}: {reason}. They would be lost."
-            yield Finding(check, Result.WARN, text, f"Check {variable}.")
+            yield Finding(check, Result.WARN, text, f"Check {target.variables}.")
         else:
             yield Finding(check, Result.OK, f"To {url.netloc}, by {target.protocol}.")
 

@@ -11,9 +11,6 @@ from pathlib import Path
 from proxy.errors import Cause, EngineFailure
 from proxy.installation import INSTALL_ENGINE
 
-# Below this nothing can be fetched or cached at all; a download checks what it needs.
-_MIN_FREE_BYTES = 64 * 1024 * 1024
-
 
 def check_executable(name: str) -> str:
     """Where the engine's command is: on the PATH, or beside the Python that runs the sidecar."""
@@ -45,10 +42,9 @@ def check_port(port: int) -> None:
 
 
 def check_disk(cache: Path) -> int:
-    """Bytes that are free where models are kept; there must be some."""
+    """Bytes that are free where models are kept. A full disk may hold all that is needed."""
     try:
-        existing = existing_folder(cache)
-        free = shutil.disk_usage(existing).free
+        return shutil.disk_usage(existing_folder(cache)).free
     except OSError as error:
         raise EngineFailure(
             Cause.CACHE_NOT_WRITABLE,
@@ -56,14 +52,6 @@ def check_disk(cache: Path) -> int:
             remedy="Set HF_HOME to a folder that this user can write to.",
             permanent=True,
         ) from None
-    if free < _MIN_FREE_BYTES:
-        raise EngineFailure(
-            Cause.DISK_FULL,
-            f"The disk under {existing} is full: {free / 1024**2:.0f} MiB are free.",
-            remedy="Free some space, or set HF_HOME to a folder on a larger volume.",
-            permanent=False,
-        )
-    return free
 
 
 def existing_folder(path: Path) -> Path:

@@ -152,11 +152,15 @@ async def look_up(settings: Settings, repository: str, on_line: OnLine) -> Plan 
     return await _ask_child(settings, repository, lambda _: None, on_line, "--check", *limit)
 
 
-def describe(name: str, offer: Plan | Done) -> Description:
+async def describe(name: str, offer: Plan | Done) -> Description:
     """The model as the hub, or in its place the cache, has it."""
     if isinstance(offer, Done):
-        return describe_folder(name, Path(offer.path))
-    return Description(name, offer.config, offer.weights_bytes or None)
+        return await asyncio.to_thread(describe_folder, name, Path(offer.path))
+    return _as_planned(name, offer)
+
+
+def _as_planned(name: str, plan: Plan) -> Description:
+    return Description(name, plan.config, plan.weights_bytes or None)
 
 
 async def _download(
@@ -174,16 +178,16 @@ async def _download(
         match event:
             case Plan():
                 planned = True
-                on_found(describe(repository, event))
+                on_found(_as_planned(repository, event))
                 meter.total = event.bytes_total
             case Progress():
                 meter.read(event.bytes)
-            case Done() if not planned:
-                on_found(describe(repository, event))
 
     result = await _ask_child(settings, repository, on_event, on_line)
     if isinstance(result, Plan):
         raise _no_result(0)
+    if not planned:
+        on_found(await describe(repository, result))
     return result
 
 

@@ -204,12 +204,12 @@ def _failure_as_row(rows: list[Finding], check: str) -> Iterator[None]:
 
 
 def hardware_finding(settings: Settings, hardware: Hardware) -> Finding:
-    """Are there as many GPUs as are asked for."""
+    """Are there as many GPUs as are asked for. Raises SettingsError, see `gpus_taken`."""
     if hardware.trouble:
         remedy = "See what nvidia-smi says, here and on the host: the container or the machine"
         text = f"{hardware.sentence()}."
         return Finding("hardware", Result.WARN, text, f"{remedy} may have to be started anew.")
-    count, asked = len(hardware.gpus), settings.tensor_parallel_size
+    count, asked = len(hardware.gpus), gpus_taken(settings) or settings.tensor_parallel_size
     # An engine over several machines has GPUs that are not seen from here.
     has_more_machines = (
         settings.environ.get("DISTRIBUTED_EXECUTOR_BACKEND") == "ray"
@@ -217,22 +217,28 @@ def hardware_finding(settings: Settings, hardware: Hardware) -> Finding:
         or "--nnodes" in settings.extra_args
     )
     if 0 < count < asked and not has_more_machines:
-        text = f"{hardware.sentence()}, and TENSOR_PARALLEL_SIZE={asked} asks for more."
-        remedy = f"Set TENSOR_PARALLEL_SIZE={count} or less, or NNODES if other machines have more."
+        text = f"{hardware.sentence()}, and the engine would take {asked}."
+        remedy = (
+            f"Set TENSOR_PARALLEL_SIZE={count} or less (what is set by PIPELINE_PARALLEL_SIZE and "
+            "DATA_PARALLEL_SIZE multiplies it), or NNODES if other machines have more."
+        )
         return Finding("hardware", Result.WARN, text, remedy)
     return Finding("hardware", Result.OK, f"{hardware.sentence()}.")
 
 
 async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description, int]:
-    """The last one is the bytes to fetch. Raises EngineFailure where the model cannot be had."""
-    match kind_of(name):
+    """The last one is the bytes to fetch. Raises EngineFailure where the model cannot be had.
+
+    What asks a volume is a thread's: a server looks for its next models while it serves.
+    """
+    match await asyncio.to_thread(kind_of, name):
         case ModelKind.DEMO:
             text = f"{name}: made on the spot, with random weights."
             return Finding("model", Result.OK, text), Description(name), 0
         case ModelKind.LOCAL:
-            path = check_local_model(name, settings)
-            text = f"The folder {path} is served as it is."
-            return Finding("model", Result.OK, text), describe_folder(name, path), 0
+            path = await asyncio.to_thread(check_local_model, name, settings)
+            model = await asyncio.to_thread(describe_folder, name, path)
+            return Finding("model", Result.OK, f"The folder {path} is served as it is."), model, 0
         case ModelKind.OTHER:
             text = f"{name} is fetched by vLLM itself; it is not checked here."
             return Finding("model", Result.WARN, text), Description(name), 0
@@ -254,7 +260,7 @@ async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description,
                     reason = warning.removeprefix(_WARNING).partition("; serving ")[0]
                     text, result = f"{text} But {reason}.", Result.WARN
                 source = Finding("model", result, text)
-            return source, describe(name, offer), to_fetch
+            return source, await describe(name, offer), to_fetch
 
 
 async def _attached(settings: Settings, url: str) -> Finding:

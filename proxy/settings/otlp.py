@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -19,6 +19,8 @@ PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 # Of traces alone; they go before those of everything.
 TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 TRACES_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+# Of log lines: our own.
+LOGS_ENDPOINT = "OTLP_LOGS_ENDPOINT"
 LOGS_PROTOCOL = "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL"
 
 # No user, no query: a secret in them would be in the engine's arguments, and in logs.
@@ -40,6 +42,8 @@ class OtlpTarget:
 
     url: str
     protocol: OtlpProtocol
+    variables: str = field(default="", compare=False)
+    """Those that have set it, in words."""
 
 
 def trace_target(environ: Mapping[str, str]) -> OtlpTarget | None:
@@ -51,12 +55,14 @@ def trace_target(environ: Mapping[str, str]) -> OtlpTarget | None:
     wanted = environ.get("OTEL_TRACES_EXPORTER", "otlp").lower()
     if _is_disabled(environ) or "otlp" not in map(str.strip, wanted.split(",")):
         return None
-    protocol = _protocol(environ, TRACES_PROTOCOL)
+    protocol, named = _protocol(environ, TRACES_PROTOCOL)
     if url := environ.get(TRACES_ENDPOINT):
-        return OtlpTarget(_checked(TRACES_ENDPOINT, url), protocol)
+        url = _checked(TRACES_ENDPOINT, url)
+        return OtlpTarget(url, protocol, f"{TRACES_ENDPOINT} and {named}")
     if url := environ.get(ENDPOINT):
         path = "/v1/traces" if protocol is OtlpProtocol.HTTP else ""
-        return OtlpTarget(_checked(ENDPOINT, url).removesuffix("/") + path, protocol)
+        url = _checked(ENDPOINT, url).removesuffix("/") + path
+        return OtlpTarget(url, protocol, f"{ENDPOINT} and {named}")
     return None
 
 
@@ -70,22 +76,23 @@ def log_target(endpoint: str | None, environ: Mapping[str, str]) -> OtlpTarget |
     """
     if endpoint is None or _is_disabled(environ):
         return None
-    protocol = _protocol(environ, LOGS_PROTOCOL)
+    protocol, named = _protocol(environ, LOGS_PROTOCOL)
     url = endpoint.removesuffix("/")
     if protocol is OtlpProtocol.HTTP and not urlsplit(url).path:
         url += "/v1/logs"
-    return OtlpTarget(url, protocol)
+    return OtlpTarget(url, protocol, f"{LOGS_ENDPOINT} and {named}")
 
 
 def _is_disabled(environ: Mapping[str, str]) -> bool:
     return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
 
-def _protocol(environ: Mapping[str, str], name_of_signal: str) -> OtlpProtocol:
+def _protocol(environ: Mapping[str, str], name_of_signal: str) -> tuple[OtlpProtocol, str]:
+    """With the name of the variable that has it, or would have."""
     name = name_of_signal if name_of_signal in environ else PROTOCOL
     value = environ.get(name, OtlpProtocol.HTTP)
     try:
-        return OtlpProtocol(value.strip())
+        return OtlpProtocol(value.strip()), name
     except ValueError:
         allowed = " and ".join(OtlpProtocol)
         raise ValueError(f"{name}={shown(value)}: allowed are {allowed}") from None

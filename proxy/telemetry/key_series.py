@@ -44,7 +44,7 @@ class KeySeries(Collector):
         """Count a record that is finished."""
         if record.outcome is not None and record.key in self._requests:
             self._requests[record.key][record.outcome] += 1
-        if record.payer is not None:
+        if record.payer in self._requests:
             self._tokens[record.payer] += record.charged_tokens
 
     def collect(self) -> Iterable[Metric]:

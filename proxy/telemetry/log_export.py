@@ -11,12 +11,12 @@ import msgspec
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context
 from opentelemetry.sdk._logs import ReadableLogRecord
-from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_context
 
-from proxy.settings.otlp import OtlpProtocol, OtlpTarget
-from proxy.telemetry.sdk import SDK_LOG, resource
+from proxy.settings.otlp import OtlpTarget
+from proxy.telemetry.sdk import SDK_LOG, exporter, resource
 
 # By default a collector takes 4 MiB at once over gRPC.
 _MAX_BATCH_LINES = 512
@@ -42,7 +42,7 @@ class CollectorWriter:
             ImportError: the exporter is not installed.
             ValueError: a variable of the SDK's holds what it cannot use.
         """
-        self._exporter = _exporter(target)
+        self._exporter = exporter(target, "_log_exporter", "OTLPLogExporter")
         self._resource = resource()
         SDK_LOG.listen()
 
@@ -84,14 +84,3 @@ class CollectorWriter:
             attributes=fields,
         )
         return ReadableLogRecord(record, self._resource, scope)
-
-
-def _exporter(target: OtlpTarget) -> LogRecordExporter:
-    """Each brings its own libraries: only one is imported."""
-    if target.protocol is OtlpProtocol.GRPC:
-        from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as Grpc
-
-        return Grpc(endpoint=target.url)
-    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as Http
-
-    return Http(endpoint=target.url)

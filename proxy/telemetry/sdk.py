@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from importlib import import_module
+from typing import Any
 
 from opentelemetry.sdk.resources import Resource
 
 from proxy import __version__
+from proxy.settings.otlp import OtlpProtocol, OtlpTarget
 
 SERVICE_NAME = "vllm-sidecar"
 _MAX_REASON_CHARS = 300
@@ -49,6 +52,18 @@ class SdkLog(logging.Handler):
 
 
 SDK_LOG = SdkLog()
+
+
+def exporter(target: OtlpTarget, module: str, name: str) -> Any:
+    """The SDK's exporter of one signal. Each protocol brings its own libraries: one is imported.
+
+    Raises:
+        ImportError: it is not installed.
+        ValueError: a variable of the SDK's holds what it cannot use.
+    """
+    wire = "grpc" if target.protocol is OtlpProtocol.GRPC else "http"
+    made = import_module(f"opentelemetry.exporter.otlp.proto.{wire}.{module}")
+    return getattr(made, name)(endpoint=target.url)
 
 
 def resource() -> Resource:

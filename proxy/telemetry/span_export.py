@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from proxy.settings.otlp import OtlpProtocol, OtlpTarget
-from proxy.telemetry.sdk import SDK_LOG, resource
+from proxy.settings.otlp import OtlpTarget
+from proxy.telemetry.sdk import SDK_LOG, exporter, resource
 
 _log = logging.getLogger("proxy.tracing")
 
@@ -26,10 +26,10 @@ def tracer_provider(target: OtlpTarget) -> TracerProvider:
         ImportError: the exporter is not installed.
         ValueError: a variable of the SDK's holds what it cannot use.
     """
-    exporter = FailureReportingExporter(_exporter(target), target)
+    sdks = exporter(target, "trace_exporter", "OTLPSpanExporter")
     # Not at the end of the process: `Spans.stop` ends it, and waits no longer than it may.
     provider = TracerProvider(resource=resource(), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    provider.add_span_processor(BatchSpanProcessor(FailureReportingExporter(sdks, target)))
     SDK_LOG.listen()
     return provider
 
@@ -50,12 +50,13 @@ class FailureReportingExporter(SpanExporter):
                 where = urlsplit(self._target.url)
                 _log.warning(
                     "OTLP export to %s://%s (%s) fails, dropping spans: %s. "
-                    "Check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL: "
-                    "collectors mostly take http/protobuf on port 4318 and grpc on 4317",
+                    "Check %s: collectors mostly take http/protobuf on "
+                    "port 4318 and grpc on 4317",
                     where.scheme,
                     where.netloc,
                     self._target.protocol,
                     SDK_LOG.reason,
+                    self._target.variables,
                 )
             self._dropped += len(spans)
         elif self._dropped:
@@ -65,17 +66,3 @@ class FailureReportingExporter(SpanExporter):
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        return self._exporter.force_flush(timeout_millis)
-
-
-def _exporter(target: OtlpTarget) -> SpanExporter:
-    """Each brings its own libraries: only one is imported."""
-    if target.protocol is OtlpProtocol.GRPC:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
-
-        return Grpc(endpoint=target.url)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
-
-    return Http(endpoint=target.url)

@@ -120,6 +120,12 @@ def extra_words(settings: Settings) -> list[str]:
         raise SettingsError(f"VLLM_EXTRA_ARGS: {error}; allowed are shell words") from None
 
 
+def extra_flags(settings: Settings) -> dict[str, list[str]]:
+    """The flags in VLLM_EXTRA_ARGS with their last values. Raises SettingsError as
+    `extra_words`."""
+    return {name: values for _, name, values in _flags_in(extra_words(settings))}
+
+
 def check_extra_words(words: list[str]) -> None:
     """Judge the values in VLLM_EXTRA_ARGS as those of variables are judged.
 
@@ -154,9 +160,7 @@ def adapter_names(settings: Settings) -> tuple[str, ...]:
         SettingsError: an adapter is neither `name=path` nor JSON with both.
     """
     modules = _items("LORA_MODULES", settings.environ.get("LORA_MODULES", "").strip())
-    for _, name, values in _flags_in(extra_words(settings)):
-        if name == _LORA_MODULES:
-            modules = values
+    modules = extra_flags(settings).get(_LORA_MODULES, modules)
     return tuple(_adapter_name("LORA_MODULES", module) for module in modules)
 
 
@@ -168,7 +172,7 @@ def gpus_taken(settings: Settings) -> int | None:
     """
     given = {flag_name(name): [text] for name, text in settings.environ.items()}
     given["tensor-parallel-size"] = [str(settings.tensor_parallel_size)]
-    given |= {name: values for _, name, values in _flags_in(extra_words(settings))}
+    given |= extra_flags(settings)
     if any(name in given for name in _PLACED_OTHERWISE):
         return None
     sizes = [given[name][0] for name in _RANKS if given.get(name)]

@@ -11,6 +11,7 @@ from proxy.machine.hardware import Hardware
 from proxy.preflight.finding import Finding, Result
 from proxy.settings import Settings
 from proxy.vllm.description import Description, ModelConfig
+from proxy.vllm.flags import extra_flags, flag_name
 from proxy.vllm.share import DEFAULT_SHARE
 
 CHECK = "GPU memory"
@@ -18,13 +19,16 @@ _GIB = 1024**3
 _SUFFIXES = {"k": 1000, "m": 1000**2, "g": 1000**3, "K": 1024, "M": 1024**2, "G": 1024**3}
 _FLOAT32 = ("float32", "float")
 # Flags that change what is counted here, wherever they are set; and ours, set as arguments.
-_OTHER_COUNTS = ("CPU_OFFLOAD_GB", "PIPELINE_PARALLEL_SIZE", "KV_CACHE_MEMORY_BYTES")
-_OURS = ("GPU_MEMORY_UTIL", "TENSOR_PARALLEL_SIZE", "MAX_MODEL_LEN", "QUANTIZATION", "TP")
+_OTHER_COUNTS = {"cpu-offload-gb", "pipeline-parallel-size", "kv-cache-memory-bytes"}
+_OURS = {"gpu-memory-utilization", "tensor-parallel-size", "max-model-len", "quantization"}
 
 
 def check_memory(model: Description, settings: Settings, hardware: Hardware) -> Finding | None:
     """None where nothing can be estimated: no GPU, GPUs without memory of their own, flags that
     keep weights elsewhere, weights that are quantized while they are loaded.
+
+    Raises:
+        SettingsError: VLLM_EXTRA_ARGS cannot be read.
     """
     weights, config = model.weights_bytes, model.config or ModelConfig()
     room = _room_bytes(settings, hardware)
@@ -64,9 +68,9 @@ def _room_bytes(settings: Settings, hardware: Hardware) -> int | None:
     """What the engine may use on all its GPUs together."""
     count = settings.tensor_parallel_size
     sizes = [gpu.memory_bytes for gpu in hardware.gpus if gpu.memory_bytes]
-    words = settings.extra_args.upper().replace("-", "_")
-    changed = any(name in words for name in (*_OTHER_COUNTS, *_OURS))
-    if changed or any(name in settings.environ for name in _OTHER_COUNTS) or len(sizes) < count:
+    variables = set(map(flag_name, settings.environ))
+    changed = _OTHER_COUNTS & variables or (_OTHER_COUNTS | _OURS) & extra_flags(settings).keys()
+    if changed or len(sizes) < count:
         return None
     share = settings.gpu_memory_utilization or DEFAULT_SHARE
     return int(min(sizes) * share) * count

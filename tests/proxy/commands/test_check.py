@@ -191,7 +191,11 @@ def test_an_open_address_is_a_warning_and_keys_are_told_by_their_labels(tmp_path
 
 @pytest.mark.parametrize(
     ("row", "name"),
-    [("traces", "OTEL_EXPORTER_OTLP_ENDPOINT"), ("log lines", "OTLP_LOGS_ENDPOINT")],
+    [
+        ("traces", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("traces", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+        ("log lines", "OTLP_LOGS_ENDPOINT"),
+    ],
 )
 def test_a_collector_is_looked_for_where_one_is_named(tmp_path: Path, row: str, name: str) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
@@ -202,6 +206,7 @@ def test_a_collector_is_looked_for_where_one_is_named(tmp_path: Path, row: str, 
     gone = Run(tmp_path, HOST="127.0.0.1", **endpoint)
     assert (gone.code, gone.rows[row][0]) == (0, "warn")
     assert gone.rows[row][1].startswith(f"Nobody takes them at {place}: ")
+    assert f"-> Check {name} and " in gone.out
 
 
 def test_a_misspelt_name_is_a_warning(tmp_path: Path) -> None:
@@ -303,6 +308,9 @@ def test_a_terminal_that_is_hardly_one_still_gets_a_table() -> None:
     [
         ({"TENSOR_PARALLEL_SIZE": "2"}, Result.OK),
         ({"TENSOR_PARALLEL_SIZE": "4"}, Result.WARN),
+        ({"TENSOR_PARALLEL_SIZE": "2", "PIPELINE_PARALLEL_SIZE": "2"}, Result.WARN),
+        ({"VLLM_EXTRA_ARGS": "-tp 4"}, Result.WARN),
+        ({"TENSOR_PARALLEL_SIZE": "4", "VLLM_EXTRA_ARGS": "-tp 2"}, Result.OK),
         ({"TENSOR_PARALLEL_SIZE": "4", "NNODES": "2"}, Result.OK),
         ({"TENSOR_PARALLEL_SIZE": "4", "VLLM_EXTRA_ARGS": "--nnodes 2"}, Result.OK),
         ({"TENSOR_PARALLEL_SIZE": "4", "DISTRIBUTED_EXECUTOR_BACKEND": "ray"}, Result.OK),

@@ -90,10 +90,17 @@ def test_a_length_that_vllm_fits_to_the_memory_always_fits(length: str) -> None:
         {"TENSOR_PARALLEL_SIZE": "2"},
         {"VLLM_EXTRA_ARGS": "--cpu-offload-gb 10"},
         {"VLLM_EXTRA_ARGS": "--max-model-len 1000"},
+        {"VLLM_EXTRA_ARGS": "-tp 2"},
+        {"VLLM_EXTRA_ARGS": "--gpu_memory_utilization=0.5"},
     ],
 )
 def test_where_flags_change_the_sum_nothing_is_reported(environ: dict[str, str]) -> None:
     assert check_memory(MODEL, Settings.load(environ), gpus(8)) is None
+
+
+@pytest.mark.parametrize("argument", ["http://tp.example", "--chat-template=/max-model-len.jinja"])
+def test_arguments_that_only_name_such_a_flag_change_nothing(argument: str) -> None:
+    assert check(gpus(8), VLLM_EXTRA_ARGS=argument).result is Result.WARN
 
 
 def test_files_that_are_quantized_count_as_they_are() -> None:
