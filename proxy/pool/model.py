@@ -85,7 +85,6 @@ class ServedModel:
         self.adapters = adapter_names(settings)
         """Names of LoRA adapters, which its engine serves beside the model."""
         self.state = EngineState(self.name or None)
-        self._gpus_taken = gpus_taken(settings)
         self.entries: dict[str, bytes] = {}
         """The engine's own entries of `/v1/models`, as of its last start."""
         self.created = int(time())
@@ -136,6 +135,7 @@ class ServedModel:
     def _connect(self) -> None:
         self.clients = EngineClients(self.settings, self.state.retry_after)
         self.upstream, self.probe = self.clients.upstream, self.clients.probe
+        self._gpus_taken = gpus_taken(self.settings)
 
     @property
     def target(self) -> Settings:

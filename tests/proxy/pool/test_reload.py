@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from proxy.engine.phase import Phase
+from proxy.machine.hardware import Gpu, Hardware
 from tests.patience import PATIENCE
 from tests.proxy.house import House, house
 
@@ -40,6 +41,10 @@ async def loaded(folder: Path, **environ: str) -> AsyncIterator[tuple[House, Pat
             for phase in (Phase.LOADING, Phase.WARMING, Phase.READY):
                 model.state.enter(phase)
         yield there, file
+
+
+def two_gpus() -> Hardware:
+    return Hardware((Gpu("A", 1, 0), Gpu("A", 1, 1)))
 
 
 async def reload(there: House) -> Any:
@@ -144,11 +149,16 @@ async def test_a_model_that_is_not_loaded_is_renewed_at_once(tmp_path: Path) -> 
         for phase in (Phase.DRAINING, Phase.STOPPED):
             two.state.enter(phase)
         two.state.update(model_path="/model")
-        write(file, one=ONE, two={**TWO, "engine": {"MAX_MODEL_LEN": 2048}})
+        two.hardware = two_gpus
+        before = two.view.gpus
+        engine = {"MAX_MODEL_LEN": 2048, "TENSOR_PARALLEL_SIZE": 2}
+        write(file, one=ONE, two={**TWO, "engine": engine})
         await reload(there)
         async with asyncio.timeout(PATIENCE):
             while two.is_leaving:  # noqa: ASYNC110 (another task's state)
                 await asyncio.sleep(0)
         assert two.settings.max_model_len == "2048"
+        two.hardware = two_gpus
+        assert (before, two.view.gpus) == ((0,), (0, 1))
         assert not two.is_here
         assert two.wants_files
