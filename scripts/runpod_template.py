@@ -71,7 +71,7 @@ def apply(api: str, key: str, wanted: Template) -> str:
         return f"created {wanted['name']} ({made['id']})"
     there = same_name[0]
     if there.get("isServerless", False) != wanted["isServerless"]:
-        kind = "serverless endpoints" if there["isServerless"] else "pods"
+        kind = "pods" if wanted["isServerless"] else "serverless endpoints"
         sys.exit(f"runpod_template: {wanted['name']} is a template for {kind}; use another --name")
     changes = {field: value for field, value in wanted.items() if field not in ONLY_AT_CREATION}
     # Somebody's API_KEYS are among them, mostly: without those the address would be open to all.

@@ -209,11 +209,17 @@ def test_an_update_keeps_the_variables_that_somebody_has_added(api: Api) -> None
     assert changed.body["env"] == {**shipped, "API_KEYS": mine["API_KEYS"]}
 
 
-def test_template_for_pods_is_not_made_one_for_endpoints(api: Api) -> None:
-    api.templates.append({"id": "t7", "name": "vllm-sidecar", "isServerless": True})
-    done = script("pod", "--image", "me/x:2", "--api", api.url, "--apply")
+@pytest.mark.parametrize(
+    ("kind", "there", "is_for"),
+    [("pod", {"isServerless": True}, "serverless endpoints"), ("serverless", {}, "pods")],
+)
+def test_template_for_pods_is_not_made_one_for_endpoints(
+    api: Api, kind: str, there: dict[str, Any], is_for: str
+) -> None:
+    api.templates.append({"id": "t7", "name": "mine", **there})
+    done = script(kind, "--image", "me/x:2", "--name", "mine", "--api", api.url, "--apply")
     assert done.returncode == 1
-    assert "is a template for serverless endpoints" in done.stderr
+    assert f"is a template for {is_for}" in done.stderr
     assert [call.method for call in api.calls] == ["GET"]
 
 

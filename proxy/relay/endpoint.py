@@ -219,7 +219,8 @@ class Relay:
             record.held_seconds += await model.admission.hold_again(
                 record.key, exchange.on_disconnect
             )
-            before = monotonic()
+            # A reload may have given the model another engine meanwhile.
+            upstream, before = model.upstream, monotonic()
             connection = await upstream.connection()
         if connection.is_new:
             record.connect_seconds = monotonic() - before

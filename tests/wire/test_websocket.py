@@ -225,6 +225,17 @@ def test_what_is_no_handshake_is_refused_and_told(
     assert ending(line) == (400, "client_error", "client", "malformed_request")
 
 
+@pytest.mark.parametrize("target", [b"/v1/realtime\xff", b"http://:x/v1/realtime"])
+def test_a_handshake_for_what_is_no_target_is_refused(service: Sidecar, target: bytes) -> None:
+    head = b"".join(f"{name}: {value}\r\n".encode() for name, value in HANDSHAKE)
+    with service.connect() as client:
+        client.send(b"GET " + target + b" HTTP/1.1\r\nhost: x\r\n" + head + b"\r\n")
+        answer = client.answer()
+    assert (answer.status, answer.header("x-proxy-error")) == (400, "client malformed_request")
+    line = service.record(answer)
+    assert ending(line) == (400, "client_error", "client", "malformed_request")
+
+
 def test_a_client_that_leaves_before_its_session_begins_is_no_failure_of_ours(
     service: Sidecar,
 ) -> None:

@@ -84,6 +84,13 @@ class _Gone:
         raise EngineUnreachable("gone")
 
 
+class _Slow:
+    """Another one, which accepts none in time."""
+
+    async def connection(self) -> Any:
+        raise EngineTimeout("slow")
+
+
 class _OpenGate:
     async def enter(self, key: str | None, watch: Any) -> float:
         return 0.0
@@ -112,3 +119,21 @@ async def test_media_that_the_engine_does_not_read_are_given_back_with_the_reque
     await relay(exchange, Route.CHAT)
     assert media.given_back == 1
     assert b" 503 " in b"".join(client.wire.writes)[:20]
+
+
+async def test_a_request_that_was_held_asks_the_engine_that_the_model_has_then() -> None:
+    class Held(_OpenGate):
+        holds = True
+
+        async def hold_again(self, key: str | None, watch: object) -> float:
+            models.upstream = cast("Upstream", _Slow())  # as a reload does
+            return 1.0
+
+    in_flight = InFlightRequests(PoisonGuard(enabled=True))
+    models = OneModel(Held(), in_flight, cast("Upstream", _Gone()))
+    relay = Relay(models, RequestLifecycle(models), Limits(1000), _Media())
+    client = FakeConnection()
+    exchange = exchange_on(client)
+    exchange.complete()
+    await relay(exchange, Route.VERSION)
+    assert b" 504 " in b"".join(client.wire.writes)[:20]
