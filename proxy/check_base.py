@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 MODULES = """
-fastapi httpx prometheus_client huggingface_hub msgspec httptools
+starlette httpx prometheus_client huggingface_hub msgspec httptools
 uvloop websockets pydantic aiohttp yarl
 """
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.routing import Route as OwnRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from proxy import __version__
 from proxy.access.routes import ListedRoute
-from proxy.api.dashboard import page_router, requests_router
-from proxy.api.health import health_router
-from proxy.api.info import info_router
-from proxy.api.metrics import metrics_router
-from proxy.api.models import actions_router, models_router
-from proxy.api.openapi import openapi_router
+from proxy.api.dashboard import page_routes, requests_routes
+from proxy.api.health import health_routes
+from proxy.api.info import info_routes
+from proxy.api.metrics import metrics_routes
+from proxy.api.models import action_routes, models_routes
+from proxy.api.openapi import openapi_routes
 from proxy.api.service import Service
 from proxy.errors import MethodNotAllowed, RequestFailure
 from proxy.pool.reload import Reload
@@ -27,30 +28,22 @@ from proxy.relay.refusal import refusal
 class BuiltInEndpoints:
     """What the sidecar itself answers on one port: the paths in `paths`.
 
-    Those of `open_paths` need no key: load balancers have none. Those of `admins_routers` an admin
-    may ask for; by POST nobody else.
+    Those of `open_paths` need no key: load balancers have none. Those of `admins` an admin may ask
+    for; by POST nobody else.
     """
 
     def __init__(
         self,
-        *routers: APIRouter,
+        routes: Iterable[Route] = (),
         open_paths: frozenset[str] = frozenset(),
-        admins_routers: Iterable[APIRouter] = (),
+        admins: Iterable[Route] = (),
     ) -> None:
-        admins_routers = tuple(admins_routers)
-        routers = (*admins_routers, *routers)
-        self._app = FastAPI(title="vLLM sidecar", version=__version__, openapi_url=None)
-        # Of the routers: newer versions of FastAPI no longer copy their routes into the app's.
-        routes = [route for router in routers for route in _routes_of(router)]
-        for route in routes:
-            if "GET" in (methods := route.methods or set()):
-                methods.add("HEAD")
-        for router in routers:
-            self._app.include_router(router)
-        self._app.add_exception_handler(RequestFailure, _refused)
-        self._app.add_exception_handler(405, _wrong_method)
+        self._admins = list(admins)
+        routes = [*self._admins, *routes]
+        self._app = Starlette(
+            routes=routes, exception_handlers={RequestFailure: _refused, 405: _wrong_method}
+        )
         self.open_paths = open_paths
-        self._admins = [route for router in admins_routers for route in _routes_of(router)]
         self.paths = {route.path_format for route in routes}
         """As OpenAPI writes them."""
         self._named = [route for route in routes if route.param_convertors]
@@ -77,28 +70,19 @@ def built_in_endpoints(
 
     `routes` are the engine's, for the description.
     """
-    health, metrics, page = health_router(service), metrics_router(service), page_router()
-    open_paths = frozenset(route.path for router in (health, page) for route in _routes_of(router))
-    description = openapi_router(service.settings, routes, open_paths)
+    open_routes = [*health_routes(service), *page_routes()]
+    open_paths = frozenset(route.path for route in open_routes)
     pages = [
-        health,
-        info_router(service),
-        requests_router(service),
-        page,
-        description,
+        *open_routes,
+        *info_routes(service),
+        *requests_routes(service),
+        *openapi_routes(service.settings, routes, open_paths),
     ]
-    admins_routers = (actions_router(service, reload), models_router(service))
-    scraped = BuiltInEndpoints()
+    metrics = metrics_routes(service)
+    admins = [*action_routes(service, reload), *models_routes(service)]
     if service.settings.port_of_metrics is None:
-        pages.append(metrics)
-    else:
-        scraped = BuiltInEndpoints(metrics)
-    own = BuiltInEndpoints(*pages, open_paths=open_paths, admins_routers=admins_routers)
-    return own, scraped
-
-
-def _routes_of(router: APIRouter) -> list[OwnRoute]:
-    return [route for route in router.routes if isinstance(route, OwnRoute)]
+        return BuiltInEndpoints([*pages, *metrics], open_paths, admins), BuiltInEndpoints()
+    return BuiltInEndpoints(pages, open_paths, admins), BuiltInEndpoints(metrics)
 
 
 async def _refused(request: Request, failure: Exception) -> Response:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from fastapi import APIRouter, Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from proxy.api.service import Service
 
@@ -33,40 +34,25 @@ _HEADERS = {
 }
 
 
-def page_router() -> APIRouter:
+def page_routes() -> list[Route]:
     """The page itself: three files without a secret, so that it can be there to ask for a key."""
-    router = APIRouter(tags=["dashboard"])
-    html, css, js = (
-        Response((_FOLDER / name).read_bytes(), media_type=kind, headers=_HEADERS)
-        for name, kind in (
-            ("dashboard.html", "text/html"),
-            ("dashboard.css", "text/css"),
-            ("dashboard.js", "text/javascript"),
+    return [
+        Route(
+            path,
+            Response((_FOLDER / name).read_bytes(), media_type=kind, headers=_HEADERS),
+            methods=["GET"],
         )
-    )
-
-    @router.get("/dashboard")
-    async def dashboard() -> Response:
-        """State, speed and the last requests, for people."""
-        return html
-
-    @router.get("/dashboard/page.css")
-    async def style() -> Response:
-        return css
-
-    @router.get("/dashboard/page.js")
-    async def script() -> Response:
-        return js
-
-    return router
+        for path, name, kind in (
+            ("/dashboard", "dashboard.html", "text/html"),
+            ("/dashboard/page.css", "dashboard.css", "text/css"),
+            ("/dashboard/page.js", "dashboard.js", "text/javascript"),
+        )
+    ]
 
 
-def requests_router(service: Service) -> APIRouter:
-    router = APIRouter(tags=["info"])
-
-    @router.get("/info/requests")
-    async def last_requests() -> dict[str, Any]:
+def requests_routes(service: Service) -> list[Route]:
+    async def last_requests(_: Request) -> Response:
         """The last 50 requests with their timing split; no prompt, no answer, no address."""
-        return {"requests": service.recent.rows()}
+        return JSONResponse({"requests": service.recent.rows()})
 
-    return router
+    return [Route("/info/requests", last_requests)]

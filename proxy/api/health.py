@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from proxy.api.service import Service
 from proxy.engine.phase import Phase
@@ -22,9 +23,8 @@ _STATUS = {
 _STARTING = "starting"
 
 
-def health_router(service: Service) -> APIRouter:
-    """Routes that answer from a snapshot, in microseconds, whatever the engine does."""
-    router = APIRouter(tags=["health"])
+def health_routes(service: Service) -> list[Route]:
+    """They answer from a snapshot, in microseconds, whatever the engine does."""
 
     def answer(*, good: bool) -> JSONResponse:
         refusal = None if good else service.state.refusal()
@@ -33,9 +33,7 @@ def health_router(service: Service) -> APIRouter:
             headers["retry-after"] = str(refusal.retry_after_seconds)
         return JSONResponse(describe(service), status_code=200 if good else 503, headers=headers)
 
-    # First, so that it also wins on a path of ours: HEALTH_CHECK_PATH=/health.
-    @router.get(service.settings.health_check_path)
-    async def ping() -> Response:
+    async def ping(_: Request) -> Response:
         """RunPod's load balancer: 200 ready, or loaded again by the next request; 204 starting;
         anything else takes the worker out."""
         if service.ready:
@@ -44,34 +42,33 @@ def health_router(service: Service) -> APIRouter:
         # A 204 with a body would break the connection for the next request.
         return Response(status_code=204) if status is _STARTING else answer(good=False)
 
-    @router.get("/health")
-    @router.get("/health/ready")
-    @router.get("/readyz")
-    @router.get("/health/startup")
-    @router.get("/startupz")
-    async def ready() -> Response:
+    async def ready(_: Request) -> Response:
         """200 when the engine has generated a token, also where its model is unloaded now and is
         loaded again by the next request; else 503 and why."""
         return answer(good=service.ready)
 
-    @router.get("/health/live")
-    @router.get("/livez")
-    async def live() -> Response:
+    async def live(_: Request) -> Response:
         """503 only where a restart of the container is what helps: no engine can be started any
         more. Never for loading."""
         phases = [each.state.snapshot.phase for each in service.models]
         return answer(good=any(phase is not Phase.FAILED for phase in phases))
 
-    @router.get("/health/model")
-    async def model(model: str | None = None) -> Response:
+    async def model(request: Request) -> Response:
         """200 when the model is loaded; of several the one of that name, else the default."""
-        asked = service.models.named(model)
+        asked = service.models.named(request.query_params.get("model"))
         is_loaded = asked.state.snapshot.model_loaded
         if asked is service.models.default:
             return answer(good=is_loaded)
         return JSONResponse(describe_model(asked), status_code=200 if is_loaded else 503)
 
-    return router
+    pages = {
+        # First, so that it also wins on a path of ours: HEALTH_CHECK_PATH=/health.
+        ping: (service.settings.health_check_path,),
+        ready: ("/health", "/health/ready", "/readyz", "/health/startup", "/startupz"),
+        live: ("/health/live", "/livez"),
+        model: ("/health/model",),
+    }
+    return [Route(path, page) for page, paths in pages.items() for path in paths]
 
 
 def describe(service: Service) -> dict[str, Any]:

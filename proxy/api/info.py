@@ -6,7 +6,9 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from proxy import __version__
 from proxy.api.service import Service
@@ -15,15 +17,12 @@ from proxy.machine.hardware import engine_version
 from proxy.pool.model import ServedModel
 
 
-def info_router(service: Service) -> APIRouter:
-    router = APIRouter(tags=["info"])
-
-    @router.get("/info")
-    async def info() -> dict[str, Any]:
+def info_routes(service: Service) -> list[Route]:
+    async def info(_: Request) -> Response:
         """Everything worth knowing about this instance; no secret is in it."""
-        return describe(service)
+        return JSONResponse(describe(service))
 
-    return router
+    return [Route("/info", info)]
 
 
 def describe(service: Service) -> dict[str, Any]:

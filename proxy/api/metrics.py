@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import httpx
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from proxy.api.service import Service
 from proxy.errors import EngineUnavailable
 
 
-def metrics_router(service: Service) -> APIRouter:
-    router = APIRouter(tags=["metrics"])
-
-    @router.get("/metrics")
+def metrics_routes(service: Service) -> list[Route]:
     async def sidecar_page(request: Request) -> Response:
         """The sidecar's metrics, as text or OpenMetrics."""
         page, content_type = await service.metrics.page(request.headers.get("accept", ""))
         return Response(page, headers={"content-type": content_type})
 
-    @router.get("/metrics/engine")
-    async def engine_page(model: str | None = None) -> Response:
+    async def engine_page(request: Request) -> Response:
         """vLLM's page, untouched, and alone: its `http_*` and `process_*` have no prefix.
 
         Of several engines that of one: the default's, or of the model of that name.
         """
-        asked = service.models.named(model)
+        asked = service.models.named(request.query_params.get("model"))
         try:
             page = await asked.probe.metrics_page()
         except httpx.HTTPError:
@@ -33,4 +31,4 @@ def metrics_router(service: Service) -> APIRouter:
         content_type = page.headers.get("content-type", "text/plain")
         return Response(page.content, page.status_code, headers={"content-type": content_type})
 
-    return router
+    return [Route("/metrics", sidecar_page), Route("/metrics/engine", engine_page)]

@@ -3,65 +3,63 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic, time
 from typing import Any
 
-from fastapi import APIRouter, Request
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from proxy.api.health import describe_model
 from proxy.api.service import Service
 from proxy.errors import ModelNotFound, draining
 from proxy.pool.model import ServedModel
-from proxy.pool.reload import Changes, Reload
+from proxy.pool.reload import Reload
 from proxy.pool.steering import ACTIONS, order
 
 _MAX_NAME_CHARS = 200
 
 
-def models_router(service: Service) -> APIRouter:
-    router = APIRouter(tags=["models"])
-
-    @router.get("/models")
-    async def models(request: Request) -> dict[str, Any]:
+def models_routes(service: Service) -> list[Route]:
+    async def models(request: Request) -> Response:
         """All models that the key may use; an admin key sees all there are."""
-        return {"models": [row_of(each, service) for each in _visible(service, request)]}
+        rows = [row_of(each, service) for each in _visible(service, request)]
+        return JSONResponse({"models": rows})
 
-    @router.get("/models/{model:path}")
-    async def one_model(request: Request, model: str) -> dict[str, Any]:
+    async def one_model(request: Request) -> Response:
         """One of them; the name may have slashes, escaped or not."""
-        return row_of(_find(service, request, model), service)
+        return JSONResponse(row_of(_find(service, request), service))
 
-    return router
+    return [Route("/models", models), Route("/models/{model:path}", one_model)]
 
 
-def actions_router(service: Service, reload: Reload) -> APIRouter:
+def action_routes(service: Service, reload: Reload) -> list[Route]:
     """Orders of an operator; whoever asks was found to be one."""
-    router = APIRouter(tags=["models"])
 
-    @router.post("/models/reload", status_code=202)
-    async def reload_models(request: Request) -> Changes:
+    async def reload_models(request: Request) -> Response:
         """Read MODELS_FILE again; the answer says which models are new, gone, changed and not."""
         if service.stopping:
             raise draining()
-        return await reload(request.state.admin)
+        return JSONResponse(asdict(await reload(request.state.admin)), 202)
 
-    def endpoint(action: str) -> Callable[[Request, str], Awaitable[dict[str, Any]]]:
-        async def act(request: Request, model: str) -> dict[str, Any]:
-            meant = _find(service, request, model)
-            if service.stopping:
-                raise draining()
-            order(service.models, meant, action, request.state.admin)
-            await asyncio.sleep(0)  # the scheduler plans: the row shows what it does
-            return row_of(meant, service)
+    async def act(action: str, request: Request) -> Response:
+        meant = _find(service, request)
+        if service.stopping:
+            raise draining()
+        order(service.models, meant, action, request.state.admin)
+        await asyncio.sleep(0)  # the scheduler plans: the row shows what it does
+        return JSONResponse(row_of(meant, service), 202)
 
-        return act
-
-    for action in ACTIONS:
-        path = f"/models/{{model:path}}/{action}"
-        router.post(path, status_code=202, name=action)(endpoint(action))
-    return router
+    return [
+        Route("/models/reload", reload_models, methods=["POST"]),
+        *(
+            Route(f"/models/{{model:path}}/{action}", partial(act, action), methods=["POST"])
+            for action in ACTIONS
+        ),
+    ]
 
 
 def row_of(model: ServedModel, service: Service) -> dict[str, Any]:
@@ -87,8 +85,9 @@ def _visible(service: Service, request: Request) -> list[ServedModel]:
     return [each for each in service.models if is_admin or each.may_be_used_by(key)]
 
 
-def _find(service: Service, request: Request, name: str) -> ServedModel:
+def _find(service: Service, request: Request) -> ServedModel:
     """Raises ModelNotFound."""
+    name = request.path_params["model"]
     visible = _visible(service, request)
     for model in visible:
         if name in service.names_of(model):

@@ -6,12 +6,13 @@ engine's routes only what the sidecar itself does is described: the rest is vLLM
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Response
+from starlette.responses import Response
+from starlette.routing import Route as BuiltInRoute
 
 from proxy import __version__
 from proxy.access.routes import ListedRoute, Route, RouteSpec
@@ -46,21 +47,13 @@ REFUSALS = {
 }
 
 
-def openapi_router(
-    settings: Settings, routes: Mapping[str, ListedRoute], open_paths: Iterable[str]
-) -> APIRouter:
-    page = Response(
-        msgspec.json.encode(described(settings, routes, frozenset(open_paths))),
-        media_type="application/json",
-    )
-    router = APIRouter(tags=["info"])
-
-    @router.get(PATH)
-    async def description() -> Response:
-        """All that this server answers, as OpenAPI 3.1."""
-        return page
-
-    return router
+def openapi_routes(
+    settings: Settings, routes: Mapping[str, ListedRoute], open_paths: frozenset[str]
+) -> list[BuiltInRoute]:
+    """All that this server answers, as OpenAPI 3.1."""
+    document = msgspec.json.encode(described(settings, routes, open_paths))
+    page = Response(document, media_type="application/json")
+    return [BuiltInRoute(PATH, page, methods=["GET"])]
 
 
 def described(

@@ -9,10 +9,10 @@ from typing import cast
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from proxy.access.admission import Admission, WaitingRoom
-from proxy.api.health import health_router
+from proxy.api.health import health_routes
 from proxy.api.service import Service
 from proxy.engine.phase import Phase
 from proxy.engine.supervisor import Supervisor
@@ -169,11 +169,8 @@ async def test_what_is_stored_is_asked_of_an_engine_that_is_degraded_too(
 async def test_a_sidecar_lives_while_any_of_its_engines_can_be_started() -> None:
     models = [a_model("one"), a_model("two")]
     pool = ModelPool(models, Admission())
-    app = FastAPI()
-    app.include_router(
-        health_router(Service(Settings.load(ENVIRON), pool, metrics=cast("Metrics", None)))
-    )
-    transport = httpx.ASGITransport(app)
+    service = Service(Settings.load(ENVIRON), pool, metrics=cast("Metrics", None))
+    transport = httpx.ASGITransport(Starlette(routes=health_routes(service)))
     async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as client:
         for model, status in zip(models, (200, 503), strict=True):
             model.state.enter(Phase.FAILED)
