@@ -84,6 +84,9 @@ TRANSITIONS: Mapping[Phase, frozenset[Phase]] = MappingProxyType(
     }
 )
 
+START_PHASES = (Phase.LOADING, Phase.COMPILING, Phase.WARMING)
+"""What every start of the engine process goes through, in this order."""
+
 ENDS = (Phase.FAILED, Phase.STOPPED)
 """In these no task takes care of the engine."""
 

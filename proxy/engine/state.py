@@ -11,8 +11,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any
 
-from proxy.engine.history import START_PHASES
-from proxy.engine.phase import ENDS, TRANSITIONS, Phase
+from proxy.engine.phase import ENDS, START_PHASES, TRANSITIONS, Phase
 from proxy.errors import MAX_HEEDED_SECONDS, Cause, EngineFailed, EngineUnavailable
 
 _log = logging.getLogger("proxy.engine")

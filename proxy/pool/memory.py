@@ -17,8 +17,7 @@ from functools import partial
 from time import monotonic
 from typing import Protocol
 
-from proxy.engine.history import START_PHASES
-from proxy.engine.phase import Phase
+from proxy.engine.phase import START_PHASES, Phase
 from proxy.engine.state import EngineState, Snapshot
 from proxy.machine.memory import DeviceMemory, gpu_memory, machine_memory, process_memory
 from proxy.pool.plan import MACHINE, Budget, ModelState, ModelView

@@ -12,9 +12,8 @@ from typing import Any
 from proxy.access.admission import Admission, WaitingRoom
 from proxy.access.poison import PoisonGuard
 from proxy.engine.attached import AttachedEngine
-from proxy.engine.history import START_PHASES
 from proxy.engine.lifecycle import Engine
-from proxy.engine.phase import ENDS, Phase
+from proxy.engine.phase import ENDS, START_PHASES, Phase
 from proxy.engine.state import EngineState, Snapshot
 from proxy.engine.supervisor import Supervisor
 from proxy.errors import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from proxy.engine.history import Footprint, MemoryHistory
+from proxy.engine.history import Footprint, History
 from proxy.machine.hardware import Hardware, engine_version
 from proxy.machine.memory import machine_memory
 from proxy.models.demo import BUILT_IN
@@ -55,7 +55,7 @@ class Sizing:
             f"{name}{revision} on {hardware.kind} with vLLM {engine_version()}:"
             f" {' '.join(masked(arguments))}"
         )
-        self._history = MemoryHistory(data_directory(settings) / "memory.json")
+        self._history = History(data_directory(settings) / "memory.json", Footprint)
         self.footprint = self._history.newest(self._key)
         """What it took when nothing else changed on its devices; None: never measured."""
 
@@ -109,12 +109,12 @@ class Sizing:
             kv_cache_bytes = before.kv_cache_bytes
             device_bytes = max(before.device_bytes, device_bytes)
             asleep_bytes = before.asleep_bytes
-        self._replace(Footprint(self._key, device_bytes, kv_cache_bytes, asleep_bytes))
+        self._replace(Footprint(device_bytes, kv_cache_bytes, asleep_bytes))
 
     def _replace(self, footprint: Footprint) -> None:
         before, self.footprint = self.footprint, footprint
         if footprint != before:
-            self._history.keep(footprint)
+            self._history.keep(self._key, footprint)
 
     def forget(self) -> None:
         """A start with this memory has failed for want of it: measure anew. Writes a file."""

@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 from types import MappingProxyType
 
-from proxy.engine.history import START_PHASES, StartHistory
-from proxy.engine.phase import ENDS, Phase
+from proxy.engine.history import History
+from proxy.engine.phase import ENDS, START_PHASES, Phase
 from proxy.engine.server import Command, Server
 from proxy.engine.state import EngineState, Snapshot
 from proxy.errors import Cause, EngineFailure, SettingsError
@@ -64,7 +64,7 @@ class VllmServer(Server):
         """How much memory its engine is given, by the same look."""
         self._output: Output | None = None
         self._model: Model | None = None
-        self._history = StartHistory(data_directory(settings) / "starts.json")
+        self._history = History(data_directory(settings) / "starts.json", dict[Phase, float])
         self._start_key = ""
         self._socket = socket
         self._sleeper: VllmSleeper | None = None
@@ -108,8 +108,8 @@ class VllmServer(Server):
             raise EngineFailure(Cause.BAD_FLAG, str(error), permanent=True) from None
         state.update(served_names=served_names(settings, name), demo=name in BUILT_IN)
         self._start_key = f"{name} on {self.hardware.kind}"
-        expected = await asyncio.to_thread(self._history.expected, self._start_key)
-        state.update(expected_seconds=MappingProxyType(expected))
+        expected = await asyncio.to_thread(self._history.newest, self._start_key)
+        state.update(expected_seconds=MappingProxyType(expected or {}))
 
         def log_line(line: str) -> None:
             _log.info("%s", hide(settings.hf_token, line))
@@ -175,8 +175,8 @@ class VllmServer(Server):
         if self._sleeper is not None and after.phase in (Phase.RESTARTING, *ENDS):
             self._sleeper.release()
         if after.phase is Phase.READY and before.phase is Phase.WARMING:
-            seconds = after.expected_seconds
-            kept = asyncio.to_thread(self._history.remember, self._start_key, seconds)
+            seconds = dict(after.expected_seconds)
+            kept = asyncio.to_thread(self._history.keep, self._start_key, seconds)
             spawn(kept, name="start history")
         is_starting = before.phase in START_PHASES
         if is_starting and after.cause in _TOO_LITTLE_MEMORY and self.sizing is not None:
