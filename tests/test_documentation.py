@@ -84,7 +84,6 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.png",
         "proxy.machine",
         "proxy.preflight.finding",
-        "proxy.engine.history",
         "proxy.engine.phase",
         "proxy.engine.server",
         "proxy.engine.state",

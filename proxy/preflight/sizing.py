@@ -1,4 +1,8 @@
-"""How much memory the engine of one model is given, and what it took when it was measured."""
+"""How much memory the engine of one model is given, and what it took when it was measured.
+
+One that was measured beside others gets the KV cache that it had then, so that it takes the same
+memory whoever is beside it.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,19 @@ from proxy.settings import Settings
 from proxy.vllm.command import masked, sizing_arguments
 from proxy.vllm.share import (
     CPU_KV_CACHE,
+    DEMO_KV_CACHE_GIB,
     EngineMemory,
-    declared_bytes,
     declared_memory,
     expected_asleep_bytes,
-    filled_bytes,
-    measured_memory,
+    rounded_down,
 )
+
+_GIB = 1024**3
+# The processes of one vLLM on a CPU (measured: 1.5 GiB with the demo model, whose weights are
+# nothing) before its KV cache.
+_CPU_ENGINE_BYTES = 2 * _GIB
+_LEAST_SHARE = 0.001
+_OWN_KV_CACHE = ("KV_CACHE_MEMORY_BYTES", CPU_KV_CACHE)
 
 
 class Sizing:
@@ -62,23 +72,42 @@ class Sizing:
     @property
     def engine_memory(self) -> EngineMemory:
         """What its next start is given."""
-        # A model that has its GPUs for itself may as well have all of them.
-        if self.footprint is None or self._settings.gpu_sharers == 1:
-            return self._declared
-        return measured_memory(self._settings, self.footprint, self._declared, self.device_bytes)
+        settings, declared = self._settings, self._declared
+        cache = None if self.footprint is None else self.footprint.kv_cache_bytes
+        # A model that has its GPUs for itself may as well have all of them. Where vLLM has to find
+        # the size of its cache anew, it does so by the same share.
+        if cache is None or settings.gpu_sharers == 1:
+            return declared
+        share = declared.share
+        if self.device_bytes:
+            # vLLM only asks whether so much is free. With the cache given the share decides nothing
+            # else; the cache alone is always free where the model fits, whatever CUDA takes before.
+            share = max(rounded_down(cache / self.device_bytes), _LEAST_SHARE)
+        has_own = any(name in settings.environ for name in _OWN_KV_CACHE)
+        has_own = has_own or "--kv-cache-memory" in settings.extra_args
+        return EngineMemory(share, None if has_own or not cache else cache)
 
     @property
     def needed_bytes(self) -> int | None:
         """Of each of its devices, as measured or else as declared; None: as much as there is."""
-        if self.footprint is not None:
-            return filled_bytes(self.footprint, self._declared, self.device_bytes)
-        return declared_bytes(
-            self._settings,
-            self._declared,
-            has_gpu=self._has_gpu,
-            device_bytes=self.device_bytes,
-            demo=self._demo,
-        )
+        settings, share, footprint = self._settings, self._declared.share, self.footprint
+        declared = None
+        if share is not None and self.device_bytes:
+            declared = int(share * self.device_bytes)
+        if footprint is not None:
+            # Where it has a KV cache, vLLM has made that so large that its largest batches fill the
+            # share, and a start has none of these.
+            filled = 0 if footprint.kv_cache_bytes == 0 else declared or 0
+            return max(footprint.device_bytes, filled)
+        is_said = settings.gpu_memory_utilization is not None or settings.loaded_together > 1
+        if is_said and declared is not None:
+            return declared
+        if self._has_gpu:
+            return None
+        # vLLM sees for itself that memory is free for its cache, and fails in words where none is.
+        default = DEMO_KV_CACHE_GIB if self._demo else 0
+        space = settings.environ.get(CPU_KV_CACHE) or str(default)
+        return _CPU_ENGINE_BYTES + (int(space) * _GIB if space.isdecimal() else 0)
 
     @property
     def share(self) -> float | None:
