@@ -261,11 +261,9 @@ class ServedModel:
             await asyncio.wait({fetching, change}, return_when=asyncio.FIRST_COMPLETED)
             change.cancel()
 
-    # What the scheduler does with it
+    # What the scheduler does with it, as a `ModelHandle`
 
     async def load(self) -> bool:
-        """Start the engine, or wake it; true when it is ready. False when that has failed, though
-        the engine may be started again by itself (`MAX_RESTARTS`)."""
         self._may_start.set()
         self._payers.clear()
         self._is_loading = True
@@ -288,8 +286,6 @@ class ServedModel:
             self._is_loading = False
 
     async def sleep(self) -> bool:
-        """Have the engine give its memory back; true when it sleeps. False when it would not, and
-        is gone. Nothing runs on it."""
         self._may_start.clear()
         self._is_unloading = True
         try:
@@ -303,8 +299,6 @@ class ServedModel:
         return False
 
     async def unload(self) -> None:
-        """End the engine, also while it starts or sleeps; returns when it is gone. Nothing runs on
-        it."""
         self._may_start.clear()
         self._is_unloading = True
         try:
@@ -329,6 +323,20 @@ class ServedModel:
                 self.order_files()
         finally:
             self._is_unloading = False
+
+    def close(self) -> None:
+        self._is_open.clear()
+        self.admission.is_open = False
+
+    def reopen(self) -> None:
+        self._is_open.set()
+        self.admission.is_open = self.state.snapshot.ready
+
+    def notify_unused(self, *, wanted: bool) -> None:
+        self.admission.on_empty = self._notify if wanted else None
+
+    def refuse_waiting(self) -> None:
+        self.admission.end_holds()  # `refusal` says why
 
     # What a reload does with it
 
@@ -358,24 +366,6 @@ class ServedModel:
     def stand_in_for(self, other: ServedModel) -> None:
         """It is the default from now on: the pod stays as good as with the one before."""
         self._has_been_ready = self._has_been_ready or other._has_been_ready
-
-    def close(self) -> None:
-        """Let no request in: those that come wait as for a model that is not loaded."""
-        self._is_open.clear()
-        self.admission.is_open = False
-
-    def reopen(self) -> None:
-        """Undo `close`."""
-        self._is_open.set()
-        self.admission.is_open = self.state.snapshot.ready
-
-    def notify_unused(self, *, wanted: bool) -> None:
-        """Whether the scheduler is to know when its last request ends."""
-        self.admission.on_empty = self._notify if wanted else None
-
-    def refuse_waiting(self) -> None:
-        """`refusal` says why."""
-        self.admission.end_holds()
 
     def refusal(self) -> EngineUnavailable | None:
         """None where its engine takes requests; else why not, and when to ask again."""

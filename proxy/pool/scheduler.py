@@ -45,34 +45,28 @@ class ModelHandle(Protocol):
     def view(self) -> ModelView: ...
 
     async def load(self) -> bool:
-        """Returns when the model is ready (True), or when its load failed or was ended (False)."""
-        ...
+        """Start its engine, or wake it. Returns when the model is ready (True), or when that was
+        ended or has failed (False); the engine may then start again by itself (`MAX_RESTARTS`)."""
 
     async def sleep(self) -> bool:
-        """Have its engine give its memory back; True when it sleeps. False when it would not, and
-        has been ended."""
-        ...
+        """Have its engine, on which nothing runs, give its memory back; True when it sleeps. False
+        when it would not, and has been ended."""
 
     async def unload(self) -> None:
         """End its engine, also while it loads or sleeps; returns when the engine is gone."""
-        ...
 
     def close(self) -> None:
         """Let no request in: those that come wait as for a model that is not loaded."""
-        ...
 
     def reopen(self) -> None:
         """Undo `close`."""
-        ...
 
     def notify_unused(self, *, wanted: bool) -> None:
         """Whether to call `Scheduler.notify` when its last request ends. Mostly no step follows,
         and there is such an end after each request that is alone."""
-        ...
 
     def refuse_waiting(self) -> None:
         """It has become one that can never be loaded: answer the requests that wait for it."""
-        ...
 
 
 class Outcome(StrEnum):
