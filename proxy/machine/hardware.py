@@ -57,37 +57,27 @@ class Hardware:
 
 
 @contextmanager
-def opened_nvml() -> Iterator[Any]:
-    """NVML's Python package, ready to be asked; None without it, or without a driver that works."""
-    try:
-        with _opened() as nvml:
-            yield nvml
-    except _NoNvml:
-        yield None
-
-
-class _NoNvml(Exception):
-    """`str()` is what the driver says is wrong with it; empty where there is none."""
-
-
-@contextmanager
-def _opened() -> Iterator[Any]:
-    """Raises _NoNvml."""
-    try:
+def opened_nvml() -> Iterator[tuple[Any, str | None]]:
+    """NVML's Python package, ready to be asked; None without it, or without a driver that works.
+    Beside it, what a driver that is there says is wrong with it."""
+    nvml: Any = None
+    trouble = None
+    with suppress(ImportError):
         import pynvml
-    except ImportError:
-        raise _NoNvml from None
+
+        try:
+            pynvml.nvmlInit()
+            nvml = pynvml
+        except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+            pass
+        except pynvml.NVMLError as error:
+            trouble = str(error)
     try:
-        pynvml.nvmlInit()
-    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
-        raise _NoNvml from None
-    except pynvml.NVMLError as error:
-        raise _NoNvml(str(error)) from None
-    try:
-        yield pynvml
+        yield nvml, trouble
     finally:
-        with suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
+        if nvml is not None:
+            with suppress(nvml.NVMLError):
+                nvml.nvmlShutdown()
 
 
 def detect(visible: str | None = None) -> Hardware:
@@ -98,24 +88,23 @@ def detect(visible: str | None = None) -> Hardware:
     Raises:
         SettingsError: it names a GPU that is not here.
     """
-    gpus, trouble = [], None
-    try:
-        with _opened() as nvml:
-            for index in range(nvml.nvmlDeviceGetCount()):
-                try:
-                    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                    memory = None
-                    # GPUs on the CPU's own memory (GB10, Jetson) do not say how much they have.
-                    with suppress(nvml.NVMLError):
-                        memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-                    gpus.append(Gpu(nvml.nvmlDeviceGetName(handle), memory, index))
-                except nvml.NVMLError as error:
-                    # One that has fallen off the bus is counted by NVML all the same.
-                    trouble = f"GPU {index}: {error}"
-            shown = tuple(_visible(nvml, gpus, visible))
-            return Hardware(shown, nvml.nvmlSystemGetDriverVersion(), trouble)
-    except _NoNvml as error:
-        return Hardware(trouble=str(error) or None)
+    gpus = []
+    with opened_nvml() as (nvml, trouble):
+        if nvml is None:
+            return Hardware(trouble=trouble)
+        for index in range(nvml.nvmlDeviceGetCount()):
+            try:
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                memory = None
+                # GPUs on the CPU's own memory (GB10, Jetson) do not say how much they have.
+                with suppress(nvml.NVMLError):
+                    memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+                gpus.append(Gpu(nvml.nvmlDeviceGetName(handle), memory, index))
+            except nvml.NVMLError as error:
+                # One that has fallen off the bus is counted by NVML all the same.
+                trouble = f"GPU {index}: {error}"
+        shown = tuple(_visible(nvml, gpus, visible))
+        return Hardware(shown, nvml.nvmlSystemGetDriverVersion(), trouble)
 
 
 def visible_entries(visible: str | None) -> list[str] | None:

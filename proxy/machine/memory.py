@@ -28,7 +28,7 @@ class DeviceMemory:
 def gpu_memory(gpus: Iterable[int] | None) -> dict[int, DeviceMemory]:
     """Of each of these GPUs, or of all, by its NVML index. GPUs on the CPU's memory do not say."""
     memory = {}
-    with opened_nvml() as nvml:
+    with opened_nvml() as (nvml, _):
         if nvml is None:
             return {}
         for index in range(nvml.nvmlDeviceGetCount()) if gpus is None else gpus:

@@ -83,7 +83,7 @@ def gpu_meter(every_seconds: float = GPU_SECONDS) -> Meter[tuple[GpuReading, ...
     """All GPUs that NVML shows on this machine, in index order; none without NVML."""
 
     def readings() -> Generator[tuple[GpuReading, ...] | None, None, None]:
-        with opened_nvml() as nvml:
+        with opened_nvml() as (nvml, _):
             while nvml is not None:
                 reading = None
                 with suppress(nvml.NVMLError):
