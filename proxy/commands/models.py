@@ -102,9 +102,9 @@ def configured(settings: Settings, hardware: Hardware) -> Iterator[str]:
         memory, gpus = "-", "-"
         if (need := needs.get(name)) is not None:
             memory = "never measured"
-            if need.needed_bytes is not None:  # of each of its devices
-                how = "measured" if need.is_measured else "declared"
-                memory = f"{need.needed_bytes / 1024**3:.1f} GiB, {how}"
+            if (needed := need.sizing.needed_bytes) is not None:  # of each of its devices
+                how = "measured" if need.sizing.footprint else "declared"
+                memory = f"{needed / 1024**3:.1f} GiB, {how}"
             gpus = ",".join(str(device) for device in need.devices if device != MACHINE) or "-"
         rows.append((name, what, memory, gpus, " ".join(names_of(each))))
     yield ""

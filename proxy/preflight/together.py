@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.errors import EngineFailure, SettingsError
 from proxy.machine.hardware import VISIBLE, Hardware, detect
@@ -21,15 +21,12 @@ MACHINE = -1
 _GIB = 1024**3
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What one model takes of each of its devices; None: unknown."""
+class Need(NamedTuple):
+    """What one model takes, and of which devices."""
 
     settings: Settings
     devices: tuple[int, ...]
-    needed_bytes: int | None
-    is_measured: bool
-    device_bytes: int | None
+    sizing: Sizing
 
     @property
     def name(self) -> str:
@@ -62,11 +59,11 @@ def check_together(settings: Settings, hardware: Hardware) -> None:
     needs = list(needs_of(settings, hardware))
     staying = [each for each in needs if each.settings.is_pinned or each.settings is settings]
     for device in {device for each in staying for device in each.devices}:
-        own = [each for each in staying if device in each.devices and each.needed_bytes]
+        own = [each for each in staying if device in each.devices and each.sizing.needed_bytes]
         # Of the device, whoever else holds some of it now.
-        rooms = [settings.memory_budget_bytes, *(each.device_bytes for each in own)]
+        rooms = [settings.memory_budget_bytes, *(each.sizing.device_bytes for each in own)]
         room = min((size for size in rooms if size is not None), default=None)
-        taken = sum(each.needed_bytes or 0 for each in own)
+        taken = sum(each.sizing.needed_bytes or 0 for each in own)
         if room is None or taken <= room:
             continue
         names = " and ".join(each.name for each in own)
@@ -83,9 +80,9 @@ def memory_rows(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
     """For each of several models what it takes. Reads files."""
     for each in needs_of(settings, hardware):
         takes = "It was never measured, and starts alone on its GPUs."
-        if each.needed_bytes is not None:
-            how = "as measured" if each.is_measured else "as declared; it was never measured"
-            takes = f"{each.needed_bytes / _GIB:.1f} GiB of each of its devices, {how}."
+        if (needed := each.sizing.needed_bytes) is not None:
+            how = "as measured" if each.sizing.footprint else "as declared; it was never measured"
+            takes = f"{needed / _GIB:.1f} GiB of each of its devices, {how}."
         yield Finding(f"memory ({each.name})", Result.OK, takes)
 
 
@@ -95,6 +92,4 @@ def needs_of(settings: Settings, hardware: Hardware) -> Iterator[Need]:
         with suppress(EngineFailure):  # told of when it is prepared
             seen = of_model(each, hardware)
             sizing = Sizing(each, model_name(each, seen), seen)
-            devices = devices_of(each, hardware) or (MACHINE,)
-            measured = sizing.footprint is not None
-            yield Need(each, devices, sizing.needed_bytes, measured, sizing.device_bytes)
+            yield Need(each, devices_of(each, hardware) or (MACHINE,), sizing)
