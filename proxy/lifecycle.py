@@ -12,13 +12,13 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 
 from proxy.app import Sidecar
-from proxy.engine.progress_bar import ProgressBar
+from proxy.engine.progress_bar import describe
 from proxy.models.preset_choice import warnings_about_presets
 from proxy.server.listener import Server
 from proxy.settings import OnEngineFailure, Settings
 from proxy.tasks import spawn
 from proxy.telemetry import logs
-from proxy.terminal import can_rewrite_a_line
+from proxy.terminal import LiveLine, can_rewrite_a_line
 from proxy.vllm.command import warnings_about
 
 _log = logging.getLogger("proxy")
@@ -72,8 +72,8 @@ class Lifecycle:
         if sidecar.settings.upstream_url is None:  # else models are kept elsewhere
             sidecar.meters.disk.start()
         if can_rewrite_a_line(sys.stderr, os.environ):
-            bar = ProgressBar(sys.stderr, lambda: sidecar.service.snapshot)
-            self._background.append(spawn(bar.run(), name="progress bar"))
+            line = LiveLine(sys.stderr, lambda: describe(sidecar.service.snapshot))
+            self._background.append(spawn(line.run(), name="progress bar"))
         return sidecar.models.start()
 
     def announce_settings(self) -> None:

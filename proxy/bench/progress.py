@@ -6,14 +6,13 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from time import monotonic
 
 from proxy.bench.load import LevelRun
 from proxy.tasks import spawn
-from proxy.terminal import ERASE_LINE, bar, can_rewrite_a_line
+from proxy.terminal import LiveLine, bar, can_rewrite_a_line
 
-_REDRAW_SECONDS = 0.25
 _CELLS = 20
 
 
@@ -23,18 +22,8 @@ async def shown(level: LevelRun, seconds: float) -> AsyncIterator[None]:
     if not can_rewrite_a_line(sys.stderr, os.environ):
         yield
         return
-
-    async def draw() -> None:
-        with suppress(OSError):  # the terminal has gone
-            try:
-                while True:
-                    line = describe(level, monotonic(), seconds)
-                    print(ERASE_LINE + line, end="", file=sys.stderr, flush=True)
-                    await asyncio.sleep(_REDRAW_SECONDS)
-            finally:
-                print(ERASE_LINE, end="", file=sys.stderr, flush=True)
-
-    drawing = spawn(draw(), name="progress")
+    line = LiveLine(sys.stderr, lambda: describe(level, monotonic(), seconds))
+    drawing = spawn(line.run(), name="progress")
     try:
         yield
     finally:

@@ -1,28 +1,21 @@
-"""The line at the bottom of a terminal."""
+"""The start as one line at the bottom of a terminal."""
 
 from __future__ import annotations
 
-import asyncio
-import io
-import logging
 import os
 import pty
 import re
 import subprocess
 import sys
-import termios
-from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from proxy.engine import progress_bar, state
 from proxy.engine.phase import Phase
-from proxy.engine.progress_bar import ProgressBar, describe
+from proxy.engine.progress_bar import describe
 from proxy.engine.state import Snapshot
-from proxy.tasks import spawn
 from tests.engine.service import PROJECT, free_ports, wait_until
 from tests.fake_engine import BIN
 from tests.patience import PATIENCE
@@ -34,11 +27,6 @@ DOWNLOAD: dict[str, Any] = {
     "downloaded_bytes": 1_500_000_000,
     "download_bytes": 3_000_000_000,
 }
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def test_a_download_is_told_with_percent_rate_and_seconds_left() -> None:
@@ -66,62 +54,6 @@ def test_a_phase_is_told_with_its_time_and_what_is_left(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("phase", [Phase.READY, Phase.FAILED, Phase.DRAINING, Phase.STOPPED])
 def test_after_the_start_there_is_no_line(phase: Phase) -> None:
     assert describe(Snapshot(phase=phase)) is None
-
-
-def test_one_line_is_rewritten_and_taken_away_at_the_end() -> None:
-    terminal, now = Terminal(), Snapshot(**DOWNLOAD)
-    bar = ProgressBar(terminal, lambda: now)
-    bar.draw()
-    bar.draw()
-    now = Snapshot(phase=Phase.READY)
-    bar.draw()
-    bar.draw()
-    drawn = terminal.getvalue()
-    assert "\n" not in drawn
-    assert drawn.count(ERASE) == 3
-    assert drawn.endswith(ERASE)
-
-
-def test_a_line_never_wraps() -> None:
-    terminal = Terminal()
-    long = Snapshot(**DOWNLOAD, bytes_per_second=85e6, eta_seconds=21)
-    bar = ProgressBar(terminal, lambda: long)
-    bar._columns = lambda: 30  # type: ignore[method-assign]
-    bar.draw()
-    assert len(terminal.getvalue().removeprefix(ERASE)) == 29
-
-
-def test_a_terminal_that_is_stopped_is_not_waited_for() -> None:
-    ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as terminal:
-        bar = ProgressBar(terminal, lambda: Snapshot(**DOWNLOAD))
-        termios.tcflow(theirs, termios.TCOOFF)  # Ctrl-S
-        drawing = Thread(target=bar.draw, daemon=True)
-        drawing.start()
-        drawing.join(PATIENCE)
-        is_stuck = drawing.is_alive()
-        termios.tcflow(theirs, termios.TCOON)
-        assert not is_stuck
-        bar.draw()
-        assert b"downloading" in os.read(ours, 1000)
-    os.close(ours)
-
-
-async def test_it_makes_way_for_a_log_line_on_the_same_terminal() -> None:
-    terminal = Terminal()
-    handler = logging.StreamHandler(terminal)
-    logging.getLogger().addHandler(handler)
-    try:
-        bar = spawn(ProgressBar(terminal, lambda: Snapshot(**DOWNLOAD)).run(), name="bar")
-        await asyncio.sleep(0)
-        logging.getLogger("x").warning("news")
-        bar.cancel()
-        with suppress(asyncio.CancelledError):
-            await bar
-        logging.getLogger("x").warning("more")
-    finally:
-        logging.getLogger().removeHandler(handler)
-    assert f"GB{ERASE}news\nmore\n" in terminal.getvalue()
 
 
 def _stderr_of_a_start(tmp_path: Path, term: str) -> str:
