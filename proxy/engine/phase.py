@@ -89,12 +89,3 @@ START_PHASES = (Phase.LOADING, Phase.COMPILING, Phase.WARMING)
 
 ENDS = (Phase.FAILED, Phase.STOPPED)
 """In these no task takes care of the engine."""
-
-
-def mermaid() -> str:
-    """The table as a Mermaid state diagram, one line for each transition."""
-    lines = ["stateDiagram-v2", f"    [*] --> {Phase.CHECKING}"]
-    for before, following in TRANSITIONS.items():
-        lines += [f"    {before} --> {after}" for after in Phase if after in following]
-    lines += [f"    {phase} --> [*]" for phase in ENDS]
-    return "\n".join(lines) + "\n"

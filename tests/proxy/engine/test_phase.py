@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.engine.phase import ENDS, TRANSITIONS, Phase, mermaid
+from proxy.engine.phase import ENDS, TRANSITIONS, Phase
 from proxy.engine.state import EngineState
 
 PAGE = (Path(__file__).parents[3] / "docs" / "engine-life.md").read_text()
@@ -20,6 +20,15 @@ def reachable(start: Phase) -> set[Phase]:
         new = {after for phase in new for after in TRANSITIONS[phase]} - reached
         reached |= new
     return reached
+
+
+def mermaid() -> str:
+    """The table as a Mermaid state diagram, one line for each transition."""
+    lines = ["stateDiagram-v2", f"    [*] --> {Phase.CHECKING}"]
+    for before, following in TRANSITIONS.items():
+        lines += [f"    {before} --> {after}" for after in Phase if after in following]
+    lines += [f"    {phase} --> [*]" for phase in ENDS]
+    return "\n".join(lines) + "\n"
 
 
 def test_the_documentation_draws_the_table() -> None:
