@@ -155,7 +155,6 @@ class Server(Protocol):
     @property
     def sleeper(self) -> Sleeper | None:
         """None for a server that cannot sleep, or is not to."""
-        return None
 
     async def prepare(self) -> str:
         """Look at the machine and bring the model here; returns the name to ask for it by.

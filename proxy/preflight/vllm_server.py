@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from proxy.engine.history import History
 from proxy.engine.phase import ENDS, START_PHASES, Phase
-from proxy.engine.server import Command, Server
+from proxy.engine.server import Command
 from proxy.engine.state import EngineState, Snapshot
 from proxy.errors import Cause, EngineFailure, SettingsError
 from proxy.machine.checks import check_disk, check_executable, check_port
@@ -43,9 +43,9 @@ _log = logging.getLogger("proxy.engine")
 _TOO_LITTLE_MEMORY = (Cause.OUT_OF_MEMORY, Cause.KV_CACHE_TOO_SMALL, Cause.CONTEXT_TOO_LONG)
 
 
-class VllmServer(Server):
-    """One `vllm serve` with one model. It writes `state` only within `prepare`, as part of the
-    engine's task."""
+class VllmServer:
+    """One `vllm serve` with one model, as a `Server` of `engine`. It writes `state` only within
+    `prepare`, as part of the engine's task."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class VllmServer(Server):
         """As it was looked at by the last `prepare`."""
         self._settings = settings
         self._state = state
-        self._probe = probe
+        self.probe = probe
         self.sizing: Sizing | None = None
         """How much memory its engine is given, by the same look."""
         self._output: Output | None = None
@@ -67,23 +67,15 @@ class VllmServer(Server):
         self._history = History(data_directory(settings) / "starts.json", dict[Phase, float])
         self._start_key = ""
         self._socket = socket
-        self._sleeper: VllmSleeper | None = None
+        self.sleeper: VllmSleeper | None = None
         if settings.sleeps and socket is not None:
             name = state.model or ""
-            self._sleeper = VllmSleeper(probe.client, name, OF_ALL_ENGINES, socket)
+            self.sleeper = VllmSleeper(probe.client, name, OF_ALL_ENGINES, socket)
         state.listen(self._on_change)
 
     def close(self) -> None:
         """Its engine has ended, and another server takes its place."""
         self._state.ignore(self._on_change)
-
-    @property
-    def probe(self) -> Probe:
-        return self._probe
-
-    @property
-    def sleeper(self) -> VllmSleeper | None:
-        return self._sleeper
 
     async def prepare(self) -> str:
         """Look at the machine, judge the model, bring it here. Raises EngineFailure."""
@@ -117,12 +109,12 @@ class VllmServer(Server):
         self._model = await fetch(settings, name, self._judge, self._show, log_line)
         if self._model.demo:
             _log.warning("the model is `%s`: RANDOM WEIGHTS, its answers mean nothing", name)
-        if self._sleeper is not None:
-            self._sleeper.weights_bytes = 0
+        if self.sleeper is not None:
+            self.sleeper.weights_bytes = 0
             if self.hardware.has_gpu:  # without one the weights stay where they are
                 folder = Path(self._model.path)
                 described = await asyncio.to_thread(describe_folder, name, folder)
-                self._sleeper.weights_bytes = described.weights_bytes
+                self.sleeper.weights_bytes = described.weights_bytes
         state.update(model_path=self._model.path, revision=self._model.revision)
         return self._model.served_names[0]
 
@@ -172,8 +164,8 @@ class VllmServer(Server):
     def _on_change(self, before: Snapshot, after: Snapshot) -> None:
         """Keep how long a start took that became ready; forget what is gone, and a size that was
         too small."""
-        if self._sleeper is not None and after.phase in (Phase.RESTARTING, *ENDS):
-            self._sleeper.release()
+        if self.sleeper is not None and after.phase in (Phase.RESTARTING, *ENDS):
+            self.sleeper.release()
         if after.phase is Phase.READY and before.phase is Phase.WARMING:
             seconds = dict(after.expected_seconds)
             kept = asyncio.to_thread(self._history.keep, self._start_key, seconds)
