@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -53,7 +54,6 @@ RECIPE_VERSION = 1
 """Raise it with any change of what is written: older folders are then made anew."""
 
 MARKER_NAME = "demo-recipe.json"
-ABANDONED_SECONDS = 60.0
 PAD, START, END, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<end_of_utterance>"
 IMAGE, FAKE, GLOBAL = "<image>", "<fake_token_around_image>", "<global-img>"
 # The processor asks for the tokens of all 36 tiles, although this model never splits an image.
@@ -267,17 +267,9 @@ def write_model(directory: Path, *, text_only: bool = False) -> None:
     (directory / MARKER_NAME).write_text(json.dumps({"recipe_version": RECIPE_VERSION}))
 
 
-def remove_abandoned(directory: Path) -> None:
-    """Sweep up what a build that was killed has left beside `directory`."""
-    for partial in directory.parent.glob(f".{directory.name}.*.partial"):
-        if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
 def build(directory: Path, *, text_only: bool = False) -> None:
     """Make the model beside `directory` and rename it into place when it is whole."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(directory)
     with tempfile.TemporaryDirectory(
         prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent
     ) as partial:
@@ -312,4 +304,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # As an exception, so that half a model does not stay on the volume.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main())

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from proxy.models import demo
+from tests.engine.service import wait_until
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.engine
 
@@ -104,14 +106,19 @@ def test_interrupted_build_leaves_no_half_model(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_build_sweeps_up_after_one_that_was_killed(tmp_path: Path) -> None:
-    abandoned, running = tmp_path / ".demo.a.partial", tmp_path / ".demo.b.partial"
-    abandoned.mkdir()
-    running.mkdir()
-    past = time.time() - 2 * demo.ABANDONED_SECONDS
-    os.utime(abandoned, (past, past))
-    demo.build(tmp_path / "demo")
-    assert {path.name for path in tmp_path.iterdir()} == {"demo", running.name}
+def test_a_build_that_is_told_to_end_leaves_no_half_model(tmp_path: Path) -> None:
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow/tokenizers.py").write_text("import time\ntime.sleep(600)\n")
+    models = tmp_path / "models"
+    building = subprocess.Popen(
+        [sys.executable, "-m", "proxy.models.demo", str(models / "demo")],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "slow")},
+    )
+    wait_until(lambda: any(models.glob(".demo.*.partial/demo")), PATIENCE, "half a model")
+    building.terminate()
+    assert building.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert list(models.iterdir()) == []
 
 
 def test_folder_of_someone_else_is_left_alone(
