@@ -18,10 +18,11 @@ import select
 import socket
 import stat
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from time import monotonic, sleep
@@ -36,13 +37,13 @@ _REPORT_AGAIN_SECONDS = 60.0
 _log = logging.getLogger("proxy.log")
 
 
-class Instant(Protocol):
+@dataclass(frozen=True, slots=True)
+class Instant:
     """Writes what is taken at once."""
 
-    def write(self, data: bytes) -> int:
-        """How many bytes were written. Raises BlockingIOError where none can be now."""
-
-    def close(self) -> None: ...
+    # How many bytes were written. Raises BlockingIOError where none can be now.
+    write: Callable[[bytes], int]
+    close: Callable[[], None]
 
 
 class Writer(Protocol):
@@ -282,43 +283,16 @@ def _to_the_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
-class InstantPipe:
-    """A pipe or a device, opened once more: the mode of what others share is not touched."""
-
-    def __init__(self, fd: int) -> None:
-        """
-        Raises:
-            OSError: that is not allowed (another user has opened it before the container's).
-        """
-        mode = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
-        self._fd = os.open(f"/proc/self/fd/{fd}", mode)
-
-    def write(self, data: bytes) -> int:
-        return os.write(self._fd, data)
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-
-class InstantSocket:
-    """A socket, asked each time not to wait."""
-
-    def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=os.dup(fd))
-
-    def write(self, data: bytes) -> int:
-        return self._socket.send(data, socket.MSG_DONTWAIT)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 def instant(fd: int) -> Instant | None:
     """How to write there without waiting; None where that cannot be, and the thread has to."""
     mode = os.fstat(fd).st_mode
-    with suppress(OSError):
+    with suppress(OSError):  # not allowed: another user has opened it before the container's
         if stat.S_ISSOCK(mode):
-            return InstantSocket(fd)
+            # Asked each time not to wait.
+            peer = socket.socket(fileno=os.dup(fd))
+            return Instant(lambda data: peer.send(data, socket.MSG_DONTWAIT), peer.close)
         if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
-            return InstantPipe(fd)
+            # Opened once more: the mode of what others share is not touched.
+            own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            return Instant(partial(os.write, own), partial(os.close, own))
     return None

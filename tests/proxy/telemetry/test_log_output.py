@@ -45,13 +45,11 @@ class Pipe:
     def __init__(self, room: int = 10_000) -> None:
         self.room = room
         self.writes: list[bytes] = []
+        self.instant = Instant(self.write, lambda: None)
 
     def write(self, data: bytes) -> int:
         self.writes.append(data[: self.room])
         return min(len(data), self.room)
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture
@@ -75,7 +73,7 @@ def lines_of(count: int, start: int = 0) -> list[bytes]:
 
 async def test_the_lines_of_a_turn_leave_in_one_write() -> None:
     pipe = Pipe()
-    target = Target("pipe", Slow(), pipe, reports_errors=False)
+    target = Target("pipe", Slow(), pipe.instant, reports_errors=False)
     output = Output([target], by_turns=True)
     for turn in range(3):
         for line in lines_of(4, 4 * turn):
@@ -88,7 +86,7 @@ async def test_the_lines_of_a_turn_leave_in_one_write() -> None:
 
 def test_without_a_loop_a_line_leaves_at_once() -> None:
     pipe = Pipe()
-    output = Output([Target("pipe", Slow(), pipe, reports_errors=False)], by_turns=True)
+    output = Output([Target("pipe", Slow(), pipe.instant, reports_errors=False)], by_turns=True)
     for line in lines_of(3):
         output.write(line)
     assert pipe.writes == lines_of(3)
@@ -97,7 +95,7 @@ def test_without_a_loop_a_line_leaves_at_once() -> None:
 
 async def test_what_was_left_of_a_loop_that_has_ended_is_not_lost() -> None:
     pipe = Pipe()
-    output = Output([Target("pipe", Slow(), pipe, reports_errors=False)], by_turns=True)
+    output = Output([Target("pipe", Slow(), pipe.instant, reports_errors=False)], by_turns=True)
     other = asyncio.new_event_loop()
 
     async def last_words() -> None:
@@ -116,7 +114,7 @@ async def test_what_was_left_of_a_loop_that_has_ended_is_not_lost() -> None:
 
 def test_what_is_not_taken_at_once_is_the_threads_and_the_order_stays(slow: Slow) -> None:
     pipe = Pipe(room=10)
-    target = Target("pipe", slow, pipe, reports_errors=False)
+    target = Target("pipe", slow, pipe.instant, reports_errors=False)
     target.put(lines_of(3))
     assert slow.taken.wait(PATIENCE)
     target.put(lines_of(2, 3))
@@ -167,7 +165,7 @@ def test_the_end_waits_no_longer_than_it_was_told(slow: Slow) -> None:
 @pytest.mark.parametrize("by_turns", [True, False])
 def test_many_threads_lose_no_line_and_each_keeps_its_order(by_turns: bool) -> None:
     pipe = Pipe()
-    output = Output([Target("pipe", Slow(), pipe, reports_errors=False)], by_turns=by_turns)
+    output = Output([Target("pipe", Slow(), pipe.instant, reports_errors=False)], by_turns=by_turns)
 
     def write(name: int) -> None:
         for number in range(500):
@@ -207,7 +205,7 @@ def test_a_finalizer_that_logs_in_the_middle_of_a_write_blocks_nothing() -> None
             return super().write(data)
 
     pipe = Collects()
-    output = Output([Target("pipe", Slow(), pipe, reports_errors=False)], by_turns=False)
+    output = Output([Target("pipe", Slow(), pipe.instant, reports_errors=False)], by_turns=False)
     output.write(b"a line\n")
     assert pipe.writes == [b"a line\n", b"from a finalizer\n"]
     output.close()
@@ -295,7 +293,7 @@ def test_a_line_that_cannot_be_formatted_is_told_in_words(
     from proxy.telemetry.log_output import OutputHandler
     from proxy.telemetry.logs import JsonFormatter
 
-    target = Target("stdout", Slow(), Pipe(), reports_errors=False)
+    target = Target("stdout", Slow(), Pipe().instant, reports_errors=False)
     handler = OutputHandler(Output([target], by_turns=False), JsonFormatter())
     handler.handle(logging.LogRecord("vllm", 20, "", 0, "%d", ("no number",), None))
     (message,) = [record.getMessage() for record in caplog.records]
