@@ -98,12 +98,6 @@ SETTING_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.BAD_FLAG,
-        error(r"\[Errno 2\] No such file or directory: '(?P<value>[^'\n]+\.ya?ml)'"),
-        "The configuration file {value} does not exist.",
-        "Correct CONFIG (or --config in VLLM_EXTRA_ARGS).",
-    ),
-    Rule(
-        Cause.BAD_FLAG,
         error(
             r"Total number of attention heads \((?P<heads>\d{1,6})\)"
             r" must be divisible by tensor parallel size \((?P<size>\d{1,6})\)"
@@ -120,18 +114,6 @@ SETTING_RULES: tuple[Rule, ...] = (
         ),
         "The {device} cannot compute in bfloat16.",
         "Set DTYPE=half.",
-    ),
-    Rule(
-        Cause.BAD_FLAG,
-        error(r"bind\(\): port must be 0-65535"),
-        "The engine's port is out of range.",
-        "Set UPSTREAM_PORT to a number from 1 to 65535.",
-    ),
-    Rule(
-        Cause.BAD_FLAG,
-        error(r"\[Errno 99\] .*[Cc]annot assign requested address"),
-        "The engine was told to listen on an address that this machine does not have.",
-        "Remove --host from VLLM_EXTRA_ARGS.",
     ),
     Rule(
         Cause.PORT_IN_USE,

@@ -154,15 +154,6 @@ FROM_SOURCE = {
     "ValueError: Error: --enable-per-request-metrics requires engine statistics logging": Case(
         Cause.BAD_FLAG, True, "ENABLE_PER_REQUEST_METRICS", "ENABLE_PER_REQUEST_METRICS"
     ),
-    "FileNotFoundError: [Errno 2] No such file or directory: '/nope.yaml'": Case(
-        Cause.BAD_FLAG, True, "/nope.yaml does not exist", "CONFIG"
-    ),
-    "OverflowError: bind(): port must be 0-65535.": Case(
-        Cause.BAD_FLAG, True, "out of range", "UPSTREAM_PORT"
-    ),
-    "OSError: [Errno 99] Cannot assign requested address": Case(
-        Cause.BAD_FLAG, True, "does not have", "--host"
-    ),
     "ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 8001): address "
     "already in use": Case(Cause.PORT_IN_USE, False, "the engine's port", "UPSTREAM_PORT"),
     "huggingface_hub.errors.HFValidationError: Repo id must use alphanumeric chars or '-', '_', "
