@@ -7,21 +7,6 @@ from typing import Literal
 
 from proxy.bench.result import OBJECTIVE_SHARE, Level, Run, Spread
 
-_HEAD = (
-    "STREAMS",
-    "DONE",
-    "FAILED",
-    "CUT",
-    "TTFT p50",
-    "p95",
-    "p99",
-    "ITL p50",
-    "p95",
-    "max",
-    "TOKENS/S",
-    "EACH",
-    "IN TIME",
-)
 _BUSY = 0.8  # of one core; above it the generator may be what is measured
 _CACHED = 0.1
 _OFF = 0.1
@@ -39,28 +24,27 @@ def report(run: Run) -> Iterator[str]:
     yield verdict(run)
 
 
+_COLUMNS: tuple[tuple[str, Callable[[Level], str]], ...] = (
+    ("STREAMS", lambda level: str(level.streams)),
+    ("DONE", lambda level: str(level.finished)),
+    ("FAILED", lambda level: str(level.failed)),
+    ("CUT", lambda level: str(level.unfinished)),
+    ("TTFT p50", lambda level: _number(_at(level.ttft_ms, "p50"))),
+    ("p95", lambda level: _number(_at(level.ttft_ms, "p95"))),
+    ("p99", lambda level: _number(_at(level.ttft_ms, "p99"))),
+    ("ITL p50", lambda level: _number(_at(level.itl_mean_ms, "p50"))),
+    ("p95", lambda level: _number(_at(level.itl_mean_ms, "p95"))),
+    ("max", lambda level: _number(level.itl_max_ms)),
+    ("TOKENS/S", lambda level: _number(level.tokens_per_second)),
+    ("EACH", lambda level: _number(level.tokens_per_second_each)),
+    ("IN TIME", lambda level: _percent(level.in_time)),
+)
+
+
 def table(run: Run) -> Iterator[str]:
     yield f"Times in ms; in time: the first token within {run.slo_ttft_ms:g} ms."
-    rows: list[tuple[str, ...]] = [_HEAD]
-    for level in run.levels:
-        ttft, gap = level.ttft_ms, level.itl_mean_ms
-        rows.append(
-            (
-                str(level.streams),
-                str(level.finished),
-                str(level.failed),
-                str(level.unfinished),
-                _number(_at(ttft, "p50")),
-                _number(_at(ttft, "p95")),
-                _number(_at(ttft, "p99")),
-                _number(_at(gap, "p50")),
-                _number(_at(gap, "p95")),
-                _number(level.itl_max_ms),
-                _number(level.tokens_per_second),
-                _number(level.tokens_per_second_each),
-                _percent(level.in_time),
-            )
-        )
+    rows = [tuple(head for head, _ in _COLUMNS)]
+    rows += [tuple(cell(level) for _, cell in _COLUMNS) for level in run.levels]
     yield from _aligned(rows)
 
 
