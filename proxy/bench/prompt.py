@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import random
-from dataclasses import dataclass
 from typing import Any
 
 from proxy.bench.plan import Plan
@@ -29,32 +28,15 @@ _TASK = "Write a long story with these words."
 FIRST_WORDS = 16
 _LEAST_WORDS = 4
 
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Which fields this endpoint takes; not all of them are OpenAI's."""
-
-    limit: str = "max_tokens"
-    ignore_eos: bool = True
-    usage: bool = True
-
-    @property
-    def without(self) -> tuple[str, ...]:
-        """Fields that it does not take, of those that vLLM does."""
-        left_out = {
-            "ignore_eos": not self.ignore_eos,
-            "stream_options": not self.usage,
-            "max_tokens": self.limit != "max_tokens",
-        }
-        return tuple(name for name, is_out in left_out.items() if is_out)
-
-
+# How the limit of tokens is called, and fields that not every endpoint takes.
+Shape = tuple[str, dict[str, Any]]
+_USAGE = {"stream_options": {"include_usage": True}}
 # In the order in which they are tried. The last is for OpenAI's newest models.
-SHAPES = (
-    Shape(),
-    Shape(ignore_eos=False),
-    Shape(ignore_eos=False, usage=False),
-    Shape("max_completion_tokens", ignore_eos=False),
+SHAPES: tuple[Shape, ...] = (
+    ("max_tokens", {"ignore_eos": True, **_USAGE}),
+    ("max_tokens", _USAGE),
+    ("max_tokens", {}),
+    ("max_completion_tokens", _USAGE),
 )
 
 
@@ -62,12 +44,19 @@ class Prompts:
     """Bodies of requests, each of them new unless the plan wants the same."""
 
     def __init__(self, plan: Plan, model: str, shape: Shape, words: int) -> None:
-        self.shape = shape
+        self._limit, self._fields = shape
         self._plan = plan
         self._model = model
         self._words = words
         self._random = random.Random()  # nosec B311: no secret
         self._body: bytes | None = None
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """Fields that the endpoint does not take, of those that vLLM does."""
+        taken = (self._limit, *self._fields)
+        ours = ("ignore_eos", "stream_options", "max_tokens")
+        return tuple(name for name in ours if name not in taken)
 
     def next(self) -> bytes:
         if not self._plan.same_prompt:
@@ -87,16 +76,13 @@ class Prompts:
                 url = f"data:image/png;base64,{data}"
                 content.append({"type": "image_url", "image_url": {"url": url}})
             content.append({"type": "text", "text": text})
-        body: dict[str, Any] = {
+        body = {
             "model": self._model,
             "messages": [{"role": "user", "content": content}],
             "stream": True,
-            self.shape.limit: limit,
+            self._limit: limit,
+            **self._fields,
         }
-        if self.shape.ignore_eos:
-            body["ignore_eos"] = True
-        if self.shape.usage:
-            body["stream_options"] = {"include_usage": True}
         return json.dumps(body).encode()
 
 

@@ -283,7 +283,7 @@ async def _measure(plan: Plan) -> tuple[Run, int]:
         url=plan.url,
         model=model,
         measured_at=started,
-        without=prompts.shape.without,
+        without=prompts.without,
         has_usage=has_usage,
         interrupted=stop.is_set(),
         levels=tuple(levels),

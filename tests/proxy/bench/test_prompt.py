@@ -12,13 +12,13 @@ from msgspec.structs import replace
 from PIL import Image
 
 from proxy.bench.plan import Plan
-from proxy.bench.prompt import Prompts, Shape, picture, words_for
+from proxy.bench.prompt import SHAPES, Prompts, Shape, picture, words_for
 
 PLAN = Plan(url="http://127.0.0.1:8000", image_size=64)
 
 
-def prompts(plan: Plan = PLAN, shape: Shape | None = None, words: int = 40) -> Prompts:
-    return Prompts(plan, "demo", shape or Shape(), words)
+def prompts(plan: Plan = PLAN, shape: Shape = SHAPES[0], words: int = 40) -> Prompts:
+    return Prompts(plan, "demo", shape, words)
 
 
 def test_no_two_prompts_begin_alike() -> None:
@@ -44,19 +44,20 @@ def test_a_request_is_a_stream_of_the_wanted_length_with_usage() -> None:
 @pytest.mark.parametrize(
     ("shape", "without"),
     [
-        (Shape(), ()),
-        (Shape(ignore_eos=False), ("ignore_eos",)),
-        (Shape(ignore_eos=False, usage=False), ("ignore_eos", "stream_options")),
-        (Shape("max_completion_tokens", ignore_eos=False), ("ignore_eos", "max_tokens")),
+        (SHAPES[0], ()),
+        (SHAPES[1], ("ignore_eos",)),
+        (SHAPES[2], ("ignore_eos", "stream_options")),
+        (SHAPES[3], ("ignore_eos", "max_tokens")),
     ],
 )
 def test_fields_that_an_endpoint_does_not_take_are_left_out(
     shape: Shape, without: tuple[str, ...]
 ) -> None:
-    assert shape.without == without
-    body = json.loads(prompts(shape=shape).next())
+    made = prompts(shape=shape)
+    assert made.without == without
+    body = json.loads(made.next())
     assert not body.keys() & set(without)
-    assert body[shape.limit] == 128
+    assert body[shape[0]] == 128
 
 
 def test_pictures_are_pictures_and_all_different() -> None:
