@@ -10,7 +10,6 @@ from proxy.engine.phase import Phase
 from proxy.engine.server import Progress, ServerOutput
 from proxy.errors import EngineFailure
 from proxy.vllm.diagnosis import diagnose
-from proxy.vllm.flags import known_flags
 from proxy.vllm.kv_cache import read_kv_cache
 from proxy.vllm.log_lines import clean_lines, is_lost_span, parse_line, shorten
 from proxy.vllm.progress import advance
@@ -106,8 +105,7 @@ class Output(ServerOutput):
             self._dropped = 0
 
     def diagnose(self, exit_code: int | None, *, was_ready: bool) -> EngineFailure:
-        flags = known_flags()
-        return diagnose(self.lines, exit_code, was_ready=was_ready, known_flags=flags)
+        return diagnose(self.lines, exit_code, was_ready=was_ready)
 
     def _is_allowed(self, cost: int) -> bool:
         """Take `cost` from the allowance of lines, which fills with time."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from proxy.errors import Cause, EngineFailure
 from proxy.vllm.diagnosis.facts import facts_of
@@ -70,18 +70,11 @@ _NATIVE_REMEDIES: dict[int, str] = {
 }
 
 
-def diagnose(
-    lines: Sequence[str],
-    exit_code: int | None,
-    *,
-    was_ready: bool,
-    known_flags: Collection[str] = (),
-) -> EngineFailure:
+def diagnose(lines: Sequence[str], exit_code: int | None, *, was_ready: bool) -> EngineFailure:
     """Say why the engine could not start (`was_ready` false) or stopped serving (true).
 
     `lines` are its output, newest last; `exit_code` is Popen's (-9: killed by signal 9) and None
-    for an engine that still ran when it was given up. `known_flags` are the names of vLLM's
-    flags, to find the one that was meant.
+    for an engine that still ran when it was given up.
     """
     output = [parse_line(clean[:_MAX_LINE_CHARS]) for line in lines for clean in clean_lines(line)]
     marks = (index(output, mark) for mark in (_CRASHED, _NATIVE_CRASH, _VANISHED))
@@ -90,7 +83,7 @@ def diagnose(
     stop = index(output, _ASKED_TO_STOP)
     if not was_ready:
         return (
-            _by_rule(START_RULES, errors(output), known_flags)
+            _by_rule(START_RULES, errors(output))
             or (_by_death(output, death, starting=True) if death is not None else None)
             or (
                 _unexplained(
@@ -113,7 +106,7 @@ def diagnose(
     if stop is not None and (death is None or stop < death):
         return _by_exit_code(exit_code) or _asked_to_stop()
     if death is not None:
-        failure = _by_rule(RUN_RULES, errors(output[death:]), known_flags)
+        failure = _by_rule(RUN_RULES, errors(output[death:]))
         failure = failure or _by_death(output, death, starting=False)
         if failure is not None:
             return failure
@@ -131,11 +124,11 @@ def diagnose(
     )
 
 
-def _by_rule(rules: Iterable[Rule], text: str, flags: Collection[str]) -> EngineFailure | None:
+def _by_rule(rules: Iterable[Rule], text: str) -> EngineFailure | None:
     for rule in rules:
         groups = rule.groups_in(text)
         if groups is not None:
-            facts = facts_of(groups, flags)
+            facts = facts_of(groups)
             sentence = rule.sentence.format_map(facts)
             remedy = rule.remedy.format_map(facts)
             return EngineFailure(rule.cause, sentence, remedy=remedy, permanent=rule.permanent)

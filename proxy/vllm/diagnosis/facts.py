@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Collection
+from difflib import get_close_matches
+
+from proxy.vllm.flags import flag_name, known_flags
 
 _MAX_VALUE_CHARS = 120
 _MAX_CHOICES = 10
@@ -57,14 +58,7 @@ def variable_of(flag: str) -> str:
     return _VARIABLES.get(name, name.replace("-", "_").replace(".", "_").upper())
 
 
-def nearest_flag(flag: str, known_flags: Collection[str]) -> str | None:
-    """The flag of vLLM's that `flag` was most likely meant to be."""
-    wanted = "--" + flag.lstrip("-").replace("_", "-").lower()
-    names = ["--" + name.lstrip("-").replace("_", "-") for name in known_flags]
-    return next(iter(difflib.get_close_matches(wanted, names, n=1, cutoff=0.75)), None)
-
-
-def facts_of(groups: dict[str, str], known_flags: Collection[str]) -> dict[str, str]:
+def facts_of(groups: dict[str, str]) -> dict[str, str]:
     """The groups of a rule as they may be shown, and what follows from them."""
     secret = _SECRET_NAME.search(groups.get("flag", groups.get("field", "")))
     facts = {
@@ -80,7 +74,7 @@ def facts_of(groups: dict[str, str], known_flags: Collection[str]) -> dict[str, 
     if flag := groups.get("flag") or groups.get("field"):
         facts["variable"] = variable_of(flag)
     if "unknown" in groups:
-        facts["flags"], facts["advice"] = _unknown_flags(groups["unknown"], known_flags)
+        facts["flags"], facts["advice"] = _unknown_flags(groups["unknown"])
     if "choices" in groups:
         words = [word.strip(" '\"[]{}") for word in groups["choices"].split(",")]
         words = [clip(word, 40) for word in words if word]
@@ -114,15 +108,20 @@ def facts_of(groups: dict[str, str], known_flags: Collection[str]) -> dict[str, 
     return facts
 
 
-def _unknown_flags(arguments: str, known_flags: Collection[str]) -> tuple[str, str]:
+def _unknown_flags(arguments: str) -> tuple[str, str]:
     """The flags that vLLM does not have, and what to do about them."""
     # Only the names: what stands beside an unknown flag may be a secret.
     flags = [word.partition("=")[0] for word in arguments.split() if word.startswith("-")]
     shown = [clip(flag, 60) for flag in dict.fromkeys(flags)][:_MAX_FLAGS]
     if not shown:
         return "a word that belongs to no flag", "Check the quotes in VLLM_EXTRA_ARGS."
-    nearest = [near for flag in shown if (near := nearest_flag(flag, known_flags))]
+    names = [f"--{name}" for name in known_flags()]
+    nearest = [
+        near
+        for flag in shown
+        for near in get_close_matches(f"--{flag_name(flag.lstrip('-'))}", names, n=1, cutoff=0.75)
+    ]
     if not nearest:
         return ", ".join(shown), "Remove it from VLLM_EXTRA_ARGS, or correct its name."
-    names = ", ".join(f"{flag} ({variable_of(flag)})" for flag in nearest)
-    return ", ".join(shown), f"Did you mean {names}? Correct VLLM_EXTRA_ARGS."
+    meant = ", ".join(f"{flag} ({variable_of(flag)})" for flag in nearest)
+    return ", ".join(shown), f"Did you mean {meant}? Correct VLLM_EXTRA_ARGS."

@@ -7,7 +7,6 @@ import pytest
 from proxy.errors import Cause, EngineFailure
 from proxy.vllm.diagnosis import RUN_RULES, START_RULES, diagnose
 from proxy.vllm.diagnosis.log_excerpt import MAX_QUOTED_CHARS, errors
-from proxy.vllm.flags import known_flags
 from proxy.vllm.log_lines import parse_line
 from tests.proxy.vllm.case import UNSPECIFIC, Case, assert_explained
 from tests.proxy.vllm.recording import SERVED, recorded, recording
@@ -93,9 +92,7 @@ RECORDED = {
 
 def diagnose_recording(name: str) -> EngineFailure:
     run = recording(name)
-    return diagnose(
-        run.lines, run.exit_code, was_ready=SERVED in run.lines, known_flags=known_flags()
-    )
+    return diagnose(run.lines, run.exit_code, was_ready=SERVED in run.lines)
 
 
 def test_every_recorded_failure_is_in_the_table() -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from proxy.errors import Cause, EngineFailure
 from proxy.vllm.diagnosis import diagnose
-from proxy.vllm.flags import known_flags
 from tests.proxy.vllm.case import Case, assert_explained
 from tests.proxy.vllm.recording import SERVED
 from tests.proxy.vllm.source_errors import FROM_SOURCE
@@ -41,7 +40,7 @@ def diagnose_source(error: str) -> EngineFailure:
     first = error.partition("\n")[0]
     bare = first.startswith(("vllm", "ERROR:", "/x/", "Fatal"))
     lines = error.split("\n") if bare else _worker_fails_with(error)
-    return diagnose(lines, 1, was_ready=False, known_flags=known_flags())
+    return diagnose(lines, 1, was_ready=False)
 
 
 @pytest.mark.parametrize("error", FROM_SOURCE)

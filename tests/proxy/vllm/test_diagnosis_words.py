@@ -46,7 +46,7 @@ def test_a_quotation_is_short_and_keeps_secrets() -> None:
 
 def test_what_stands_beside_an_unknown_flag_is_not_shown() -> None:
     line = "vllm: error: unrecognized arguments: --api-keys s3cr3t --hf-tokn=s3cr3t"
-    failure = diagnose([line], 2, was_ready=False, known_flags=known_flags())
+    failure = diagnose([line], 2, was_ready=False)
     assert "--api-keys, --hf-tokn" in failure.message
     assert "s3cr3t" not in failure.message + failure.remedy
     bad = "vllm serve: error: argument --hf-token: invalid str value: 's3cr3t'"
