@@ -34,27 +34,20 @@ class LogFile:
         return self._file.inside_line
 
     def write(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
-        """How many lines were lost, and why."""
-        lost, error = 0, None
-        first, size = 0, os.fstat(self._file.fd).st_size
-        for number, line in enumerate(lines):
-            if size and size + len(line) > MAX_BYTES and self._path.is_file():
-                lost_here, error_here = self._file.write(lines[first:number])
-                lost, error = lost + lost_here, error_here or error
-                older = [Path(f"{self._path}.{count + 1}") for count in range(OLDER_FILES)]
-                names = list(zip(older, [self._path, *older], strict=False))
-                try:
-                    for target, source in reversed(names):
-                        if source.exists():
-                            source.rename(target)
-                    full, self._file = self._file, self._open()
-                    os.close(full.fd)
-                except OSError as refused:
-                    return lost + len(lines) - number, refused
-                first, size = number, 0
-            size += len(line)
-        lost_here, error_here = self._file.write(lines[first:])
-        return lost + lost_here, error_here or error
+        """How many lines were lost, and why. All go into one file: a queue holds far less."""
+        size = os.fstat(self._file.fd).st_size
+        if size and size + sum(map(len, lines)) > MAX_BYTES and self._path.is_file():
+            older = [Path(f"{self._path}.{count + 1}") for count in range(OLDER_FILES)]
+            names = list(zip(older, [self._path, *older], strict=False))
+            try:
+                for target, source in reversed(names):
+                    if source.exists():
+                        source.rename(target)
+                full, self._file = self._file, self._open()
+                os.close(full.fd)
+            except OSError as refused:
+                return len(lines), refused
+        return self._file.write(lines)
 
     def close(self) -> None:
         os.close(self._file.fd)
