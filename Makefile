@@ -26,7 +26,7 @@ MARKED = $(shell grep -rlE --include='test_*.py' 'pytest\.mark\.(engine|alone)' 
 # Those that take longest begin first: they run two at a time.
 CHECKS = "mypy" "python scripts/engine_flags.py --check" "scripts/check-monitoring.sh" \
   "bandit -q -c pyproject.toml -r proxy scripts" "mkdocs build --strict" "ruff check ." "ruff format --check ." \
-  "shellcheck $(SHELL_SCRIPTS)" "hadolint Dockerfile deploy/fleet/Dockerfile" "python scripts/check_compose.py" \
+  "shellcheck $(SHELL_SCRIPTS)" "hadolint Dockerfile deploy/fleet/Dockerfile" \
   "python scripts/prometheus_rule.py --check" "python scripts/runpod_hub.py --check" \
   "python scripts/reference.py --check" "python monitoring/dashboards.py --check" "python scripts/audit.py" \
   "python scripts/check_links.py" "codespell *.md docs proxy scripts deploy monitoring examples .github" \
@@ -77,7 +77,7 @@ coverage: all-tools ## all tests, measured: fails where they run too little of t
 	$(BIN)/coverage report --skip-covered $(if $(filter tests,$(TESTS)),--fail-under=$(COVERAGE)) || failed=1; \
 	[[ -z $$failed ]]
 
-check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## lint, types, shell, Docker, Compose, RunPod, flags, alerts, security, links, spelling, the site, workflows
+check: $(REQUIREMENTS) $(ENGINE) $(TOOLS) system-tools ## lint, types, shell, Docker, RunPod, flags, alerts, security, links, spelling, the site, workflows
 	@PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 python scripts/side_by_side.py $(CHECKS)
 
 unit: ## unit tests on the newest versions; no vLLM, no root
