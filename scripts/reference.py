@@ -111,14 +111,20 @@ def as_text(value: object) -> str:
     return str(value.value if isinstance(value, Enum) else value)
 
 
-def allowed(annotation: Any) -> str:
-    """The values of a type, where they are few or have bounds."""
+def plain_schema(annotation: Any) -> dict[str, Any]:
+    """The JSON schema of a type; of one that may be None, that of what is there."""
     schema = TypeAdapter(annotation).json_schema()
     schema = next(
         (each for each in schema.get("anyOf", ()) if each != {"type": "null"}), schema
     ) | {"$defs": schema.get("$defs", {})}
     if "$ref" in schema:
         schema = schema["$defs"][schema["$ref"].rpartition("/")[2]]
+    return schema
+
+
+def allowed(annotation: Any) -> str:
+    """The values of a type, where they are few or have bounds."""
+    schema = plain_schema(annotation)
     if "enum" in schema:
         return ", ".join(f"`{choice}`" for choice in schema["enum"])
     if schema.get("type") == "boolean":

@@ -16,8 +16,7 @@ import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -26,6 +25,7 @@ from proxy.models.preset_choice import SHIPPED  # noqa: E402
 from proxy.models.preset_file import read_presets  # noqa: E402
 from proxy.settings import Settings, variables  # noqa: E402
 from proxy.settings.values import first_sentence  # noqa: E402
+from scripts.reference import plain_schema  # noqa: E402
 
 Entry = dict[str, Any]
 
@@ -82,33 +82,17 @@ def form_field(name: str, field: str) -> Entry:
 
 def kind_of(name: str, annotation: Any, default: Any) -> Entry:
     """Type, choices and default of a form field; what is unset has no default."""
-    plain = innermost(annotation)
-    known: Entry = {} if default in (None, "", ()) else {"default": default}
     if name == "MODEL_NAME":
         return {"type": "huggingface"}
-    if plain is bool:
+    value = default.value if isinstance(default, Enum) else default
+    known: Entry = {} if value in (None, "", ()) else {"default": value}
+    schema = plain_schema(annotation)
+    if schema.get("type") == "boolean":
         return {"type": "boolean", "trueValue": "true", "falseValue": "false", **known}
-    if plain in (int, float):
+    if schema.get("type") in ("integer", "number"):
         return {"type": "number", **known}
-    if isinstance(plain, type) and issubclass(plain, Enum):
-        choices = [str(each.value) for each in plain]
-    else:
-        choices = list(get_args(plain)) if get_origin(plain) is Literal else []
-    if isinstance(default, Enum):
-        known = {"default": str(default.value)}
-    options = [{"label": each, "value": each} for each in choices]
+    options = [{"label": each, "value": each} for each in schema.get("enum", ())]
     return {"type": "string", **({"options": options} if options else {}), **known}
-
-
-def innermost(annotation: Any) -> Any:
-    """The type itself, without Annotated and `| None`."""
-    while True:
-        if get_origin(annotation) is Annotated:
-            annotation = get_args(annotation)[0]
-        elif get_origin(annotation) in (Union, UnionType):
-            annotation = next(each for each in get_args(annotation) if each is not type(None))
-        else:
-            return annotation
 
 
 def presets() -> list[Entry]:
