@@ -570,15 +570,16 @@ def test_vllm_bench_serve_measures_what_the_log_tells(service: Service, tmp_path
     assert sum(line["completion_tokens"] for line in chats) >= result["total_output_tokens"] == 64
 
 
-def test_smoke_test_passes(service: Service) -> None:
+def test_smoke_test_passes(service: Service, picture_url: str) -> None:
     done = subprocess.run(
-        [sys.executable, "scripts/smoke.py", service.url],
+        [sys.executable, "scripts/smoke.py", service.url, "--image-url", picture_url],
         cwd=PROJECT,
         capture_output=True,
         text=True,
         timeout=CALL_SECONDS,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "✓ image by URL" in done.stdout
 
 
 def test_example_prints_an_answer(service: Service) -> None:
