@@ -1,42 +1,5 @@
 """Everything that can go wrong, as one tree.
 
-    Failure
-    ├── SettingsError                 a variable is wrong: exit code 2, one line
-    ├── BenchFailure                  an endpoint cannot be measured: exit code 1, one line
-    ├── EngineFailure                 the engine cannot start or has died, with cause and remedy
-    └── RequestFailure                one request cannot be answered
-        ├── Unauthorized              client    401 (no API key, or not one of ours)
-        ├── OriginNotAllowed          client    403 (a web page that may not open a WebSocket)
-        ├── HostNotAllowed            client    403 (a web page asks by a name that is anybody's)
-        ├── AdminOnly                 client    403 (models are steered from this machine only)
-        ├── UnknownRoute              client    404
-        ├── RouteNotServed            client    404 (the engine's model does not do that)
-        ├── ModelNotFound             client    404 (no model of that name is served)
-        ├── MethodNotAllowed          client    405
-        ├── ModelConflict             client    409 (the model cannot be loaded, unloaded or pinned)
-        ├── NoWebSocket               client    426 (a route that is asked by HTTP only)
-        ├── MalformedRequest          client    400 (what came is not HTTP)
-        ├── InvalidRequest            client    400 (a protocol of ours cannot take it)
-        ├── RequestTimeout            client    408 (it does not finish what it has begun)
-        ├── HeadTooLarge              client    431
-        ├── BodyTooLarge              client    413
-        ├── MediaRefused              client    400 (a URL that may not be fetched)
-        ├── MediaUnavailable          client    400 (a URL that could not be fetched)
-        ├── PoisonedRequest           client    422 (the engine died of it, twice)
-        ├── RateLimited               client    429 (a minute's worth is used up)
-        ├── QuotaExceeded             client    429 (a day's worth is)
-        ├── ClientClosed              client    499 (never sent, only logged)
-        ├── Draining                  proxy     503
-        ├── CutOff                    proxy     503 (it ran when DRAIN_SECONDS were over)
-        ├── Overloaded                proxy     503 (MAX_IN_FLIGHT, and MAX_WAITING wait)
-        ├── InternalFailure           proxy     500
-        ├── EngineUnavailable         upstream  503 (loading or restarting)
-        │   └── EngineFailed          upstream  503 (it cannot be started: waiting is of no use)
-        ├── EngineUnreachable         upstream  503 (no connection: it never saw the request)
-        ├── EngineDied                upstream  502 (the connection broke after sending)
-        ├── InvalidEngineResponse     upstream  502 (what came back is not HTTP)
-        └── EngineTimeout             upstream  504
-
 Each `RequestFailure` says who failed (`Source`); the same word stands in the log
 line, in the metric label and in the `x-proxy-error` header.
 """
@@ -114,18 +77,12 @@ class EngineFailure(Failure):
 
 
 _ANTHROPIC_TYPES = {
-    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
-    405: "invalid_request_error",
     408: "timeout_error",
-    409: "invalid_request_error",
     413: "request_too_large",
-    422: "invalid_request_error",
     429: "rate_limit_error",
-    426: "invalid_request_error",
-    431: "invalid_request_error",
     503: "overloaded_error",
     504: "timeout_error",
 }
@@ -162,23 +119,24 @@ class RequestFailure(Failure):
     @property
     def anthropic_type(self) -> str:
         """The error type of the Anthropic API for this status."""
-        return _ANTHROPIC_TYPES.get(self.status, "api_error")
+        other = "invalid_request_error" if self.status < 500 else "api_error"
+        return _ANTHROPIC_TYPES.get(self.status, other)
 
 
-class Unauthorized(RequestFailure):
+class Unauthorized(RequestFailure):  # no API key, or not one of ours
     status, type, code, source = 401, "invalid_request_error", "invalid_api_key", Source.CLIENT
     headers = ((b"www-authenticate", b"Bearer"),)
 
 
-class OriginNotAllowed(RequestFailure):
+class OriginNotAllowed(RequestFailure):  # a web page that may not open a WebSocket
     status, type, code, source = 403, "invalid_request_error", "origin_not_allowed", Source.CLIENT
 
 
-class HostNotAllowed(RequestFailure):
+class HostNotAllowed(RequestFailure):  # a web page asks by a name that is anybody's
     status, type, code, source = 403, "invalid_request_error", "host_not_allowed", Source.CLIENT
 
 
-class AdminOnly(RequestFailure):
+class AdminOnly(RequestFailure):  # models are steered from this machine only
     status, type, code, source = 403, "invalid_request_error", "admin_only", Source.CLIENT
 
 
@@ -186,19 +144,19 @@ class UnknownRoute(RequestFailure):
     status, type, code, source = 404, "invalid_request_error", "unknown_route", Source.CLIENT
 
 
-class RouteNotServed(RequestFailure):
+class RouteNotServed(RequestFailure):  # the engine's model does not do that
     status, type, code, source = 404, "invalid_request_error", "route_not_served", Source.CLIENT
 
 
-class ModelNotFound(RequestFailure):
+class ModelNotFound(RequestFailure):  # no model of that name is served
     status, type, code, source = 404, "invalid_request_error", "model_not_found", Source.CLIENT
 
 
-class ModelConflict(RequestFailure):
+class ModelConflict(RequestFailure):  # the model cannot be loaded, unloaded or pinned
     status, type, code, source = 409, "invalid_request_error", "model_conflict", Source.CLIENT
 
 
-class NoWebSocket(RequestFailure):
+class NoWebSocket(RequestFailure):  # a route that is asked by HTTP only
     """Clients that know both go on by HTTP, some of them only at this status."""
 
     status, type, code, source = 426, "invalid_request_error", "no_websocket", Source.CLIENT
@@ -208,15 +166,15 @@ class MethodNotAllowed(RequestFailure):
     status, type, code, source = 405, "invalid_request_error", "method_not_allowed", Source.CLIENT
 
 
-class MalformedRequest(RequestFailure):
+class MalformedRequest(RequestFailure):  # what came is not HTTP
     status, type, code, source = 400, "invalid_request_error", "malformed_request", Source.CLIENT
 
 
-class InvalidRequest(RequestFailure):
+class InvalidRequest(RequestFailure):  # a protocol of ours cannot take it
     status, type, code, source = 400, "invalid_request_error", "invalid_request", Source.CLIENT
 
 
-class RequestTimeout(RequestFailure):
+class RequestTimeout(RequestFailure):  # it does not finish what it has begun
     status, type, code, source = 408, "invalid_request_error", "request_timeout", Source.CLIENT
 
 
@@ -228,31 +186,31 @@ class BodyTooLarge(RequestFailure):
     status, type, code, source = 413, "invalid_request_error", "body_too_large", Source.CLIENT
 
 
-class MediaRefused(RequestFailure):
+class MediaRefused(RequestFailure):  # a URL that may not be fetched
     status, type, code, source = 400, "invalid_request_error", "media_url_refused", Source.CLIENT
 
 
-class MediaUnavailable(RequestFailure):
+class MediaUnavailable(RequestFailure):  # a URL that could not be fetched
     status, type, code, source = 400, "invalid_request_error", "media_fetch_failed", Source.CLIENT
 
 
-class PoisonedRequest(RequestFailure):
+class PoisonedRequest(RequestFailure):  # the engine died of it, twice
     status, type, code = 422, "invalid_request_error", "request_kills_engine"
     source = Source.CLIENT
     repeats_work = True
 
 
-class RateLimited(RequestFailure):
+class RateLimited(RequestFailure):  # a minute's worth is used up
     """`type` is what there is no more of: `requests` or `tokens`, as OpenAI has it."""
 
     status, type, code, source = 429, "requests", "rate_limit_exceeded", Source.CLIENT
 
 
-class QuotaExceeded(RequestFailure):
+class QuotaExceeded(RequestFailure):  # a day's worth is
     status, type, code, source = 429, "insufficient_quota", "insufficient_quota", Source.CLIENT
 
 
-class ClientClosed(RequestFailure):
+class ClientClosed(RequestFailure):  # never sent, only logged
     status, type, code, source = 499, "client_closed", "client_closed", Source.CLIENT
 
 
@@ -266,12 +224,12 @@ def draining() -> Draining:
     return Draining(text, retry_after_seconds=1)
 
 
-class CutOff(RequestFailure):
+class CutOff(RequestFailure):  # it ran when DRAIN_SECONDS were over
     status, type, code, source = 503, "server_error", "cut_off", Source.PROXY
     repeats_work = True
 
 
-class Overloaded(RequestFailure):
+class Overloaded(RequestFailure):  # MAX_IN_FLIGHT, and MAX_WAITING wait
     status, type, code, source = 503, "server_error", "overloaded", Source.PROXY
 
 
@@ -279,24 +237,24 @@ class InternalFailure(RequestFailure):
     """A fault of ours."""
 
 
-class EngineUnavailable(RequestFailure):
+class EngineUnavailable(RequestFailure):  # loading or restarting
     status, type, code, source = 503, "server_error", "engine_unavailable", Source.UPSTREAM
 
 
-class EngineFailed(EngineUnavailable):
+class EngineFailed(EngineUnavailable):  # it cannot be started: waiting is of no use
     code = "engine_failed"
 
 
-class EngineUnreachable(RequestFailure):
+class EngineUnreachable(RequestFailure):  # no connection: it never saw the request
     status, type, code, source = 503, "server_error", "engine_unreachable", Source.UPSTREAM
 
 
-class EngineDied(RequestFailure):
+class EngineDied(RequestFailure):  # the connection broke after sending
     status, type, code, source = 502, "server_error", "engine_died", Source.UPSTREAM
     repeats_work = True
 
 
-class InvalidEngineResponse(RequestFailure):
+class InvalidEngineResponse(RequestFailure):  # what came back is not HTTP
     status, type, code, source = 502, "server_error", "engine_garbled", Source.UPSTREAM
     repeats_work = True
 

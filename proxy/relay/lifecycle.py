@@ -10,7 +10,7 @@ from time import monotonic
 
 from proxy import errors
 from proxy.access.routes import Route
-from proxy.errors import InternalFailure, ModelNotFound, RequestFailure
+from proxy.errors import InternalFailure, ModelNotFound, RequestFailure, Source
 from proxy.relay import headers
 from proxy.relay.background import is_of_stored
 from proxy.relay.routing import Model, Models, Watch
@@ -28,28 +28,21 @@ _OUTCOMES: dict[type[RequestFailure], Outcome] = {
     errors.AdminOnly: Outcome.REJECTED,
     errors.RateLimited: Outcome.REJECTED,
     errors.QuotaExceeded: Outcome.REJECTED,
-    errors.UnknownRoute: Outcome.CLIENT_ERROR,
-    errors.RouteNotServed: Outcome.CLIENT_ERROR,
-    errors.ModelNotFound: Outcome.CLIENT_ERROR,
-    errors.ModelConflict: Outcome.CLIENT_ERROR,
-    errors.MethodNotAllowed: Outcome.CLIENT_ERROR,
-    errors.NoWebSocket: Outcome.CLIENT_ERROR,
-    errors.MalformedRequest: Outcome.CLIENT_ERROR,
-    errors.InvalidRequest: Outcome.CLIENT_ERROR,
     errors.RequestTimeout: Outcome.TIMEOUT,
     errors.HeadTooLarge: Outcome.REJECTED,
     errors.BodyTooLarge: Outcome.REJECTED,
     errors.MediaRefused: Outcome.REJECTED,
-    errors.MediaUnavailable: Outcome.CLIENT_ERROR,
     errors.PoisonedRequest: Outcome.REJECTED,
     errors.Draining: Outcome.REJECTED,
     errors.Overloaded: Outcome.REJECTED,
-    errors.EngineUnavailable: Outcome.ENGINE_UNAVAILABLE,
-    errors.EngineFailed: Outcome.ENGINE_UNAVAILABLE,
-    errors.EngineUnreachable: Outcome.ENGINE_UNAVAILABLE,
     errors.EngineDied: Outcome.ENGINE_DIED,
     errors.InvalidEngineResponse: Outcome.ENGINE_ERROR,
     errors.EngineTimeout: Outcome.TIMEOUT,
+}
+_OUTCOME_OF_SOURCE = {
+    Source.CLIENT: Outcome.CLIENT_ERROR,
+    Source.UPSTREAM: Outcome.ENGINE_UNAVAILABLE,
+    Source.PROXY: Outcome.PROXY_ERROR,
 }
 
 # As long as it takes to see that a model is loaded, and much more.
@@ -167,7 +160,7 @@ def _add_wait(record: Record, seconds: float) -> None:
 
 
 async def _fail(record: Record, failure: RequestFailure, refuse: Refuse) -> None:
-    outcome = _OUTCOMES.get(type(failure), Outcome.PROXY_ERROR)
+    outcome = _OUTCOMES.get(type(failure)) or _OUTCOME_OF_SOURCE[failure.source]
     record.fail(outcome, failure.source, failure.code)
     await refuse(failure)
 

@@ -9,7 +9,14 @@ import pytest
 
 from proxy.access.poison import PoisonGuard
 from proxy.access.routes import Route
-from proxy.errors import CutOff, EngineDied, InternalFailure, RequestFailure
+from proxy.errors import (
+    CutOff,
+    EngineDied,
+    EngineUnreachable,
+    InternalFailure,
+    MediaUnavailable,
+    RequestFailure,
+)
 from proxy.relay.in_flight import InFlightRequests
 from proxy.relay.lifecycle import RequestLifecycle
 from proxy.relay.routing import Watch
@@ -83,6 +90,8 @@ async def test_done() -> None:
     ("error", "outcome", "code"),
     [
         (EngineDied("gone"), Outcome.ENGINE_DIED, "engine_died"),
+        (MediaUnavailable("404"), Outcome.CLIENT_ERROR, "media_fetch_failed"),
+        (EngineUnreachable("refused"), Outcome.ENGINE_UNAVAILABLE, "engine_unreachable"),
         (ZeroDivisionError(), Outcome.PROXY_ERROR, "internal_error"),
     ],
 )

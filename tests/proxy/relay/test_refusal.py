@@ -40,7 +40,7 @@ SHAPES: dict[type[RequestFailure], tuple[int, str, str, str]] = {
     errors.PoisonedRequest: (422, CLIENTS_FAULT, "request_kills_engine", CLIENTS_FAULT),
     errors.RateLimited: (429, "requests", "rate_limit_exceeded", "rate_limit_error"),
     errors.QuotaExceeded: (429, "insufficient_quota", "insufficient_quota", "rate_limit_error"),
-    errors.ClientClosed: (499, "client_closed", "client_closed", "api_error"),
+    errors.ClientClosed: (499, "client_closed", "client_closed", CLIENTS_FAULT),
     errors.Draining: (503, "server_error", "draining", "overloaded_error"),
     errors.CutOff: (503, "server_error", "cut_off", "overloaded_error"),
     errors.Overloaded: (503, "server_error", "overloaded", "overloaded_error"),
