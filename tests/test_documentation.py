@@ -135,6 +135,8 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "proxy.tasks",
         "proxy.json_scan",
         "proxy.relay",
+        "proxy.access.admission",
+        "proxy.access.poison",
         "proxy.access.routes",
         "proxy.telemetry.record",
         "proxy.protocols.body",

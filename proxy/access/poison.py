@@ -45,7 +45,7 @@ _NOT_YET = (
 
 
 Fingerprint = tuple[int, bytes]
-"""One request among all: the length of its body in bytes, and a digest."""
+"""One request among all: the length of its body in bytes, and a digest of method, path and body."""
 
 
 @dataclass(slots=True)

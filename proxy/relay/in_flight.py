@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Callable
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+from proxy.access.poison import Fingerprint, PoisonGuard
 from proxy.access.routes import ROUTES
 from proxy.relay.connection import Parts
 from proxy.telemetry.record import Outcome, Record
@@ -19,22 +19,9 @@ _MAX_LOST = 1000
 # A digest of all of it would hold up every stream: 1 ms for each MiB.
 _WHOLE_BYTES = 256 * 1024
 _PIECES, _PIECE_BYTES = 64, 4096
-Fingerprint = tuple[int, bytes]
-"""The length of a body in bytes, and a digest of method, path and body."""
 
 _WORK = frozenset(spec.route for spec in ROUTES if spec.proves_work)
 _LOST = (Outcome.ENGINE_DIED, Outcome.ENGINE_ERROR)
-
-
-class Guard(Protocol):
-    """Knows requests that have brought the engine down."""
-
-    active: bool
-    enabled: bool
-
-    def check(self, length: int, compute: Callable[[], Fingerprint]) -> Fingerprint | None: ...
-
-    def request_ended(self, fingerprint: Fingerprint, *, answered: bool) -> None: ...
 
 
 class Lost(NamedTuple):
@@ -47,7 +34,7 @@ class Lost(NamedTuple):
 class InFlightRequests:
     """Every request from its gate to its end. A request costs a few changes of two dicts."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: PoisonGuard) -> None:
         self._guard = guard
         self.trouble = asyncio.Event()
         """Set when the engine has broken off an answer, or answered with an error of its own."""

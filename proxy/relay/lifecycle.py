@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 
 from proxy import errors
+from proxy.access.admission import Watch
 from proxy.access.routes import Route
 from proxy.errors import InternalFailure, ModelNotFound, RequestFailure, Source
 from proxy.relay import headers
 from proxy.relay.background import is_of_stored
-from proxy.relay.routing import Model, Models, Watch
+from proxy.relay.routing import Model, Models
 from proxy.server.request import Request
 from proxy.telemetry.record import Outcome, Record, TraceContext
 

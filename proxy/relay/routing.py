@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
-from proxy.errors import RequestFailure
+from proxy.access.admission import Admission
 from proxy.relay.in_flight import InFlightRequests
 from proxy.relay.upstream import Upstream
-
-# Calls back when the client leaves; None ends the watch.
-Watch = Callable[[Callable[[RequestFailure], None] | None], None]
-
-
-class Gate(Protocol):
-    """May a request be sent now?"""
-
-    async def enter(self, key: str | None, watch: Watch | None) -> float:
-        """Seconds it had to wait, with `watch` on its client. Raises a RequestFailure where it may
-        not be sent."""
-
-    async def engine_ready(self, key: str | None, watch: Watch | None) -> None:
-        """Returns when the engine is ready. Raises a RequestFailure where it will not be."""
-
-    @property
-    def holds(self) -> bool:
-        """Requests wait for an engine that is not ready."""
-
-    async def hold_again(self, key: str | None, watch: Watch | None) -> float:
-        """A request that is inside has found no engine: seconds it had to wait for the next one.
-        Raises a RequestFailure as `enter`."""
-
-    def leave(self, key: str | None) -> None:
-        """The request that entered is over."""
 
 
 class Model(Protocol):
@@ -45,7 +19,7 @@ class Model(Protocol):
     def upstream(self) -> Upstream: ...
 
     @property
-    def admission(self) -> Gate: ...
+    def admission(self) -> Admission: ...
 
     @property
     def in_flight(self) -> InFlightRequests: ...
@@ -59,7 +33,7 @@ class Models(Protocol):
         """The model of a set of one: a request is for it, whatever it names."""
 
     @property
-    def admission(self) -> Gate:
+    def admission(self) -> Admission:
         """Lets requests into the sidecar; that of the model where there is only one."""
 
     def find(self, name: str | None, key: str | None) -> Model:

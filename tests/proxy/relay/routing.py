@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from proxy.access.admission import Admission
 from proxy.relay.in_flight import InFlightRequests
-from proxy.relay.routing import Gate
 from proxy.relay.upstream import Upstream
 
 
 @dataclass
 class OneModel:
-    admission: Gate
+    admission: Admission
     in_flight: InFlightRequests
     upstream: Upstream
     name: str = ""

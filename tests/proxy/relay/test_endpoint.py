@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from proxy.access.admission import Admission, Watch
 from proxy.access.poison import PoisonGuard
 from proxy.access.routes import Route
 from proxy.errors import EngineTimeout, EngineUnreachable
@@ -91,25 +92,10 @@ class _Slow:
         raise EngineTimeout("slow")
 
 
-class _OpenGate:
-    async def enter(self, key: str | None, watch: Any) -> float:
-        return 0.0
-
-    async def engine_ready(self, key: str | None, watch: object) -> None:
-        raise AssertionError("there is one model")
-
-    holds = False
-
-    async def hold_again(self, key: str | None, watch: object) -> float:
-        raise AssertionError("nothing is held")
-
-    def leave(self, key: str | None) -> None: ...
-
-
 async def test_media_that_the_engine_does_not_read_are_given_back_with_the_request() -> None:
     media = _Media()
     in_flight = InFlightRequests(PoisonGuard(enabled=True))
-    models = OneModel(_OpenGate(), in_flight, cast("Upstream", _Gone()))
+    models = OneModel(Admission(), in_flight, cast("Upstream", _Gone()))
     relay = Relay(models, RequestLifecycle(models), Limits(1000), media)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"2")]
     client = FakeConnection()
@@ -122,10 +108,10 @@ async def test_media_that_the_engine_does_not_read_are_given_back_with_the_reque
 
 
 async def test_a_request_that_was_held_asks_the_engine_that_the_model_has_then() -> None:
-    class Held(_OpenGate):
+    class Held(Admission):
         holds = True
 
-        async def hold_again(self, key: str | None, watch: object) -> float:
+        async def hold_again(self, key: str | None = None, watch: Watch | None = None) -> float:
             models.upstream = cast("Upstream", _Slow())  # as a reload does
             return 1.0
 

@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from proxy.access.admission import Admission
 from proxy.access.poison import PoisonGuard
 from proxy.access.routes import Route
 from proxy.errors import (
@@ -19,58 +20,26 @@ from proxy.errors import (
 )
 from proxy.relay.in_flight import InFlightRequests
 from proxy.relay.lifecycle import RequestLifecycle
-from proxy.relay.routing import Watch
 from proxy.relay.upstream import Upstream
 from proxy.telemetry.record import Outcome, Record
 from tests.proxy.relay.routing import OneModel
 
 
-class House:
-    """The gate and the observer."""
-
-    def __init__(self) -> None:
-        self.inside = 0
-        self.over: list[Record] = []
-
-    async def enter(self, key: str | None, watch: Watch | None) -> float:
-        self.inside += 1
-        return 0.0
-
-    async def engine_ready(self, key: str | None, watch: object) -> None:
-        raise AssertionError("there is one model")
-
-    holds = False
-
-    async def hold_again(self, key: str | None, watch: object) -> float:
-        raise AssertionError("nothing is held")
-
-    def leave(self, key: str | None) -> None:
-        self.inside -= 1
-
-    def began(self, record: Record) -> None: ...
-
-    def ended(self, record: Record) -> None:
-        self.over.append(record)
-
-
 async def end_of(work: asyncio.Future[None]) -> tuple[Record, list[RequestFailure]]:
     """What becomes of a request whose work ends so."""
-    house, told = House(), []
+    gate, over, told = Admission(), list[Record](), list[RequestFailure]()
     record = Record("POST", "/", Route.CHAT)
 
     async def refuse(failure: RequestFailure) -> None:
         told.append(failure)
 
     in_flight = InFlightRequests(PoisonGuard(enabled=True))
-    lifecycle = RequestLifecycle(
-        OneModel(house, in_flight, cast("Upstream", None)),
-        on_start=[house.began],
-        on_end=[house.ended],
-    )
+    model = OneModel(gate, in_flight, cast("Upstream", None))
+    lifecycle = RequestLifecycle(model, on_end=[over.append])
     passing = asyncio.ensure_future(lifecycle.run(record, lambda: work, refuse))
     await asyncio.wait([passing])
-    assert house.inside == 0
-    assert house.over == [record]
+    assert gate.in_flight == 0
+    assert over == [record]
     assert passing.cancelled() == work.cancelled()
     return record, told
 
