@@ -133,7 +133,7 @@ class Connection(asyncio.Protocol):
                 self._deliver(sink, self._last_byte or monotonic())
                 if fast_path is not None and not self._closed:
                     self._fast_path = fast_path
-                    fast_path.attach(self)
+                    fast_path.attach(self, lambda: self.response.between_chunks)
                     self._transport.set_protocol(fast_path)
             while not self.response.is_whole:
                 await self._wait()
@@ -186,10 +186,6 @@ class Connection(asyncio.Protocol):
         if not self._closed:
             self._closed = True
             self._transport.abort()
-
-    @property
-    def between_chunks(self) -> bool:
-        return self.response.between_chunks
 
     @property
     def closed(self) -> bool:

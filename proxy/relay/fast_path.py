@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from time import monotonic
-from typing import Protocol
 
 from proxy.telemetry.record import Record
 
@@ -26,60 +26,29 @@ _CHUNK_END = b"\r\n"
 MAX_TEMPLATES = 8
 
 
-class SlowPath(Protocol):
-    """The connection's own protocol, which parses what comes."""
-
-    def data_received(self, data: bytes) -> None: ...
-
-    def connection_lost(self, exc: Exception | None) -> None: ...
-
-    def pause_writing(self) -> None: ...
-
-    def resume_writing(self) -> None: ...
-
-    @property
-    def between_chunks(self) -> bool:
-        """All that has come is whole chunks."""
-
-
+@dataclass(slots=True, eq=False, repr=False)
 class FastPath(asyncio.Protocol):
     """Takes chunks with one event each that is like one before; the rest goes the long way."""
 
-    __slots__ = (
-        "_after",
-        "_before",
-        "_is_between_events",
-        "_is_open",
-        "_record",
-        "_slow_path",
-        "_templates",
-        "_write",
-        "body_bytes",
-        "last_byte",
-    )
+    _write: Callable[[bytes], None]
+    """Takes chunks with their framing; none may overtake what the long way holds."""
+    _record: Record
+    _is_between_events: Callable[[], bool]
+    _long_way: asyncio.Protocol = field(init=False)
+    _is_between_chunks: Callable[[], bool] = field(init=False)
+    _before: bytes = b""
+    _after: bytes = b""
+    _templates: int = 0
+    _is_open: bool = False
+    body_bytes: int = 0
+    """Of the chunks that were passed on, without their framing."""
+    last_byte: float | None = None
+    """When the last of them came (monotonic seconds)."""
 
-    def __init__(
-        self,
-        write: Callable[[bytes], None],
-        record: Record,
-        is_between_events: Callable[[], bool],
-    ) -> None:
-        """`write` takes chunks with their framing; none may overtake what the long way holds."""
-        self._write = write
-        self._record = record
-        self._is_between_events = is_between_events
-        self._slow_path: SlowPath
-        self._before = self._after = b""
-        self._templates = 0
-        self._is_open = False
-        self.body_bytes = 0
-        """Of the chunks that were passed on, without their framing."""
-        self.last_byte: float | None = None
-        """When the last of them came (monotonic seconds)."""
-
-    def attach(self, long_way: SlowPath) -> None:
-        """Begin, in place of `long_way`."""
-        self._slow_path = long_way
+    def attach(self, long_way: asyncio.Protocol, is_between_chunks: Callable[[], bool]) -> None:
+        """Begin, in place of `long_way`; `is_between_chunks`: all that has come is whole chunks."""
+        self._long_way = long_way
+        self._is_between_chunks = is_between_chunks
         self._refresh()
 
     def learn_template(self, event: bytes) -> None:
@@ -120,18 +89,18 @@ class FastPath(asyncio.Protocol):
         if matched:
             self._write(data[:matched])
             data = data[matched:]
-        self._slow_path.data_received(data)
+        self._long_way.data_received(data)
         self._refresh()
 
     def _refresh(self) -> None:
-        between = self._slow_path.between_chunks and self._is_between_events()
+        between = self._is_between_chunks() and self._is_between_events()
         self._is_open = bool(self._before) and between
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._slow_path.connection_lost(exc)
+        self._long_way.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        self._slow_path.pause_writing()
+        self._long_way.pause_writing()
 
     def resume_writing(self) -> None:
-        self._slow_path.resume_writing()
+        self._long_way.resume_writing()
