@@ -392,16 +392,6 @@ class RouteTable:
         }
         """The kind of work behind each that takes no name and no id."""
 
-    def canonical(self, raw_path: bytes) -> bytes:
-        """A path as it is listed: without the slash at its end, where it is listed only so.
-
-        Stock vLLM redirects such a request, which many clients do not follow with their body.
-        """
-        bare = raw_path[:-1]
-        if raw_path.endswith(b"/") and self.find(raw_path) is None and self.find(bare) is not None:
-            return bare
-        return raw_path
-
     def find(self, raw_path: bytes) -> Route | None:
         """The kind of work behind a path, or None where it is not the engine's."""
         if route := self.paths.get(raw_path):

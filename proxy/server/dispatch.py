@@ -62,10 +62,8 @@ class Dispatch:
         if not request.method and exchange.unreadable is not None:
             await self._relay.refuse(exchange, exchange.unreadable)
             return
-        built_in, route = self._find(request)
-        if route is None and request.path.endswith(b"/"):
-            exchange.request = request = self._without_slash(request, built_in)
-            built_in, route = self._find(request)
+        request, built_in, route = self._find(request)
+        exchange.request = request
         path = decoded(request.path) if route is None else ""
 
         # Where a key is needed, a page that has none reads nothing.
@@ -116,10 +114,7 @@ class Dispatch:
         return spawn(self._session(request, client), name="websocket session")
 
     async def _session(self, request: Request, client: ClientWebSocket) -> None:
-        built_in, route = self._find(request)
-        if route is None and request.path.endswith(b"/"):
-            request = self._without_slash(request, built_in)
-            _, route = self._find(request)
+        request, _, route = self._find(request)
         key = None
         try:
             # Where a key is needed no page comes in: it can send none with a handshake.
@@ -143,15 +138,19 @@ class Dispatch:
         else:
             await self._websockets(request, client, route, key)
 
-    def _find(self, request: Request) -> tuple[BuiltInEndpoints, Route | None]:
-        """Which of our own endpoints there are on a request's port, and its kind of work there."""
-        if self._metrics_port is not None and request.port == self._metrics_port:
-            return self._scraped, None
-        route = self._routes.paths.get(request.path)
-        return self._built_in, route or self._routes.find(request.path)
+    def _find(self, request: Request) -> tuple[Request, BuiltInEndpoints, Route | None]:
+        """A request, which of our own endpoints there are on its port, and its kind of work there.
 
-    def _without_slash(self, request: Request, built_in: BuiltInEndpoints) -> Request:
-        """What is listed, ours or the engine's, is found with a slash at its end, too."""
-        bare = request.path[:-1]
-        path = bare if built_in.has(decoded(bare)) else self._routes.canonical(request.path)
-        return msgspec.structs.replace(request, path=path)
+        What is listed, ours or the engine's, is found with a slash at its end, too, which is taken
+        off: stock vLLM redirects such a request, which many clients do not follow with their body.
+        """
+        path = request.path
+        is_scrape = self._metrics_port is not None and request.port == self._metrics_port
+        built_in = self._scraped if is_scrape else self._built_in
+        route = self._routes.paths.get(path) or self._routes.find(path)
+        if route is None and path.endswith(b"/"):
+            bare = path[:-1]
+            route = self._routes.find(bare)
+            if route is not None or built_in.has(decoded(bare)):
+                request = msgspec.structs.replace(request, path=bare)
+        return request, built_in, None if is_scrape else route

@@ -48,7 +48,9 @@ def check(target: bytes) -> bytes | None:
     parsed = _parsed(target)
     if parsed is None:
         return None
-    listed, query = TABLE.canonical(parsed[0]), parsed[1]
+    listed, query = parsed
+    if TABLE.find(listed) is None:
+        listed = listed.removesuffix(b"/")
     if TABLE.find(listed) is None:
         return None
     raw_path = ALIASES.get(listed, listed)

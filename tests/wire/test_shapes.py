@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import anthropic
 import pytest
 
-from proxy.access.routes import RouteTable
+from tests.fake_engine import FakeEngine
 from tests.wire.client import CHAT, MESSAGES, STREAM, Pairs, new_id, prompt
 from tests.wire.service import Sidecar, ending, until
 
@@ -133,9 +134,12 @@ def test_a_request_without_a_body_holds_no_text(service: Sidecar, path: str, met
     assert "modalities" not in service.record(service.ask(path, method=method))
 
 
-def test_a_path_of_the_operators_with_a_slash_is_sent_with_it() -> None:
-    table = RouteTable(["/docs/", "/load"])
-    assert table.canonical(b"/docs/") == b"/docs/"
-    assert table.canonical(b"/load/") == b"/load"
-    assert table.canonical(b"/load//") == b"/load//"
-    assert table.canonical(b"/") == b"/"
+def test_a_path_of_the_operators_with_a_slash_is_sent_with_it(
+    tmp_path: Path, shared_engine: FakeEngine
+) -> None:
+    with Sidecar(tmp_path, shared_engine, EXTRA_ROUTES="/docs/,/load") as service:
+        service.wait_until_ready()
+        for asked, sent in [("/docs/", "/docs/"), ("/load/", "/load"), ("/load", "/load")]:
+            (seen,) = service.seen(service.ask(asked))
+            assert seen.target == sent
+        assert [service.ask(path).status for path in ("/docs", "/load//", "/")] == [404, 404, 404]
