@@ -5,18 +5,13 @@ https://asgi.readthedocs.io/en/latest/specs/www.html
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Scope
 
-from proxy.errors import RequestFailure
 from proxy.server.exchange import Exchange
-
-# None of these endpoints takes a body.
-_MAX_BODY_BYTES = 64 * 1024
 
 
 def decoded(path: bytes) -> str:
@@ -27,21 +22,9 @@ def decoded(path: bytes) -> str:
 async def run_asgi(app: ASGIApp, exchange: Exchange, state: Mapping[str, Any]) -> None:
     """Let `app` answer a request; it finds `state` in `request.state`."""
     request = exchange.request
-    left = asyncio.Event()
-    taken = False
 
     async def receive() -> Message:
-        nonlocal taken
-        if not taken:
-            taken = True
-            try:
-                body = bytes(await exchange.whole_body(_MAX_BODY_BYTES))
-            except RequestFailure:
-                left.set()
-            else:
-                exchange.on_disconnect(lambda _: left.set())
-                return {"type": "http.request", "body": body, "more_body": False}
-        await left.wait()
+        # None of these endpoints takes a body, streams its answer, or asks for its client.
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
