@@ -31,6 +31,10 @@ class AccessControl:
         self._on_labels_changed = on_labels_changed
         self._keys = Keys(settings)
         self._accounts = Accounts(settings.key_limits or KeyLimits())
+        self.admit = self._accounts.admit
+        """One request of a key, for the engine: lines for the head of its answer."""
+        self.admit_load = self._accounts.admit_load
+        """One load of a model that a request of a key brings about."""
         self._ledger = Ledger(ledger, self._accounts)
         self._tasks: list[asyncio.Task[None]] = []
         self._keys.when_changed = self._keys_changed
@@ -61,22 +65,6 @@ class AccessControl:
             Unauthorized: it has no good key.
         """
         return self._keys.owner(named) if self._needs_key else None
-
-    def admit(self, key: str | None) -> bytes:
-        """One request of a key, for the engine: lines for the head of its answer.
-
-        Raises:
-            RateLimited, QuotaExceeded: the key, or all together, have used what they may.
-        """
-        return self._accounts.admit(key)
-
-    def admit_load(self, key: str | None) -> None:
-        """One load of a model that a request of a key brings about.
-
-        Raises:
-            RateLimited: the key, or all together, have had what they may have in an hour.
-        """
-        self._accounts.admit_load(key)
 
     def make_waiting_room(self) -> WaitingRoom:
         """The places that there are at the engine."""
