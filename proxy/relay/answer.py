@@ -65,43 +65,28 @@ class PlainAnswer:
         return b""
 
 
-class StreamedAnswer:
-    """A stream of server-sent events."""
+class StreamedAnswer(EventStream):
+    """A stream of server-sent events, and how the answer ends."""
 
     def __init__(self, read: Reader, record: Record, *, withhold_usage: bool) -> None:
-        self._record = record
+        generates = not is_of_stored(record)
+        super().__init__(read, record, withhold_usage=withhold_usage, generates=generates)
         record.stream = True  # the body may not say so; an engine streams only when asked
-        self._events = EventStream(
-            read, record, withhold_usage=withhold_usage, generates=not is_of_stored(record)
-        )
-        self.feed = self._events.feed  # one call less for each token
 
     def close(self) -> bytes:
-        rest = self._events.close()
-        events = self._events
-        note_error(self._record, events.error, is_clients=events.is_clients_error)
+        rest = super().close()
+        note_error(self._record, self.error, is_clients=self.is_clients_error)
         return rest
-
-    @property
-    def finished(self) -> bool:
-        """The event that ends the answer has been passed on."""
-        return self._events.finished
-
-    @property
-    def inside_event(self) -> bool:
-        """A part of an event has been passed on, and its end has not."""
-        return self._events.inside_event
 
     def fast_path(self, write: Callable[[bytes], None]) -> FastPath:
         """A way for tokens past this; `write` takes chunks with their framing."""
-        fast_path = FastPath(write, self._record, self._events.is_between_events)
-        self._events.on_token = fast_path.learn_template
+        fast_path = FastPath(write, self._record, self.is_between_events)
+        self.on_token = fast_path.learn_template
         return fast_path
 
     def broken_off(self, failure: RequestFailure, route: Route) -> bytes:
         """What ends it where the engine has not, so that it cannot look finished."""
-        events = self._events
-        return events.cut_off() + error_event(failure, route, events.next_sequence_number)
+        return self.cut_off() + error_event(failure, route, self.next_sequence_number)
 
 
 Answer = PlainAnswer | StreamedAnswer

@@ -47,12 +47,14 @@ class EventStream:
         self._generates = generates
         self._held = b""
         self.inside_event = False
+        """A part of an event has been passed on, and its end has not."""
         self._skim = Skim()
         self._several_choices = False
         self._has_begun = False
         self.error: str | None = None
         self.is_clients_error = False
         self.finished = False
+        """The event that ends the answer has been passed on."""
         self._latest = b""
 
     def feed(self, chunk: bytes, now: float) -> bytes:
