@@ -13,7 +13,6 @@ from proxy.errors import RequestFailure, Source
 from proxy.relay.background import BackgroundResponses, is_of_stored
 from proxy.relay.event import EventSummary, Reader, answer_reader, event_reader
 from proxy.relay.fast_path import FastPath
-from proxy.relay.headers import Headers, get
 from proxy.relay.refusal import error_event
 from proxy.relay.skim import Skim
 from proxy.relay.stream import EventStream
@@ -22,7 +21,7 @@ from proxy.telemetry.record import Outcome, Record
 
 # A longer JSON answer is not kept: it is skimmed as it passes.
 MAX_HELD_BYTES = 64 * 1024
-_EVENT_STREAM = b"text/event-stream"
+EVENT_STREAM = b"text/event-stream"
 _NOTHING = EventSummary()
 
 
@@ -102,7 +101,7 @@ def answer_for(
 ) -> Answer:
     """`named` are the headers of the engine's response."""
     kind = named.get(b"content-type", b"").lower()
-    is_stream = kind.startswith(_EVENT_STREAM)
+    is_stream = kind.startswith(EVENT_STREAM)
     if not (is_stream or kind.startswith(b"application/json")):
         return PlainAnswer(None, record)
     read = event_reader(route) if is_stream else answer_reader(route)
@@ -111,10 +110,6 @@ def answer_for(
     if is_stream:
         return StreamedAnswer(read, record, withhold_usage=withhold_usage)
     return PlainAnswer(read, record)
-
-
-def is_event_stream(headers: Headers) -> bool:
-    return (get(headers, b"content-type") or b"").lower().startswith(_EVENT_STREAM)
 
 
 def note_error(record: Record, error: str | None, *, is_clients: bool = False) -> None:

@@ -49,14 +49,6 @@ _MESSAGES = b"/v1/messages"
 _SHARED = (Route.MODELS, Route.UNKNOWN)
 
 
-def get(headers: Iterable[Header], name: bytes) -> bytes | None:
-    """The first value of a header; `name` in lower case."""
-    for key, value in headers:  # a generator would cost five times as much
-        if key == name:
-            return value
-    return None
-
-
 def request_id(named: Mapping[bytes, bytes]) -> bytes:
     """The client's id if it is sane, else a new one."""
     given = named.get(b"x-request-id")

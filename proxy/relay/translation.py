@@ -24,7 +24,7 @@ from proxy.errors import (
 from proxy.protocols.body import decoded
 from proxy.protocols.openai import events_of_answer, events_of_stream
 from proxy.protocols.protocol import Ask, Done, Error, Event, Protocol
-from proxy.relay.answer import is_event_stream
+from proxy.relay.answer import EVENT_STREAM
 from proxy.relay.headers import Headers
 from proxy.relay.refusal import error_event
 from proxy.relay.stream import data_of
@@ -113,7 +113,8 @@ class Translation:
 
     def start(self, status: int, headers: Headers) -> None:
         """A stream's head goes out as any; that of another answer waits for its body."""
-        self._streaming = is_event_stream(headers)
+        kind = dict(reversed(headers)).get(b"content-type", b"")
+        self._streaming = kind.lower().startswith(EVENT_STREAM)
         self._pieces, self._held_bytes = [], 0
         self._status, self._head = status, headers
         if self._streaming:

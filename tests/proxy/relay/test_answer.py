@@ -15,7 +15,6 @@ from proxy.relay.answer import (
     PlainAnswer,
     StreamedAnswer,
     answer_for,
-    is_event_stream,
     note_error,
     server_timing,
 )
@@ -71,7 +70,6 @@ def test_a_stream_is_known_by_what_the_engine_calls_it(
     answer = answer_for(
         Route.CHAT, dict(headers), record, BackgroundResponses(), withhold_usage=False
     )
-    assert is_event_stream(headers) is stream
     assert isinstance(answer, StreamedAnswer if stream else PlainAnswer)
     assert bool(record.stream) is stream
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from proxy.relay.headers import Headers, get, request_id, to_client, to_upstream, traceparent
+from proxy.relay.headers import Headers, request_id, to_client, to_upstream, traceparent
 
 HOST, ID = b"127.0.0.1:8001", b"id-1"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -39,8 +39,8 @@ def test_end_to_end_headers_reach_the_client_in_order_and_unchanged() -> None:
 
 @pytest.mark.parametrize("name", HOP_BY_HOP)
 def test_hop_by_hop_headers_stay_on_their_hop(name: bytes) -> None:
-    assert get(to_upstream([(name, b"x")], HOST, ID), name) is None
-    assert get(to_client([(name, b"x")], ID), name) is None
+    assert name not in dict(to_upstream([(name, b"x")], HOST, ID))
+    assert name not in dict(to_client([(name, b"x")], ID))
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,3 @@ def test_the_headers_of_a_span_stand_for_the_clients_trace() -> None:
     span = [(b"traceparent", b"ours")]
     assert to_upstream(given, HOST, ID, span)[1:-2] == [(b"x", b"y"), *span]
     assert to_upstream(given, HOST, ID)[1:-2] == given
-
-
-def test_the_first_of_equal_headers_is_read() -> None:
-    assert get([(b"a", b"1"), (b"a", b"2")], b"a") == b"1"
-    assert get([(b"a", b"1")], b"b") is None

@@ -9,7 +9,7 @@ import pytest
 from proxy import errors
 from proxy.access.routes import Route
 from proxy.errors import RequestFailure
-from proxy.relay.headers import Headers, get, speaks_anthropic
+from proxy.relay.headers import Headers, speaks_anthropic
 from proxy.relay.refusal import error_event, refusal
 from tests.proxy.server.exchanges import request_of
 
@@ -67,7 +67,7 @@ def test_each_failure_has_the_shape_of_the_api_that_is_spoken(leaf: type[Request
     error = {"message": QUOTES, "type": kind, "param": "model", "code": code}
     assert json.loads(body) == {"error": error}
     status, headers, body = refusal(failure, b"id", anthropic=True)
-    assert (status, get(headers, b"request-id")) == (expected, b"id")
+    assert (status, dict(headers)[b"request-id"]) == (expected, b"id")
     told = {"type": anthropic_kind, "message": QUOTES}
     assert json.loads(body) == {"type": "error", "error": told, "request_id": "id"}
     # The third is that of events in a stream of responses.
@@ -108,10 +108,11 @@ def test_a_parameter_that_is_not_known_is_null_not_missing() -> None:
 def test_headers_tell_who_failed_and_which_request(leaf: type[RequestFailure]) -> None:
     status, headers, body = refusal(leaf("Too bad."), b"id-7")
     assert status == leaf.status
-    assert get(headers, b"x-proxy-error") == f"{leaf.source} {leaf.code}".encode()
-    assert get(headers, b"x-request-id") == b"id-7"
-    assert get(headers, b"content-type") == b"application/json"
-    assert get(headers, b"content-length") == str(len(body)).encode()
+    named = dict(headers)
+    assert named[b"x-proxy-error"] == f"{leaf.source} {leaf.code}".encode()
+    assert named[b"x-request-id"] == b"id-7"
+    assert named[b"content-type"] == b"application/json"
+    assert named[b"content-length"] == str(len(body)).encode()
 
 
 @pytest.mark.parametrize("leaf", FAILURES)
@@ -119,7 +120,7 @@ def test_clients_are_told_not_to_retry_only_what_would_repeat_work(
     leaf: type[RequestFailure],
 ) -> None:
     _, headers, _ = refusal(leaf("Too bad."), b"id")
-    assert get(headers, b"x-should-retry") == (b"false" if leaf.repeats_work else None)
+    assert dict(headers).get(b"x-should-retry") == (b"false" if leaf.repeats_work else None)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_retry_after_is_the_truth_and_at_least_a_second(
     seconds: int | None, sent: bytes | None
 ) -> None:
     failure = errors.EngineUnavailable("Loading.", retry_after_seconds=seconds)
-    assert get(refusal(failure, b"id")[1], b"retry-after") == sent
+    assert dict(refusal(failure, b"id")[1]).get(b"retry-after") == sent
 
 
 def events(data: bytes) -> list[dict[str, str]]:

@@ -13,7 +13,8 @@ from proxy.server.request import Headers
 from tests.proxy.server.exchanges import FakeConnection, exchange_on, request_of
 
 JSON: Headers = [(b"content-type", b"application/json")]
-STREAM: Headers = [(b"content-type", b"text/event-stream")]
+# In any case, and by the first of equal headers.
+STREAM: Headers = [(b"content-type", b"Text/Event-Stream"), (b"content-type", b"text/plain")]
 
 
 class Plain(Generate):
