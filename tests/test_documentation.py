@@ -311,8 +311,8 @@ def test_background_tasks_are_made_in_one_place() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("create_task", "ensure_future")
     }
-    # A connection holds the one task that answers its request.
-    assert makers == {"proxy.tasks", "proxy.server.connection"}
+    # A connection holds the one task that answers its request, a group those that fetch media.
+    assert makers == {"proxy.tasks", "proxy.server.connection", "proxy.media.resolver"}
 
 
 def test_reruns_stand_on_single_tests_with_a_reason() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from proxy.errors import MediaRefused, RequestFailure
+from proxy.errors import MediaRefused
 from proxy.json_scan import in_slices
 from proxy.media.memory import MediaMemory, Share
 from proxy.media.policy import Policy, Target
@@ -136,21 +136,12 @@ async def _fetch_together(
     fetcher: Fetcher, wanted: dict[str, _Wanted], share: Share
 ) -> dict[str, File]:
     """All at once, each one once; the first that fails ends the others."""
-    files: dict[str, File] = {}
-
-    async def fetch(url: str, one: _Wanted) -> RequestFailure | None:
-        try:
-            files[url] = await fetcher.fetch(one.target, one.param, share, one.times)
-        except RequestFailure as failure:
-            return failure
-        return None
-
-    tasks = [spawn(fetch(*one), name="media") for one in wanted.items()]
     try:
-        for task in asyncio.as_completed(tasks):
-            if (failure := await task) is not None:
-                raise failure
-    finally:
-        for each in tasks:
-            each.cancel()
-    return files
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                url: group.create_task(fetcher.fetch(one.target, one.param, share, one.times))
+                for url, one in wanted.items()
+            }
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return {url: task.result() for url, task in tasks.items()}
