@@ -116,16 +116,6 @@ def contains(text: Text, pattern: re.Pattern[bytes], longest: int) -> Scan[bool]
     return False
 
 
-def in_one_go(scan: Scan[Result]) -> Result:
-    """The result of a scan of a text that is known to be small."""
-    while True:
-        try:
-            next(scan)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-
-
 async def in_slices(scan: Scan[Result]) -> Result:
     """The result of a scan; the event loop gets a turn between any two slices of it."""
     while True:

@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from proxy.access.routes import Route
-from proxy.json_scan import in_one_go
 from proxy.relay.upstream_request import Peek, peek, scan, with_usage_option
 from tests.fuzz.seeds import TOKENS
 from tests.fuzz.source import Source
+from tests.scans import in_one_go
 
 ROUTES = (Route.CHAT, Route.COMPLETIONS, Route.RESPONSES, Route.MESSAGES, Route.EMBEDDINGS)
 _WITH_OPTION = (Route.CHAT, Route.COMPLETIONS)

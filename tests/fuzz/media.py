@@ -12,10 +12,10 @@ from typing import Any
 
 from proxy.access.routes import Route
 from proxy.errors import MediaRefused
-from proxy.json_scan import in_one_go
 from proxy.media.url_scan import find_urls, might_contain_urls, replace_urls
 from tests.fuzz.seeds import TOKENS
 from tests.fuzz.source import Source
+from tests.scans import in_one_go
 
 ROUTES = (Route.CHAT, Route.MESSAGES, Route.RESPONSES, Route.RERANK, Route.EXTRA)
 NODES = {"content", "output"}

@@ -20,6 +20,7 @@ from tests.fuzz.making import jumble, repeatable, spoilt
 from tests.fuzz.seeds import BODIES, MEDIA_BODIES, TOKENS
 from tests.fuzz.test_body import fields, written
 from tests.fuzz.test_media import bodies as bodies_with_urls
+from tests.scans import in_one_go
 
 CUT = (b"\\", b'\\"', b"\\\\", b'"', b'""', b"[]", b"{}", b"[[1,", b"]]", b'{"a":', b"}", b" " * 40)
 texts = st.text('"\\[]{},:1a é\n', max_size=40)
@@ -127,10 +128,10 @@ def test_values_are_counted_outside_of_strings(
             ((10**6, limit, 10**6), containers > limit),
             ((10**6, 10**6, limit), text.count(b"\\") > limit),
         ):
-            assert json_scan.in_one_go(json_scan.exceeds(text, *limits)) is is_more
+            assert in_one_go(json_scan.exceeds(text, *limits)) is is_more
 
 
 def test_a_refusal_is_none_of_the_windows() -> None:
     deep = b'{"messages":' + b"[" * 300 + b'"http://a/"' + b"]" * 300 + b"}"
     with small_windows(2), pytest.raises(MediaRefused, match="nested too deeply"):
-        json_scan.in_one_go(find_urls(Route.CHAT, deep))
+        in_one_go(find_urls(Route.CHAT, deep))

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from proxy.access.routes import Route
 from proxy.errors import MediaRefused
-from proxy.json_scan import in_one_go
 from proxy.media.url_scan import find_urls, might_contain_urls
 from tests.fuzz.making import jumble, repeatable, spoilt
 from tests.fuzz.media import LISTS, NODES, ROOTS, ROUTES, URLS, check
 from tests.fuzz.seeds import MEDIA_BODIES, TOKENS
 from tests.fuzz.test_body import written
+from tests.scans import in_one_go
 
 # The last one has the roots of all: most bodies mean something there.
 routes = st.sampled_from([*ROUTES, Route.EXTRA, Route.EXTRA, Route.EXTRA])

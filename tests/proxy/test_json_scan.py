@@ -24,11 +24,11 @@ from proxy.json_scan import (
     contains,
     exceeds,
     find,
-    in_one_go,
     in_slices,
 )
 from proxy.media.url_scan import find_urls
 from proxy.relay.upstream_request import scan as scan_body
+from tests.scans import in_one_go
 
 SIZE = 512 * 1024
 NODE = Shape(takes=b'"')

@@ -10,10 +10,10 @@ import pytest
 from urllib3.util import parse_url
 
 from proxy.errors import MediaRefused, MediaUnavailable
-from proxy.json_scan import in_one_go
 from proxy.media.policy import Policy, Target
 from proxy.media.url_scan import find_urls
 from tests.attacks.urls import NAMES, NO_URLS, REFUSED, written
+from tests.scans import in_one_go
 
 PARAM = "messages[0].content[1].image_url.url"
 PORT = 4711

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from proxy.access.routes import Route
 from proxy.errors import InvalidRequest
-from proxy.json_scan import in_one_go
 from proxy.relay.upstream_request import Peek, peek, scan, with_usage_option
+from tests.scans import in_one_go
 
 CHAT, COMPLETIONS = Route.CHAT, Route.COMPLETIONS
 OPTION = b',"stream_options":{"include_usage":true}'
