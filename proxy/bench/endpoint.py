@@ -20,7 +20,7 @@ from proxy.access.routes import Route
 from proxy.bench.plan import Plan
 from proxy.bench.result import Sample
 from proxy.errors import BenchFailure
-from proxy.relay.event import event_reader
+from proxy.relay.event import EVENT_READERS
 from proxy.relay.stream import EventStream, data_of
 from proxy.telemetry.record import Record
 
@@ -48,7 +48,7 @@ class Endpoint:
     def __init__(self, plan: Plan) -> None:
         self._url = plan.url
         self._key = plan.key
-        self._read = event_reader(Route.CHAT)
+        self._read = EVENT_READERS[Route.CHAT]
 
     async def __aenter__(self) -> Self:
         headers = {

@@ -11,7 +11,7 @@ import msgspec
 from proxy.access.routes import Route
 from proxy.errors import RequestFailure, Source
 from proxy.relay.background import BackgroundResponses, is_of_stored
-from proxy.relay.event import EventSummary, Reader, answer_reader, event_reader
+from proxy.relay.event import ANSWER_READERS, EVENT_READERS, EventSummary, Reader
 from proxy.relay.fast_path import FastPath
 from proxy.relay.refusal import error_event
 from proxy.relay.skim import Skim
@@ -104,7 +104,7 @@ def answer_for(
     is_stream = kind.startswith(EVENT_STREAM)
     if not (is_stream or kind.startswith(b"application/json")):
         return PlainAnswer(None, record)
-    read = event_reader(route) if is_stream else answer_reader(route)
+    read = EVENT_READERS[route] if is_stream else ANSWER_READERS[route]
     if route is Route.RESPONSES:
         read = background.reader(read, record)
     if is_stream:

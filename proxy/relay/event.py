@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from proxy.access.routes import ROUTES, PayloadShape, Route
+from proxy.access.routes import ROUTES, PayloadShape
 from proxy.errors import Source
 from proxy.telemetry.record import Outcome, Record
 
@@ -388,24 +388,16 @@ def _count(given: Any) -> int | None:
     return given if is_count and 0 <= given <= _MOST_TOKENS else None
 
 
-def event_reader(route: Route) -> Reader:
-    """Reads the `data` of one event of a stream."""
-    return _EVENT_READER_OF[route]
-
-
-def answer_reader(route: Route) -> Reader:
-    """Reads a whole JSON answer."""
-    return _ANSWER_READER_OF[route]
-
-
-_EVENT_READERS: dict[PayloadShape, Reader] = {
+_OF_EVENTS: dict[PayloadShape, Reader] = {
     PayloadShape.CHUNKS: _read_chunk,
     PayloadShape.RESPONSES: _read_responses_event,
     PayloadShape.MESSAGES: _read_messages_event,
 }
-_ANSWER_READERS = {
-    **_EVENT_READERS,
+_OF_ANSWERS: dict[PayloadShape, Reader] = {
+    **_OF_EVENTS,
     PayloadShape.RESPONSES: lambda payload: _summary_of_response(_response.decode(payload)),
 }
-_EVENT_READER_OF = {spec.route: _EVENT_READERS[spec.payloads] for spec in ROUTES}
-_ANSWER_READER_OF = {spec.route: _ANSWER_READERS[spec.payloads] for spec in ROUTES}
+EVENT_READERS = {spec.route: _OF_EVENTS[spec.payloads] for spec in ROUTES}
+"""What reads the `data` of one event, by the route of its stream."""
+ANSWER_READERS = {spec.route: _OF_ANSWERS[spec.payloads] for spec in ROUTES}
+"""What reads a whole JSON answer, by its route."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from proxy.access.routes import Route
 from proxy.relay import stream
-from proxy.relay.event import event_reader
+from proxy.relay.event import EVENT_READERS
 from proxy.relay.stream import EventStream
 from proxy.telemetry.record import Record
 from tests.fuzz.seeds import TOKENS
@@ -103,7 +103,7 @@ def _check_end_of_broken(pieces: Sequence[bytes], *, withhold_usage: bool) -> No
 
 def _new_stream(*, withhold_usage: bool) -> EventStream:
     record = Record("POST", "/", Route.CHAT)
-    return EventStream(event_reader(Route.CHAT), record, withhold_usage=withhold_usage)
+    return EventStream(EVENT_READERS[Route.CHAT], record, withhold_usage=withhold_usage)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from proxy.relay.answer import (
     server_timing,
 )
 from proxy.relay.background import BackgroundResponses
-from proxy.relay.event import answer_reader, event_reader
+from proxy.relay.event import ANSWER_READERS, EVENT_READERS
 from proxy.relay.headers import Headers
 from proxy.relay.stream import MAX_HELD_BYTES
 from proxy.telemetry.record import Outcome, Record
@@ -77,7 +77,7 @@ def test_a_stream_is_known_by_what_the_engine_calls_it(
 def test_a_json_answer_is_passed_on_piece_by_piece_and_read_at_its_end() -> None:
     body = recording("chat.json")
     record = started()
-    answer = PlainAnswer(answer_reader(Route.CHAT), record)
+    answer = PlainAnswer(ANSWER_READERS[Route.CHAT], record)
     assert [answer.feed(body[i : i + 99], 0) for i in range(0, len(body), 99)] == [
         body[i : i + 99] for i in range(0, len(body), 99)
     ]
@@ -126,10 +126,10 @@ def test_a_long_answer_is_skimmed_and_tells_the_same(
 ) -> None:
     body = recording(name)
     read, skimmed = started(), started()
-    passed(PlainAnswer(answer_reader(route), read), [body])
+    passed(PlainAnswer(ANSWER_READERS[route], read), [body])
     monkeypatch.setattr(answer_module, "MAX_HELD_BYTES", 10)
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
-    assert passed(PlainAnswer(answer_reader(route), skimmed), pieces) == body
+    assert passed(PlainAnswer(ANSWER_READERS[route], skimmed), pieces) == body
     names = ("prompt_tokens", "completion_tokens", "cached_tokens", "finish_reason")
     told = [
         {name: present_fields(settled(record)).get(name) for name in names}
@@ -204,7 +204,7 @@ def test_a_stream_gives_up_its_usage_event_only_where_the_sidecar_asked_for_it()
 
 
 def test_a_stream_that_breaks_off_in_a_long_event_is_ended_first() -> None:
-    answer = StreamedAnswer(event_reader(Route.CHAT), started(), withhold_usage=False)
+    answer = StreamedAnswer(EVENT_READERS[Route.CHAT], started(), withhold_usage=False)
     answer.feed(b"data: " + b"x" * (MAX_HELD_BYTES + 1), 0)
     assert answer.broken_off(EngineDied("It died."), Route.CHAT).startswith(b"\n\ndata: ")
 

@@ -9,7 +9,7 @@ import pytest
 from proxy.access.routes import Route
 from proxy.relay import background
 from proxy.relay.background import BackgroundResponses
-from proxy.relay.event import EventSummary, Usage, answer_reader
+from proxy.relay.event import ANSWER_READERS, EventSummary, Usage
 from proxy.telemetry.record import Record
 
 
@@ -18,7 +18,7 @@ def told(known: BackgroundResponses, path: str, response_id: str, status: str) -
     record = Record("POST", path, Route.RESPONSES, key="alice")
     said = {"id": response_id, "background": True, "status": status}
     usage = {"usage": {"input_tokens": 9}} if status == "completed" else {}
-    read = known.reader(answer_reader(Route.RESPONSES), record)
+    read = known.reader(ANSWER_READERS[Route.RESPONSES], record)
     answer = read(json.dumps(said | usage).encode())
     record.finish()
     return answer

@@ -16,7 +16,7 @@ from proxy.relay.answer import StreamedAnswer
 from proxy.relay.connection import Connection
 from proxy.relay.deadline import Deadline
 from proxy.relay.endpoint import Limits, Relay, pass_on
-from proxy.relay.event import event_reader
+from proxy.relay.event import EVENT_READERS
 from proxy.relay.in_flight import InFlightRequests
 from proxy.relay.lifecycle import RequestLifecycle
 from proxy.relay.upstream import Upstream
@@ -55,7 +55,7 @@ async def test_the_end_of_a_stream_that_is_not_read_in_time_is_no_end() -> None:
     exchange.start(200, [(b"content-type", b"text/event-stream")])
     engine = cast("Connection", _Whole())
     record = Record("POST", "/v1/chat/completions", Route.CHAT)
-    answer = StreamedAnswer(event_reader(Route.CHAT), record, withhold_usage=False)
+    answer = StreamedAnswer(EVENT_READERS[Route.CHAT], record, withhold_usage=False)
     deadline = Deadline(0.01, None)
     deadline.watch(engine, monotonic())
     with pytest.raises(EngineTimeout):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from proxy.access.routes import Route
-from proxy.relay.event import EventSummary, Usage, answer_reader, error_of, event_reader
+from proxy.relay.event import ANSWER_READERS, EVENT_READERS, EventSummary, Usage, error_of
 from proxy.telemetry.record import Record
 from tests.proxy.relay.recordings import recording
 
@@ -16,7 +16,7 @@ CHAT, RESPONSES, MESSAGES = Route.CHAT, Route.RESPONSES, Route.MESSAGES
 
 
 def said(route: Route, event: object) -> EventSummary:
-    return event_reader(route)(json.dumps(event).encode())
+    return EVENT_READERS[route](json.dumps(event).encode())
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def said(route: Route, event: object) -> EventSummary:
 def test_a_recorded_answer_tells_its_usage_and_its_end(
     name: str, route: Route, usage: Usage | None, finish: str | None
 ) -> None:
-    answer = answer_reader(route)(recording(name))
+    answer = ANSWER_READERS[route](recording(name))
     assert (answer.usage, answer.finish_reason, answer.error) == (usage, finish, None)
 
 
@@ -54,7 +54,7 @@ def test_a_recorded_answer_tells_its_usage_and_its_end(
 def test_a_recorded_refusal_tells_its_kind_and_not_its_message(
     name: str, route: Route, error: str
 ) -> None:
-    answer = answer_reader(route)(recording(name))
+    answer = ANSWER_READERS[route](recording(name))
     assert (answer.error, answer.usage, answer.generated) == (error, None, False)
 
 
@@ -92,7 +92,7 @@ def test_a_recorded_refusal_tells_its_kind_and_not_its_message(
 def test_usage_is_read_in_the_words_of_each_route(
     route: Route, usage: dict[str, object], read: Usage
 ) -> None:
-    assert answer_reader(route)(json.dumps({"usage": usage}).encode()).usage == read
+    assert ANSWER_READERS[route](json.dumps({"usage": usage}).encode()).usage == read
 
 
 def test_a_later_count_replaces_an_earlier_one_and_nothing_replaces_a_count() -> None:
@@ -151,7 +151,7 @@ def test_a_message_generates_by_its_deltas(delta: object, generated: bool) -> No
 def test_a_response_ends_by_its_status(response: dict[str, object], finish: str | None) -> None:
     event = {"type": "response.completed", "response": response}
     assert said(RESPONSES, event).finish_reason == finish
-    assert answer_reader(RESPONSES)(json.dumps(response).encode()).finish_reason == finish
+    assert ANSWER_READERS[RESPONSES](json.dumps(response).encode()).finish_reason == finish
 
 
 @pytest.mark.parametrize(
@@ -247,14 +247,14 @@ def test_the_usage_event_is_told_from_usage_in_any_other_event() -> None:
 @pytest.mark.parametrize("route", [CHAT, RESPONSES, MESSAGES])
 @pytest.mark.parametrize("payload", [b"", b"{", b"null", b"3", b"[]", b'"x"', b'{"error": \xff}'])
 def test_what_cannot_be_read_is_left_to_the_caller(route: Route, payload: bytes) -> None:
-    for read in (event_reader(route), answer_reader(route)):
+    for read in (EVENT_READERS[route], ANSWER_READERS[route]):
         with pytest.raises((msgspec.MsgspecError, UnicodeDecodeError)):
             read(payload)
 
 
 def test_the_first_event_of_messages_does_not_know_what_will_be_generated() -> None:
     event = {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 0}}}
-    assert event_reader(MESSAGES)(json.dumps(event).encode()).usage == Usage(9)
+    assert EVENT_READERS[MESSAGES](json.dumps(event).encode()).usage == Usage(9)
 
 
 @pytest.mark.parametrize("route", [CHAT, MESSAGES, RESPONSES])
@@ -262,4 +262,4 @@ def test_a_count_below_zero_is_none(route: Route) -> None:
     names = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
     details = {f"{name}_details": {"cached_tokens": -1, "reasoning_tokens": -1} for name in names}
     body = json.dumps({"usage": dict.fromkeys(names, -1) | details}).encode()
-    assert answer_reader(route)(body).usage == Usage()
+    assert ANSWER_READERS[route](body).usage == Usage()

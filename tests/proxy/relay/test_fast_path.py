@@ -16,7 +16,7 @@ from proxy.access.routes import Route
 from proxy.errors import EngineDied
 from proxy.relay.answer import StreamedAnswer
 from proxy.relay.connection import Connection, Sink
-from proxy.relay.event import event_reader
+from proxy.relay.event import EVENT_READERS
 from proxy.telemetry.record import Record
 from tests.proxy.relay.recordings import READINGS, recording
 
@@ -103,7 +103,7 @@ async def passed(
     wire = Wire(connection)
     connection.connection_made(wire)
     record = Record("POST", "/", route)
-    answer = StreamedAnswer(event_reader(route), record, withhold_usage=True)
+    answer = StreamedAnswer(EVENT_READERS[route], record, withhold_usage=True)
     out: list[bytes] = []
     fast_path = answer.fast_path(lambda data: out.append(unchunked(data))) if short else None
     connection.send("POST", b"/", [], ())
@@ -236,7 +236,7 @@ async def test_the_time_of_the_last_byte_is_known_on_both_ways() -> None:
     wire = Wire(connection)
     connection.connection_made(wire)
     record = Record("POST", "/", Route.CHAT)
-    answer = StreamedAnswer(event_reader(Route.CHAT), record, withhold_usage=True)
+    answer = StreamedAnswer(EVENT_READERS[Route.CHAT], record, withhold_usage=True)
     connection.send("POST", b"/", [], ())
     wire.protocol.data_received(HEAD)
     fast_path = answer.fast_path(lambda _: None)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.access.routes import Route
 from proxy.relay import stream as stream_module
-from proxy.relay.event import event_reader
+from proxy.relay.event import EVENT_READERS
 from proxy.relay.stream import MAX_HELD_BYTES, EventStream
 from proxy.telemetry.record import Record
 from tests.proxy.relay.recordings import READINGS, Reading, recording
@@ -35,7 +35,7 @@ def passed(
     pieces: Iterable[bytes], *, route: Route = Route.CHAT, withhold_usage: bool = False
 ) -> Passed:
     record = Record("POST", "/", route)
-    stream = EventStream(event_reader(route), record, withhold_usage=withhold_usage)
+    stream = EventStream(EVENT_READERS[route], record, withhold_usage=withhold_usage)
     out = [stream.feed(piece, now=float(number)) for number, piece in enumerate(pieces)]
     out.append(stream.close())
     return Passed(b"".join(out), record, stream.error)
@@ -345,7 +345,7 @@ def test_a_long_event_passes_while_little_of_it_is_held(newline: str) -> None:
     long = event(chunk(content="x" * 5_000_000), end)
     body = event(chunk(content="a"), end) + long + event(usage(), end) + event(chunk("stop"), end)
     record = Record("POST", "/", Route.CHAT)
-    stream = EventStream(event_reader(Route.CHAT), record, withhold_usage=True)
+    stream = EventStream(EVENT_READERS[Route.CHAT], record, withhold_usage=True)
     out = bytearray()
     fed = 0
     for start in range(0, len(body), PIECE_BYTES):
@@ -398,7 +398,7 @@ def test_the_end_of_a_long_event_is_found_wherever_it_is_cut(newline: str) -> No
 
 def test_a_stream_that_breaks_off_leaves_no_half_event() -> None:
     record = Record("POST", "/", Route.CHAT)
-    stream = EventStream(event_reader(Route.CHAT), record, withhold_usage=False)
+    stream = EventStream(EVENT_READERS[Route.CHAT], record, withhold_usage=False)
     whole = event(chunk(content="a"))
     assert stream.feed(whole + b'data: {"cho', 0.0) == whole
     assert stream.cut_off() == b""
@@ -407,7 +407,7 @@ def test_a_stream_that_breaks_off_leaves_no_half_event() -> None:
 
 def test_a_long_event_that_breaks_off_is_ended_before_anything_follows() -> None:
     stream = EventStream(
-        event_reader(Route.CHAT), Record("POST", "/", Route.CHAT), withhold_usage=False
+        EVENT_READERS[Route.CHAT], Record("POST", "/", Route.CHAT), withhold_usage=False
     )
     long = b"data: " + b"x" * (MAX_HELD_BYTES + 1)
     assert stream.feed(long + b"\r", 0.0) == long
