@@ -174,7 +174,7 @@ class ClientConnection(asyncio.Protocol):
             self,
             request,
             keep_alive=parser.should_keep_alive() and not self._is_closing,
-            expects_continue=expects and request.version == "1.1",  # 1.0 has no interim answers
+            waits_for_continue=expects and request.version == "1.1",  # 1.0 has no interim answers
         )
         self._latest = exchange
         if self._current is None:
@@ -419,7 +419,7 @@ class ClientConnection(asyncio.Protocol):
         # What could not be read as a request is answered as an empty one.
         self._in_head = False
         request = Request("", b"", b"", b"", [], {}, "1.1", self._client, self._port, self._began)
-        exchange = Exchange(self, request, keep_alive=False, expects_continue=False)
+        exchange = Exchange(self, request, keep_alive=False, waits_for_continue=False)
         exchange.failure, exchange.is_complete = failure, True
         self._latest = exchange
         if self._current is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic
 from typing import Protocol
@@ -37,68 +38,41 @@ class Connection(Protocol):
         """Wait until the client reads again, or has left."""
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class Exchange:
     """Takes a request's body, and writes the response by the rules of HTTP/1.1."""
 
-    __slots__ = (
-        "_behind_since",
-        "_body",
-        "_chunked",
-        "_connection",
-        "_expects_continue",
-        "_has_body",
-        "_head",
-        "_on_leave",
-        "_pause",
-        "_resume",
-        "_waiter",
-        "_wanted",
-        "added",
-        "failure",
-        "is_complete",
-        "is_over",
-        "is_padded",
-        "keep_alive",
-        "received_bytes",
-        "request",
-        "sent_bytes",
-        "stall_seconds",
-        "started",
-    )
-
-    def __init__(
-        self, connection: Connection, request: Request, *, keep_alive: bool, expects_continue: bool
-    ) -> None:
-        self._connection = connection
-        self.request = request
-        self.keep_alive = keep_alive
-        self.failure: RequestFailure | None = None
-        """Why the rest of the request cannot be read."""
-        self.is_complete = False
-        """The whole request has come."""
-        self.is_over = False
-        """The whole response has been written."""
-        self.added = b""
-        """Header lines that the response gets, whatever makes it."""
-        self.received_bytes = 0
-        """Of the request's body, as far as it was taken."""
-        self.sent_bytes = 0
-        """Of the response's body, without its framing."""
-        self.stall_seconds = 0.0
-        """How long the client did not read what was there for it."""
-        self.started = False
-        self.is_padded = False
-        self._body: bytes | bytearray = b""
-        self._wanted = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._expects_continue = expects_continue
-        self._head = b""
-        self._chunked = False
-        self._has_body = True
-        self._on_leave: Callable[[RequestFailure], None] | None = None
-        self._pause: Callable[[], None] | None = None
-        self._resume: Callable[[], None] | None = None
-        self._behind_since: float | None = None
+    _connection: Connection
+    request: Request
+    keep_alive: bool
+    waits_for_continue: bool
+    """The client waits for `100 Continue` before it sends its body."""
+    failure: RequestFailure | None = None
+    """Why the rest of the request cannot be read."""
+    is_complete: bool = False
+    """The whole request has come."""
+    is_over: bool = False
+    """The whole response has been written."""
+    added: bytes = b""
+    """Header lines that the response gets, whatever makes it."""
+    received_bytes: int = 0
+    """Of the request's body, as far as it was taken."""
+    sent_bytes: int = 0
+    """Of the response's body, without its framing."""
+    stall_seconds: float = 0.0
+    """How long the client did not read what was there for it."""
+    started: bool = False
+    is_padded: bool = False
+    _body: bytes | bytearray = b""
+    _wanted: int = 0
+    _waiter: asyncio.Future[None] | None = None
+    _head: bytes = b""
+    _chunked: bool = False
+    _has_body: bool = True
+    _on_leave: Callable[[RequestFailure], None] | None = None
+    _pause: Callable[[], None] | None = None
+    _resume: Callable[[], None] | None = None
+    _behind_since: float | None = None
 
     # The request's body.
 
@@ -149,11 +123,6 @@ class Exchange:
         """Why what came is no request at all."""
         return self.failure if not self.request.method else None
 
-    @property
-    def waits_for_continue(self) -> bool:
-        """The client waits for `100 Continue` before it sends its body."""
-        return self._expects_continue
-
     def _check_declared(self, limit_bytes: int) -> None:
         if (self.request.declared_length or 0) > limit_bytes:
             raise _too_large(limit_bytes)
@@ -161,8 +130,8 @@ class Exchange:
     async def _until(self, size: int) -> None:
         """Wait until so many bytes of the body are there, or nothing more will come."""
         connection = self._connection
-        if self._expects_continue and not connection.is_lost:
-            self._expects_continue = False
+        if self.waits_for_continue and not connection.is_lost:
+            self.waits_for_continue = False
             connection.transport.write(_CONTINUE)
         self._wanted = size
         while len(self._body) < size and not (
@@ -250,8 +219,8 @@ class Exchange:
 
     def _begin(self, status: int, headers: Headers) -> None:
         request = self.request
-        if self._expects_continue:  # whether its body still comes is not known
-            self._expects_continue = False
+        if self.waits_for_continue:  # whether its body still comes is not known
+            self.waits_for_continue = False
             self.keep_alive = self.keep_alive and self.is_complete
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
         lines += map(b": ".join, headers)

@@ -61,11 +61,11 @@ def exchange_on(
     *,
     request: Request | None = None,
     keep_alive: bool = True,
-    expects_continue: bool = False,
+    waits_for_continue: bool = False,
 ) -> Exchange:
     return Exchange(
         connection,
         request or request_of(method, version=version),
         keep_alive=keep_alive,
-        expects_continue=expects_continue,
+        waits_for_continue=waits_for_continue,
     )

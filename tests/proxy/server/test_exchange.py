@@ -227,7 +227,7 @@ async def test_a_client_that_leaves_ends_the_wait_for_its_body(connection: FakeC
 async def test_expect_100_is_answered_when_the_body_is_asked_for(
     connection: FakeConnection,
 ) -> None:
-    exchange = exchange_on(connection, expects_continue=True)
+    exchange = exchange_on(connection, waits_for_continue=True)
     assert exchange.waits_for_continue
     taking = asyncio.create_task(exchange.whole_body(100))
     await asyncio.sleep(0)
@@ -239,7 +239,7 @@ async def test_expect_100_is_answered_when_the_body_is_asked_for(
 async def test_expect_100_is_not_answered_to_a_client_that_has_left(
     connection: FakeConnection,
 ) -> None:
-    exchange = exchange_on(connection, expects_continue=True)
+    exchange = exchange_on(connection, waits_for_continue=True)
     connection.is_lost = True
     with pytest.raises(ClientClosed):
         await exchange.whole_body(100)
