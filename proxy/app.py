@@ -41,6 +41,7 @@ from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.model_series import LoadKind
 from proxy.telemetry.record import Record
 from proxy.telemetry.request_log import log_request
+from proxy.vllm.flags import value_of
 
 if TYPE_CHECKING:  # it imports what most do without
     from proxy.telemetry.spans import Spans
@@ -113,11 +114,12 @@ def build(
     )
     withheld = CREDENTIALS if settings.needs_key or settings.admin_keys else frozenset[bytes]()
     named = named_protocols(settings)
+    folders = [value_of(each, "allowed-local-media-path") for each in settings.models]
     relay = Relay(
         models,
         lifecycle,
         limits_of(settings),
-        media_resolver(settings),
+        media_resolver(settings, allow_local_files=any(folders)),
         (Generate(), *named),
         withheld,
     )

@@ -102,13 +102,12 @@ class MediaResolver:
             return pieces, stack.pop_all().close
 
 
-def media_resolver(settings: Settings) -> MediaResolver:
+def media_resolver(settings: Settings, *, allow_local_files: bool = False) -> MediaResolver:
     """What the settings ask for."""
-    local_files = "ALLOWED_LOCAL_MEDIA_PATH" in settings.environ
     policy = Policy(
         settings.allowed_media_domains,
         allow_private=settings.allow_private_media,
-        allow_local_files=local_files or "--allowed-local-media-path" in settings.extra_args,
+        allow_local_files=allow_local_files,
     )
 
     def make_fetcher() -> Fetcher:

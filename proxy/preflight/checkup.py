@@ -23,7 +23,7 @@ from proxy.settings import Settings
 from proxy.vllm.architectures import check_architecture
 from proxy.vllm.command import DEFAULT_GPU_MODEL, engine_command, warnings_about
 from proxy.vllm.description import Description, describe_folder
-from proxy.vllm.flags import gpus_taken
+from proxy.vllm.flags import gpus_taken, value_of
 from proxy.vllm.memory import check_memory
 from proxy.vllm.probe import Probe
 
@@ -212,9 +212,8 @@ def hardware_finding(settings: Settings, hardware: Hardware) -> Finding:
     count, asked = len(hardware.gpus), gpus_taken(settings) or settings.tensor_parallel_size
     # An engine over several machines has GPUs that are not seen from here.
     has_more_machines = (
-        settings.environ.get("DISTRIBUTED_EXECUTOR_BACKEND") == "ray"
-        or "NNODES" in settings.environ
-        or "--nnodes" in settings.extra_args
+        value_of(settings, "distributed-executor-backend") == "ray"
+        or value_of(settings, "nnodes") is not None
     )
     if 0 < count < asked and not has_more_machines:
         text = f"{hardware.sentence()}, and the engine would take {asked}."

@@ -15,6 +15,7 @@ from proxy.models.demo import BUILT_IN
 from proxy.models.fetch import data_directory
 from proxy.settings import Settings
 from proxy.vllm.command import masked, sizing_arguments
+from proxy.vllm.flags import value_of
 from proxy.vllm.share import (
     CPU_KV_CACHE,
     DEMO_KV_CACHE_GIB,
@@ -29,7 +30,7 @@ _GIB = 1024**3
 # nothing) before its KV cache.
 _CPU_ENGINE_BYTES = 2 * _GIB
 _LEAST_SHARE = 0.001
-_OWN_KV_CACHE = ("KV_CACHE_MEMORY_BYTES", CPU_KV_CACHE)
+_KV_CACHE = "kv-cache-memory-bytes"
 
 
 class Sizing:
@@ -83,8 +84,7 @@ class Sizing:
             # vLLM only asks whether so much is free. With the cache given the share decides nothing
             # else; the cache alone is always free where the model fits, whatever CUDA takes before.
             share = max(rounded_down(cache / self.device_bytes), _LEAST_SHARE)
-        has_own = any(name in settings.environ for name in _OWN_KV_CACHE)
-        has_own = has_own or "--kv-cache-memory" in settings.extra_args
+        has_own = CPU_KV_CACHE in settings.environ or value_of(settings, _KV_CACHE) is not None
         return EngineMemory(share, None if has_own or not cache else cache)
 
     @property

@@ -24,6 +24,7 @@ from proxy.vllm.flags import (
     is_true,
     known_flags,
     unknown_flags,
+    value_of,
 )
 from proxy.vllm.share import CPU_KV_CACHE, DEMO_KV_CACHE_GIB, EngineMemory, declared_memory
 
@@ -268,8 +269,7 @@ def _environment(settings: Settings, has_gpu: bool) -> dict[str, str]:
     environ.setdefault("VLLM_LOGGING_COLOR", "0")
     if settings.sleeps:
         environ["VLLM_SERVER_DEV_MODE"] = "1"
-    flag, words = "ENABLE_SLEEP_MODE" in given, settings.extra_args
-    sleeps = settings.sleeps or flag or "--enable-sleep-mode" in words
+    sleeps = settings.sleeps or value_of(settings, "enable-sleep-mode") is not None
     if has_gpu and not sleeps and "PYTORCH_CUDA_ALLOC_CONF" not in given:
         # Less fragmentation; vLLM's sleep mode has an allocator that refuses it.
         environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
@@ -294,8 +294,8 @@ def warnings_about(settings: Settings) -> tuple[str, ...]:
     flags = {name.upper().replace("-", "_") for name in known_flags()}
     ours_or_theirs = sorted(ours | {name for name in flags if flag_name(name) not in _RESERVED})
     warnings = list(settings.warnings)
-    flag = settings.environ.get("DISABLE_LOG_STATS", "")
-    if is_true(flag) or "--disable-log-stats" in settings.extra_args:
+    off = value_of(settings, "disable-log-stats")
+    if off is not None and (not off or is_true(off)):
         warnings.append(_NO_COUNTERS)
     for written, nearest in unknown_flags(extra_words(settings)):
         hint = f" Did you mean {nearest}?" if nearest else ""

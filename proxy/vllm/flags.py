@@ -126,6 +126,17 @@ def extra_flags(settings: Settings) -> dict[str, list[str]]:
     return {name: values for _, name, values in _flags_in(extra_words(settings))}
 
 
+def value_of(settings: Settings, flag: str) -> str | None:
+    """What a flag is set to, by VLLM_EXTRA_ARGS or else by its variable; None: it is not set.
+
+    Raises:
+        SettingsError: VLLM_EXTRA_ARGS cannot be read.
+    """
+    if (values := extra_flags(settings).get(flag)) is not None:
+        return " ".join(values)
+    return settings.environ.get(flag.upper().replace("-", "_"))
+
+
 def check_extra_words(words: list[str]) -> None:
     """Judge the values in VLLM_EXTRA_ARGS as those of variables are judged.
 

@@ -508,3 +508,27 @@ async def test_a_stop_waits_for_the_requests_inside_but_not_for_ever(
             asked.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asked
+
+
+# Media on the engine's disk ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_passed_on"),
+    [
+        ({}, False),
+        ({"ALLOWED_LOCAL_MEDIA_PATH": "/media"}, True),
+        ({"VLLM_EXTRA_ARGS": "--allowed_local_media_path=/media"}, True),
+        ({"VLLM_EXTRA_ARGS": "--chat-template=/--allowed-local-media-path"}, False),
+    ],
+)
+async def test_a_file_is_the_engines_to_judge_where_a_folder_is_opened_to_it(
+    environ: dict[str, str], is_passed_on: bool
+) -> None:
+    part = {"type": "image_url", "image_url": {"url": "file:///media/x.png"}}
+    async with house(**environ) as there:
+        there.enter(Phase.READY)
+        body = {"messages": [{"role": "user", "content": [part]}]}
+        answer = await there.http.post("/v1/chat/completions", json=body)
+        expected = "engine_unreachable" if is_passed_on else "media_url_refused"
+        assert error(answer)["code"] == expected

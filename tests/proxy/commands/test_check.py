@@ -313,6 +313,10 @@ def test_a_terminal_that_is_hardly_one_still_gets_a_table() -> None:
         ({"TENSOR_PARALLEL_SIZE": "4", "VLLM_EXTRA_ARGS": "-tp 2"}, Result.OK),
         ({"TENSOR_PARALLEL_SIZE": "4", "NNODES": "2"}, Result.OK),
         ({"TENSOR_PARALLEL_SIZE": "4", "VLLM_EXTRA_ARGS": "--nnodes 2"}, Result.OK),
+        (
+            {"TENSOR_PARALLEL_SIZE": "4", "VLLM_EXTRA_ARGS": "--distributed-executor-backend=ray"},
+            Result.OK,
+        ),
         ({"TENSOR_PARALLEL_SIZE": "4", "DISTRIBUTED_EXECUTOR_BACKEND": "ray"}, Result.OK),
         ({"TENSOR_PARALLEL_SIZE": "4", "DISTRIBUTED_EXECUTOR_BACKEND": "mp"}, Result.WARN),
     ],

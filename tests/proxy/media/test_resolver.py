@@ -241,10 +241,8 @@ def test_who_fetches_follows_from_the_settings(environ: dict[str, str], fetches:
     assert (media_resolver(settings)._make_fetcher is not None) is fetches
 
 
-@pytest.mark.parametrize("name", ["ALLOWED_LOCAL_MEDIA_PATH", "VLLM_EXTRA_ARGS"])
-async def test_a_folder_that_is_opened_to_the_engine_is_left_to_it(name: str) -> None:
-    value = "/media" if name.startswith("ALLOWED") else "--allowed-local-media-path /media"
-    opened = media_resolver(Settings.load({name: value}))
+async def test_a_folder_that_is_opened_to_the_engine_is_left_to_it() -> None:
+    opened = media_resolver(Settings.load({}), allow_local_files=True)
     assert await opened.resolve(Route.CHAT, chat("file:///media/x.png"), record()) is None
 
 

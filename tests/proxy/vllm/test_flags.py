@@ -6,13 +6,31 @@ import pytest
 
 from proxy.errors import SettingsError
 from proxy.settings import Settings
-from proxy.vllm.flags import adapter_names, arguments, flag_name, gpus_taken, known_flags
+from proxy.vllm.flags import adapter_names, arguments, flag_name, gpus_taken, known_flags, value_of
 
 LORA = '{"name": "a", "path": "/a", "base_model_name": "c"}'
 
 
 def variable_of(flag: str) -> str:
     return flag.upper().replace("-", "_")
+
+
+@pytest.mark.parametrize(
+    ("environ", "value"),
+    [
+        ({}, None),
+        ({"LOAD_FORMAT": "dummy"}, "dummy"),
+        ({"VLLM_EXTRA_ARGS": "--load-format dummy"}, "dummy"),
+        ({"VLLM_EXTRA_ARGS": "--load_format=dummy"}, "dummy"),
+        ({"VLLM_EXTRA_ARGS": "--load-f dummy", "LOAD_FORMAT": "auto"}, "dummy"),
+        ({"VLLM_EXTRA_ARGS": "--chat-template --load-format"}, ""),
+        ({"VLLM_EXTRA_ARGS": "--chat-template=--load-format"}, None),
+    ],
+)
+def test_the_value_of_a_flag_is_that_of_the_arguments_or_else_of_the_variable(
+    environ: dict[str, str], value: str | None
+) -> None:
+    assert value_of(Settings.load(environ), "load-format") == value
 
 
 @pytest.mark.parametrize(
