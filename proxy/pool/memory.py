@@ -107,12 +107,16 @@ class PoolMemory:
         """What all models together may take, as of now."""
         settings = self._settings
         rooms = None  # nothing is loaded before the first look
+        capacity = {}
         if self._devices is not None:
             rooms = {each: memory.total - memory.used for each, memory in self._devices.items()}
+            capacity = {each: memory.total for each, memory in self._devices.items()}
             if (limit := settings.memory_budget_bytes) is not None:
                 devices = {device for model in self._models for device in model.view.devices}
                 rooms = {device: min(limit, rooms.get(device, limit)) for device in devices}
-        return Budget(rooms, settings.max_loaded_models, settings.swap_max_wait_seconds)
+                capacity = {device: min(limit, capacity.get(device, limit)) for device in devices}
+        most, seconds = settings.max_loaded_models, settings.swap_max_wait_seconds
+        return Budget(rooms, capacity, most, seconds)
 
     async def before_start(self, model: Tenant) -> None:
         """To be called right before each start of its engine."""

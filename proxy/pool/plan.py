@@ -138,7 +138,10 @@ class Budget:
     """What all models together may take."""
 
     memory_bytes: Mapping[int, int] | None = field(default_factory=dict)
-    """By device. On a device that is missing, a model must be alone. None: all of them fit."""
+    """By device, as of the last look at it. On a device that is missing, a model must be alone.
+    None: all of them fit."""
+    capacity_bytes: Mapping[int, int] = field(default_factory=dict)
+    """By device, whatever others than the models hold of it: they may give that back."""
     max_loaded: int | None = None
     max_wait_seconds: float = 60.0
 
@@ -380,7 +383,8 @@ def _fits(model: ModelView, occupants: Sequence[ModelView], budget: Budget) -> b
     """Whether there is room for it beside these.
 
     A model that was never measured starts alone on its devices, but for pinned models: they would
-    keep it out for ever.
+    keep it out for ever. One that would be alone is tried whatever others hold of its devices: they
+    may have given it back, and where they have not its engine says so.
     """
     loaded = sum(each.state is not ModelState.ASLEEP for each in occupants)
     if budget.max_loaded is not None and loaded >= budget.max_loaded:
@@ -390,7 +394,7 @@ def _fits(model: ModelView, occupants: Sequence[ModelView], budget: Budget) -> b
     for device in model.devices:
         beside = [each for each in occupants if device in each.devices]
         taken = [each.taken_bytes for each in beside]
-        room = budget.memory_bytes.get(device)
+        room = (budget.memory_bytes if beside else budget.capacity_bytes).get(device)
         if beside and (room is None or None in taken):
             return False
         if model.memory_bytes is None and not all(each.pinned for each in beside):

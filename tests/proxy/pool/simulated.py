@@ -302,7 +302,7 @@ class Pod:
         self.models = {model.name: model for model in models}
         devices = {device for model in models for device in model.view.devices}
         self.memory_bytes = dict.fromkeys(devices, budget_bytes)
-        self.budget = Budget(self.memory_bytes, max_loaded, max_wait_seconds)
+        self.budget = Budget(self.memory_bytes, self.memory_bytes, max_loaded, max_wait_seconds)
         self.transitions: list[Transition] = []
         self.scheduler = Scheduler(
             lambda: models, lambda: self.budget, [self.transitions.append], preload, now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from proxy.machine.hardware import Gpu, Hardware
 from proxy.models.preset_choice import load_settings
 from proxy.pool import memory
 from proxy.pool.memory import PoolMemory
-from proxy.pool.plan import ModelState, ModelView
+from proxy.pool.plan import Action, ModelState, ModelView, next_step
 from proxy.preflight.sizing import Sizing
 from proxy.settings import Settings
 from tests.proxy.machine.fake_nvml import GIB, FakeGpu, FakeNvml
@@ -192,7 +192,24 @@ async def test_the_budget_is_what_others_leave_or_what_is_declared(
     assert declared[0].flags() == (0.25, None)
     pool = pool_of(*declared)
     await pool.look()
-    assert pool.budget().memory_bytes == {0: 12 * GIB}
+    assert pool.budget().memory_bytes == pool.budget().capacity_bytes == {0: 12 * GIB}
+
+
+async def test_a_measured_model_is_loaded_again_though_its_gpu_was_not_free_at_the_start(
+    gpu: FakeGpu, tmp_path: Path
+) -> None:
+    """As after a restart of the container, whose memory comes back a moment later."""
+    (one,) = tenants(gpu, tmp_path, "a/one")
+    await one.start(pool_of(one), 45 * GIB, 30 * GIB)
+    (again,) = tenants(gpu, tmp_path, "a/one")
+    again.look()
+    pool = pool_of(again)
+    await pool.look()  # 45 GiB are still held
+    assert again.needed_bytes == int(0.95 * 48 * GIB)
+    view = replace(again.view, waiting=1, oldest_wait_since=0.0, memory_bytes=again.needed_bytes)
+    step = next_step((view,), pool.budget(), 1.0).step
+    assert step is not None
+    assert step.action is Action.LOAD
 
 
 async def test_memory_that_does_not_come_back_is_waited_for_and_told(

@@ -19,7 +19,7 @@ from proxy.pool.plan import (
     obstacle,
 )
 
-BUDGET = Budget({0: 10}, max_wait_seconds=60)
+BUDGET = Budget({0: 10}, {0: 10}, max_wait_seconds=60)
 NO_ORDERS = Orders()
 
 
@@ -34,6 +34,20 @@ def test_no_younger_wish_takes_the_room_that_is_kept_free_for_an_overdue_model()
     early = next_step((leaving, head, small), BUDGET, 79).step
     assert early is not None
     assert (early.action, early.model.name) in ((Action.LOAD, "small"), (Action.REOPEN, "leaving"))
+
+
+def test_a_model_that_would_be_alone_is_tried_whatever_others_hold_of_its_gpu() -> None:
+    """They may have given it back since it was looked at: the memory of a container before this one
+    comes back late."""
+    crowded = Budget({0: 1}, {0: 10}, max_wait_seconds=60)
+    asked = ModelView("asked", ModelState.UNLOADED, 0, (0,), 9, 10, waiting=1, oldest_wait_since=20)
+    step = next_step((asked,), crowded, 30).step
+    assert step is not None
+    assert (step.action, step.model.name) == (Action.LOAD, "asked")
+    assert obstacle(asked, (asked,), crowded) is None
+    assert obstacle(replace(asked, memory_bytes=11), (asked,), crowded) is not None
+    pinned = ModelView("pinned", ModelState.READY, 0, (0,), 1, 10, pinned=True)
+    assert obstacle(asked, (asked, pinned), crowded) is not None, "beside another by what is free"
 
 
 def test_a_model_does_not_close_before_the_requests_it_was_loaded_for_are_in_flight() -> None:
