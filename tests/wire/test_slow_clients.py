@@ -107,6 +107,7 @@ def test_a_connection_on_which_nothing_comes_is_closed_without_a_word(strict: Si
         assert client.rest() == b""
 
 
+@on_a_clock("a connection on which nothing comes for 1.5 s is closed")
 def test_a_connection_that_is_idle_between_requests_is_kept(strict: Sidecar) -> None:
     with strict.connect() as client:
         client.send(request("/v1/models"))

@@ -100,7 +100,9 @@ def test_a_client_that_leaves_leaves_no_half_of_a_load(tmp_path: Path) -> None:
             time.sleep(0.3)
         # Whether or not the load had begun: each model is whole afterwards, and served.
         for name in ("two", "one"):
-            assert chat(service, model=name).json()["model"] == name
+            answer = chat(service, model=name)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["model"] == name
         assert set(engines_of(service)) == {"one"}
         assert {outcome for *_, outcome in transitions(service)} <= {"ok", "abandoned"}
 
