@@ -21,6 +21,7 @@ from proxy.settings import variables
 from tests.fork_server import SIDECAR, Process
 from tests.log_schema import check_lines
 from tests.patience import PATIENCE
+from tests.ports import free_ports
 
 PROJECT = Path(__file__).parents[2]
 START = PROJECT / "scripts" / "start.sh"
@@ -38,15 +39,6 @@ class Running(NamedTuple):
 
     pid: int
     started: int
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -98,7 +90,7 @@ class Service:
     ) -> None:
         self.log = folder / "service.log"
         self.home = folder / "huggingface"
-        self.port, self.upstream_port = free_ports(2)
+        self.port, self.upstream_port, _ = free_ports(3)  # a second model has the next one
         self._command = command
         self._environ = {
             **{name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON},

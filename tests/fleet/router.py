@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.engine.service import free_ports, wait_until
+from tests.engine.service import wait_until
 from tests.patience import PATIENCE
 from tests.peers import PeerServer, peer
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 # Where it listens and whom it asks differ from place to place.

@@ -10,13 +10,14 @@ from pathlib import Path
 import httpx
 import yaml
 
-from tests.engine.service import FORKED, Service, free_ports, wait_until
+from tests.engine.service import FORKED, Service, wait_until
 from tests.fake_engine import FakeEngine
 from tests.fleet.cluster import NAMESPACE, Cluster
 from tests.fleet.load import End, Load, ends, under_load
 from tests.fleet.router import ROOT, Router, shared
 from tests.measure import measured
 from tests.patience import PATIENCE
+from tests.ports import free_ports
 
 CLIENTS = 8
 

@@ -22,9 +22,10 @@ from typing import Self
 
 import pytest
 
-from tests.engine.service import free_ports, wait_until
+from tests.engine.service import wait_until
 from tests.patience import PATIENCE
 from tests.peers import installed
+from tests.ports import free_ports
 
 _ENGINE = Path(__file__).with_name("query-engine.mjs")
 _PROGRAMS = ("initdb", "postgres", "psql")

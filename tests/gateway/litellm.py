@@ -16,9 +16,10 @@ import httpx
 import openai
 import yaml
 
-from tests.engine.service import free_ports, wait_until
+from tests.engine.service import wait_until
 from tests.patience import PATIENCE
 from tests.peers import peer
+from tests.ports import free_ports
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "gateway"
 MASTER_KEY = "sk-master-of-the-gateway"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import httpx
 
-from tests.engine.service import free_ports, wait_until
+from tests.engine.service import wait_until
 from tests.patience import PATIENCE
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = (ROOT / ".cache").resolve() / "image"

@@ -14,8 +14,9 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from tests.engine.service import free_ports, wait_until
+from tests.engine.service import wait_until
 from tests.patience import PATIENCE
+from tests.ports import free_ports
 
 MONITORING = Path(__file__).resolve().parents[2] / "monitoring"
 INSTANCE = "sidecar:8000"

@@ -14,12 +14,13 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from tests.engine.service import Service, free_ports
+from tests.engine.service import Service
 from tests.fake_engine import FakeEngine, x_fake
 from tests.monitoring import exporter, traffic
 from tests.page.browser import Chromium, Tab, every_screen, photograph
 from tests.page.front import in_front
 from tests.patience import PATIENCE
+from tests.ports import free_ports
 from tests.proxy.engine.living import Start, starting
 from tests.wire.service import Sidecar
 

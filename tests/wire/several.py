@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.engine.service import FORKED, Service, below, command_line, free_ports
+from tests.engine.service import FORKED, Service, below, command_line
 from tests.fake_engine import BIN, x_fake
 from tests.measure import measured
 from tests.patience import PATIENCE
+from tests.ports import free_ports
 from tests.wire.client import new_id
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Hello"}]
 TOKENS = 40
-
-
-def port_before_a_free_one() -> int:
-    """The second model's engine has the next one."""
-    while True:
-        (port,) = free_ports(1)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port + 1)):
-            return port
 
 
 def several(
@@ -51,7 +42,7 @@ def several(
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "FAKE_ENGINE_PHASE_SECONDS": "0.02",
         "MODEL_NAME": "one,two",
-        "UPSTREAM_PORT": str(port_before_a_free_one()),
+        "UPSTREAM_PORT": str(free_ports(2)[0]),
         "MODELS_INLINE": json.dumps(presets),
         "API_KEYS": "alice:sk-alice,bob:sk-bob",
         "HF_HUB_OFFLINE": "1",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.service import free_ports
 from tests.fake_engine import FakeEngine
 from tests.patience import PATIENCE
+from tests.ports import free_ports
 from tests.wire.client import CHAT, STREAM, Answer, Client, prompt, request
 from tests.wire.service import Sidecar, ending, until
 

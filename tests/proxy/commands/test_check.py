@@ -18,12 +18,12 @@ from proxy.machine.hardware import Gpu, Hardware
 from proxy.preflight.checkup import hardware_finding
 from proxy.preflight.finding import Finding, Result
 from proxy.settings import Settings
-from tests.engine.service import free_ports
 from tests.fake_engine import BIN, FakeEngine
 from tests.fake_hub import FakeHub, Fault, Kind, running_hub
 from tests.fork_server import SIDECAR
 from tests.measure import measured
 from tests.patience import PATIENCE
+from tests.ports import free_ports
 from tests.tools import needs
 
 REPOSITORY = "tiny/model"

@@ -16,9 +16,10 @@ from proxy.commands.command_line import with_options
 from proxy.errors import SettingsError
 from proxy.settings import Settings
 from proxy.vllm.command import engine_command
-from tests.engine.service import PROJECT, START, Service, free_ports, wait_until
+from tests.engine.service import PROJECT, START, Service, wait_until
 from tests.fake_engine import BIN
 from tests.patience import PATIENCE
+from tests.ports import free_ports
 
 
 def changes(line: str, **environ: str) -> dict[str, str]:

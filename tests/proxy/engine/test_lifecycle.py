@@ -16,9 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.engine.service import alive, command_line, free_ports, wait_until
+from tests.engine.service import alive, command_line, wait_until
 from tests.fake_engine import BIN, FakeEngine
 from tests.patience import PATIENCE, on_a_clock
+from tests.ports import free_ports
 from tests.proxy.engine.living import CHAT, CHILDREN, Gate, Start, chat, starts, streamed
 
 LOGS = Path(__file__).parents[2] / "fixtures" / "engine-logs"

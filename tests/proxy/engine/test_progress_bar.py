@@ -16,9 +16,10 @@ from proxy.engine import progress_bar, state
 from proxy.engine.phase import Phase
 from proxy.engine.progress_bar import describe
 from proxy.engine.state import Snapshot
-from tests.engine.service import PROJECT, free_ports, wait_until
+from tests.engine.service import PROJECT, wait_until
 from tests.fake_engine import BIN
 from tests.patience import PATIENCE
+from tests.ports import free_ports
 
 ERASE = "\r\x1b[K"
 DOWNLOAD: dict[str, Any] = {
