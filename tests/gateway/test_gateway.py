@@ -29,7 +29,8 @@ from tests.gateway.litellm import (
     price,
 )
 from tests.patience import PATIENCE
-from tests.wire.service import Sidecar, refused_port
+from tests.ports import free_ports
+from tests.wire.service import Sidecar
 
 SIDECAR_KEY = "sk-of-the-gateway-at-the-sidecar"
 # A preset's name and its repository: clients may use both at the sidecar.
@@ -433,7 +434,7 @@ def test_the_small_model_answers_for_the_larger_one_that_is_down(
     before = len(generations(small))
     urls = {
         "MODEL_1_URL": f"{small.url}/v1",
-        "MODEL_2_URL": f"http://127.0.0.1:{refused_port()}/v1",
+        "MODEL_2_URL": f"http://127.0.0.1:{free_ports(1)[0]}/v1",
     }
     with forks.gateway(tmp_path, config("two-models.yaml"), **urls) as gateway:
         answer = gateway.openai().chat.completions.create(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -210,10 +209,3 @@ def fields(line: Mapping[str, Any], *names: str) -> tuple[Any, ...]:
 def ending(line: Mapping[str, Any]) -> tuple[Any, ...]:
     """How a request ended: status, outcome, who failed, and the short name of the error."""
     return fields(line, "status", "outcome", "error_source", "error")
-
-
-def refused_port() -> int:
-    """A port where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

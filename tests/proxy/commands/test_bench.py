@@ -21,9 +21,10 @@ from proxy.bench.result import Run, json_of, read_run
 from proxy.commands import bench
 from tests.fake_engine import FakeEngine, Received
 from tests.patience import PATIENCE
+from tests.ports import free_ports
 from tests.proxy.bench.test_result import level, run_of, sample
 from tests.readme import ROOT
-from tests.wire.service import refused_port, until
+from tests.wire.service import until
 
 CHAT = "/v1/chat/completions"
 SHORT = ("--concurrency", "2", "--seconds", "0.3")
@@ -267,7 +268,7 @@ def test_an_objective_that_no_level_keeps_is_exit_code_1(engine: FakeEngine, mea
 
 
 def test_an_endpoint_that_is_not_there_is_one_line(measure: Any) -> None:
-    port = refused_port()
+    (port,) = free_ports(1)
     done = measure(f"http://127.0.0.1:{port}", *SHORT)
     assert (done.code, done.out) == (1, "")
     assert done.err == f"http://127.0.0.1:{port}/v1/models: Connection refused\n"
@@ -287,7 +288,7 @@ def test_proxies_of_the_environment_are_not_used(
     engine: FakeEngine, measure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{refused_port()}")
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_ports(1)[0]}")
     assert measure(engine.url, *SHORT).code == 0
 
 
