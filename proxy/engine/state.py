@@ -32,7 +32,7 @@ _DEFAULT_RETRY_AFTER = 25
 _MARGIN = 0.2
 _MARGIN_SECONDS = 2.0
 # In these a whole start lies ahead: the engine is gone or will probably be, or was not started yet.
-_BEFORE_A_START = (Phase.READY, Phase.DEGRADED, Phase.CHECKING)
+_BEFORE_A_START = (Phase.READY, Phase.DEGRADED, Phase.CHECKING, Phase.STOPPED)
 
 _LEVELS = {
     Phase.FAILED: logging.ERROR,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from time import monotonic, time
 from types import MappingProxyType
@@ -17,7 +16,6 @@ from proxy.engine.phase import ENDS, START_PHASES, Phase
 from proxy.engine.state import EngineState, Snapshot
 from proxy.engine.supervisor import Supervisor
 from proxy.errors import (
-    MAX_HEEDED_SECONDS,
     CutOff,
     EngineFailed,
     EngineUnavailable,
@@ -59,8 +57,6 @@ _UNPREPARED: dict[str, Any] = {
 }
 # Requests that wait for one of several models hold their bodies meanwhile.
 _MAX_HELD = 64
-# No load takes as long as the one before: the first retry is to find it over.
-_MARGIN = 1.2
 
 
 class ServedModel:
@@ -379,8 +375,6 @@ class ServedModel:
             return refusal
         if (obstacle := scheduler.obstacle(self.name)) is not None:
             return EngineFailed(f"{obstacle}. See GET /health.")
-        if self.is_here and (seconds := scheduler.expected_wait(self.name)) is not None:
-            refusal.retry_after_seconds = min(math.ceil(seconds * _MARGIN), MAX_HEEDED_SECONDS)
         return refusal
 
     def _want_load(self, key: str | None) -> None:

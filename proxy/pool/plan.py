@@ -254,27 +254,6 @@ def obstacle(model: ModelView, models: Iterable[ModelView], budget: Budget) -> s
     return f"{model.name} {needs}, but does not fit{beside}"
 
 
-def expected_wait(
-    model: ModelView, models: Sequence[ModelView], budget: Budget, now: float
-) -> float | None:
-    """Seconds until a model is loaded that a request asks for now, by what loads took before; None
-    where none of it has been measured."""
-    if not model.load_seconds:
-        return None
-    asked_at = now if model.oldest_wait_since is None else model.oldest_wait_since
-    seconds = model.load_seconds
-    for each in models:
-        if each.state is ModelState.LOADING:
-            seconds += max(0.0, each.residency_ends - now)
-        elif each.state in _CAN_LOAD and (each.oldest_wait_since or asked_at) < asked_at:
-            seconds += each.load_seconds
-    occupants = _others_there(model, models)
-    if not _fits(model, occupants, budget):
-        ready = [each for each in occupants if each.state is ModelState.READY and not each.pinned]
-        seconds += min((max(0.0, each.residency_ends - now) for each in ready), default=0.0)
-    return seconds
-
-
 @dataclass(frozen=True, slots=True)
 class _Wish:
     """A model that is to be loaded."""

@@ -24,7 +24,6 @@ from proxy.pool.plan import (
     Orders,
     Reason,
     Step,
-    expected_wait,
     has_room,
     next_step,
     obstacle,
@@ -217,12 +216,6 @@ class Scheduler:
         views = self.views()
         view = next(view for view in views if view.name == name)
         return None if view.is_loaded else obstacle(view, views, self._budget())
-
-    def expected_wait(self, name: str) -> float | None:
-        """Seconds until a request that comes now finds this model loaded; None: not known."""
-        views = self.views()
-        view = next(view for view in views if view.name == name)
-        return expected_wait(view, views, self._budget(), self._clock())
 
     def views(self) -> list[ModelView]:
         """All models; a transition shows from the moment on in which it was decided."""

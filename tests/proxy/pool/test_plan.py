@@ -14,7 +14,6 @@ from proxy.pool.plan import (
     ModelView,
     Orders,
     Reason,
-    expected_wait,
     next_step,
     obstacle,
 )
@@ -57,20 +56,6 @@ def test_a_model_does_not_close_before_the_requests_it_was_loaded_for_are_in_fli
     )
     other = ModelView("other", ModelState.UNLOADED, 0, (0,), 10, 0, waiting=1, oldest_wait_since=20)
     assert next_step((ready, other), BUDGET, 100).step is None
-
-
-def test_the_expected_wait_has_the_loads_before_it_and_the_residency_in_its_way() -> None:
-    one_at_a_time = Budget(None, max_loaded=1)
-    asked = ModelView("asked", ModelState.UNLOADED, 0, load_seconds=40)
-    first = ModelView(
-        "first", ModelState.UNLOADED, 0, load_seconds=20, waiting=1, oldest_wait_since=90
-    )
-    ready = ModelView("ready", ModelState.READY, 95, load_seconds=30)
-    loading = ModelView("loading", ModelState.LOADING, 95, load_seconds=30)
-    assert expected_wait(asked, (asked, first, ready), one_at_a_time, 100) == 40 + 20 + 25
-    assert expected_wait(asked, (asked, loading), one_at_a_time, 100) == 40 + 25
-    assert expected_wait(asked, (asked, ready), Budget(None), 100) == 40
-    assert expected_wait(ModelView("new", ModelState.UNLOADED, 0), (), Budget(None), 0) is None
 
 
 def test_a_model_whose_engine_fails_again_and_again_gives_way_to_one_that_is_waited_for() -> None:
