@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from time import monotonic
 from typing import Protocol
 
-from proxy.engine.phase import START_PHASES, Phase
-from proxy.engine.state import EngineState, Snapshot
 from proxy.machine.memory import DeviceMemory, gpu_memory, machine_memory, process_memory
 from proxy.pool.plan import MACHINE, Budget, ModelState, ModelView
 from proxy.preflight.sizing import Sizing
@@ -37,16 +33,6 @@ _GIB = 1024**3
 # One that takes more of its GPUs leaves room for no other.
 _FULL_SHARE = 0.9
 
-_RUNNING = (
-    *START_PHASES,
-    Phase.READY,
-    Phase.DEGRADED,
-    Phase.DRAINING,
-    Phase.ASLEEP,
-    Phase.WAKING,
-)
-_ENDING = (Phase.RESTARTING, Phase.FAILED, Phase.STOPPED, Phase.DRAINING)
-
 Reading = Mapping[int, DeviceMemory]
 """By device: an NVML index, or `MACHINE`."""
 
@@ -56,8 +42,6 @@ class Tenant(Protocol):
 
     @property
     def name(self) -> str: ...
-    @property
-    def state(self) -> EngineState: ...
     @property
     def view(self) -> ModelView: ...
     @property
@@ -75,29 +59,23 @@ class Tenant(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """The devices just before a start."""
+    """The devices just before a start, and who else was on them: name, process, and state."""
 
     reading: Reading
-    changes: Mapping[int, int]
+    others: frozenset[tuple[str, int | None, ModelState]]
 
 
 class PoolMemory:
     """Reads the devices around each start and after each end."""
 
     def __init__(self, models: Sequence[Tenant], settings: Settings) -> None:
-        """`models` are read anew each time; `follow` is to be called with each of them."""
+        """`models` are read anew each time."""
         self._models = models
         self._settings = settings
         self._devices: dict[int, DeviceMemory] | None = None
         """What each has, and what is used by others than these models."""
         self._starts: dict[str, _Start] = {}
-        self._changes: Counter[int] = Counter()
-        """How often an engine has started or ended on a device."""
         self._has_warned = False
-
-    def follow(self, model: Tenant) -> None:
-        """Count its starts and ends from now on."""
-        model.state.listen(partial(self._count_change, model))
 
     async def look(self) -> None:
         """Read the devices before anything runs on them."""
@@ -121,14 +99,18 @@ class PoolMemory:
     async def before_start(self, model: Tenant) -> None:
         """To be called right before each start of its engine."""
         view = model.view
-        changes = {device: self._changes[device] for device in view.devices}
+        others = self._others(view)
         reading = await _read(view.devices)
         views = [each.view for each in self._models]
-        others = [each for each in views if each.name != view.name and each.holds_memory]
-        taken = {device for each in others for device in each.devices}
+        taken = {
+            device
+            for each in views
+            if each.name != view.name and each.holds_memory
+            for device in each.devices
+        }
         if self._devices is not None:
             self._devices |= {each: now for each, now in reading.items() if each not in taken}
-        self._starts[model.name] = _Start(reading, changes)
+        self._starts[model.name] = _Start(reading, others)
 
     async def after_start(self, model: Tenant) -> None:
         """The engine is ready: what has it taken? Kept unless something else has changed."""
@@ -136,7 +118,7 @@ class PoolMemory:
         if start is None or sizing is None:
             return
         taken = await _taken(model, start)
-        if taken is not None and taken > 0 and self._is_quiet(start, own_changes=1):
+        if taken is not None and taken > 0 and start.others == self._others(model.view):
             await asyncio.to_thread(sizing.keep, taken, model.kv_cache_bytes)
             cache = (
                 "" if not model.kv_cache_bytes else f", {_gib(model.kv_cache_bytes)} of it cache"
@@ -152,14 +134,20 @@ class PoolMemory:
         if start is None or sizing is None or not model.view.gpus:
             return
         held = await _taken(model, start)
-        if held is not None and self._is_quiet(start, own_changes=2):
+        if held is not None and start.others == self._others(model.view):
             await asyncio.to_thread(sizing.keep_asleep, max(held, 0))
             where = _words(model.view.devices)
             _log.info("%s holds %s of %s while it sleeps", _name(model), _gib(held), where)
 
-    def _is_quiet(self, start: _Start, own_changes: int) -> bool:
-        """Whether no other engine has started or ended on these devices since then."""
-        return all(self._changes[each] == n + own_changes for each, n in start.changes.items())
+    def _others(self, view: ModelView) -> frozenset[tuple[str, int | None, ModelState]]:
+        """Whose memory is on the devices of a model beside its own."""
+        return frozenset(
+            (each.name, each.pid, each.view.state)
+            for each in self._models
+            if each.name != view.name
+            and each.view.holds_memory
+            and not set(each.view.devices).isdisjoint(view.devices)
+        )
 
     def _warn_of_full_device(self, model: Tenant, sizing: Sizing) -> None:
         """Once: whoever wants several loaded at a time has to say so."""
@@ -218,14 +206,6 @@ class PoolMemory:
             )
         elif waited >= 1:
             _log.info("%s: its memory came back after %.1f s", _name(model), waited)
-
-    def _count_change(self, model: Tenant, before: Snapshot, after: Snapshot) -> None:
-        """A process has begun, ended, fallen asleep or been woken."""
-        if after.phase is before.phase:
-            return
-        has_begun = after.phase in (Phase.LOADING, Phase.WAKING)
-        if has_begun or (before.phase in _RUNNING and after.phase in _ENDING):
-            self._changes.update(model.view.devices)
 
 
 async def _read(devices: Collection[int] | None) -> Reading:

@@ -62,7 +62,6 @@ class ModelPool:
         """Connect it with what all models share."""
         model.order_files = self._files_wanted.set
         model.state.listen(self._on_change)
-        self.memory.follow(model)
         model.scheduler = self.scheduler
         if self.scheduler is not None:
             model.memory = self.memory

@@ -108,10 +108,7 @@ def tenants(gpu: FakeGpu, home: Path, names: str, **environ: str) -> list[FakeTe
 
 
 def pool_of(*models: FakeTenant) -> PoolMemory:
-    memory = PoolMemory(models, models[0].settings)
-    for model in models:
-        memory.follow(model)
-    return memory
+    return PoolMemory(models, models[0].settings)
 
 
 async def test_a_start_is_measured_and_the_next_one_gets_the_same_cache(
