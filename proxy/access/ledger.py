@@ -13,7 +13,8 @@ import asyncio
 import logging
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 
@@ -48,12 +49,15 @@ class Ledger:
         self._path = path
         self._accounts = accounts
         self._has_warned = False
-        # What is still to be written, by label.
+        # What is still to be written, as it was taken.
+        self._taken: deque[Charge] = deque()
+        # The same by label. Only a thread that writes touches it: one whose task is cancelled goes
+        # on, so nobody else can tell whether it has written.
         self._charges: dict[str, Charge] = {}
         # When the file was last written, as it was when it was last read.
         self._read_version: tuple[int, int] | None = None
         # The last write of all may come while one is under way.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     async def load(self) -> None:
         """Give the accounts what they had used."""
@@ -72,15 +76,10 @@ class Ledger:
     async def write(self) -> None:
         """Add what was used since the last time to the file; what cannot be written, later. Take
         over what others have added."""
-        for charge in self._accounts.take_charges():
-            label = charge.used.label
-            before = self._charges.get(label)
-            self._charges[label] = charge if before is None else before.and_then(charge)
-        charges, self._charges = self._charges, {}
+        self._taken.extend(self._accounts.take_charges())
         try:
-            kept = await asyncio.to_thread(self._write, list(charges.values()))
+            kept = await asyncio.to_thread(self._write)
         except (sqlite3.Error, OSError, TypeError) as error:
-            self._charges = charges
             if not self._has_warned:
                 _log.warning("what keys have used is not kept: %s: %s", self._path, error)
             self._has_warned = True
@@ -109,14 +108,22 @@ class Ledger:
         self._read_version = version
         return kept
 
-    def _write(self, charges: Sequence[Charge]) -> list[Used]:
-        """Add them; returns what is new in the file."""
-        if not charges:
-            return self._read()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return self._add(charges)
+    def _write(self) -> list[Used]:
+        """Add what is to be written; returns what is new in the file."""
+        with self._lock:
+            while self._taken:
+                charge = self._taken.popleft()
+                before = self._charges.get(charge.used.label)
+                charge = charge if before is None else before.and_then(charge)
+                self._charges[charge.used.label] = charge
+            if not self._charges:
+                return self._read()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            kept = self._add(self._charges.values())
+            self._charges = {}
+            return kept
 
-    def _add(self, charges: Sequence[Charge]) -> list[Used]:
+    def _add(self, charges: Collection[Charge]) -> list[Used]:
         """Add them; returns what is in the file then that others have written too."""
         with self._lock, closing(self._open()) as database:
             database.execute("begin immediate")

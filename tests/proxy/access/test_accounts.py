@@ -385,6 +385,41 @@ async def test_a_volume_that_has_gone_holds_up_neither_the_start_nor_the_end(
     back.set()
 
 
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_write_under_way_at_the_end_loses_nothing_and_counts_once(
+    time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
+    begun, goes_on, opens = threading.Event(), threading.Event(), Ledger._open
+
+    def open_slowly(ledger: Ledger) -> sqlite3.Connection:
+        if not begun.is_set():
+            begun.set()
+            goes_on.wait(PATIENCE)
+            if fails:
+                raise sqlite3.OperationalError("database is locked")
+        return opens(ledger)
+
+    path = tmp_path / "used.sqlite3"
+    them = accounts("tpd=1000", alice=NOTHING)
+    ledger = Ledger(path, them)
+    them.charge("alice", 100)
+    await ledger.write()
+    monkeypatch.setattr(Ledger, "_open", open_slowly)
+    monkeypatch.setattr(ledger_module, "WRITE_SECONDS", 0)
+    them.charge("alice", 100)
+    keeping = asyncio.create_task(ledger.keep())
+    await asyncio.to_thread(begun.wait, PATIENCE)
+    keeping.cancel()
+    them.charge("alice", 100)
+    last_write = asyncio.create_task(ledger.close())
+    await asyncio.sleep(0.05)
+    goes_on.set()
+    await last_write
+    again = accounts("tpd=1000", alice=NOTHING)
+    await Ledger(path, again).load()
+    assert shown(again.admit("alice"))["remaining-tokens"] == "700"
+
+
 @pytest.mark.parametrize("spoiled", ["folder", "garbage", "other table"])
 async def test_a_file_that_is_spoiled_is_told_once_and_stops_nobody(
     time: Time, tmp_path: Path, spoiled: str, caplog: pytest.LogCaptureFixture
