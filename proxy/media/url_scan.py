@@ -94,7 +94,9 @@ def find_urls(route: str, body: Text) -> Scan[ScanResult]:
                 yield work
                 work = 0
     except TooManyValues as error:
-        if (yield from contains(body, _MAY_HOLD_URL, _LONGEST_SIGN)):
+        if (yield from contains(body, _MAY_HOLD_URL, _LONGEST_SIGN)) and (
+            yield from contains(body, _MAY_BE_KEY, _LONGEST_KEY)
+        ):
             raise MediaRefused(_TOO_ODD.format(problem=f"has {error}")) from None
         spans = []
     except ValueError:
@@ -143,6 +145,14 @@ def _name(path: Path) -> str:
 # anthropic/serving.py of the pinned version). A part is taken by its keys, as the engine does where
 # it has a `uuid`; its `type` may say anything.
 
+_KEYS_OF_URLS = ("image_url", "video_url", "audio_url")
+_LISTS_OF_URLS = ("images", "audio", "videos")
+# A URL stands below one of these keys, as it is or with escapes: a body without them has none.
+_KEYS = "|".join(("url", *_KEYS_OF_URLS, *_LISTS_OF_URLS)).encode()
+_ESCAPED_KEY = rb"(?:[a-z_]{0,8}+\\u00(?:5[fF]|[67][0-9a-fA-F])){1,9}+[a-z_]{0,8}+"
+_MAY_BE_KEY = re.compile(rb'"(?:%b|%b)"' % (_KEYS, _ESCAPED_KEY))
+_LONGEST_KEY = 64  # nine letters, each escaped
+
 _STRING = Shape(takes=b'"')
 # "http..." or {"url": "http..."}
 _ONE_URL = Shape({b"url": _STRING}, takes=b'"')
@@ -153,11 +163,10 @@ _URLS.elements = _URLS
 _NODES = Shape()
 _NODES.elements = _NODES
 _NODES.members = {
-    **dict.fromkeys((b"image_url", b"video_url", b"audio_url"), _ONE_URL),
+    **dict.fromkeys(map(str.encode, _KEYS_OF_URLS), _ONE_URL),
     b"source": Shape({b"url": _STRING}),
     **dict.fromkeys((b"content", b"output"), _NODES),
 }
-_LISTS_OF_URLS = ("images", "audio", "videos")
 
 
 _FIELDS: dict[str, dict[bytes, Shape]] = {

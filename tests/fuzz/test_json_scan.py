@@ -132,6 +132,6 @@ def test_values_are_counted_outside_of_strings(
 
 
 def test_a_refusal_is_none_of_the_windows() -> None:
-    deep = b'{"messages":' + b"[" * 300 + b'"http://a/"' + b"]" * 300 + b"}"
+    deep = b'{"messages":' + b"[" * 300 + b'{"image_url":"http://a/"}' + b"]" * 300 + b"}"
     with small_windows(2), pytest.raises(MediaRefused, match="nested too deeply"):
         in_one_go(find_urls(Route.CHAT, deep))

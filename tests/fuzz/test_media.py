@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.access.routes import Route
 from proxy.errors import MediaRefused
+from proxy.json_scan import WINDOW_BYTES
 from proxy.media.url_scan import find_urls, might_contain_urls
 from tests.fuzz.making import jumble, repeatable, spoilt
 from tests.fuzz.media import LISTS, NODES, ROOTS, ROUTES, URLS, check
@@ -164,6 +165,48 @@ def test_too_many_values_to_look_through_are_refused_where_one_may_be_a_url(many
 def test_too_many_values_without_a_url_are_none_of_the_guards_business() -> None:
     body = ('{"input":[%s0]}' % ('"text",' * 200_000)).encode()
     assert check(Route.EMBEDDINGS, body) == []
+
+
+@pytest.mark.parametrize(
+    ("route", "name"),
+    [
+        *((route, "input") for route in (Route.EMBEDDINGS, Route.CLASSIFY, Route.POOLING)),
+        *((Route.RERANK, name) for name in ("documents", "query")),
+        *((Route.SCORE, name) for name in ("data_2", "text_1", "queries", "items")),
+        (Route.EXTRA, "inputs"),
+    ],
+)
+@pytest.mark.parametrize(
+    "many", ['"Note: text",', '"mail to:me", "http://a/",', r'"\u003cp\u003eurl",', "[1, 2],"]
+)
+def test_many_texts_are_not_media_whatever_they_begin_with(
+    route: Route, name: str, many: str
+) -> None:
+    body = {"model": "a", name: ["?"], "user": "team:a"}
+    text = json.dumps(body).replace('"?"', many * 20_001 + r'"so he said: \"image_url\": 1"')
+    assert in_one_go(find_urls(route, text.encode())).urls == []
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        '{"image_url": "http://a/"}',
+        r'{"\u0069mage_url": "http://a/"}',
+        r'{"image\u005Furl": {"url": "http://a/"}}',
+        f'{{"{escaped("video_url")}": "http://a/"}}',
+        '{"source": {"url": "http://a/"}}',
+        r'{"source": {"ur\u006c": "http://a/"}}',
+        '0], "images": ["http://a/"',
+        r'0], "\u0061udio": ["http://a/"',
+        f'0], "{escaped("videos")}": ["http://a/"',
+    ],
+)
+@pytest.mark.parametrize("bytes_before", [0, 3, 10, 40, 60])
+def test_many_texts_hide_no_media_wherever_the_scan_cuts(part: str, bytes_before: int) -> None:
+    texts = '{"input":[' + '"text",' * 20_001
+    blanks = -(len(texts) + bytes_before) % WINDOW_BYTES
+    with pytest.raises(MediaRefused, match="too many values"):
+        in_one_go(find_urls(Route.EXTRA, f"{texts}{' ' * blanks}{part}]}}".encode()))
 
 
 def test_a_url_behind_megabytes_is_found_to_the_byte() -> None:
