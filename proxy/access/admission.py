@@ -202,7 +202,7 @@ class Admission:
 
     def reset_drain_counters(self) -> None:
         """Let `drained` count from now on."""
-        self._left = 0
+        self._left = self._cut = 0
 
     @property
     def drained(self) -> tuple[int, int]:

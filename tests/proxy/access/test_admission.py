@@ -271,6 +271,17 @@ async def test_who_is_still_inside_after_the_drain_is_counted_as_cut() -> None:
     assert gate.drained == (1, 2)
 
 
+async def test_who_was_cut_by_a_reload_is_not_counted_at_the_end() -> None:
+    gate = admission(Engine(ready=True))
+    for _ in range(2):
+        await gate.enter()
+    assert await gate.wait_idle(0) is False
+    for _ in range(2):
+        gate.leave()
+    gate.reset_drain_counters()
+    assert gate.drained == (0, 0)
+
+
 async def test_in_a_hurry_nobody_is_waited_for() -> None:
     gate = admission(Engine(ready=True))
     await gate.enter()
