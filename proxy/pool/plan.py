@@ -251,7 +251,7 @@ def obstacle(model: ModelView, models: Iterable[ModelView], budget: Budget) -> s
     needs = "is to be loaded"
     if model.memory_bytes is not None:
         needs = f"takes {model.memory_bytes / _GIB:.1f} GiB"
-    return f"{model.name} {needs}, but does not fit{beside}"
+    return f"{model.name or 'the model'} {needs}, but does not fit{beside}"
 
 
 @dataclass(frozen=True, slots=True)

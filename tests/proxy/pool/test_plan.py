@@ -170,3 +170,10 @@ def test_a_pinned_model_in_its_sleep_is_woken_and_counts_as_if_it_were() -> None
     pinned = sleepy(ModelState.ASLEEP, pinned=True)
     assert due(pinned) == (Action.LOAD, "sleepy", Reason.PINNED)
     assert obstacle(wanted(9), [pinned], BUDGET) is not None
+
+
+def test_the_model_of_a_set_of_one_is_called_so_where_it_does_not_fit() -> None:
+    only = replace(wanted(11), name="")
+    text = obstacle(only, [only], BUDGET)
+    assert text is not None
+    assert text.startswith("the model takes ")
