@@ -1,4 +1,5 @@
-"""What the engine is asked: a JSON body is held whole and read, any other one is piped.
+"""What the engine is asked: a JSON body is held whole and read, any other one is piped, but for
+forms where there are several models.
 
 A small body is read with typed structs that skip what they do not name. In any other one the
 few values that are asked for are found by `proxy.json_scan`, which makes no objects of the rest
@@ -15,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -32,7 +33,7 @@ from proxy.json_scan import (
     in_slices,
 )
 from proxy.relay.connection import Connection, Parts
-from proxy.relay.form import boundary_of, read_model
+from proxy.relay.form import boundary_of, model_of_form
 from proxy.relay.models import ModelsResponse
 from proxy.relay.translation import Translation
 from proxy.server.exchange import Exchange
@@ -84,15 +85,11 @@ class UpstreamRequest:
     # What identifies the request, where it is held whole: with media, as the client sent it.
     fingerprinted: Parts = ()
     give_back: Callable[[], None] | None = None
-    spool: IO[bytes] | None = None
-    """Holds a part of `pieces`."""
 
     def close(self) -> None:
         """The request is over: give back what it still holds."""
         if self.give_back is not None:
             self.give_back()
-        if self.spool is not None:
-            self.spool.close()
 
     async def resolve_media(self, exchange: Exchange, media: Media, record: Record) -> None:
         """Put what the media URLs of the body lead to in their place. A client that leaves ends
@@ -172,7 +169,7 @@ async def upstream_request(
 ) -> UpstreamRequest:
     """Take in a JSON body whole, to inspect it; let any other flow. `out` is what takes the
     response: it may ask the engine for something else than the client has. With `is_routed` the
-    request says which model it is for: a form is read until it has.
+    request says which model it is for: a form is taken in whole too, as its last field may do so.
 
     Raises:
         BodyTooLarge, ClientClosed, MalformedRequest: see `Exchange.whole_body`.
@@ -195,14 +192,18 @@ async def upstream_request(
             record.body_read, record.stream = record.started, False
             asked.length = request.declared_length
             return asked
-        if not request.named.get(b"content-type", b"").lower().startswith(b"application/json"):
+        content_type = request.named.get(b"content-type", b"")
+        if not content_type.lower().startswith(b"application/json"):
             record.audios = 1 if route is Route.AUDIO else 0
-            asked.length = request.declared_length
-            asked.pieces = body_pieces = exchange.body(limit_bytes)
-            content_type = request.named.get(b"content-type", b"")
-            if is_routed and (boundary := boundary_of(content_type)) is not None:
-                name, pieces, asked.spool = await read_model(body_pieces, boundary)
-                record.model, asked.pieces = name, pieces
+            boundary = boundary_of(content_type) if is_routed else None
+            if boundary is None:
+                asked.length = request.declared_length
+                asked.pieces = exchange.body(limit_bytes)
+            else:
+                body = await exchange.whole_body(limit_bytes)
+                record.body_read = monotonic()
+                record.model = await in_slices(model_of_form(body, boundary))
+                asked.length, asked.parts = len(body), (body,)
             return asked
         body = await exchange.whole_body(limit_bytes)
     record.body_read, record.bytes_in = monotonic(), exchange.received_bytes

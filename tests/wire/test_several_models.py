@@ -105,8 +105,11 @@ def test_all_models_are_listed_with_their_status(service: Service) -> None:
         assert client.post("/v1/models").status_code == 405
 
 
-@pytest.mark.parametrize("size", [10, 3_000_000], ids=["in memory", "on disk"])
-def test_the_model_of_an_upload_may_come_behind_its_file(service: Service, size: int) -> None:
+@pytest.mark.parametrize("in_chunks", [False, True])
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_the_model_of_an_upload_may_come_behind_its_file(
+    service: Service, size: int, *, in_chunks: bool
+) -> None:
     boundary = "----parts"
     field = 'content-disposition: form-data; name="{}"'
     content = os.urandom(size).replace(b"-", b"+")
@@ -116,7 +119,8 @@ def test_the_model_of_an_upload_may_come_behind_its_file(service: Service, size:
     body += f"--{boundary}--\r\n".encode()
     headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
     with client_of(service) as client:
-        answer = client.post("/v1/audio/transcriptions", content=body, headers=headers)
+        sent = iter([body]) if in_chunks else body
+        answer = client.post("/v1/audio/transcriptions", content=sent, headers=headers)
         assert answer.status_code == 200, answer.text
         lost = body.replace(b"\r\ntwo\r\n", b"\r\nsix\r\n")
         assert (
