@@ -19,78 +19,42 @@ _MODEL_CACHE = (
     "Set HF_HOME to a directory that is writable, or mount this one writable.",
 )
 
+# The sidecar fetches the model itself and explains what fails there (proxy/models/hub_failure.py).
+_OF_THE_HUB = (
+    "vLLM itself asked the hub: check what names a repository (TOKENIZER, SPECULATIVE_CONFIG, "
+    "LORA_MODULES, :QUANT in MODEL_NAME), HF_TOKEN and HF_ENDPOINT."
+)
+
 MODEL_RULES: tuple[Rule, ...] = (
     Rule(
         Cause.MODEL_GATED,
-        line(r"Access to model (?P<model>\S+) is restricted and you are not in the authorized"),
-        "The account of HF_TOKEN has no access to the gated model {model}.",
-        "Ask for access at https://huggingface.co/{model}, or set HF_TOKEN of another account.",
-    ),
-    Rule(
-        Cause.MODEL_GATED,
-        line(r"Access to model (?P<model>\S+) is restricted"),
-        "The model {model} is gated, and no HF_TOKEN with access was given.",
-        "Accept the terms at https://huggingface.co/{model} and set HF_TOKEN.",
-    ),
-    Rule(
-        Cause.MODEL_GATED,
-        error(r"You are trying to access a gated repo\b"),
-        "The model is gated, and HF_TOKEN is missing or has no access.",
-        "Accept the terms on the model's page and set HF_TOKEN.",
-    ),
-    Rule(
-        Cause.MODEL_GATED,
-        line(r"403 Forbidden: (?P<problem>.*fine-grained token.*)"),
-        "HF_TOKEN may not read this model: {problem}",
-        "Allow it in the token's settings on huggingface.co, or set another HF_TOKEN.",
+        error(
+            r"(?P<problem>Access to model \S+ is restricted[\w ]*"
+            r"|You are trying to access a gated repo|403 Forbidden: [^.\n]*)"
+        ),
+        "The hub gives vLLM no access: {problem}.",
+        _OF_THE_HUB,
     ),
     Rule(
         Cause.MODEL_NOT_FOUND,
-        line(r"(?:\w+\.)*DisabledRepoError: "),
-        "The model was disabled on the hub.",
-        "Set MODEL_NAME to another model.",
+        error(
+            # huggingface_hub says what is missing below the status.
+            r"(?:(?:\w+\.)*(?:DisabledRepo|(?:Repository|Revision)NotFound)Error: "
+            r"(?:\d+ Client Error.*\n\s*)?"
+            r"|(?=\S+ is not a (?:local folder and|valid git)|Repo id must (?:be in|use)))"
+            r"(?P<problem>.*?)\.?$"
+        ),
+        "The hub has no such repository or revision, or it is private or disabled: {problem}.",
+        _OF_THE_HUB,
     ),
     Rule(
         Cause.MODEL_NOT_FOUND,
-        error(r"(?P<model>\S+) is not a local folder and is not a valid model identifier"),
-        "The hub has no model {model}, or it is private and HF_TOKEN has no access.",
-        "Correct MODEL_NAME; for a private model set HF_TOKEN.",
-    ),
-    Rule(
-        Cause.MODEL_NOT_FOUND,
-        line(r"(?:\w+\.)*RepositoryNotFoundError: "),
-        "The hub has no such model, or it is private and HF_TOKEN has no access.",
-        "Correct MODEL_NAME; for a private model set HF_TOKEN.",
-    ),
-    Rule(
-        Cause.MODEL_NOT_FOUND,
-        error(r"(?P<revision>\S+) is not a valid git identifier"),
-        "The model has no revision {revision}.",
-        "Correct or unset MODEL_REVISION.",
-    ),
-    Rule(
-        Cause.MODEL_NOT_FOUND,
-        line(r"(?:\w+\.)*RevisionNotFoundError: "),
-        "The model does not have the revision that was asked for.",
-        "Correct or unset MODEL_REVISION.",
-    ),
-    Rule(
-        Cause.MODEL_NOT_FOUND,
-        error(r"Repo id must (?:be in the form|use alphanumeric)[^\n]*?: '(?P<model>[^'\n]+)'"),
-        "{model} is neither a directory in the container nor the name of a model on the hub.",
-        "Correct MODEL_NAME, or mount the model there.",
-    ),
-    Rule(
-        Cause.MODEL_NOT_FOUND,
-        error(r"Cannot find an appropriate cached snapshot folder .*outgoing traffic has been dis"),
-        "The model is not in the local cache, and HF_HUB_OFFLINE forbids downloading it.",
-        "Unset HF_HUB_OFFLINE, or set HF_HOME to a cache that holds the model.",
-    ),
-    Rule(
-        Cause.MODEL_NOT_FOUND,
-        line(r"(?:\w+\.)*OfflineModeIsEnabled: "),
-        "A file of the model is not in the local cache, and HF_HUB_OFFLINE forbids downloading it.",
-        "Unset HF_HUB_OFFLINE, or set HF_HOME to a cache that holds the model.",
+        error(
+            r"(?:(?:\w+\.)*OfflineModeIsEnabled: "
+            r"|Cannot find an appropriate cached snapshot folder .*outgoing traffic has been dis)"
+        ),
+        "A file that vLLM wants of the hub is not cached, and HF_HUB_OFFLINE forbids fetching it.",
+        f"Unset HF_HUB_OFFLINE for one start. {_OF_THE_HUB}",
     ),
     Rule(
         Cause.MODEL_NOT_FOUND,
@@ -106,24 +70,20 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.HUB_RATE_LIMITED,
-        error(r"(?:Client error '429 |429 Client Error|429 Too Many Requests)"),
-        "The hub refuses more requests for now (429).",
-        "Set HF_TOKEN (its limits are higher), or wait some minutes.",
-        permanent=False,
-    ),
-    Rule(
-        Cause.HUB_RATE_LIMITED,
-        # As the newest line only: hours later it would explain nothing.
-        line(r"Rate limited\. Waiting (?P<seconds>[\d.]+)s before retry[^\n]*(?:\n[^\n]*){0,2}\Z"),
-        "The hub refuses more requests for now: {seconds} s to wait.",
-        "Set HF_TOKEN (its limits are higher), or wait some minutes.",
+        error(
+            r"(?:Client error '429 |429 Client Error|429 Too Many Requests"
+            # As the newest line only: hours later it would explain nothing.
+            r"|Rate limited\. Waiting [\d.]+s before retry[^\n]*(?:\n[^\n]*){0,2}\Z)"
+        ),
+        "The hub refuses more requests for now (429); those with HF_TOKEN have a higher limit.",
+        _OF_THE_HUB,
         permanent=False,
     ),
     Rule(
         Cause.TOKEN_INVALID,
         error(r"Client error '401 |401 Client Error|Invalid credentials in Authorization header"),
         "The hub does not accept HF_TOKEN (401).",
-        "Set HF_TOKEN to a valid token, or unset it for a public model.",
+        _OF_THE_HUB,
     ),
     Rule(
         Cause.DISK_FULL,
@@ -161,28 +121,15 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.HUB_UNREACHABLE,
-        error(r"Server error '(?P<status>5\d\d)[^\n]* for url '(?:https?://)?(?P<host>[^/'\n]+)"),
-        "The hub at {host} answers {status}.",
-        "Try again later, or serve a local copy (MODEL_NAME=/path).",
-        permanent=False,
-    ),
-    Rule(
-        Cause.HUB_UNREACHABLE,
-        error(r"We couldn't connect to '(?P<endpoint>[^'\n]+)' to load the files"),
-        "The hub at {endpoint} cannot be reached.",
-        "Check the network and HF_ENDPOINT, or serve a local copy (MODEL_NAME=/path).",
-        permanent=False,
-    ),
-    Rule(
-        Cause.HUB_UNREACHABLE,
-        # The classes of its HTTP libraries: before it serves, vLLM uses them only for the hub.
-        # A status (404 for an optional file) is an answer, not a broken line.
-        line(
-            r"(?:httpx2?|httpcore2?|requests\.exceptions)\.(?!HTTPStatusError)"
-            r"\w*(?:Error|Timeout|Exception): (?P<problem>.*)"
+        error(
+            # The classes of its HTTP libraries: before it serves, vLLM uses them only for the hub.
+            # A status (404 for an optional file) is an answer, not a broken line.
+            r"(?:(?:httpx2?|httpcore2?|requests\.exceptions)\.(?!HTTPStatusError)"
+            r"\w*(?:Error|Timeout|Exception): "
+            r"|(?=Server error '5\d\d|We couldn't connect to '))(?P<problem>.*)"
         ),
-        "The download from the hub broke off: {problem}.",
-        "Check the network and HF_ENDPOINT; the next start goes on from what was fetched.",
+        "The hub cannot be reached, or broke off: {problem}.",
+        _OF_THE_HUB,
         permanent=False,
     ),
     Rule(

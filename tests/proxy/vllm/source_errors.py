@@ -158,33 +158,47 @@ FROM_SOURCE = {
     "already in use": Case(Cause.PORT_IN_USE, False, "the engine's port", "UPSTREAM_PORT"),
     "huggingface_hub.errors.HFValidationError: Repo id must use alphanumeric chars or '-', '_', "
     "'.': './no-such-model'.": Case(
-        Cause.MODEL_NOT_FOUND, True, "./no-such-model is neither", "MODEL_NAME"
+        Cause.MODEL_NOT_FOUND, True, "'./no-such-model'", "names a repository"
+    ),
+    "OSError: no/such is not a local folder and is not a valid model identifier listed on "
+    "'https://huggingface.co/models'": Case(
+        Cause.MODEL_NOT_FOUND, True, "no/such is not", "check what names a repository (TOKENIZER, "
     ),
     "OSError: v9 is not a valid git identifier (branch name, tag name or commit id)": Case(
-        Cause.MODEL_NOT_FOUND, True, "no revision v9", "MODEL_REVISION"
+        Cause.MODEL_NOT_FOUND, True, "v9 is not a valid git identifier", "names a repository"
     ),
-    "huggingface_hub.errors.DisabledRepoError: 403 Client Error.\nOSError: We couldn't connect to "
-    "'https://huggingface.co' to load the files": Case(
-        Cause.MODEL_NOT_FOUND, True, "disabled", "MODEL_NAME"
+    "huggingface_hub.errors.DisabledRepoError: 403 Client Error.\n\nCannot access repository for "
+    "url https://huggingface.co/a/b.\nAccess to this resource is disabled.\nOSError: We couldn't "
+    "connect to 'https://huggingface.co' to load the files": Case(
+        Cause.MODEL_NOT_FOUND,
+        True,
+        "disabled: Cannot access repository for url https://huggingface.co/a/b.",
+        "names",
     ),
-    "huggingface_hub.errors.GatedRepoError: 403 Client Error.\n\nAccess to model a/b is restricted "
-    "and you are not in the authorized list. Visit": Case(
-        Cause.MODEL_GATED, True, "HF_TOKEN has no access to the gated model a/b", "Ask for access"
+    "huggingface_hub.errors.GatedRepoError: 403 Client Error.\n\nAccess to model a/b-3.1 is "
+    "restricted and you are not in the authorized list. Visit": Case(
+        Cause.MODEL_GATED,
+        True,
+        "model a/b-3.1 is restricted and you are not in the authorized list.",
+        "HF_TOKEN",
     ),
     "huggingface_hub.errors.HfHubHTTPError: Client error '401 Unauthorized' for url 'https://x'\n"
     "OSError: There was a specific connection error when trying to load a/b:": Case(
-        Cause.TOKEN_INVALID, True, "does not accept HF_TOKEN", "valid token"
+        Cause.TOKEN_INVALID, True, "does not accept HF_TOKEN", "HF_TOKEN"
     ),
     "huggingface_hub.errors.HfHubHTTPError: Client error '429 Too Many Requests' for url 'x'": Case(
         Cause.HUB_RATE_LIMITED, False, "429", "HF_TOKEN"
     ),
     "huggingface_hub.errors.HfHubHTTPError: Server error '503 Service Unavailable' for url "
     "'https://huggingface.co/a/b/resolve/main/model.safetensors'": Case(
-        Cause.HUB_UNREACHABLE, False, "huggingface.co answers 503", "later"
+        Cause.HUB_UNREACHABLE,
+        False,
+        "503 Service Unavailable' for url 'https://huggingface.co/a/b/",
+        "HF_ENDPOINT",
     ),
     "httpx2.RemoteProtocolError: peer closed connection without sending complete message body "
     "(received 100000 bytes, expected 857072)": Case(
-        Cause.HUB_UNREACHABLE, False, "received 100000 bytes", "goes on"
+        Cause.HUB_UNREACHABLE, False, "received 100000 bytes", "HF_ENDPOINT"
     ),
     "OSError: [Errno 30] Read-only file system: '/data/hf'": Case(
         Cause.CACHE_NOT_WRITABLE, True, "cannot be written", "HF_HOME"
@@ -224,10 +238,14 @@ FROM_SOURCE = {
     ),
     "huggingface_hub.errors.HfHubHTTPError: (Request ID: x)\n\n403 Forbidden: Please enable access "
     "to public gated repositories in your fine-grained token settings to view this.": Case(
-        Cause.MODEL_GATED, True, "HF_TOKEN may not read", "token's settings"
+        Cause.MODEL_GATED, True, "403 Forbidden: Please enable access to public", "HF_TOKEN"
     ),
-    "huggingface_hub.errors.RevisionNotFoundError: 404 Client Error.": Case(
-        Cause.MODEL_NOT_FOUND, True, "revision", "MODEL_REVISION"
+    "huggingface_hub.errors.RevisionNotFoundError: 404 Client Error. (Request ID: x)\n\nRevision "
+    "Not Found for url: https://huggingface.co/a/b/resolve/v9/config.json.": Case(
+        Cause.MODEL_NOT_FOUND,
+        True,
+        "Revision Not Found for url: https://huggingface.co/a/b/resolve/v9",
+        "names",
     ),
     "huggingface_hub.errors.OfflineModeIsEnabled: Cannot reach https://huggingface.co/x": Case(
         Cause.MODEL_NOT_FOUND, True, "HF_HUB_OFFLINE forbids", "Unset HF_HUB_OFFLINE"

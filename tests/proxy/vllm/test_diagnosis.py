@@ -17,20 +17,22 @@ RECORDED = {
         Cause.BAD_FLAG, True, "GPU_MEMORY_UTIL cannot be 1.5", "unset GPU_MEMORY_UTIL"
     ),
     "B_bad_int": Case(Cause.BAD_FLAG, True, "MAX_MODEL_LEN cannot be abc", "MAX_MODEL_LEN"),
-    "B_hub_503": Case(Cause.HUB_UNREACHABLE, False, "127.0.0.1:8119 answers 503", "MODEL_NAME"),
+    "B_hub_503": Case(Cause.HUB_UNREACHABLE, False, "503 Service Unavailable", "HF_ENDPOINT"),
     "B_hub_diskfull": Case(
         Cause.DISK_FULL, True, "full: 0.86 MB are needed, 0.56 MB are free", "HF_HOME"
     ),
     "B_hub_gated_notoken": Case(
-        Cause.MODEL_GATED, True, "gated/tiny is gated", "huggingface.co/gated/tiny and set HF_TOKEN"
+        Cause.MODEL_GATED, True, "Access to model gated/tiny is restricted", "HF_TOKEN"
     ),
-    "B_hub_missing_token": Case(
-        Cause.MODEL_NOT_FOUND, True, "no model missing/tiny", "Correct MODEL_NAME"
-    ),
+    "B_hub_missing_token": Case(Cause.MODEL_NOT_FOUND, True, "8119/missing/tiny/", "TOKENIZER"),
     "B_hub_refused": Case(
-        Cause.HUB_UNREACHABLE, False, "http://127.0.0.1:1 cannot be reached", "HF_ENDPOINT"
+        Cause.HUB_UNREACHABLE, False, "off: [Errno 111] Connection refused", "HF_ENDPOINT"
     ),
     "B_hub_stall": Case(Cause.HUB_UNREACHABLE, False, "broke off: timed out", "HF_ENDPOINT"),
+    # MODEL_NAME is right here.
+    "B_hub_tokenizer": Case(
+        Cause.MODEL_NOT_FOUND, True, "8119/no/such/", "check what names a repository (TOKENIZER, "
+    ),
     "B_kv_too_big": Case(
         Cause.OUT_OF_MEMORY,
         True,
@@ -45,12 +47,12 @@ RECORDED = {
         Cause.MISSING_PACKAGE, True, "not installed: torchvision.", "fits the installed torch"
     ),
     "B_model_abs_missing": Case(
-        Cause.MODEL_NOT_FOUND, True, "/models/llama is neither", "Correct MODEL_NAME"
+        Cause.MODEL_NOT_FOUND, True, "'/models/llama'", "check what names a repository"
     ),
     "B_noconfig": Case(Cause.MODEL_NOT_FOUND, True, "there is no config.json", "MODEL_NAME"),
     "B_noweights": Case(Cause.MODEL_NOT_FOUND, True, "/models/noweights holds no weights", "MODEL"),
     "B_offline_not_cached": Case(
-        Cause.MODEL_NOT_FOUND, True, "not in the local cache", "Unset HF_HUB_OFFLINE"
+        Cause.MODEL_NOT_FOUND, True, "HF_HUB_OFFLINE forbids", "Unset HF_HUB_OFFLINE"
     ),
     "B_port_in_use": Case(Cause.PORT_IN_USE, False, "holds the engine's port", "UPSTREAM_PORT"),
     "B_shm_small": Case(
