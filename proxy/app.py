@@ -26,7 +26,7 @@ from proxy.media.resolver import media_resolver
 from proxy.models.fetch import data_directory, model_cache
 from proxy.models.preset_choice import load_settings
 from proxy.models.several import names_of
-from proxy.pool.metrics import TransitionMetrics, memory_of
+from proxy.pool.metrics import LoadKind, TransitionMetrics, memory_of
 from proxy.pool.model import ServedModel
 from proxy.pool.pool import ModelPool
 from proxy.pool.reload import Reload
@@ -38,7 +38,6 @@ from proxy.relay.websocket import WebSocketRelay
 from proxy.server.dispatch import Dispatch
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
-from proxy.telemetry.model_series import LoadKind
 from proxy.telemetry.record import Record
 from proxy.telemetry.request_log import log_request
 from proxy.vllm.flags import value_of
@@ -163,7 +162,7 @@ def _make_model(
     metrics.add_engine(model.name)
     if settings.upstream_url is None:
         kinds = LoadKind if settings.sleeps else (LoadKind.COLD,)
-        TransitionMetrics(metrics.models).add_model(model.name, kinds)
+        TransitionMetrics(metrics.families).add_model(model.name, kinds)
         model.admit_load = access.admit_load
     return model
 
@@ -185,7 +184,7 @@ def _measure_models(metrics: Metrics, models: ModelPool) -> None:
     if models.only is None or models.scheduler is not None:
         gauges.models = lambda: [(each.name, each.status) for each in models]
     if models.scheduler is not None:
-        models.scheduler.observers.append(TransitionMetrics(metrics.models))
+        models.scheduler.observers.append(TransitionMetrics(metrics.families))
         gauges.model_memory = lambda: memory_of(each.view for each in models if each.is_measured)
 
 
@@ -213,7 +212,7 @@ def _observers(
         yield end_span
     yield metrics.requests.ended
     if is_set:
-        yield metrics.models.add
+        yield metrics.waited
     if access.guarded:
         yield from (metrics.keys.add, charge)
     yield from (service.recent.add, log_request)

@@ -32,13 +32,12 @@ sys.path.insert(0, str(ROOT))
 from proxy.access.routes import ROUTES, Endpoint, Route  # noqa: E402
 from proxy.engine.phase import Phase  # noqa: E402
 from proxy.pool import scheduler as pool_scheduler  # noqa: E402
-from proxy.pool.metrics import EVICTIONS  # noqa: E402
+from proxy.pool.metrics import EVICTIONS, LoadKind  # noqa: E402
 from proxy.pool.plan import Action, Reason  # noqa: E402
 from proxy.settings import Settings, variables  # noqa: E402
 from proxy.settings.values import Group, first_sentence  # noqa: E402
 from proxy.telemetry.catalogue import DECLARED  # noqa: E402
 from proxy.telemetry.gauges import STATES  # noqa: E402
-from proxy.telemetry.model_series import LoadKind  # noqa: E402
 from proxy.telemetry.record import Outcome  # noqa: E402
 from proxy.telemetry.request_log import (  # noqa: E402
     IN_FLIGHT_FIELDS,

@@ -133,7 +133,7 @@ def test_the_numbers_of_series_are_those_there_are() -> None:
     of_model = sum("model" in sample.labels for sample in samples)
     of_routes = sum("route" in sample.labels and "model" not in sample.labels for sample in samples)
     others = len(samples) - of_model - of_routes
-    TransitionMetrics(metrics.models).add_model("demo")
+    TransitionMetrics(metrics.families).add_model("demo")
     metrics.gauges.models = lambda: [("demo", ModelState.READY)]
     of_loads = len(samples_of(metrics)) - len(samples)
     listed = [int(number) for _, number, _ in rows("How many series")]

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from enum import StrEnum
 
 from proxy.pool.plan import Action, ModelState, ModelView, Reason
 from proxy.pool.scheduler import Outcome, Transition
-from proxy.telemetry.model_series import LoadKind, ModelSeries
+from proxy.telemetry import catalogue
+from proxy.telemetry.family import Families
+
+
+class LoadKind(StrEnum):
+    COLD = "cold"
+    WAKE = "wake"
+    """From sleep."""
+
 
 # Why a model may be unloaded.
 EVICTIONS = (Reason.MAKE_ROOM, Reason.IDLE, Reason.ORDERED, Reason.ABANDONED)
@@ -24,28 +33,29 @@ def memory_of(views: Iterable[ModelView]) -> Iterator[tuple[tuple[str, str], flo
 class TransitionMetrics:
     """An observer of the scheduler: it counts each transition that has ended."""
 
-    def __init__(self, series: ModelSeries) -> None:
-        self._series = series
+    def __init__(self, families: Families) -> None:
+        self._families = families
 
     def add_model(self, name: str, kinds: Iterable[LoadKind] = (LoadKind.COLD,)) -> None:
         """All its series from now on: a rate needs the 0 before the 1. `kinds`: how it may be
         loaded."""
         for kind in kinds:
-            self._series.load_seconds.child(name, kind)
+            self._families[catalogue.MODEL_LOAD_SECONDS].child(name, kind)
             for outcome in Outcome:
-                self._series.loads.child(name, kind, outcome)
+                self._families[catalogue.MODEL_LOADS].child(name, kind, outcome)
         for reason in EVICTIONS:
-            self._series.evictions.child(name, reason)
+            self._families[catalogue.MODEL_EVICTIONS].child(name, reason)
         if name:  # with one model nothing tells that wait from any other
-            self._series.wait_seconds.child(name)
+            self._families[catalogue.MODEL_WAIT].child(name)
 
     def __call__(self, transition: Transition) -> None:
         step, outcome = transition.step, transition.outcome
         name = step.model.name
         if step.action is not Action.LOAD:
-            self._series.evictions.child(name, step.reason).value += 1
+            self._families[catalogue.MODEL_EVICTIONS].child(name, step.reason).value += 1
             return
         kind = LoadKind.WAKE if step.model.state is ModelState.ASLEEP else LoadKind.COLD
-        self._series.loads.child(name, kind, outcome).value += 1
+        self._families[catalogue.MODEL_LOADS].child(name, kind, outcome).value += 1
         if outcome is Outcome.OK:
-            self._series.load_seconds.child(name, kind).observe(transition.seconds)
+            seconds = self._families[catalogue.MODEL_LOAD_SECONDS].child(name, kind)
+            seconds.observe(transition.seconds)

@@ -36,14 +36,13 @@ BODY_BUCKETS = tuple(1024 * 4**power for power in range(10))
 # Where Cloudflare, and with it RunPod's proxy of pods, cuts a connection on which nothing came.
 LONG_SECONDS = 100
 
+
+def _declared() -> tuple[Declaration[Any], ...]:
+    return tuple(each for each in list(globals().values()) if isinstance(each, Declaration))
+
+
 REQUESTS = counter("requests", "Requests that ended.", "route", "model", "outcome")
 IN_FLIGHT = gauge("requests_in_flight", "Requests that have begun and not ended.", "route")
-WAITING = gauge(
-    "requests_waiting",
-    "Requests that wait for a slot of `MAX_IN_FLIGHT`, or for their model to be loaded. Without "
-    "`model`, beside several models: for what `KEY_LIMITS` let a key have at once.",
-    "model",
-)
 DURATION = histogram(
     "request_duration_seconds",
     "First byte of the request in to last byte of the answer out.",
@@ -115,12 +114,6 @@ KEY_TOKENS = counter(
 STATE = gauge(
     "engine_state", "1 for the phase the engine is in, 0 for the others.", "model", "phase"
 )
-MODEL_STATE = gauge(
-    "model_state",
-    "1 for the state of a model, 0 for the others.",
-    "model",
-    "state",
-)
 MODEL_LOADS = counter("model_loads", "Loads of a model that ended.", "model", "kind", "outcome")
 MODEL_LOAD_SECONDS = histogram(
     "model_load_seconds",
@@ -140,17 +133,21 @@ MODEL_WAIT = histogram(
     "model",
     unit="s",
 )
-MODEL_MEMORY = gauge(
-    "model_memory_bytes",
-    "Memory that a model takes, as it was measured; 0 while it is not loaded.",
-    "model",
-    "gpu",
-    unit="bytes",
-)
 PHASE_SECONDS = gauge(
     "engine_phase_seconds", "Time that the last start spent in a phase.", "model", "phase", unit="s"
 )
 RESTARTS = counter("engine_restarts", "Restarts of the engine.", "model", "cause")
+BUILD = gauge("build_info", "Always 1.", "version", "python")
+
+KEPT: tuple[Declaration[Any], ...] = _declared()
+"""Those whose numbers are kept. What follows is read at each scrape."""
+
+WAITING = gauge(
+    "requests_waiting",
+    "Requests that wait for a slot of `MAX_IN_FLIGHT`, or for their model to be loaded. Without "
+    "`model`, beside several models: for what `KEY_LIMITS` let a key have at once.",
+    "model",
+)
 ENGINE_RUNNING = gauge("engine_requests_running", "Requests in the engine's batch.", "model")
 ENGINE_WAITING = gauge("engine_requests_waiting", "Requests in the engine's queue.", "model")
 ENGINE_KV_CACHE = gauge(
@@ -158,6 +155,16 @@ ENGINE_KV_CACHE = gauge(
     "Share of the engine's KV cache in use; of the fullest core, where there are several.",
     "model",
     unit="0 to 1",
+)
+MODEL_STATE = gauge(
+    "model_state", "1 for the state of a model, 0 for the others.", "model", "state"
+)
+MODEL_MEMORY = gauge(
+    "model_memory_bytes",
+    "Memory that a model takes, as it was measured; 0 while it is not loaded.",
+    "model",
+    "gpu",
+    unit="bytes",
 )
 MODEL_BYTES = gauge("model_download_bytes", "Size of the model on disk.", "model", unit="bytes")
 DISK_FREE = gauge(
@@ -186,8 +193,5 @@ LOG_LINES_DROPPED = counter(
     "Log lines that stdout, `LOG_FILE` or `OTLP_LOGS_ENDPOINT` did not take.",
     unit="lines",
 )
-BUILD = gauge("build_info", "Always 1.", "version", "python")
 
-DECLARED: tuple[Declaration[Any], ...] = tuple(
-    each for each in list(globals().values()) if isinstance(each, Declaration)
-)
+DECLARED: tuple[Declaration[Any], ...] = _declared()

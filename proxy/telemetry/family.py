@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 from time import time
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
@@ -113,7 +113,7 @@ def histogram(
     return Declaration(f"sidecar_{name}", "histogram", text, unit, labels, make)
 
 
-class Family(Collector, Generic[Child]):
+class Family(Generic[Child]):
     """The numbers of a metric: a child for each set of label values that was asked for."""
 
     def __init__(self, declaration: Declaration[Child]) -> None:
@@ -128,20 +128,36 @@ class Family(Collector, Generic[Child]):
             child = self._children[labels] = self._make()
         return child
 
-    def forget_models(self, names: Collection[str]) -> None:
-        """Drop what is kept for models of these names."""
-        if "model" in self._declaration.labels:
-            place = self._declaration.labels.index("model")
-            for labels in [each for each in self._children if each[place] in names]:
-                del self._children[labels]
-
-    def collect(self) -> Iterable[Metric]:
-        metric = self._declaration.metric()
-        # There may be very many: they are made while they are read.
-        metric.samples = cast("list[Sample]", self)
-        return [metric]
+    def forget(self, place: int, values: Collection[str]) -> None:
+        for labels in [each for each in self._children if each[place] in values]:
+            del self._children[labels]
 
     def __iter__(self) -> Iterator[Sample]:
         name, names = self._declaration.name, self._declaration.labels
         for labels, child in list(self._children.items()):
             yield from child.samples(name, _labels(names, labels))
+
+
+class Families(Collector):
+    """The family of each declaration, on the page in their order."""
+
+    def __init__(self, declarations: Iterable[Declaration[Any]]) -> None:
+        self._families: dict[Declaration[Any], Family[Any]] = {
+            each: Family(each) for each in declarations
+        }
+
+    def __getitem__(self, declaration: Declaration[Child]) -> Family[Child]:
+        return self._families[declaration]
+
+    def forget(self, label: str, values: Collection[str]) -> None:
+        """Drop what is kept for these values of a label."""
+        for declaration, family in self._families.items():
+            if label in declaration.labels:
+                family.forget(declaration.labels.index(label), values)
+
+    def collect(self) -> Iterator[Metric]:
+        for declaration, family in self._families.items():
+            metric = declaration.metric()
+            # There may be very many: they are made while they are read.
+            metric.samples = cast("list[Sample]", family)
+            yield metric

@@ -20,10 +20,10 @@ from proxy import __version__
 from proxy.engine.phase import Phase
 from proxy.errors import Cause
 from proxy.telemetry import catalogue
-from proxy.telemetry.family import Family
+from proxy.telemetry.family import Families
 from proxy.telemetry.gauges import Gauges
 from proxy.telemetry.key_series import KeySeries
-from proxy.telemetry.model_series import ModelSeries
+from proxy.telemetry.record import Record
 from proxy.telemetry.series import RequestSeries
 
 # For so long the event loop is held by a page of metrics, and by so many samples at least.
@@ -47,57 +47,51 @@ class Metrics:
     def __init__(self, routes: Iterable[str] = (), engines: Iterable[str] = ("",)) -> None:
         """`routes`: see `RequestSeries`; `engines` are the names of several models, or one empty
         name."""
-        self.requests = RequestSeries(routes)
-        self.keys = KeySeries()
-        self.models = ModelSeries()
+        self.families = Families(catalogue.KEPT)
+        self.requests = RequestSeries(self.families, routes)
+        self.keys = KeySeries(self.families)
+        self._engines: set[str] = set()
         self.gauges = Gauges()
-        self._state = Family(catalogue.STATE)
-        self._restarts = Family(catalogue.RESTARTS)
-        self._phase_seconds = Family(catalogue.PHASE_SECONDS)
-        self._build = Family(catalogue.BUILD)
         self.registry = CollectorRegistry()
-        for collector in (
-            self.requests,
-            self.keys,
-            self.models,
-            self._state,
-            self._restarts,
-            self._phase_seconds,
-            self.gauges,
-            self._build,
-        ):
-            self.registry.register(collector)
+        self.registry.register(self.families)
+        self.registry.register(self.gauges)
         for engine in engines:
             self.add_engine(engine)
-        self._build.child(__version__, platform.python_version()).value = 1
+        self.families[catalogue.BUILD].child(__version__, platform.python_version()).value = 1
 
     def add_engine(self, model: str = "") -> None:
         """The series of an engine, from the start; `model` is empty where there is only one."""
-        self.models.names.add(model)
+        self._engines.add(model)
         for cause in Cause:
-            self._restarts.child(model, cause)
+            self.families[catalogue.RESTARTS].child(model, cause)
         self.engine_phase(Phase.CHECKING, model)
 
     def remove_engine(self, model: str, names: Iterable[str]) -> None:
         """Its series end; `names` are those that its requests were counted by."""
-        self.models.names.discard(model)
+        self._engines.discard(model)
         gone = {model, *names} - {*self.requests.served_models}
-        for each in (self.requests, self.models, self._state, self._restarts, self._phase_seconds):
-            each.forget_models(gone)
+        self.families.forget("model", gone)
+        self.requests.forget_models(gone)
         self.gauges.downloaded_bytes.pop(model, None)
 
     def engine_phase(self, phase: Phase, model: str = "") -> None:
         for other in Phase:
-            self._state.child(model, other).value = float(other is phase)
+            self.families[catalogue.STATE].child(model, other).value = float(other is phase)
 
     def engine_phase_seconds(self, phase: Phase, seconds: float, model: str = "") -> None:
-        self._phase_seconds.child(model, phase).value = seconds
+        self.families[catalogue.PHASE_SECONDS].child(model, phase).value = seconds
 
     def engine_restarted(self, cause: Cause, model: str = "") -> None:
-        self._restarts.child(model, cause).value += 1
+        self.families[catalogue.RESTARTS].child(model, cause).value += 1
 
     def model_downloaded(self, bytes_on_disk: int, model: str = "") -> None:
         self.gauges.downloaded_bytes[model] = bytes_on_disk
+
+    def waited(self, record: Record) -> None:
+        """Count how long a request that is over has waited for its model."""
+        if record.model_wait_seconds is not None and record.engine in self._engines:
+            waits = self.families[catalogue.MODEL_WAIT].child(record.engine)
+            waits.observe(record.model_wait_seconds)
 
     async def page(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type, as the scraper asked for it.
@@ -109,6 +103,7 @@ class Metrics:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # a version that is no number
             encode, content_type = choose_encoder("")
+        self.keys.forget_removed()
         texts, slice_ends = [], monotonic() + _SLICE_SECONDS
         end = encode(_Collected(()))
         for family in self.registry.collect():

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 from functools import cached_property
 
-from prometheus_client import Metric
-from prometheus_client.registry import Collector
-
 from proxy.telemetry import catalogue
 from proxy.telemetry.catalogue import LONG_SECONDS
-from proxy.telemetry.family import Buckets, Family, Value
+from proxy.telemetry.family import Buckets, Families, Value
 from proxy.telemetry.record import Outcome, Record
 
 OTHER_MODEL = "other"
@@ -23,25 +20,6 @@ class Modality(StrEnum):
     AUDIO = "audio"
 
 
-class Families:
-    """The families of requests that have ended."""
-
-    def __init__(self) -> None:
-        self.requests = Family(catalogue.REQUESTS)
-        self.prompt_tokens = Family(catalogue.PROMPT_TOKENS)
-        self.cached_tokens = Family(catalogue.CACHED_TOKENS)
-        self.completion_tokens = Family(catalogue.COMPLETION_TOKENS)
-        self.response_bytes = Family(catalogue.RESPONSE_BYTES)
-        self.duration = Family(catalogue.DURATION)
-        self.long = Family(catalogue.LONG)
-        self.ttft = Family(catalogue.TTFT)
-        self.itl = Family(catalogue.ITL)
-        self.rate = Family(catalogue.RATE)
-        self.overhead = Family(catalogue.OVERHEAD)
-        self.stall = Family(catalogue.STALL)
-        self.request_bytes = Family(catalogue.REQUEST_BYTES)
-
-
 class Series:
     """What a route and a model count. A series that is not asked for is not made, unless
     `zero` makes them all."""
@@ -51,33 +29,33 @@ class Series:
         self._labels = (route, model)
         self._model = model
         self._requests: dict[Outcome, Value] = {}
-        self._duration = families.duration.child(route)
-        self._long = families.long.child(route)
-        self._response_bytes = families.response_bytes.child(route)
-        self._stall = families.stall.child()
-        self._request_bytes = families.request_bytes.child()
-        self._overhead = families.overhead.child()
-        self._rate = families.rate.child()
+        self._duration = families[catalogue.DURATION].child(route)
+        self._long = families[catalogue.LONG].child(route)
+        self._response_bytes = families[catalogue.RESPONSE_BYTES].child(route)
+        self._stall = families[catalogue.STALL].child()
+        self._request_bytes = families[catalogue.REQUEST_BYTES].child()
+        self._overhead = families[catalogue.OVERHEAD].child()
+        self._rate = families[catalogue.RATE].child()
 
     @cached_property
     def _prompt_tokens(self) -> Value:
-        return self._families.prompt_tokens.child(*self._labels)
+        return self._families[catalogue.PROMPT_TOKENS].child(*self._labels)
 
     @cached_property
     def _cached_tokens(self) -> Value:
-        return self._families.cached_tokens.child(*self._labels)
+        return self._families[catalogue.CACHED_TOKENS].child(*self._labels)
 
     @cached_property
     def _completion_tokens(self) -> Value:
-        return self._families.completion_tokens.child(*self._labels)
+        return self._families[catalogue.COMPLETION_TOKENS].child(*self._labels)
 
     @cached_property
     def _ttft(self) -> Buckets:
-        return self._families.ttft.child(self._model)
+        return self._families[catalogue.TTFT].child(self._model)
 
     @cached_property
     def _itl(self) -> Buckets:
-        return self._families.itl.child(self._model)
+        return self._families[catalogue.ITL].child(self._model)
 
     def zero(self) -> None:
         """All of them, from now on: a rate needs the 0 before the 1."""
@@ -116,22 +94,22 @@ class Series:
 
     def _requests_of(self, outcome: Outcome) -> Value:
         if (counter := self._requests.get(outcome)) is None:
-            counter = self._families.requests.child(*self._labels, outcome)
+            counter = self._families[catalogue.REQUESTS].child(*self._labels, outcome)
             self._requests[outcome] = counter
         return counter
 
 
-class RequestSeries(Collector):
+class RequestSeries:
     """Counts requests as they begin and end."""
 
-    def __init__(self, routes: Iterable[str] = ()) -> None:
+    def __init__(self, families: Families, routes: Iterable[str] = ()) -> None:
         """`routes` are there from the start, with every model that is served."""
         self._routes = tuple(routes)
         self._served_models: tuple[str, ...] = ()
         self._series: dict[tuple[str, str], Series] = {}
-        self._in_flight = Family(catalogue.IN_FLIGHT)
-        self._inputs = Family(catalogue.INPUTS)
-        self._families = Families()
+        self._families = families
+        self._in_flight = families[catalogue.IN_FLIGHT]
+        self._inputs = families[catalogue.INPUTS]
         for route in self._routes:
             self._in_flight.child(route)
         for modality in Modality:
@@ -171,16 +149,8 @@ class RequestSeries(Collector):
         return OTHER_MODEL if model is not None or not served else served[0]
 
     def forget_models(self, names: Collection[str]) -> None:
-        """End the series of models of these names."""
+        """Let go of the series of models of these names: the families have dropped them."""
         self._series = {key: each for key, each in self._series.items() if key[1] not in names}
-        for family in vars(self._families).values():
-            family.forget_models(names)
-
-    def collect(self) -> Iterator[Metric]:
-        yield from self._in_flight.collect()
-        for family in vars(self._families).values():
-            yield from family.collect()
-        yield from self._inputs.collect()
 
     def _of(self, route: str, model: str) -> Series:
         if (series := self._series.get((route, model))) is None:

@@ -43,7 +43,7 @@ def _sidecars() -> frozenset[str]:
 @cache
 def _families() -> list[Metric]:
     metrics = Metrics(GENERATING)
-    TransitionMetrics(metrics.models).add_model("demo")
+    TransitionMetrics(metrics.families).add_model("demo")
     metrics.gauges.models = lambda: [("demo", "ready")]
     metrics.gauges.model_memory = lambda: [(("demo", "0"), 5e9)]
     record = full()

@@ -9,6 +9,7 @@ from prometheus_client import generate_latest
 from proxy.pool.metrics import TransitionMetrics, memory_of
 from proxy.pool.plan import Action, ModelState, ModelView, Reason, Step
 from proxy.pool.scheduler import Outcome, Transition
+from proxy.telemetry import catalogue
 from proxy.telemetry.metrics import Metrics
 from tests.monitoring.exporter import GIB
 
@@ -24,7 +25,7 @@ class SwappingPod:
         self.metrics = Metrics(engines=["one", "two"])
         self.one = _model("one", ModelState.READY)
         self.two = _model("two", ModelState.UNLOADED)
-        self._count = TransitionMetrics(self.metrics.models)
+        self._count = TransitionMetrics(self.metrics.families)
         for model in (self.one, self.two):
             self._count.add_model(model.name)
         gauges = self.metrics.gauges
@@ -43,7 +44,7 @@ class SwappingPod:
         self.two = _model("two", ModelState.LOADING)
         until_scraped()
         self._end(Action.LOAD, self.two, Reason.REQUESTED, 12.5)
-        self.metrics.models.wait_seconds.child("two").observe(13.0)
+        self.metrics.families[catalogue.MODEL_WAIT].child("two").observe(13.0)
         self.two = _model("two", ModelState.READY)
         until_scraped()
 

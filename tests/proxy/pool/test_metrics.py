@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from proxy.pool.metrics import EVICTIONS, TransitionMetrics, memory_of
+from proxy.pool.metrics import EVICTIONS, LoadKind, TransitionMetrics, memory_of
 from proxy.pool.plan import Action, ModelState, Reason, Step
 from proxy.pool.scheduler import Outcome, Scheduler, Transition
 from proxy.telemetry.gauges import STATES
 from proxy.telemetry.metrics import Metrics
-from proxy.telemetry.model_series import LoadKind
 from tests.proxy.pool.simulated import FakeModel, Pod, now, simulate
 
 
@@ -22,7 +21,7 @@ class CountedPod(Pod):
     def __init__(self, *models: FakeModel) -> None:
         super().__init__(*models)
         self.metrics = Metrics()
-        count = TransitionMetrics(self.metrics.models)
+        count = TransitionMetrics(self.metrics.families)
         for model in models:
             count.add_model(model.name)
         self.scheduler = Scheduler(lambda: models, lambda: self.budget, [count], "a", now)
@@ -79,14 +78,14 @@ def test_a_model_that_slept_is_woken() -> None:
     metrics = Metrics()
     view = replace(FakeModel("a").view, state=ModelState.ASLEEP)
     step = Step(Action.LOAD, view, Reason.REQUESTED)
-    TransitionMetrics(metrics.models)(Transition(step, Outcome.OK, 2.0))
+    TransitionMetrics(metrics.families)(Transition(step, Outcome.OK, 2.0))
     name = "sidecar_model_load_seconds_sum"
     assert metrics.registry.get_sample_value(name, {"model": "a", "kind": "wake"}) == 2
 
 
 def test_every_series_of_a_model_is_there_before_the_first_transition() -> None:
     metrics = Metrics()
-    TransitionMetrics(metrics.models).add_model("a", LoadKind)
+    TransitionMetrics(metrics.families).add_model("a", LoadKind)
 
     def labelled(name: str, label: str) -> set[str]:
         families = metrics.registry.collect()
@@ -104,7 +103,7 @@ def test_every_series_of_a_model_is_there_before_the_first_transition() -> None:
 
 def test_a_model_of_a_set_of_one_has_no_name() -> None:
     metrics = Metrics()
-    TransitionMetrics(metrics.models).add_model("")
+    TransitionMetrics(metrics.families).add_model("")
     labels = {"kind": "cold", "outcome": "ok"}
     assert metrics.registry.get_sample_value("sidecar_model_loads_total", labels) == 0
 

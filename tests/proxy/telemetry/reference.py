@@ -26,22 +26,22 @@ class Reference:
     def __init__(self, models: tuple[str, ...]) -> None:
         self.registry = CollectorRegistry()
         self._models = models
+        self.requests = self._counter(catalogue.REQUESTS)
         flight = catalogue.IN_FLIGHT
         self.in_flight = Gauge(flight.name, flight.text, flight.labels, registry=self.registry)
-        self.requests = self._counter(catalogue.REQUESTS)
-        self.prompt_tokens = self._counter(catalogue.PROMPT_TOKENS)
-        self.cached_tokens = self._counter(catalogue.CACHED_TOKENS)
-        self.completion_tokens = self._counter(catalogue.COMPLETION_TOKENS)
-        self.response_bytes = self._counter(catalogue.RESPONSE_BYTES)
         self.duration = self._histogram(catalogue.DURATION, catalogue.DURATION_BUCKETS)
         self.long = self._counter(catalogue.LONG)
         self.ttft = self._histogram(catalogue.TTFT, catalogue.TTFT_BUCKETS)
         self.itl = self._histogram(catalogue.ITL, catalogue.ITL_BUCKETS)
         self.rate = self._histogram(catalogue.RATE, catalogue.RATE_BUCKETS)
+        self.prompt_tokens = self._counter(catalogue.PROMPT_TOKENS)
+        self.cached_tokens = self._counter(catalogue.CACHED_TOKENS)
+        self.completion_tokens = self._counter(catalogue.COMPLETION_TOKENS)
+        self.inputs = self._counter(catalogue.INPUTS)
+        self.request_bytes = self._histogram(catalogue.REQUEST_BYTES, catalogue.BODY_BUCKETS)
+        self.response_bytes = self._counter(catalogue.RESPONSE_BYTES)
         self.overhead = self._histogram(catalogue.OVERHEAD, catalogue.OVERHEAD_BUCKETS)
         self.stall = self._histogram(catalogue.STALL, catalogue.STALL_BUCKETS)
-        self.request_bytes = self._histogram(catalogue.REQUEST_BYTES, catalogue.BODY_BUCKETS)
-        self.inputs = self._counter(catalogue.INPUTS)
         for route in GENERATING:
             self.in_flight.labels(route)
         for modality in ("image", "video", "audio"):
