@@ -36,7 +36,7 @@ def load_settings(
 
     Where it names several models these are the settings of the first, with the `others`. `ports`
     are those of engines that there are, by the first name of their model: a model keeps its port,
-    and a new one gets a port that nobody has.
+    and a new one gets a port that nobody has, the sidecar included.
 
     Raises:
         SettingsError: a variable or the file of presets is wrong, or two models do not go together.
@@ -53,7 +53,8 @@ def load_settings(
         if is_unloaded and "HOLD_SECONDS" not in settings.environ:
             return settings.model_copy(update={"hold_seconds": float(HOLD_SECONDS)})
         return settings
-    free_ports = (port for port in count(settings.upstream_port) if port not in ports.values())
+    taken = {settings.port, settings.port_health, settings.metrics_port, *ports.values()}
+    free_ports = (port for port in count(settings.upstream_port) if port not in taken)
     models = []
     for name, own in environs.items():
         try:

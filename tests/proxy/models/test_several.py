@@ -66,6 +66,16 @@ def test_a_model_keeps_its_port_and_a_new_one_gets_a_free_one() -> None:
     assert environ_of(models[0])["VLLM_CACHE_ROOT"].endswith("vllm/models/small")
 
 
+@pytest.mark.parametrize("variable", ["PORT", "SERVICE_PORT", "PORT_HEALTH", "METRICS_PORT"])
+def test_a_port_that_the_sidecar_chooses_is_none_of_its_own(variable: str) -> None:
+    def ports(**engines: int) -> list[int]:
+        environ = {**INLINE, "MODEL_NAME": "big,small,demo", variable: "8002"}
+        return [each.upstream_port for each in load_settings(environ, engines).models]
+
+    assert ports() == [8001, 8003, 8004]
+    assert ports(big=8001, small=8003) == [8001, 8003, 8004], "after a reload"
+
+
 def test_the_environment_goes_before_each_preset() -> None:
     shared = {"MAX_MODEL_LEN": "2048", "MAX_IN_FLIGHT": "9", "HOLD_SECONDS": "5"}
     both = load_settings({**INLINE, **shared, "MODEL_NAME": "big,small"})
@@ -145,7 +155,7 @@ def test_engines_of_others_are_several_too() -> None:
         ({"MODEL_NAME": "big,demo,big"}, "MODEL_NAME: big stands there twice"),
         ({"MODEL_NAME": "small,same"}, "small and same are both served as org/small"),
         ({"MODEL_NAME": "big,small", "SERVED_MODEL_NAME": "x"}, "set served_names"),
-        ({"MODEL_NAME": "big,small", "PORT_HEALTH": "8002"}, "model small: UPSTREAM_PORT=8002"),
+        ({"MODEL_NAME": "big,small", "UPSTREAM_PORT": "8000"}, "UPSTREAM_PORT=8000: the same as"),
         ({"MODEL_NAME": "big,private"}, "keys=alice, but there are no keys"),
         ({"MODEL_NAME": "private"}, "keys=alice, but there are no keys"),
         ({"UPSTREAM_URL": "a=http://one,a=http://two"}, "UPSTREAM_URL: a stands there twice"),
