@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from proxy.settings import Settings
 from proxy.settings.preset import Preset
+from proxy.settings.values import read_size
 
 _GB = 1e9
 _KIB = 1024
@@ -63,7 +64,7 @@ def fit(preset: Preset, gpus_gb: Sequence[float]) -> Fit | None:
     settings = Settings.load(preset.engine_variables)
     own = settings.tensor_parallel_size  # `4.0` is 4 there
     length = settings.max_model_len or ""
-    asked = int(length) if length.isdecimal() else None
+    asked = read_size(length) if length[:1].isdecimal() else None
     # More GPUs than the file says is the next best; fewer are enough where they are large.
     sizes = sorted(_PARALLEL_SIZES, key=lambda size: (size != own, size))
     ways = [(size, min(gpus_gb) * size) for size in sizes if size <= len(gpus_gb)]

@@ -39,6 +39,7 @@ from proxy.settings import Settings, variables
 from proxy.settings.engine import EngineSettings
 from proxy.settings.environment import did_you_mean, shown
 from proxy.settings.preset import Preset
+from proxy.settings.values import read_size
 from proxy.vllm.command import flag_variable
 from proxy.vllm.flags import arguments, known_flags
 
@@ -160,7 +161,7 @@ def preset_of(name: str, table: Any, file: str) -> Preset:
     memory, context = checked.gpu_memory_gb, checked.max_context
     if memory is None and checked.weights_gb is not None and checked.cache_kib is not None:
         length = engine.get("MAX_MODEL_LEN", "")
-        tokens = int(length) if length.isdecimal() else context or 0
+        tokens = read_size(length) if length[:1].isdecimal() else context or 0
         memory = needed_gb(checked.weights_gb, checked.cache_kib, tokens)
     return Preset(
         name,

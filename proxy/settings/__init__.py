@@ -159,8 +159,10 @@ class Settings(
                 allowed = "allowed are true, 1, yes, on and false, 0, no, off"
             field = next(field for field, names in variables().items() if name in names)
             info = cls.model_fields[field]
+            # The whole as it is written, or the one of several that is wrong.
+            wrong = present[name] if len(problem["loc"]) == 1 else problem["input"]
             # A secret that is wrong is a secret all the same.
-            value = shown(problem["input"]) if info.repr else "***"
+            value = shown(wrong) if info.repr else "***"
             about = first_sentence(info.description or "")
             raise SettingsError(f"{name}={value}: {allowed} ({about})") from None
 

@@ -6,12 +6,24 @@ from typing import Annotated
 
 from pydantic import Field
 
-from proxy.settings.values import Count, CountOrZero, Group, matching, variable
+from proxy.settings.values import (
+    Count,
+    CountOrZero,
+    Group,
+    from_text,
+    matching,
+    read_size,
+    variable,
+)
 
 _ContextLength = Annotated[
     str,
-    matching(r"auto|-1|\d{1,12}(\.\d{1,9})?[kKmMgG]?", "a whole number, one such as 8k, or auto"),
+    matching(
+        r"(?i:auto)|-1|\d{1,12}(\.\d{1,9})?[kmgt]|\d{1,12}[KMGT]?",
+        "a whole number, one such as 8k, or auto",
+    ),
 ]
+_TokensOrZero = Annotated[CountOrZero, from_text(read_size)]
 
 
 class EngineSettings(Group, title="Engine"):
@@ -47,11 +59,12 @@ class EngineSettings(Group, title="Engine"):
         unset="vLLM's default",
         example="64",
     )
-    max_num_batched_tokens: CountOrZero | None = variable(
+    max_num_batched_tokens: _TokensOrZero | None = variable(
         "MAX_BATCHED_TOKENS",
         "MAX_NUM_BATCHED_TOKENS",
         unit="tokens",
-        effect="Tokens that one engine step works on. 0 means unset.",
+        effect="Tokens that one engine step works on. 0 means unset; `8k` and `8192` are taken as "
+        "vLLM reads them.",
         unset="vLLM's default",
         example="8192",
     )

@@ -29,6 +29,27 @@ def from_text(parse: Callable[[str], Any]) -> BeforeValidator:
     return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
 
+# As many digits as a float has.
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)([kmgt])|(\d{1,12})([KMGT])")
+_FACTORS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_FACTORS |= {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def read_size(text: str) -> int:
+    """`8k` -> 8000, `8K` -> 8192, as vLLM reads it (`human_readable_int`).
+
+    Raises:
+        ValueError: says what is allowed.
+    """
+    try:
+        if (match := _SIZE.fullmatch(text)) is None:
+            return int(text)
+    except ValueError:
+        raise ValueError("allowed is a whole number, or one such as 8k") from None
+    number, suffix = filter(None, match.groups())
+    return int(float(number) * _FACTORS[suffix])
+
+
 def split_names(text: str) -> tuple[str, ...]:
     """`a, b` -> `("a", "b")`."""
     return tuple(filter(None, map(str.strip, text.split(","))))

@@ -17,6 +17,7 @@ import msgspec
 from proxy.errors import SettingsError
 from proxy.settings import Settings
 from proxy.settings.environment import check_text, shown
+from proxy.settings.values import read_size
 
 TABLE = Path(__file__).with_name("flags.json")
 _TRUE = frozenset({"true", "1", "yes", "on"})
@@ -25,7 +26,6 @@ _FALSE = frozenset({"false", "0", "no", "off"})
 
 # vLLM's parser of a configuration's fields takes 80m for 80000000, outside of texts.
 _TEXT_OR_SIZE = re.compile(r'("(?:[^"\\]|\\.)*")|\b\d+(?:\.\d+)?[kKmMgGtT]\b')
-_SIZE = re.compile(r"\d+(\.\d+)?[kmgt]|\d+[KMGT]")
 _LORA_MODULES = "lora-modules"
 # Each ranks on GPUs of its own, the first that the engine sees.
 _RANKS = (
@@ -252,9 +252,7 @@ def _is(parse: Callable[[str], object]) -> Callable[[str], bool]:
     return check
 
 
-def _is_size(value: str) -> bool:
-    return _SIZE.fullmatch(value) is not None or _is(int)(value)
-
+_is_size = _is(read_size)
 
 _NUMBERS: dict[str, tuple[Callable[[str], bool], str]] = {
     "integer": (_is(int), "a whole number"),

@@ -10,13 +10,13 @@ from __future__ import annotations
 from proxy.machine.hardware import Hardware
 from proxy.preflight.finding import Finding, Result
 from proxy.settings import Settings
+from proxy.settings.values import read_size
 from proxy.vllm.description import Description, ModelConfig
 from proxy.vllm.flags import extra_flags, flag_name
 from proxy.vllm.share import DEFAULT_SHARE
 
 CHECK = "GPU memory"
 _GIB = 1024**3
-_SUFFIXES = {"k": 1000, "m": 1000**2, "g": 1000**3, "K": 1024, "M": 1024**2, "G": 1024**3}
 _FLOAT32 = ("float32", "float")
 # Flags that change what is counted here, wherever they are set; and ours, set as arguments.
 _OTHER_COUNTS = {"cpu-offload-gb", "pipeline-parallel-size", "kv-cache-memory-bytes"}
@@ -81,10 +81,7 @@ def _longest_request(settings: Settings, config: ModelConfig) -> int | None:
     asked = settings.max_model_len
     if asked is None:
         return config.context_tokens
-    if asked in ("auto", "-1"):
-        return None
-    factor = _SUFFIXES.get(asked[-1], 1)
-    return int(float(asked.rstrip("kKmMgG")) * factor)
+    return None if asked.lower() in ("auto", "-1") else read_size(asked)
 
 
 def _gib(count: int) -> str:

@@ -49,6 +49,7 @@ def test_what_is_needed_for_a_context_has_room_for_it(tokens: int) -> None:
     ("one", "gpus", "expected"),
     [
         (preset(24, MAX_MODEL_LEN="8192"), [24], Fit(1, 8192)),
+        (preset(24, MAX_MODEL_LEN="8k"), [24], Fit(1, 8000)),
         (preset(24, MAX_MODEL_LEN="auto"), [24], Fit(1, None)),
         (preset(24), [23.9], None),
         (preset(40), [24, 24], Fit(2, None, ("TENSOR_PARALLEL_SIZE=2",))),

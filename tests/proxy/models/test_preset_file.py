@@ -68,10 +68,11 @@ def test_facts_of_a_model_say_what_memory_it_needs(file: Path) -> None:
     file.write_text(
         f"[whole]\nrepository = 'a/b'\n{facts}"
         f"[short]\nrepository = 'a/b'\n{facts}[short.engine]\nMAX_MODEL_LEN = 10000\n"
+        f"[word]\nrepository = 'a/b'\n{facts}[word.engine]\nMAX_MODEL_LEN = '10k'\n"
         f"[own]\nrepository = 'a/b'\n{facts}gpu_memory_gb = 99\n"
     )
     needs = {name: preset.gpu_memory_gb for name, preset in read_presets(file).items()}
-    assert needs == {"whole": 31, "short": 20, "own": 99}
+    assert needs == {"whole": 31, "short": 20, "word": 20, "own": 99}
 
 
 BAD = [

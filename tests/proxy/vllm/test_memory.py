@@ -76,7 +76,7 @@ def test_files_in_32_bits_are_loaded_in_16() -> None:
     assert finding.result is Result.WARN
 
 
-@pytest.mark.parametrize("length", ["auto", "-1"])
+@pytest.mark.parametrize("length", ["auto", "AUTO", "-1"])
 def test_a_length_that_vllm_fits_to_the_memory_always_fits(length: str) -> None:
     assert check(gpus(16.5), MAX_MODEL_LEN=length).result is Result.OK
 
