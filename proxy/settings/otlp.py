@@ -23,6 +23,9 @@ TRACES_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
 LOGS_ENDPOINT = "OTLP_LOGS_ENDPOINT"
 LOGS_PROTOCOL = "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL"
 
+NO_TRACES = "none"
+"""In place of the URL for vLLM's own traces."""
+
 # No user, no query: a secret in them would be in the engine's arguments, and in logs.
 _URL = re.compile(r"https?://[^/?#@\s]+(/[^?#\s]*)?")
 _URL_ALLOWED = (
@@ -105,7 +108,15 @@ def _check_url(value: str) -> str:
     return url
 
 
+def _check_url_or_none(value: str) -> str:
+    try:
+        return value if value == NO_TRACES else _check_url(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; {NO_TRACES} is allowed too") from None
+
+
 OtlpUrl = Annotated[str, AfterValidator(_check_url)]
+OtlpUrlOrNone = Annotated[str, AfterValidator(_check_url_or_none)]
 
 
 def _checked(name: str, value: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from proxy.settings.otlp import ENDPOINT, PROTOCOL, OtlpProtocol, OtlpUrl
+from proxy.settings.otlp import ENDPOINT, PROTOCOL, OtlpProtocol, OtlpUrl, OtlpUrlOrNone
 from proxy.settings.values import Group, LogFormat, Port, from_text, variable
 
 
@@ -68,10 +68,11 @@ class TelemetrySettings(Group, title="Logs, metrics and traces"):
         effect="Protocol of OTLP. Collectors mostly take `http/protobuf` on port 4318 "
         "and `grpc` on 4317.",
     )
-    engine_traces_endpoint: str | None = variable(
+    engine_traces_endpoint: OtlpUrlOrNone | None = variable(
         "OTLP_TRACES_ENDPOINT",
         unit="URL",
         effect="OTLP endpoint for vLLM's own traces. `none`: vLLM sends none.",
         unset="that of the sidecar's",
         example="http://collector:4318/v1/traces",
+        secret=True,  # one that is wrong may hold a password
     )

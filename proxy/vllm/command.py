@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
@@ -14,7 +15,7 @@ from proxy.errors import SettingsError
 from proxy.machine.hardware import VISIBLE, visible_entries
 from proxy.settings import Settings, variables
 from proxy.settings.environment import is_service_link, service_link_warning
-from proxy.settings.otlp import TRACES_ENDPOINT, TRACES_PROTOCOL
+from proxy.settings.otlp import NO_TRACES, TRACES_ENDPOINT, TRACES_PROTOCOL
 from proxy.vllm.flags import (
     arguments,
     check_extra_words,
@@ -69,11 +70,11 @@ _TOLERATED = {
 }
 # The one host that may be fetched from by an engine that is not to fetch: nobody has it (RFC 6761).
 _NO_MEDIA_DOMAIN = "fetched-by-the-sidecar.invalid"
-_NO_TRACES = "none"
 _NO_COUNTERS = (
     "DISABLE_LOG_STATS takes vLLM's counters away: from /metrics/engine, and from the watch that"
     " finds a stuck engine. To quiet the log set VLLM_LOG_STATS_INTERVAL=3600 (seconds) instead"
 )
+_USER_OF_URL = re.compile(r"(?<=://)[^/?#@\s]+@")
 _NO_ACCESS_LOG = "--disable-uvicorn-access-log"
 _RENAMED = {"TOKENIZER_NAME": "TOKENIZER"}
 # Never handed to the engine: ours, other services' keys, and what vLLM would misread
@@ -152,7 +153,7 @@ def sizing_arguments(
     if traces is None and settings.trace_target is not None:
         # Where the sidecar's spans go, the engine's go too, unless a variable says otherwise.
         traces = settings.trace_target.url
-    if traces is not None and traces != _NO_TRACES:
+    if traces is not None and traces != NO_TRACES:
         argv += ["--otlp-traces-endpoint", traces]
     # The demo model is there to start fast: nothing is compiled for its few layers.
     if demo and "ENFORCE_EAGER" not in settings.environ:
@@ -176,7 +177,8 @@ def sizing_arguments(
 
 
 def masked(argv: Iterable[str]) -> list[str]:
-    """Arguments as they may be shown: what follows a word like key or token is hidden."""
+    """Arguments as they may be shown: what follows a word like key or token is hidden, and who asks
+    in a URL."""
     shown: list[str] = []
     hide_next = False
     for word in argv:
@@ -184,9 +186,10 @@ def masked(argv: Iterable[str]) -> list[str]:
         name, equals, _ = word.partition("=")
         secret = is_flag and any(part in name for part in ("key", "token", "secret", "password"))
         secret = secret and "tokens" not in name and "tokenizer" not in name
-        shown.append(
-            f"{name}=***" if secret and equals else "***" if hide_next and not is_flag else word
-        )
+        if secret and equals:
+            shown.append(f"{name}=***")
+        else:
+            shown.append("***" if hide_next and not is_flag else _USER_OF_URL.sub("***@", word))
         hide_next = (secret and not equals) or (hide_next and not is_flag)
     return shown
 
@@ -273,7 +276,7 @@ def _environment(settings: Settings, has_gpu: bool) -> dict[str, str]:
     if has_gpu and not sleeps and "PYTORCH_CUDA_ALLOC_CONF" not in given:
         # Less fragmentation; vLLM's sleep mode has an allocator that refuses it.
         environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    if settings.engine_traces_endpoint == _NO_TRACES:
+    if settings.engine_traces_endpoint == NO_TRACES:
         environ.pop(TRACES_ENDPOINT, None)  # its worker processes look at nothing else
     elif settings.engine_traces_endpoint is None and (target := settings.trace_target):
         environ.setdefault(TRACES_PROTOCOL, target.protocol)  # vLLM's default is the other one

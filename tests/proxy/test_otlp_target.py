@@ -103,7 +103,7 @@ def test_without_somebody_who_takes_them_there_are_none(environ: dict[str, str])
         "a b",
     ],
 )
-@pytest.mark.parametrize("name", [ENDPOINT, OF_TRACES, LOGS])
+@pytest.mark.parametrize("name", [ENDPOINT, OF_TRACES, LOGS, "OTLP_TRACES_ENDPOINT"])
 def test_a_url_that_is_none_or_holds_a_secret_is_refused_and_not_shown(name: str, url: str) -> None:
     with pytest.raises(SettingsError) as refused:
         target(**{name: url})

@@ -519,6 +519,8 @@ def test_the_rest_of_an_ordinary_environment_is_not_warned_about() -> None:
         (["--tokenizer", "a/b"], ["--tokenizer", "a/b"]),
         (["--tokenizer-mode=auto"], ["--tokenizer-mode=auto"]),
         (["vllm", "serve", "key"], ["vllm", "serve", "key"]),
+        (["--x=http://me:pw@c/a@b", "s3://k:s@b"], ["--x=http://***@c/a@b", "s3://***@b"]),
+        (['{"url": "https://me@c"}', "http://c/@a"], ['{"url": "https://***@c"}', "http://c/@a"]),
     ],
 )
 def test_what_is_shown_of_the_arguments_hides_secrets(argv: list[str], shown: list[str]) -> None:
