@@ -27,9 +27,8 @@ _FALSE = frozenset({"false", "0", "no", "off"})
 # vLLM's parser of a configuration's fields takes 80m for 80000000, outside of texts.
 _TEXT_OR_SIZE = re.compile(r'("(?:[^"\\]|\\.)*")|\b\d+(?:\.\d+)?[kKmMgGtT]\b')
 _LORA_MODULES = "lora-modules"
-# Each ranks on GPUs of its own, the first that the engine sees.
-_RANKS = (
-    "tensor-parallel-size",
+# Each rank has a GPU of its own, as those of TENSOR_PARALLEL_SIZE: the first that the engine sees.
+_OTHER_RANKS = (
     "pipeline-parallel-size",
     "prefill-context-parallel-size",
     "data-parallel-size",
@@ -127,14 +126,16 @@ def extra_flags(settings: Settings) -> dict[str, list[str]]:
 
 
 def value_of(settings: Settings, flag: str) -> str | None:
-    """What a flag is set to, by VLLM_EXTRA_ARGS or else by its variable; None: it is not set.
+    """What a flag is set to, by VLLM_EXTRA_ARGS or else by its variable, without blanks around it;
+    None: it is not set.
 
     Raises:
         SettingsError: VLLM_EXTRA_ARGS cannot be read.
     """
     if (values := extra_flags(settings).get(flag)) is not None:
         return " ".join(values)
-    return settings.environ.get(flag.upper().replace("-", "_"))
+    value = settings.environ.get(flag.upper().replace("-", "_"))
+    return None if value is None else value.strip()
 
 
 def check_extra_words(words: list[str]) -> None:
@@ -181,12 +182,11 @@ def gpus_taken(settings: Settings) -> int | None:
     Raises:
         SettingsError: VLLM_EXTRA_ARGS cannot be read.
     """
-    given = {flag_name(name): [text] for name, text in settings.environ.items()}
-    given["tensor-parallel-size"] = [str(settings.tensor_parallel_size)]
-    given |= extra_flags(settings)
-    if any(name in given for name in _PLACED_OTHERWISE):
+    if any(value_of(settings, flag) is not None for flag in _PLACED_OTHERWISE):
         return None
-    sizes = [given[name][0] for name in _RANKS if given.get(name)]
+    own = [str(settings.tensor_parallel_size)]  # `4.0` is 4 there
+    own = extra_flags(settings).get("tensor-parallel-size", own)
+    sizes = [*own, *filter(None, (value_of(settings, flag) for flag in _OTHER_RANKS))]
     return prod(map(int, sizes)) if all(map(str.isdecimal, sizes)) else None
 
 

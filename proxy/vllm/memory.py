@@ -12,14 +12,14 @@ from proxy.preflight.finding import Finding, Result
 from proxy.settings import Settings
 from proxy.settings.values import read_size
 from proxy.vllm.description import Description, ModelConfig
-from proxy.vllm.flags import extra_flags, flag_name
+from proxy.vllm.flags import extra_flags, value_of
 from proxy.vllm.share import DEFAULT_SHARE
 
 CHECK = "GPU memory"
 _GIB = 1024**3
 _FLOAT32 = ("float32", "float")
 # Flags that change what is counted here, wherever they are set; and ours, set as arguments.
-_OTHER_COUNTS = {"cpu-offload-gb", "pipeline-parallel-size", "kv-cache-memory-bytes"}
+_OTHER_COUNTS = ("cpu-offload-gb", "pipeline-parallel-size", "kv-cache-memory-bytes")
 _OURS = {"gpu-memory-utilization", "tensor-parallel-size", "max-model-len", "quantization"}
 
 
@@ -68,9 +68,8 @@ def _room_bytes(settings: Settings, hardware: Hardware) -> int | None:
     """What the engine may use on all its GPUs together."""
     count = settings.tensor_parallel_size
     sizes = [gpu.memory_bytes for gpu in hardware.gpus if gpu.memory_bytes]
-    variables = set(map(flag_name, settings.environ))
-    changed = _OTHER_COUNTS & variables or (_OTHER_COUNTS | _OURS) & extra_flags(settings).keys()
-    if changed or len(sizes) < count:
+    changed = any(value_of(settings, flag) is not None for flag in _OTHER_COUNTS)
+    if changed or _OURS & extra_flags(settings).keys() or len(sizes) < count:
         return None
     share = settings.gpu_memory_utilization or DEFAULT_SHARE
     return int(min(sizes) * share) * count

@@ -318,6 +318,7 @@ def test_a_terminal_that_is_hardly_one_still_gets_a_table() -> None:
             Result.OK,
         ),
         ({"TENSOR_PARALLEL_SIZE": "4", "DISTRIBUTED_EXECUTOR_BACKEND": "ray"}, Result.OK),
+        ({"TENSOR_PARALLEL_SIZE": "4", "DISTRIBUTED_EXECUTOR_BACKEND": "ray\n"}, Result.OK),
         ({"TENSOR_PARALLEL_SIZE": "4", "DISTRIBUTED_EXECUTOR_BACKEND": "mp"}, Result.WARN),
     ],
 )

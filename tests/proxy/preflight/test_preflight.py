@@ -15,7 +15,9 @@ import pytest
 
 from proxy.errors import Cause, EngineFailure
 from proxy.machine.checks import check_disk, check_executable, check_port
+from proxy.machine.hardware import Hardware
 from proxy.models.kind import ModelKind, check_local_model, kind_of, repository_of
+from proxy.preflight.sizing import Sizing
 from proxy.settings import Settings
 
 NO_SETTINGS = Settings.load({})
@@ -285,3 +287,11 @@ def test_a_cache_that_cannot_be_looked_at_says_why_and_is_not_tried_again(tmp_pa
     assert failed.value.cause is Cause.CACHE_NOT_WRITABLE
     assert failed.value.permanent
     assert "HF_HOME" in failed.value.remedy
+
+
+def test_blanks_around_the_space_of_a_cpus_cache_count_for_nothing(tmp_path: Path) -> None:
+    def needed(space: str) -> int | None:
+        environ = {"VLLM_CPU_KVCACHE_SPACE": space, "HF_HOME": str(tmp_path / "hf")}
+        return Sizing(Settings.load(environ), "demo", Hardware()).needed_bytes
+
+    assert needed(" 4\n") == needed("4") != needed("5")

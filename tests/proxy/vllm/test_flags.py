@@ -76,6 +76,8 @@ def test_a_value_becomes_words_as_the_flag_takes_them(
         ({"VLLM_EXTRA_ARGS": "--nnodes 2"}, None),
         ({"DISTRIBUTED_EXECUTOR_BACKEND": "ray"}, None),
         ({"DATA_PARALLEL_SIZE": "two"}, None),
+        ({"PIPELINE_PARALLEL_SIZE": " 2\n"}, 2),
+        ({"pipeline_parallel_size": "2", "nnodes": "2"}, 1),
     ],
 )
 def test_an_engine_takes_the_first_gpus_one_for_each_rank(

@@ -103,6 +103,11 @@ def test_arguments_that_only_name_such_a_flag_change_nothing(argument: str) -> N
     assert check(gpus(8), VLLM_EXTRA_ARGS=argument).result is Result.WARN
 
 
+def test_names_in_lower_case_are_no_flags() -> None:
+    here = Settings.load({"cpu_offload_gb": "10"})
+    assert check_memory(MODEL, here, gpus(8)) is not None
+
+
 def test_files_that_are_quantized_count_as_they_are() -> None:
     config = ModelConfig(quantized=True)
     finding = check(gpus(8), Description("m", config, 6 * GIB), QUANTIZATION="awq")
