@@ -11,7 +11,7 @@ from proxy.models.demo import BUILT_IN
 from proxy.models.folder import at_home, is_folder
 from proxy.models.hub_cache import missing_beside_others
 from proxy.settings import Settings
-from proxy.vllm.flags import value_of
+from proxy.vllm.flags import is_changed
 
 _NAME = r"[\w][\w.-]*/[\w][\w.-]*"
 _QUANT = r":(?:UD-)?(?:I?Q\d\w*|TQ\d\w*|B?F16|F32|MXFP4\w*)"
@@ -94,7 +94,7 @@ def check_local_model(model_name: str, settings: Settings) -> Path:
                 f"The folder {path} holds no model: it has no config.json.",
                 "Set MODEL_NAME to the folder that holds config.json and the weights.",
             )
-        loads_otherwise = value_of(settings, "load-format") is not None
+        loads_otherwise = is_changed(settings, "load-format", "auto")
         if not loads_otherwise and (missing := missing_beside_others(path)):
             more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
             raise EngineFailure(

@@ -23,7 +23,7 @@ from proxy.settings import Settings
 from proxy.vllm.architectures import check_architecture
 from proxy.vllm.command import DEFAULT_GPU_MODEL, engine_command, warnings_about
 from proxy.vllm.description import Description, describe_folder
-from proxy.vllm.flags import gpus_taken, value_of
+from proxy.vllm.flags import gpus_taken, is_changed, value_of
 from proxy.vllm.memory import check_memory
 from proxy.vllm.probe import Probe
 
@@ -211,10 +211,8 @@ def hardware_finding(settings: Settings, hardware: Hardware) -> Finding:
         return Finding("hardware", Result.WARN, text, f"{remedy} may have to be started anew.")
     count, asked = len(hardware.gpus), gpus_taken(settings) or settings.tensor_parallel_size
     # An engine over several machines has GPUs that are not seen from here.
-    has_more_machines = (
-        value_of(settings, "distributed-executor-backend") == "ray"
-        or value_of(settings, "nnodes") is not None
-    )
+    backend = value_of(settings, "distributed-executor-backend")
+    has_more_machines = backend == "ray" or is_changed(settings, "nnodes", "1")
     if 0 < count < asked and not has_more_machines:
         text = f"{hardware.sentence()}, and the engine would take {asked}."
         remedy = (

@@ -19,7 +19,7 @@ from proxy.installation import INSTALL_ENGINE
 from proxy.preflight.finding import Finding, Result
 from proxy.settings import Settings
 from proxy.vllm.description import Description, ModelConfig
-from proxy.vllm.flags import value_of
+from proxy.vllm.flags import is_changed
 from proxy.vllm.module_imports import missing_package, package_folder
 
 CHECK = "architecture"
@@ -162,7 +162,7 @@ def _doubt(config: ModelConfig, settings: Settings) -> str | None:
 
 
 def _is_overridden(settings: Settings) -> bool:
-    return any(value_of(settings, flag) is not None for flag in _OVERRIDES)
+    return any(is_changed(settings, flag, "auto") for flag in _OVERRIDES)
 
 
 def _is_in_transformers(architecture: str) -> bool:

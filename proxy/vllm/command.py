@@ -22,10 +22,9 @@ from proxy.vllm.flags import (
     extra_words,
     flag_name,
     gpus_taken,
-    is_true,
+    is_changed,
     known_flags,
     unknown_flags,
-    value_of,
 )
 from proxy.vllm.share import CPU_KV_CACHE, DEMO_KV_CACHE_GIB, EngineMemory, declared_memory
 
@@ -272,7 +271,7 @@ def _environment(settings: Settings, has_gpu: bool) -> dict[str, str]:
     environ.setdefault("VLLM_LOGGING_COLOR", "0")
     if settings.sleeps:
         environ["VLLM_SERVER_DEV_MODE"] = "1"
-    sleeps = settings.sleeps or value_of(settings, "enable-sleep-mode") is not None
+    sleeps = settings.sleeps or is_changed(settings, "enable-sleep-mode")
     if has_gpu and not sleeps and "PYTORCH_CUDA_ALLOC_CONF" not in given:
         # Less fragmentation; vLLM's sleep mode has an allocator that refuses it.
         environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
@@ -297,8 +296,7 @@ def warnings_about(settings: Settings) -> tuple[str, ...]:
     flags = {name.upper().replace("-", "_") for name in known_flags()}
     ours_or_theirs = sorted(ours | {name for name in flags if flag_name(name) not in _RESERVED})
     warnings = list(settings.warnings)
-    off = value_of(settings, "disable-log-stats")
-    if off is not None and (not off or is_true(off)):
+    if is_changed(settings, "disable-log-stats"):
         warnings.append(_NO_COUNTERS)
     for written, nearest in unknown_flags(extra_words(settings)):
         hint = f" Did you mean {nearest}?" if nearest else ""

@@ -33,15 +33,16 @@ _OTHER_RANKS = (
     "prefill-context-parallel-size",
     "data-parallel-size",
 )
-# With these some of the ranks are on other machines, or somebody else places them.
-_PLACED_OTHERWISE = (
-    "data-parallel-size-local",
-    "data-parallel-backend",
-    "data-parallel-external-lb",
-    "data-parallel-hybrid-lb",
-    "distributed-executor-backend",
-    "nnodes",
-)
+# With these some of the ranks are on other machines, or somebody else places them; but not with the
+# words beside them.
+_PLACED_OTHERWISE = {
+    "data-parallel-size-local": (),
+    "data-parallel-backend": ("mp",),
+    "data-parallel-external-lb": (),
+    "data-parallel-hybrid-lb": (),
+    "distributed-executor-backend": ("mp", "uni"),
+    "nnodes": ("1",),
+}
 
 
 class Flag(msgspec.Struct, frozen=True):
@@ -138,6 +139,19 @@ def value_of(settings: Settings, flag: str) -> str | None:
     return None if value is None else value.strip()
 
 
+def is_changed(settings: Settings, flag: str, *defaults: str) -> bool:
+    """Whether a flag is set to something else than what vLLM does anyway; of a boolean, whether it
+    is on.
+
+    Raises:
+        SettingsError: VLLM_EXTRA_ARGS cannot be read.
+    """
+    value = value_of(settings, flag)
+    if value and known_flags()[flag].kind == "boolean":
+        return is_true(value)
+    return value is not None and value not in defaults
+
+
 def check_extra_words(words: list[str]) -> None:
     """Judge the values in VLLM_EXTRA_ARGS as those of variables are judged.
 
@@ -182,7 +196,7 @@ def gpus_taken(settings: Settings) -> int | None:
     Raises:
         SettingsError: VLLM_EXTRA_ARGS cannot be read.
     """
-    if any(value_of(settings, flag) is not None for flag in _PLACED_OTHERWISE):
+    if any(is_changed(settings, flag, *same) for flag, same in _PLACED_OTHERWISE.items()):
         return None
     own = [str(settings.tensor_parallel_size)]  # `4.0` is 4 there
     own = extra_flags(settings).get("tensor-parallel-size", own)

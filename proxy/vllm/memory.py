@@ -12,14 +12,19 @@ from proxy.preflight.finding import Finding, Result
 from proxy.settings import Settings
 from proxy.settings.values import read_size
 from proxy.vllm.description import Description, ModelConfig
-from proxy.vllm.flags import extra_flags, value_of
+from proxy.vllm.flags import extra_flags, is_changed
 from proxy.vllm.share import DEFAULT_SHARE
 
 CHECK = "GPU memory"
 _GIB = 1024**3
 _FLOAT32 = ("float32", "float")
-# Flags that change what is counted here, wherever they are set; and ours, set as arguments.
-_OTHER_COUNTS = ("cpu-offload-gb", "pipeline-parallel-size", "kv-cache-memory-bytes")
+# Flags that change what is counted here, wherever they are set to something else; and ours, set as
+# arguments.
+_OTHER_COUNTS = {
+    "cpu-offload-gb": "0",
+    "pipeline-parallel-size": "1",
+    "kv-cache-memory-bytes": "None",
+}
 _OURS = {"gpu-memory-utilization", "tensor-parallel-size", "max-model-len", "quantization"}
 
 
@@ -68,7 +73,7 @@ def _room_bytes(settings: Settings, hardware: Hardware) -> int | None:
     """What the engine may use on all its GPUs together."""
     count = settings.tensor_parallel_size
     sizes = [gpu.memory_bytes for gpu in hardware.gpus if gpu.memory_bytes]
-    changed = any(value_of(settings, flag) is not None for flag in _OTHER_COUNTS)
+    changed = any(is_changed(settings, flag, same) for flag, same in _OTHER_COUNTS.items())
     if changed or _OURS & extra_flags(settings).keys() or len(sizes) < count:
         return None
     share = settings.gpu_memory_utilization or DEFAULT_SHARE

@@ -312,6 +312,7 @@ def test_a_terminal_that_is_hardly_one_still_gets_a_table() -> None:
         ({"VLLM_EXTRA_ARGS": "-tp 4"}, Result.WARN),
         ({"TENSOR_PARALLEL_SIZE": "4", "VLLM_EXTRA_ARGS": "-tp 2"}, Result.OK),
         ({"TENSOR_PARALLEL_SIZE": "4", "NNODES": "2"}, Result.OK),
+        ({"TENSOR_PARALLEL_SIZE": "4", "NNODES": "1"}, Result.WARN),
         ({"TENSOR_PARALLEL_SIZE": "4", "VLLM_EXTRA_ARGS": "--nnodes 2"}, Result.OK),
         (
             {"TENSOR_PARALLEL_SIZE": "4", "VLLM_EXTRA_ARGS": "--distributed-executor-backend=ray"},

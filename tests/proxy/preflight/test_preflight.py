@@ -199,10 +199,11 @@ def test_a_copy_that_was_not_finished_fails_before_minutes_are_spent(tmp_path: P
     # None of them: the weights may be in another format, which the index says nothing of.
     assert check_local_model(str(tmp_path), NO_SETTINGS) == tmp_path
     (tmp_path / shards[0]).touch()
-    with pytest.raises(EngineFailure, match=rf"complete: {shards[1]} and 1 more") as failed:
-        check_local_model(str(tmp_path), NO_SETTINGS)
-    assert failed.value.cause is Cause.CORRUPT_FILE
-    assert failed.value.permanent
+    for settings in (NO_SETTINGS, Settings.load({"LOAD_FORMAT": "auto"})):
+        with pytest.raises(EngineFailure, match=rf"complete: {shards[1]} and 1 more") as failed:
+            check_local_model(str(tmp_path), settings)
+        assert failed.value.cause is Cause.CORRUPT_FILE
+        assert failed.value.permanent
     # Whoever says how weights are loaded knows which are needed.
     dummy = Settings.load({"LOAD_FORMAT": "dummy"})
     assert check_local_model(str(tmp_path), dummy) == tmp_path

@@ -93,6 +93,16 @@ def test_what_cannot_run_fails_before_a_byte_is_fetched(
 
 
 @pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("variable", ["MODEL_IMPL", "CONFIG_FORMAT"])
+def test_a_flag_that_says_what_vllm_does_anyway_casts_no_doubt(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setattr(architectures, "_is_in_transformers", lambda _: False)
+    with pytest.raises(EngineFailure, match="no implementation of FooBarForCausalLM"):
+        check_architecture(model("FooBarForCausalLM"), settings(**{variable: "auto"}))
+
+
+@pytest.mark.usefixtures("registry")
 @pytest.mark.parametrize(
     ("description", "environ"),
     [

@@ -231,6 +231,7 @@ def test_a_default_gives_way_to_the_variable_of_the_flag(
         # The allocator of vLLM's sleep mode refuses it.
         ({"ENABLE_SLEEP_MODE": "true"}, None),
         ({"VLLM_EXTRA_ARGS": "--enable-sleep-mode"}, None),
+        ({"ENABLE_SLEEP_MODE": "false"}, "expandable_segments:True"),
     ],
 )
 def test_segments_are_expandable_unless_something_else_was_asked_for(

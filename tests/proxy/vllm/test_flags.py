@@ -75,6 +75,13 @@ def test_a_value_becomes_words_as_the_flag_takes_them(
         ({"TENSOR_PARALLEL_SIZE": "2", "VLLM_EXTRA_ARGS": "-tp 4 --pipeline-parallel-size=2"}, 8),
         ({"VLLM_EXTRA_ARGS": "--nnodes 2"}, None),
         ({"DISTRIBUTED_EXECUTOR_BACKEND": "ray"}, None),
+        ({"DATA_PARALLEL_EXTERNAL_LB": "true"}, None),
+        ({"VLLM_EXTRA_ARGS": "--data-parallel-hybrid-lb"}, None),
+        # What vLLM would do anyway.
+        ({"TENSOR_PARALLEL_SIZE": "2", "DISTRIBUTED_EXECUTOR_BACKEND": "mp"}, 2),
+        ({"DISTRIBUTED_EXECUTOR_BACKEND": "uni", "NNODES": "1"}, 1),
+        ({"DATA_PARALLEL_SIZE": "2", "DATA_PARALLEL_BACKEND": "mp"}, 2),
+        ({"DATA_PARALLEL_EXTERNAL_LB": "false", "DATA_PARALLEL_HYBRID_LB": "0"}, 1),
         ({"DATA_PARALLEL_SIZE": "two"}, None),
         ({"PIPELINE_PARALLEL_SIZE": " 2\n"}, 2),
         ({"pipeline_parallel_size": "2", "nnodes": "2"}, 1),

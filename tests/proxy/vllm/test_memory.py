@@ -98,6 +98,11 @@ def test_where_flags_change_the_sum_nothing_is_reported(environ: dict[str, str])
     assert check_memory(MODEL, Settings.load(environ), gpus(8)) is None
 
 
+@pytest.mark.parametrize("environ", [{"PIPELINE_PARALLEL_SIZE": "1"}, {"CPU_OFFLOAD_GB": "0"}])
+def test_flags_that_say_what_vllm_does_anyway_change_nothing(environ: dict[str, str]) -> None:
+    assert check_memory(MODEL, Settings.load(environ), gpus(8)) is not None
+
+
 @pytest.mark.parametrize("argument", ["http://tp.example", "--chat-template=/max-model-len.jinja"])
 def test_arguments_that_only_name_such_a_flag_change_nothing(argument: str) -> None:
     assert check(gpus(8), VLLM_EXTRA_ARGS=argument).result is Result.WARN
