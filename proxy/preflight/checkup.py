@@ -120,6 +120,9 @@ async def check_up(settings: Settings) -> list[Finding]:
     await _check_model(rows, settings, hardware, needed)
     for each in settings.others:
         own: list[Finding] = []
+        seen = hardware_finding(each, of_model(each, hardware))
+        if seen.result is not Result.OK and not hardware.trouble:  # which has its row above
+            own.append(seen)
         _check_port(own, each)
         await _check_model(own, each, hardware, needed)
         rows += [_named(row, each) for row in own]

@@ -296,7 +296,7 @@ def warnings_about(settings: Settings) -> tuple[str, ...]:
     flags = {name.upper().replace("-", "_") for name in known_flags()}
     ours_or_theirs = sorted(ours | {name for name in flags if flag_name(name) not in _RESERVED})
     warnings = list(settings.warnings)
-    if is_changed(settings, "disable-log-stats"):
+    if any(is_changed(each, "disable-log-stats") for each in settings.models):
         warnings.append(_NO_COUNTERS)
     for written, nearest in unknown_flags(extra_words(settings)):
         hint = f" Did you mean {nearest}?" if nearest else ""

@@ -216,6 +216,13 @@ def test_gpus_of_a_preset_are_as_many_as_its_engine_takes() -> None:
     assert "TENSOR_PARALLEL_SIZE=3" in warning
 
 
+def test_counters_that_the_engine_of_any_model_lacks_are_warned_about() -> None:
+    quiet = {"repository": "a/b", "engine": {"DISABLE_LOG_STATS": True}}
+    given = {"MODELS_INLINE": json.dumps({"quiet": quiet}), "MODEL_NAME": "demo,quiet"}
+    (warning,) = warnings_about(load_settings(given))
+    assert warning.startswith("DISABLE_LOG_STATS takes vLLM's counters away")
+
+
 @needs("tokenizers")
 def test_the_text_only_demo_is_a_llama(tmp_path: Path) -> None:
     demo.build(tmp_path / "demo-text", text_only=True)

@@ -111,6 +111,25 @@ async def test_the_disk_is_checked_for_the_files_of_all(
     assert "disk for all" not in {row.check for row in alone}
 
 
+@pytest.mark.parametrize("trouble", ["", "NVML: driver not loaded"])
+async def test_each_model_is_told_of_gpus_that_it_lacks_and_the_machines_trouble_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    here = Hardware(() if trouble else TWO_GPUS.gpus[:1], "580.95", trouble=trouble)
+    monkeypatch.setattr(checkup, "detect", lambda _: here)
+    big = {"repository": str(tmp_path), "engine": {"TENSOR_PARALLEL_SIZE": 4}}
+    environ = {"MODEL_NAME": "demo,big,demo-text", "MODELS_INLINE": json.dumps({"big": big})}
+    found = await checkup.check_up(load_settings({**environ, "HF_HOME": f"{tmp_path}/hf"}))
+    rows = {row.check: row for row in found if row.check.startswith("hardware")}
+    if trouble:
+        assert list(rows) == ["hardware"]
+    else:
+        assert list(rows) == ["hardware", "hardware (big)"]
+        assert rows["hardware"].result is Result.OK
+        assert rows["hardware (big)"].result is Result.WARN
+        assert rows["hardware (big)"].text.endswith("and the engine would take 4.")
+
+
 async def test_models_with_the_same_files_need_them_once_and_what_is_unknown_is_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
