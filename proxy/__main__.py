@@ -20,14 +20,19 @@ def main(arguments: Sequence[str]) -> int:
     from proxy.errors import SettingsError
 
     words = list(arguments)
-    command, rest = _command(words)
-    if _asks_for_help(words):
-        from proxy.commands.help_text import long_help, short_help
-        from proxy.installation import COMMAND
-
-        print((long_help if words[0] in _COMMANDS else short_help)(COMMAND), end="")
-        return 0
     try:
+        if not _command(words)[0]:
+            from proxy.commands.command_line import names_a_preset
+
+            if names_a_preset(words[0], words[1:], os.environ):
+                words.insert(0, "serve")
+        if _asks_for_help(words):
+            from proxy.commands.help_text import long_help, short_help
+            from proxy.installation import COMMAND
+
+            print((long_help if words[0] in _COMMANDS else short_help)(COMMAND), end="")
+            return 0
+        command, rest = _command(words)
         match command, rest:
             case "serve", _:  # SageMaker says the word, too
                 _use_options(rest)
@@ -53,7 +58,9 @@ def main(arguments: Sequence[str]) -> int:
 
                 return bench.main(os.environ, *rest)
         text = f"unknown command: {shlex.join(words)}"
-        raise SettingsError(f"{text}; allowed are none, {', '.join(_COMMANDS)} and --help")
+        model = "a model: a preset, organisation/name, a folder as ./name"
+        allowed = f"none, {', '.join(_COMMANDS)} and --help, or {model}"
+        raise SettingsError(f"{text}; allowed are {allowed}")
     except SettingsError as error:
         complain(error)
         return 2

@@ -12,13 +12,17 @@ import re
 import shlex
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from typing import get_args
 
 from proxy.errors import SettingsError
+from proxy.models.preset_choice import presets_of
+from proxy.models.several import ALL
 from proxy.settings import Settings, variables
+from proxy.settings.values import split_names
 from proxy.vllm.command import flag_variable, remedy_of_reserved
 from proxy.vllm.flags import arguments, flag_name, is_boolean, known_flags
 
@@ -88,6 +92,19 @@ def with_options(words: Iterable[str], environ: Mapping[str, str]) -> CommandLin
     if extra:
         result[_EXTRA] = " ".join(filter(None, (result.get(_EXTRA), shlex.join(extra))))
     return CommandLine(result, tuple(warnings))
+
+
+def names_a_preset(word: str, options: Iterable[str], environ: Mapping[str, str]) -> bool:
+    """Whether one of the models in `word` is a preset, or all of them are, as the options after it
+    and the environment have them.
+
+    Raises:
+        SettingsError: a variable or a file of presets is wrong.
+    """
+    with suppress(SettingsError):  # told of once it is clear what is to be done
+        environ = with_options(options, environ).environ
+    presets = presets_of(Settings.load(environ))
+    return any(name in presets or name == ALL for name in split_names(word))
 
 
 def _options_of(words: Iterable[str]) -> Iterator[tuple[str, list[str]]]:

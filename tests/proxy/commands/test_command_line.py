@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from proxy.__main__ import main
+from proxy.commands import serve
 from proxy.commands.command_line import with_options
 from proxy.errors import SettingsError
 from proxy.settings import Settings
@@ -119,6 +121,42 @@ def test_an_unknown_option_of_the_process_is_exit_code_2_and_one_line() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("unknown option: --no-such-option; ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "model"),
+    [
+        ("qwen2-vl-7b", "qwen2-vl-7b"),
+        ("qwen2-vl-7b --port 9000", "qwen2-vl-7b"),
+        ("qwen2-vl-7b,org/name", "qwen2-vl-7b,org/name"),
+        ("mine", "mine"),
+        ("theirs --models-inline [theirs]\nrepository='a/b'", "theirs"),
+        ("*", "*"),
+        ("org/name", "org/name"),
+        ("serve gpt2", "gpt2"),
+    ],
+)
+def test_a_model_alone_is_served(monkeypatch: pytest.MonkeyPatch, line: str, model: str) -> None:
+    environ = {"MODELS_INLINE": "[mine]\nrepository='a/b'"}
+    monkeypatch.setattr(os, "environ", environ)
+    monkeypatch.setattr(serve, "serve", lambda: 7)
+    assert main(line.split(" ")) == 7
+    assert environ["MODEL_NAME"] == model
+
+
+@pytest.mark.parametrize("word", ["serv", "modles", "gpt2", "qwen2-vl-7", "mine"])
+def test_a_word_that_is_no_command_and_no_preset_is_told(
+    capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    assert main([word, "--seed", "x"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"unknown command: {word} ")
+    assert "or a model: a preset, organisation/name, a folder as ./name" in told
+
+
+def test_a_preset_that_is_asked_for_help_is_as_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["qwen2-vl-7b", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: ")
 
 
 def test_start_sh_serves_what_its_options_say(
