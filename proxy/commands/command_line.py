@@ -199,7 +199,10 @@ def options() -> dict[str, Option]:
         info = Settings.model_fields[field]
         is_boolean_field = bool in (info.annotation, *get_args(info.annotation))
         kind = "boolean" if is_boolean_field else "value"
-        option = Option(names[0], names, kind, ours=True, secret=not info.repr)
+        assert isinstance(info.json_schema_extra, dict)
+        # A URL with a secret is refused.
+        secret = not info.repr and info.json_schema_extra["unit"] != "URL"
+        option = Option(names[0], names, kind, ours=True, secret=secret)
         for each in names:
             flag_of_ours = known_flags().get(flag_name(each))
             is_list = flag_of_ours is not None and flag_of_ours.kind == "list"

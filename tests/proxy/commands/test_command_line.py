@@ -123,6 +123,11 @@ def test_an_unknown_option_of_the_process_is_exit_code_2_and_one_line() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["otlp-traces-endpoint", "otlp-logs-endpoint"])
+def test_a_url_that_may_hold_no_secret_may_stand_there(name: str) -> None:
+    assert with_options([f"--{name}", "http://c:4318"], {}).warnings == ()
+
+
 @pytest.mark.parametrize(
     ("line", "model"),
     [
