@@ -169,7 +169,6 @@ class Delivery:
             fields.append(("connection", "close"))
         if self.framing is Framing.CHUNKED:
             fields.append(("transfer-encoding", "chunked"))
-        fields = [item for item in fields if item[0] not in script.drop_headers]
         return fields + list(script.headers)
 
     async def _body(self, events: Iterator[Event], path: str) -> bool:

@@ -26,8 +26,6 @@ class Interruption(StrEnum):
 
     DIED = "died"
     STOPPED = "stopped"
-    SILENT = "silent"
-    """Stopped, but nothing more is written and the connection stays open."""
 
 
 def error_events(path: str, encoder: Encoder) -> list[bytes] | None:

@@ -24,7 +24,6 @@ class State(StrEnum):
 
     SERVING = "serving"
     DEAD = "dead"
-    DRAINING = "draining"
     STOPPING = "stopping"
 
 
@@ -43,8 +42,6 @@ class Engine:
         self.path_scripts: dict[str, Script] = {}
         self.released = asyncio.Event()
         """Set by `POST /__fake/release` until the next reset: nothing is held back then."""
-        self.generations = 0
-        """Generations answered to the end."""
         self.on_death: Callable[[], None] = lambda: None
         """Set by the life: the engine core has died."""
         self.awake = asyncio.Event()
@@ -86,12 +83,6 @@ class Engine:
             self.awake.clear()
         await self.awake.wait()
         await self.is_up.wait()
-
-    def answered(self) -> None:
-        """A generation was answered to the end; perhaps it was the last one."""
-        self.generations += 1
-        if self.generations == self.scenario.crash_after:
-            self.die()
 
     def die(self) -> None:
         """The engine core dies, as by a bad request."""

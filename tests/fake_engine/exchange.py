@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -194,11 +193,6 @@ class Exchange:
         generation, delivery = self.generation, self._delivery
         assert generation is not None
         streams = generation.plan.body.streams
-        if why is Interruption.SILENT:
-            with contextlib.suppress(asyncio.CancelledError):
-                await forever()
-            self.record.aborted = True
-            return False
         if not streams and (delivery is None or not delivery.started):
             self._write_whole(generation, why)
             return True

@@ -56,10 +56,8 @@ def check(engine: Engine, path: str, body: Body) -> None:
 
 
 def alive(engine: Engine, path: str) -> None:
-    """500 from an engine that is dead, draining, or scripted to fail."""
-    if engine.state is State.DRAINING:
-        text = "cannot schedule new futures after shutdown"
-    elif engine.state is State.DEAD:
+    """500 from an engine that is dead, or scripted to fail."""
+    if engine.state is State.DEAD:
         text = refusals.ENGINE_DEAD
     elif engine.scenario.generation == "fail":
         text = "CUDA error: device-side assert triggered"
@@ -134,7 +132,6 @@ class Generation:
         if finished:
             self._engine.metrics.finished(self._times)
             self._engine.metrics.success[self.plan.finish_reason] += self.plan.choices
-            self._engine.answered()
 
     def stopped(self) -> list[bytes]:
         """The rest of a stream, or the whole answer, when the engine is stopped."""

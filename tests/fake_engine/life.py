@@ -171,35 +171,13 @@ class Life:
 
     async def _stop_when_asked(self) -> None:
         await self._stop_asked.wait()
-        timeout = self._options.shutdown_timeout
-        log.stopping("drain" if timeout else "abort", timeout)
-        if timeout:
-            await self._drain(timeout)
+        log.stopping()
         self._engine.state = State.STOPPING
         self._close_listeners()
-        # A drain that missed its deadline mostly hangs, as the default stop often does.
-        term = "hang" if timeout else self._scenario.term
-        await self._end_requests(term)
+        self._engine.interrupt(Interruption.STOPPED)
         await asyncio.sleep(self._scenario.term_seconds)
         log.stopped()
         self._over.set()
-
-    async def _drain(self, timeout: float) -> None:
-        """Port open, /health 200, new generations 500, those in flight go on."""
-        self._engine.state = State.DRAINING
-        end = time.monotonic() + timeout
-        while self._engine.metrics.running and time.monotonic() < end:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-    async def _end_requests(self, term: str) -> None:
-        if not self._engine.in_flight:
-            return
-        endings = {"abort": Interruption.STOPPED, "error": Interruption.DIED}
-        self._engine.interrupt(endings.get(term, Interruption.SILENT))
-        if term == "hang":
-            log.write("INFO:     Waiting for connections to close. (CTRL+C to force quit)")
-            while self._engine.in_flight:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
 
     def _exit(self, code: int) -> None:
         """Leave at once: open connections end with the process."""

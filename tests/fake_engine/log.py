@@ -133,10 +133,10 @@ def crashed(*, by_request: bool) -> None:
     _dead()
 
 
-def stopping(mode: str, timeout: float) -> None:
+def stopping() -> None:
     """The lines of a stop. The EngineDeadError traceback belongs to every normal one, too."""
     say("[shutdown] API server: shutdown triggered")
-    text = f"[shutdown] API server: stopping engine client mode={mode} timeout={timeout:.0f}s"
+    text = "[shutdown] API server: stopping engine client mode=abort timeout=0s"
     say(text, where="launcher.py:270")
     _dead()
 

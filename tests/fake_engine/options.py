@@ -29,8 +29,6 @@ class Options:
     api_keys: list[str] = field(default_factory=list)
     parser: bool = False
     """--reasoning-parser was given."""
-    request_id_headers: bool = False
-    shutdown_timeout: float = 0.0
     access_log: bool = True
     log_stats: bool = True
     """vLLM counts nothing with --disable-log-stats."""
@@ -49,8 +47,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-num-seqs", type=int, default=0)
     parser.add_argument("--api-key", nargs="+", default=[])
     parser.add_argument("--reasoning-parser")
-    parser.add_argument("--enable-request-id-headers", action="store_true")
-    parser.add_argument("--shutdown-timeout", type=float, default=0.0)
     parser.add_argument("--disable-uvicorn-access-log", action="store_true")
     parser.add_argument("--disable-log-stats", action="store_true")
     fake = parser.add_argument_group("of the fake only")
@@ -94,8 +90,6 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         max_num_seqs=known.max_num_seqs,
         api_keys=known.api_key or [key for key in [environment.get("VLLM_API_KEY", "")] if key],
         parser=known.reasoning_parser is not None,
-        request_id_headers=known.enable_request_id_headers,
-        shutdown_timeout=known.shutdown_timeout,
         access_log=not known.disable_uvicorn_access_log and not known.tick_ms,
         log_stats=not known.disable_log_stats,
         keep_alive_seconds=keep_alive,

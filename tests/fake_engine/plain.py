@@ -24,9 +24,8 @@ def found(value: Any, status: int = 200) -> Reply:
 
 
 def _health(engine: Engine) -> Reply:
-    """An empty body; 503 only once the engine is known to be dead (or scripted so)."""
-    dead = engine.state is State.DEAD or engine.scenario.health == "fail"
-    return whole(b"", 503 if dead else 200, None)
+    """An empty body; 503 only once the engine is known to be dead."""
+    return whole(b"", 503 if engine.state is State.DEAD else 200, None)
 
 
 def _models(engine: Engine) -> Reply:

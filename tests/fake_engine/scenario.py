@@ -45,18 +45,10 @@ class Scenario:
     tasks: frozenset[str] = DEFAULT_TASKS
     """FAKE_ENGINE_TASKS: what the model can do, of generate, transcription, embed, score, classify,
     pooling; the routes of all other tasks are not there, as in vLLM."""
-    health: str = "ok"
-    """FAKE_ENGINE_HEALTH: ok | hang | fail (503)."""
-    crash_after: int | None = None
-    """FAKE_ENGINE_CRASH_AFTER: die when so many generations have been answered."""
     crash_seconds: float = 0.4
     """FAKE_ENGINE_CRASH_SECONDS: from the engine's death to the exit (code 0, as real vLLM)."""
     ignore_term: bool = False
     """FAKE_ENGINE_IGNORE_TERM: SIGTERM and SIGINT do nothing."""
-    term: str = "abort"
-    """FAKE_ENGINE_TERM: with requests in flight a stop is abort (finish_reason "abort", exit 0)
-    | hang (no more bytes, exit when the clients have left) | error (as when the engine dies).
-    Real vLLM does any of the three, by chance."""
     term_seconds: float = 0.1
     """FAKE_ENGINE_TERM_SECONDS: from the signal to the exit of an idle engine (real: 0.35)."""
     children: int = 0
@@ -110,7 +102,7 @@ def read(environment: Mapping[str, str]) -> Scenario:
         return environment.get(f"FAKE_ENGINE_{name}", "") if bad or not only_bad else ""
 
     tasks = get("TASKS", only_bad=False)
-    fail_log, exit_code, crash_after = get("FAIL_LOG"), get("EXIT_CODE"), get("CRASH_AFTER")
+    fail_log, exit_code = get("FAIL_LOG"), get("EXIT_CODE")
     return Scenario(
         phase_seconds=_phases(get("PHASE_SECONDS", only_bad=False)),
         hang_at=Phase(get("HANG_AT")) if get("HANG_AT") else None,
@@ -119,11 +111,8 @@ def read(environment: Mapping[str, str]) -> Scenario:
         fail=bool(fail_log or exit_code),
         generation=get("GENERATION") or "ok",
         tasks=frozenset(tasks.split(",")) if tasks else DEFAULT_TASKS,
-        health=get("HEALTH") or "ok",
-        crash_after=int(crash_after) if crash_after else None,
         crash_seconds=float(get("CRASH_SECONDS", only_bad=False) or 0.4),
         ignore_term=get("IGNORE_TERM", only_bad=False) in ("1", "true"),
-        term=get("TERM", only_bad=False) or "abort",
         term_seconds=float(get("TERM_SECONDS", only_bad=False) or 0.1),
         children=int(get("CHILDREN", only_bad=False) or 0),
         dev_mode=environment.get("VLLM_SERVER_DEV_MODE") == "1",

@@ -106,8 +106,6 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """This body instead of the generated one; content-type application/json unless in headers."""
     headers: list[tuple[str, str]] = []
     """Fields added, repeated ones and odd names included, written as they are."""
-    drop_headers: list[str] = []
-    """Fields of ours left out (lower case)."""
     interim: list[Annotated[int, msgspec.Meta(ge=100, le=199)]] = []
     """1xx heads before the real one, for example [103]."""
 

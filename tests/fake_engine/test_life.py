@@ -1,26 +1,19 @@
-"""Connections, the journal, and the life of the process."""
+"""Connections, the journal, and the counters."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
-from tests.fake_engine import BIN, FakeEngine, x_fake
+from tests.fake_engine import FakeEngine, x_fake
 from tests.fake_engine.raw import (
     CHAT,
-    COMPLETIONS,
     HI,
     STREAM,
     USAGE,
@@ -129,19 +122,6 @@ def test_expect_continue_and_multipart(engine: FakeEngine) -> None:
     assert (answer["bytes"], answer["usage"]["type"]) == (4, "duration")
 
 
-def test_realtime_echoes_and_closes_with_a_code(engine: FakeEngine) -> None:
-    with connect(f"ws://127.0.0.1:{engine.port}/v1/realtime", proxy=None) as session:
-        assert json.loads(session.recv())["type"] == "session.created"
-        session.send("grüß")
-        session.send(b"\x00\x01")
-        assert [session.recv(), session.recv()] == ["grüß", b"\x00\x01"]
-        session.send("close:4001:enough")
-        with pytest.raises(ConnectionClosed) as closed:
-            session.recv()
-    assert closed.value.rcvd is not None
-    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "enough")
-
-
 def test_metrics_count_what_was_generated() -> None:
     with FakeEngine("--served-model-name", 'a"b', "--max-num-seqs", "1") as engine:
         say(engine, CHAT, HI | {"max_tokens": 5})
@@ -160,123 +140,6 @@ def test_metrics_count_what_was_generated() -> None:
         slow.close()
         assert b"assistant" in queued.recv(65536)
         queued.close()
-
-
-# -- life --------------------------------------------------------------------------------------
-
-
-def test_serve_prints_a_start_and_stops_at_sigterm() -> None:
-    with FakeEngine("serve", "./m", "--dtype", "x", "--served_model_name", "a", "b") as engine:
-        for text in ("version 0.32.0", "Resolved architecture", "0% Completed | 0/2", "took 1.96"):
-            assert text in engine.log
-        assert "INFO:     Application startup complete.\n" in engine.log
-        engine.process.send_signal(signal.SIGTERM)
-        assert engine.process.wait(PATIENCE) == 0
-        assert "[shutdown] API server: shutdown triggered" in engine.log
-
-
-def test_it_fails_to_start_as_a_recorded_log_says(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_text("#[ 0.0] CMD\n[   8.6] x\n[   8.584] vllm: error: unrecognized arguments\n")
-    script = {"FAKE_ENGINE_FAIL_LOG": str(log), "FAKE_ENGINE_EXIT_CODE": "2"}
-    script |= {"FAKE_ENGINE_STATE": str(tmp_path / "n"), "FAKE_ENGINE_BAD_STARTS": "1"}
-    with FakeEngine("serve", "m", environment=script, wait=False) as engine:
-        assert engine.process.wait(PATIENCE) == 2
-        assert engine.log.endswith("\nvllm: error: unrecognized arguments\n")
-    with FakeEngine("serve", "m", environment=script) as engine:
-        assert status(say(engine, "/health", method="GET")) == 200
-
-
-def test_a_request_that_kills_the_engine_ends_the_process_with_code_0() -> None:
-    with FakeEngine() as engine:
-        other = dial(engine)
-        other.sendall(request(CHAT, HI | STREAM, **x_fake(tokens=500, interval_ms=5)))
-        other.recv(1)
-        streamed = say(engine, COMPLETIONS, {"prompt": "crash"} | STREAM)
-        assert status(streamed) == 200
-        assert b'data: {"error": {"message": "EngineCore' in streamed
-        assert status(say(engine, "/health", method="GET")) == 503
-        assert status(say(engine, CHAT, HI)) == 500
-        assert read_all(other).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-        assert engine.process.wait(PATIENCE) == 0
-
-
-def test_children_outlive_a_kill_and_their_death_is_the_engines(tmp_path: Path) -> None:
-    def group(engine: FakeEngine) -> list[str]:
-        listing = subprocess.run(
-            ["ps", "-o", "args=", "-g", str(engine.process.pid)], capture_output=True, text=True
-        )
-        return [line for line in listing.stdout.splitlines() if line.startswith("VLLM::")]
-
-    with FakeEngine("serve", "m", environment={"FAKE_ENGINE_CHILDREN": "2"}) as engine:
-        assert len(group(engine)) == 2
-        engine.process.kill()
-        engine.process.wait()
-        assert len(group(engine)) == 2
-    with FakeEngine("serve", "m", environment={"FAKE_ENGINE_CHILDREN": "1"}) as engine:
-        children = Path(f"/proc/{engine.process.pid}/task/{engine.process.pid}/children")
-        os.kill(int(children.read_text()), signal.SIGKILL)
-        assert engine.process.wait(PATIENCE) == 0
-
-
-@pytest.mark.parametrize(
-    ("term", "tail"), [("abort", b"0\r\n\r\n"), ("hang", b""), ("error", b"0\r\n\r\n")]
-)
-def test_a_stop_with_a_stream_running(term: str, tail: bytes) -> None:
-    with FakeEngine(environment={"FAKE_ENGINE_TERM": term}) as engine:
-        stream = dial(engine)
-        stream.sendall(request(CHAT, HI | STREAM, **x_fake(tokens=1000, interval_ms=5)))
-        stream.recv(1)
-        engine.process.terminate()
-        if term == "hang":
-            with pytest.raises(subprocess.TimeoutExpired):
-                engine.process.wait(0.6)
-            stream.close()
-        else:
-            answer = read_all(stream)
-            assert answer.endswith(tail)
-            assert (b'"finish_reason":"abort"' in answer) == (term == "abort")
-        assert engine.process.wait(PATIENCE) == 0
-
-
-def test_a_drain_lets_streams_end_and_refuses_new_work() -> None:
-    with FakeEngine("--shutdown-timeout", "5") as engine:
-        stream = dial(engine)
-        headers = {"Connection": "close"} | x_fake(tokens=40, interval_ms=10)
-        stream.sendall(request(CHAT, HI | STREAM, **headers))
-        stream.recv(1)
-        engine.process.terminate()
-        while "mode=drain timeout=5s" not in engine.log:
-            time.sleep(0.01)
-        assert b"cannot schedule new futures after shutdown" in say(engine, CHAT, HI)
-        assert status(say(engine, "/health", method="GET")) == 200
-        assert read_all(stream).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-        assert engine.process.wait(PATIENCE) == 0
-
-
-def test_scripted_health_and_generation() -> None:
-    script = {"FAKE_ENGINE_GENERATION": "fail", "FAKE_ENGINE_IGNORE_TERM": "1"}
-    with FakeEngine(environment=script) as engine:
-        engine.process.terminate()
-        assert status(say(engine, "/health", method="GET")) == 200
-        assert status(say(engine, CHAT, HI)) == 500
-        engine.script("/health", hang=True)
-        probe = dial(engine)
-        probe.settimeout(0.2)
-        probe.sendall(request("/health", method="GET"))
-        with pytest.raises(TimeoutError):
-            probe.recv(1)
-        probe.close()
-        assert engine.process.poll() is None
-
-
-def test_it_stands_in_for_vllm_on_path_from_any_directory(tmp_path: Path) -> None:
-    path = f"{BIN}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "PYTHON": sys.executable}
-    found = subprocess.run(
-        ["vllm", "--version"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert found.stdout == "0.32.0\n"
 
 
 def test_speed_mode_ticks_events_of_230_bytes(tmp_path: Path) -> None:
