@@ -809,11 +809,10 @@ DASHBOARDS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare only, write nothing")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="default: %(default)s")
     options = parser.parse_args()
     stale = []
     for name, content in DASHBOARDS.items():
-        path, text = options.folder / name, json.dumps(content, indent=1) + "\n"
+        path, text = FOLDER / name, json.dumps(content, indent=1) + "\n"
         if options.check and (not path.exists() or path.read_text() != text):
             stale.append(name)
         elif not options.check:

@@ -30,7 +30,6 @@ _LONGEST_FIRST = (
     "proxy/engine/test_deaths.py",
     "wire/test_reload.py",
     "page/test_dashboard_page.py",
-    "monitoring/test_alerts.py",
     "test_readme.py",
     "openapi/test_openapi.py",
     "wire/test_sleep.py",

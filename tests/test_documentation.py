@@ -313,28 +313,3 @@ def test_background_tasks_are_made_in_one_place() -> None:
     }
     # A connection holds the one task that answers its request, a group those that fetch media.
     assert makers == {"proxy.tasks", "proxy.server.connection", "proxy.media.resolver"}
-
-
-def test_reruns_stand_on_single_tests_with_a_reason() -> None:
-    """`tests.patience.on_a_clock` is the only way to them, and a decorator of one test function."""
-    marks, elsewhere = set(), []
-    for path in sorted((ROOT / "tests").rglob("*.py")):
-        tree = ast.parse(path.read_text())
-        nodes = list(ast.walk(tree))
-        if any(isinstance(node, ast.Attribute) and node.attr == "flaky" for node in nodes):
-            marks.add(str(path.relative_to(ROOT)))
-        used = {
-            id(decorator.func)
-            for node in nodes
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            and node.name.startswith("test_")
-            for decorator in node.decorator_list
-            if isinstance(decorator, ast.Call)
-        }
-        elsewhere += [
-            f"{path.relative_to(ROOT)}:{node.lineno}"
-            for node in nodes
-            if isinstance(node, ast.Name) and node.id == "on_a_clock" and id(node) not in used
-        ]
-    assert marks == {"tests/patience.py"}
-    assert elsewhere == []

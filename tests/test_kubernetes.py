@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -211,25 +210,12 @@ def test_pod_monitor_has_the_jobs_of_the_compose_file() -> None:
     assert jobs == {job["job_name"]: job["metrics_path"] for job in prometheus["scrape_configs"]}
 
 
-def prometheus_rule(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts/prometheus_rule.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_prometheus_rule_has_the_rules_and_alerts_of_the_compose_file() -> None:
-    done = prometheus_rule("--check")
-    assert done.returncode == 0, done.stderr
     groups = manifest("monitoring/rules.yaml")["spec"]["groups"]
     files = [yaml.safe_load((ROOT / f"monitoring/{name}.yml").read_text()) for name in RULE_FILES]
     assert groups == [group for each in files for group in each["groups"]]
     names = [group["name"] for group in groups]
     assert len(set(names)) == len(names), "the operator refuses two of one name"
-
-
-def test_prometheus_rule_that_is_stale_is_named() -> None:
-    done = prometheus_rule("--check", "--runbook-url", "https://example.com/runbook.html")
-    assert done.returncode == 1
-    assert "rules.yaml: stale" in done.stderr
 
 
 def test_alerts_have_the_address_of_the_runbook_that_is_said_to_the_script() -> None:

@@ -52,12 +52,6 @@ def entries() -> dict[str, Document]:
     return {entry["key"]: entry for entry in read(".runpod/hub.json")["config"]["env"]}
 
 
-def test_hub_files_are_as_the_script_makes_them() -> None:
-    command = [sys.executable, "scripts/runpod_hub.py", "--check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 # What RunPod needs to be other than the default.
 ON_RUNPOD = {"SSE_KEEP_ALIVE_SECONDS": "15"}
 

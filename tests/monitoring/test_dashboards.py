@@ -1,4 +1,4 @@
-"""The dashboards are those that dashboards.py writes, and every query of theirs finds data.
+"""No panel of the dashboards lies on another, and every query of theirs finds data.
 
 The data are of a real run: a sidecar with a fake engine below it, traffic, errors and a restart,
 scraped by a real Prometheus with the shipped rules. Beside it are pages of what it has not: GPUs
@@ -10,13 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -79,35 +76,6 @@ def filled_in(expr: str, place: str = "") -> str:
         expr = expr.replace(name, value)
     assert "$" not in expr
     return expr
-
-
-# The files ------------------------------------------------------------------------------------
-
-
-def write_anew(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(MONITORING / "dashboards.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_the_dashboards_are_those_that_are_written() -> None:
-    done = write_anew("--check")
-    assert done.returncode == 0, done.stdout
-    assert {each["title"] for each in DASHBOARDS.values()} == {
-        "Service",
-        "Engine and GPU",
-        "Models",
-        "Cost",
-    }
-
-
-def test_a_dashboard_that_was_edited_by_hand_is_named(tmp_path: Path) -> None:
-    folder = str(tmp_path)
-    assert write_anew("--folder", folder).returncode == 0
-    assert write_anew("--folder", folder, "--check").returncode == 0
-    (tmp_path / "cost.json").write_text("{}")
-    done = write_anew("--folder", folder, "--check")
-    assert done.returncode == 1
-    assert "out of date: cost.json;" in done.stdout
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
