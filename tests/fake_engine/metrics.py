@@ -136,11 +136,8 @@ class Metrics:
             handler = "none" if status == 404 else path
             self.http[handler, method, f"{status // 100}xx"] += 1
 
-    def page(self, model: str | None) -> bytes:
-        """The page in Prometheus text format; without a model, only what HTTP has counted."""
-        if model is None:
-            start = _sample("process_start_time_seconds", "gauge", "", self.started)
-            return ("\n".join((*start, *self._http())) + "\n").encode()
+    def page(self, model: str) -> bytes:
+        """The page in Prometheus text format."""
         labels = f'engine="0",model_name="{_label(model)}"'
         lines = [
             *_sample("process_start_time_seconds", "gauge", "", self.started),

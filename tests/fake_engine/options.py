@@ -30,8 +30,6 @@ class Options:
     parser: bool = False
     """--reasoning-parser was given."""
     access_log: bool = True
-    log_stats: bool = True
-    """vLLM counts nothing with --disable-log-stats."""
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS
     tick_ms: float = 0.0
 
@@ -48,7 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--api-key", nargs="+", default=[])
     parser.add_argument("--reasoning-parser")
     parser.add_argument("--disable-uvicorn-access-log", action="store_true")
-    parser.add_argument("--disable-log-stats", action="store_true")
     fake = parser.add_argument_group("of the fake only")
     fake.add_argument("--keep-alive-seconds", type=float)
     fake.add_argument("--tick-ms", type=float, default=0.0)
@@ -91,7 +88,6 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         api_keys=known.api_key or [key for key in [environment.get("VLLM_API_KEY", "")] if key],
         parser=known.reasoning_parser is not None,
         access_log=not known.disable_uvicorn_access_log and not known.tick_ms,
-        log_stats=not known.disable_log_stats,
         keep_alive_seconds=keep_alive,
         tick_ms=known.tick_ms,
     )

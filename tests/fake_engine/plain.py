@@ -70,8 +70,7 @@ GETS: dict[str, Callable[[Engine], Reply]] = {
     "/load": lambda engine: found({"server_load": engine.metrics.running}),
     "/v1/models": _models,
     "/metrics": lambda engine: whole(
-        engine.metrics.page(engine.model if engine.options.log_stats else None),
-        content_type=metrics.CONTENT_TYPE,
+        engine.metrics.page(engine.model), content_type=metrics.CONTENT_TYPE
     ),
 }
 

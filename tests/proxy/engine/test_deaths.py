@@ -108,13 +108,6 @@ def test_of_many_in_flight_fifty_are_named_and_the_rest_counted(start: Start) ->
     assert rest["message"] == "in flight when the engine died: 10 more"
 
 
-def test_idle_engine_that_dies_took_nobody_with_it(start: Start) -> None:
-    service = start(**CHILDREN)
-    service.wait_for("ready", PATIENCE)
-    kill(service)
-    assert flights(service) == []
-
-
 # The request that does it
 
 
@@ -139,19 +132,6 @@ def test_request_that_kills_the_engine_twice_is_refused(start: Start) -> None:
     assert chat(service).status_code == 200
     assert chat(service, said("crash ")).status_code == 200
     assert service.phases().count("restarting") == 2
-
-
-def test_refusal_has_the_shape_of_its_route(start: Start) -> None:
-    service = start()
-    service.wait_for("ready", PATIENCE)
-    body = MESSAGES | {"messages": [{"role": "user", "content": "crash"}]}
-    for deaths in range(2):
-        service.client.post("/v1/messages", json=body)
-        comes_back(service, deaths)
-    answer = service.client.post("/v1/messages", json=body)
-    assert answer.status_code == 422
-    assert answer.json()["type"] == "error"
-    assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
 def test_requests_that_only_shared_the_engine_with_it_are_answered(start: Start) -> None:
@@ -195,18 +175,6 @@ def test_a_held_request_that_meets_a_dead_engine_is_answered_by_the_next_one(sta
         wait_until(lambda gone=server: not Path(f"/proc/{gone}").exists(), PATIENCE, "its end")  # type: ignore[misc]
         answers = in_parallel(*[lambda: chat(service).status_code] * 8)
         assert answers == [200] * 8
-
-
-def test_same_harmless_request_from_many_clients_is_never_refused(start: Start) -> None:
-    """The same bytes all the time, and the engine is killed from outside under them."""
-    service = start(**CHILDREN)
-    service.wait_for("ready", PATIENCE)
-    for _ in range(3):
-        lines = streamed(service, tokens=10_000, interval_ms=20)
-        assert next(lines)
-        kill(service)
-        assert list(lines)[-1] == "data: [DONE]"
-        assert chat(service, STREAM).status_code == 200
 
 
 def test_guard_can_be_turned_off(start: Start) -> None:
