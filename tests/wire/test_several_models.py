@@ -274,20 +274,3 @@ def test_engines_of_others_are_routed_by_name(tmp_path: Path) -> None:
             assert chat(service, model=name).json()["model"] == name
         two.stop()
         assert chat(service, model="one").json()["model"] == "one"
-
-
-@pytest.mark.parametrize(
-    ("environ", "says"),
-    [
-        ({"MODEL_NAME": "one,one"}, "one stands there twice"),
-        ({"SERVED_MODEL_NAME": "both"}, "SERVED_MODEL_NAME"),
-        ({"API_KEYS": ""}, "there are no keys"),
-    ],
-)
-def test_what_several_models_cannot_be_set_to_ends_the_start_with_2(
-    tmp_path: Path, environ: dict[str, str], says: str
-) -> None:
-    with several(tmp_path, **environ) as service:
-        assert service.exit_code(PATIENCE) == 2
-        (line,) = service.log.read_text().splitlines()
-        assert says in line

@@ -205,25 +205,6 @@ def test_one_key_cannot_make_the_pod_swap_for_ever(tmp_path: Path) -> None:
         assert loads == ["one", "two", "one", "two"]
 
 
-def test_a_load_that_several_requests_wait_for_is_counted_once(tmp_path: Path) -> None:
-    limits = {"KEY_LIMITS": "loads_per_hour=1"}
-    with several(tmp_path, **ONE_AT_A_TIME, **limits) as service, ThreadPoolExecutor(8) as threads:
-        service.wait_for("ready", PATIENCE)
-        answers = threads.map(lambda _: chat(service, model="two"), range(8))
-        assert [each.status_code for each in answers] == [200] * 8
-        assert chat(service, model="one").status_code == 429
-
-
-def test_a_pinned_model_never_gives_way(tmp_path: Path) -> None:
-    with several(tmp_path, {"pin": True}, **ONE_AT_A_TIME, IDLE_UNLOAD_SECONDS="1") as service:
-        service.wait_for("ready", PATIENCE)
-        answer = chat(service, model="two")
-        assert answer.status_code == 503
-        assert "does not fit beside one (pinned)" in answer.json()["error"]["message"]
-        assert chat(service, model="one").status_code == 200
-        until(lambda: transitions(service) == [("one", "load", "ok")], "the line of the only load")
-
-
 def test_a_pin_that_leaves_no_room_answers_those_who_wait(tmp_path: Path) -> None:
     with several(tmp_path, **ONE_AT_A_TIME) as service, ThreadPoolExecutor() as threads:
         service.wait_for("ready", PATIENCE)
@@ -329,13 +310,3 @@ def assert_sent_away(answers: Sequence[httpx.Response]) -> None:
     shown = [(each.status_code, each.json()["error"]["code"]) for each in answers]
     assert shown == [(503, "draining")] * len(answers)
     assert {each.headers["retry-after"] for each in answers} == {"1"}
-
-
-def test_sigterm_during_a_load_ends_everything(tmp_path: Path) -> None:
-    slow = {"FAKE_ENGINE_PHASE_SECONDS": "import=0.02,weights=20"}
-    with several(tmp_path, **slow) as service:
-        until(lambda: engines_of(service), "an engine")
-        service.terminate()
-        assert service.exit_code(PATIENCE) == 0
-        service.assert_nothing_is_left(PATIENCE)
-        assert not [line for line in service.lines() if line["level"] == "ERROR"]
