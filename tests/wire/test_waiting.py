@@ -97,38 +97,3 @@ def test_who_waits_at_a_stop_is_told_so(narrow: Sidecar) -> None:
         assert waits.answer().json()["error"]["code"] == "draining"
         narrow.engine.release()
         assert runs[0].answer().data()[-1] == "[DONE]"
-
-
-def test_who_has_waited_long_enough_is_told_to_come_again(
-    tmp_path: Path, shared_engine: FakeEngine
-) -> None:
-    shared_engine.reset()
-    environ = {"MAX_IN_FLIGHT": "1", "MAX_WAITING": "3", "WAITING_TIMEOUT": "0.3", **KEYS}
-    with Sidecar(tmp_path, shared_engine, **environ) as service, ExitStack() as stack:
-        service.wait_until_ready()
-        runs = stack.enter_context(service.connect())
-        slow = {"tokens": 100, "interval_ms": 2000}
-        running = runs.ask(CHAT, prompt(CHAT, STREAM), headers=of(ALICE), fake=slow)
-        service.wait_until_seen(running)
-        refused = service.ask(CHAT, prompt(CHAT), headers=of(BOB))
-        assert (refused.status, refused.json()["error"]["code"]) == (503, "overloaded")
-        assert int(refused.header("retry-after")) > 0
-        assert "WAITING_TIMEOUT" in refused.json()["error"]["message"]
-        assert service.record(refused)["outcome"] == "rejected"
-        assert service.seen(refused) == []
-        service.process.kill()
-
-
-def test_a_key_at_its_own_limit_keeps_nobody_waiting(
-    tmp_path: Path, shared_engine: FakeEngine
-) -> None:
-    shared_engine.reset()
-    environ = {"KEY_LIMITS": "alice: in_flight=1", **KEYS}
-    with Sidecar(tmp_path, shared_engine, **environ) as service, ExitStack() as stack:
-        service.wait_until_ready()
-        runs = ask(service, stack, ALICE)
-        service.wait_until_seen(runs[1])
-        refused = service.ask(CHAT, prompt(CHAT), headers=of(ALICE))
-        assert (refused.status, refused.header("retry-after")) == (429, "1")
-        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
-        assert service.ask(CHAT, prompt(CHAT), headers=of(BOB)).status == 200
