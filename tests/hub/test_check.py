@@ -81,15 +81,6 @@ def test_a_check_of_what_is_not_allowed_fails_as_the_download_would(
     assert failed.cause is Cause.MODEL_GATED
 
 
-def test_a_slow_hub_holds_up_a_complete_cache_for_seconds_only(hub: FakeHub, home: Path) -> None:
-    download(hub.url, home, SMALL)
-    hub.faults.append(Fault(Kind.SILENT))
-    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1"}
-    outcome = download(hub.url, home, SMALL, env=quiet)
-    assert outcome.one(Done)
-    assert "serving the complete snapshot" in outcome.stderr
-
-
 def test_a_config_that_cannot_be_had_is_not_judged(hub: FakeHub, home: Path) -> None:
     hub.faults.append(Fault(Kind.GATED, "GET */config.json"))
     outcome = download(hub.url, home, SMALL, "--check")

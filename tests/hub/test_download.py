@@ -176,7 +176,7 @@ def test_a_wait_that_the_hub_asks_for_is_no_stall(hub: FakeHub, home: Path) -> N
     assert "Rate limited. Waiting 3.0s" in outcome.stderr
 
 
-@pytest.mark.parametrize("fault", [Kind.UNAVAILABLE, Kind.GATED, Kind.SILENT, Kind.RATE_LIMITED])
+@pytest.mark.parametrize("fault", [Kind.GATED, Kind.SILENT])
 def test_a_complete_cache_outlives_the_hub(hub: FakeHub, home: Path, fault: Kind) -> None:
     first = download(hub.url, home, SMALL)
     hub.faults.append(Fault(fault))

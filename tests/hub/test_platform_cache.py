@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from proxy.models.events import Done
-from proxy.models.platform_cache import RUNPOD_CACHE
 from tests.fake_hub import FakeHub
 from tests.hub.child import download
 from tests.hub.conftest import SMALL
@@ -34,12 +33,7 @@ def put(platform: Path, commit: str, *names: str, at: float = 0, repo: str = SMA
     return folder
 
 
-def test_the_cache_is_where_runpod_documents_it() -> None:
-    assert str(RUNPOD_CACHE) == "/runpod-volume/huggingface-cache/hub"
-
-
-@pytest.mark.parametrize("repo", [SMALL, SMALL.upper()])
-@pytest.mark.parametrize("options", [(), ("--check",)])
+@pytest.mark.parametrize(("repo", "options"), [(SMALL, ()), (SMALL.upper(), ("--check",))])
 def test_a_cached_model_is_served_without_a_question_to_the_hub(
     hub: FakeHub, home: Path, platform: Path, repo: str, options: tuple[str, ...]
 ) -> None:
@@ -85,12 +79,11 @@ def test_a_cache_that_is_ours_is_asked_about_at_the_hub(hub: FakeHub, tmp_path: 
     assert hub.requests
 
 
-@pytest.mark.parametrize("spoiled", ["", "[]", '{"weight_map": null}'])
 def test_a_cached_model_whose_list_of_shards_is_spoiled_is_fetched(
-    hub: FakeHub, home: Path, platform: Path, spoiled: str
+    hub: FakeHub, home: Path, platform: Path
 ) -> None:
     folder = put(platform, NEW)
-    (folder / "model.safetensors.index.json").write_text(spoiled)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": null}')
     outcome = download(hub.url, home, SMALL, "--platform-cache", str(platform))
     assert outcome.one(Done).path.startswith(str(home))
     assert "Traceback" not in outcome.stderr

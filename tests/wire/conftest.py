@@ -16,10 +16,6 @@ from tests.wire.service import Sidecar
 TEST_SECONDS = 180
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes many seconds on a small machine")
-
-
 @pytest.fixture(autouse=True)
 def bounded() -> Iterator[None]:
     """No test hangs: this one does without a plugin."""

@@ -6,8 +6,6 @@ import random
 from contextlib import suppress
 from typing import Any
 
-import pytest
-
 from tests.wire.client import CHAT, COMPLETIONS, MESSAGES, RESPONSES, STREAM, Ended, prompt, request
 from tests.wire.service import Sidecar, until
 from tests.wire.streams import raw
@@ -100,9 +98,8 @@ def test_600_bad_clients_leave_nothing_behind(service: Sidecar) -> None:
     assert_nothing_left(service, before)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_random_bytes_from_a_client_crash_nothing(service: Sidecar, seed: int) -> None:
-    dice = random.Random(seed)
+def test_random_bytes_from_a_client_crash_nothing(service: Sidecar) -> None:
+    dice = random.Random(3)
     good = request(CHAT, prompt(CHAT, STREAM))
     for _ in range(60):
         data = bytearray(good)
@@ -115,10 +112,9 @@ def test_random_bytes_from_a_client_crash_nothing(service: Sidecar, seed: int) -
     assert_nothing_left(service, settled(service))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_random_bytes_from_an_engine_crash_nothing(service: Sidecar, seed: int) -> None:
+def test_random_bytes_from_an_engine_crash_nothing(service: Sidecar) -> None:
     """Also none of them is left for the next request."""
-    dice = random.Random(seed)
+    dice = random.Random(4)
     good = service.ask_engine(CHAT, prompt(CHAT, STREAM))
     head = (
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

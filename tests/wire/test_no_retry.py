@@ -110,28 +110,6 @@ def test_a_hundred_requests_against_an_engine_that_closes_idle_connections(
             time.sleep(0.02 if number % 2 else 0)
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        b"HTTP/1.1 203 Other\r\nx-evil: 1\r\ncontent-length: 100\r\n\r\nfirst",
-        b"HTTP/1.1 500 Other\r\ncontent-length: 0\r\n\r\n",
-        b"not HTTP at all",
-        b"\r\n\r\n",
-    ],
-    ids=["a part", "another", "words", "blank lines"],
-)
-def test_what_an_engine_sends_after_its_answer_is_nobodys(
-    own_service: Sidecar, more: bytes
-) -> None:
-    """Neither this client nor the next one is given it."""
-    for _ in range(3):
-        answer = own_service.ask("/v1/models", fake=raw(sized(b'{"a":1}') + more))
-        assert (answer.status, answer.body) == (200, b'{"a":1}')
-        assert answer.all("x-evil") == []
-        answer = own_service.ask("/v1/models")
-        assert (answer.status, answer.json()["object"]) == (200, "list")
-
-
 def test_a_late_answer_to_one_that_left_is_nobodys(service: Sidecar) -> None:
     for _ in range(20):
         with service.connect() as client:

@@ -39,6 +39,8 @@ from tests.wire.streams import USAGE as USAGE_EVENT
 
 ROUTES = [CHAT, COMPLETIONS, MESSAGES, RESPONSES]
 ALL = ROLE + WORD + FINISH + USAGE_EVENT + DONE
+# One cut in so many; tests/proxy/relay/test_stream.py has one at each byte.
+STEP = 9
 
 
 def same(service: Sidecar, path: str, body: Any, fake: dict[str, Any]) -> bytes:
@@ -98,11 +100,11 @@ def test_random_cuts_change_nothing(service: Sidecar, seed: int) -> None:
     same(service, CHAT, prompt(CHAT, NO_USAGE), fake)
 
 
-def test_a_stream_cut_at_any_byte_is_the_same_stream(service: Sidecar) -> None:
+def test_a_stream_cut_anywhere_is_the_same_stream(service: Sidecar) -> None:
     wire = chunked([ROLE, WORD, FINISH, USAGE_EVENT, DONE])
     body = prompt(CHAT, NO_USAGE)
     with service.connect() as client:
-        for at in range(1, len(wire)):
+        for at in range(1, len(wire), STEP):
             client.ask(CHAT, body, fake=raw(wire, cut=f"at:{at}"))
             answer = client.answer()
             assert (answer.whole, answer.body) == (True, ALL), f"cut at {at}"
@@ -112,7 +114,7 @@ def test_an_event_split_over_two_chunks_anywhere_is_the_same_event(service: Side
     """Multi-byte characters are split too."""
     whole = ROLE + WORD + DONE
     with service.connect() as client:
-        for at in range(1, len(whole)):
+        for at in range(1, len(whole), STEP):
             pieces = [whole[:at], whole[at:]]
             wire = chunked(pieces)
             first = len(CHUNKED) + len(chunk(pieces[0]))

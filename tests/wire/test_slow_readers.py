@@ -8,8 +8,6 @@ import threading
 import time
 from typing import Any
 
-import pytest
-
 from tests.patience import on_a_clock
 from tests.wire.client import CHAT, NO_USAGE, STREAM, Client, prompt, request
 from tests.wire.service import Sidecar, fields, until
@@ -136,7 +134,8 @@ async def streams(service: Sidecar, count: int, **fake: Any) -> list[bytes]:
     return await asyncio.gather(*(one(number) for number in range(count)))
 
 
-async def many(service: Sidecar, count: int) -> None:
+async def test_2000_streams_at_once(service: Sidecar) -> None:
+    count = 2000
     before = service.open_files()
     answers = await streams(service, count, tokens=8, first_ms=2000, interval_ms=20)
     assert len(answers) == count
@@ -148,15 +147,6 @@ async def many(service: Sidecar, count: int) -> None:
     # The pool keeps connections to the engine for its next burst; the clients' are gone.
     until(lambda: service.open_files() <= before + count + 8, "closed connections")
     assert json.loads(json.dumps(service.ask(CHAT, prompt(CHAT)).json()))["choices"]
-
-
-async def test_500_streams_at_once(service: Sidecar) -> None:
-    await many(service, 500)
-
-
-@pytest.mark.slow
-async def test_2000_streams_at_once(service: Sidecar) -> None:
-    await many(service, 2000)
 
 
 def test_pages_that_nobody_reads_are_not_piled_up(own_service: Sidecar) -> None:

@@ -112,23 +112,15 @@ def test_a_model_of_the_hub_is_told_with_its_size_and_is_not_fetched(
 @pytest.mark.parametrize(
     ("fault", "environ", "says"),
     [
-        (Fault(Kind.GATED, "HEAD */resolve/*"), {}, "is gated, and there is no HF_TOKEN"),
-        (
-            Fault(Kind.GATED, "HEAD */resolve/*"),
-            {"HF_TOKEN": "hf_x"},
-            "the account of HF_TOKEN has not been given access",
-        ),
         (Fault(Kind.INVALID_TOKEN), {"HF_TOKEN": "hf_x"}, "does not accept HF_TOKEN"),
-        (None, {"MODEL_NAME": "no/such", "HF_TOKEN": "hf_x"}, "no/such does not exist"),
-        (None, {"HF_ENDPOINT": "http://127.0.0.1:1"}, "cannot be reached"),
         (Fault(Kind.HUGE, "HEAD *.safetensors", at=9 * 10**15), {}, "needs 9000000.0 GB more"),
         (Fault(Kind.UNAVAILABLE), {}, "HTTP 503"),
     ],
 )
 def test_what_would_end_a_start_is_a_row_that_fails(
-    tmp_path: Path, hub: FakeHub, fault: Fault | None, environ: dict[str, str], says: str
+    tmp_path: Path, hub: FakeHub, fault: Fault, environ: dict[str, str], says: str
 ) -> None:
-    hub.faults.extend([fault] if fault else [])
+    hub.faults.append(fault)
     run = Run(tmp_path, **{"MODEL_NAME": REPOSITORY, "HF_ENDPOINT": hub.url} | environ)
     assert run.code == 1
     result, found = run.rows["model"]
@@ -239,13 +231,8 @@ def test_an_engine_of_someone_else_must_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "says"),
     [
-        ({"PORT": "eighty"}, "PORT='eighty': "),
-        ({"ENFORCE_EAGER": "perhaps"}, "ENFORCE_EAGER='perhaps': "),
+        # Each is read by a call of its own.
         ({"API_KEYS_FILE": "/nowhere"}, "API_KEYS_FILE='/nowhere': "),
-        (
-            {"LIMIT_MM_PER_PROMPT": "image=1,video=0"},
-            "LIMIT_MM_PER_PROMPT='image=1,video=0' is no JSON",
-        ),
         ({"VLLM_EXTRA_ARGS": "--port 1"}, "VLLM_EXTRA_ARGS: --port is not allowed"),
         ({"PROTOCOLS": "mine.ollama:Ollama"}, "PROTOCOLS=mine.ollama:Ollama: the module"),
         ({"LOG_FILE": "/proc/nowhere/log"}, "LOG_FILE='/proc/nowhere/log': "),

@@ -92,12 +92,17 @@ def test_a_keep_alive_comment_shows_no_work() -> None:
 # Recorded streams -----------------------------------------------------------------------------
 
 
+def places(body: bytes, newline: str) -> range:
+    """Where to cut. How vLLM ends its lines is tried at each byte, other ways at one in seven."""
+    return range(0, len(body), 1 if newline == "LF" else 7)
+
+
 @pytest.mark.parametrize("newline", NEWLINES)
 @pytest.mark.parametrize("name", READINGS)
 def test_a_stream_that_is_cut_anywhere_comes_out_as_it_went_in(name: str, newline: str) -> None:
     body = recording(name, NEWLINES[newline])
     route = READINGS[name].route
-    for place in range(len(body)):
+    for place in places(body, newline):
         assert passed(cut(body, [place]), route=route).data == body, place
     assert passed((body[i : i + 1] for i in range(len(body))), route=route).data == body
 
@@ -107,7 +112,7 @@ def test_a_stream_that_is_cut_anywhere_comes_out_as_it_went_in(name: str, newlin
 def test_the_usage_event_is_withheld_wherever_it_is_cut(name: str, newline: str) -> None:
     body = recording(name, NEWLINES[newline])
     route, expected = READINGS[name].route, without_usage(body, NEWLINES[newline])
-    for place in range(len(body)):
+    for place in places(body, newline):
         seen = passed(cut(body, [place]), route=route, withhold_usage=True)
         assert seen.data == expected, place
         assert seen.record.completion_tokens == READINGS[name].completion, place
