@@ -11,10 +11,11 @@ import pytest
 
 from proxy.errors import Cause
 from proxy.models.events import Done, Failed, Plan, decode_event
+from tests.engine.service import wait_until
 from tests.fake_hub import FakeHub, Fault, Kind
-from tests.hub.child import Child, download, wait_until
+from tests.hub.child import Child, download
 from tests.hub.conftest import LARGE, SMALL
-from tests.patience import on_a_clock
+from tests.patience import PATIENCE, on_a_clock
 
 pytestmark = pytest.mark.hub
 
@@ -121,8 +122,9 @@ def _kill_halfway(hub: FakeHub, home: Path, number: signal.Signals) -> int:
     """Kill a download that has one shard and a part of the other; the exit code."""
     hub.faults.append(Fault(Kind.STALL, BIG_SHARD, times=1, at=15_000_000))
     with Child(hub.url, home, LARGE) as child:
-        wait_until(lambda: bool(_half_a_shard(home)))
-        wait_until(lambda: any(home.rglob("model-00001-of-00002.safetensors")))
+        wait_until(lambda: bool(_half_a_shard(home)), PATIENCE, "half a shard")
+        small = "model-00001-of-00002.safetensors"
+        wait_until(lambda: any(home.rglob(small)), PATIENCE, "the small shard")
         child.process.send_signal(number)
         return child.outcome().code
 
@@ -150,7 +152,7 @@ def test_a_partial_file_in_use_is_left_alone(hub: FakeHub, home: Path) -> None:
     # Again and again: hub asks anew for what has not come for 10 s.
     hub.faults.append(Fault(Kind.STALL, BIG_SHARD, at=15_000_000))
     with Child(hub.url, home, LARGE):
-        wait_until(lambda: bool(_half_a_shard(home)))
+        wait_until(lambda: bool(_half_a_shard(home)), PATIENCE, "half a shard")
         (partial,) = _half_a_shard(home)
         _age(partial, 60)
         # Its lock is held, so this run waits for it, and gives up.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 import threading
 import time
@@ -387,13 +386,6 @@ def test_cookies_of_a_host_reach_no_other_fetch(private: Sidecar, web: Web) -> N
     assert web.asked[-1][1]["host"] == f"localhost:{web.server_port}"
 
 
-def peak_mb(service: Sidecar) -> float:
-    """The most memory that a sidecar has had until now, in MiB."""
-    status = Path(f"/proc/{service.process.pid}/status").read_text()
-    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
-    return int(kilobytes) / 1024
-
-
 def test_media_of_all_requests_together_take_no_more_memory_than_their_budget(
     shared_engine: FakeEngine, tmp_path: Path, web: Web
 ) -> None:
@@ -407,12 +399,12 @@ def test_media_of_all_requests_together_take_no_more_memory_than_their_budget(
     with Sidecar(tmp_path, shared_engine, **options) as service, ExitStack() as stack:
         service.wait_until_ready()
         assert service.ask(CHAT, {"messages": [message(part(web.url("/x.png")))]}).status == 200
-        before = peak_mb(service)
+        before = service.memory_mib("VmHWM")
         clients = [stack.enter_context(service.connect()) for _ in range(6)]
         for client in clients:
             client.ask(CHAT, {"messages": [message(*parts, part(web.url("/hang")))]})
         assert [client.answer().status for client in clients] == [400] * 6
-        assert 40 < peak_mb(service) - before < 160
+        assert 40 < service.memory_mib("VmHWM") - before < 160
         # All is given back: a request that needs half of it is served.
         body = {"messages": [message(*parts)]}
         until(lambda: service.ask(CHAT, body).status == 200, "an answer", PATIENCE)
