@@ -205,6 +205,16 @@ def test_one_key_cannot_make_the_pod_swap_for_ever(tmp_path: Path) -> None:
         assert loads == ["one", "two", "one", "two"]
 
 
+def test_a_pinned_model_never_gives_way(tmp_path: Path) -> None:
+    with several(tmp_path, {"pin": True}, **ONE_AT_A_TIME, IDLE_UNLOAD_SECONDS="1") as service:
+        service.wait_for("ready", PATIENCE)
+        answer = chat(service, model="two")
+        assert answer.status_code == 503
+        assert "does not fit beside one (pinned)" in answer.json()["error"]["message"]
+        assert chat(service, model="one").status_code == 200
+        until(lambda: transitions(service) == [("one", "load", "ok")], "the line of the only load")
+
+
 def test_a_pin_that_leaves_no_room_answers_those_who_wait(tmp_path: Path) -> None:
     with several(tmp_path, **ONE_AT_A_TIME) as service, ThreadPoolExecutor() as threads:
         service.wait_for("ready", PATIENCE)
