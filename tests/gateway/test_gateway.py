@@ -17,7 +17,7 @@ from typing import NamedTuple
 import openai
 import pytest
 
-from tests.engine.service import Line, free_ports, wait_until
+from tests.engine.service import Line, wait_until
 from tests.fake_engine import FakeEngine
 from tests.gateway.database import Postgres
 from tests.gateway.litellm import (

@@ -19,7 +19,6 @@ import pytest
 from proxy.bench import load
 from proxy.bench.result import Run, json_of, read_run
 from proxy.commands import bench
-from tests.engine.service import free_ports
 from tests.fake_engine import FakeEngine, Received
 from tests.patience import PATIENCE
 from tests.ports import free_ports
