@@ -18,7 +18,6 @@ from proxy.access.routes import GENERATING, Route, RouteTable
 from proxy.api.built_in import built_in_endpoints
 from proxy.api.service import Service
 from proxy.engine.state import Snapshot
-from proxy.errors import RequestFailure
 from proxy.idle import PodIdle
 from proxy.machine.meters import Meter, disk_meter, gpu_meter
 from proxy.machine.reading import DiskReading, GpuReading
@@ -34,7 +33,6 @@ from proxy.protocols.generate import Generate
 from proxy.protocols.named import named_protocols
 from proxy.relay.endpoint import Limits, Relay
 from proxy.relay.lifecycle import RequestLifecycle
-from proxy.relay.websocket import WebSocketRelay
 from proxy.server.dispatch import Dispatch
 from proxy.settings import Settings
 from proxy.telemetry.metrics import Metrics
@@ -82,11 +80,8 @@ def build(
     ledger_path = data_directory(settings) / f"used-{settings.port}.sqlite3"
     access = AccessControl(settings, ledger_path, metrics.keys.set_labels)
 
-    def cut_sessions(model: ServedModel, failure: RequestFailure) -> None:
-        websockets.cut(model, failure)
-
     is_set = is_set_of_models(settings)
-    make_model = partial(_make_model, access, metrics, cut_sessions, is_of_set=is_set)
+    make_model = partial(_make_model, access, metrics, is_of_set=is_set)
     # Which engine is meant is known later: what keys may have is limited before that.
     admission = Admission(room=access.make_waiting_room_of_all()) if is_set else None
     models = ModelPool([make_model(each) for each in settings.models], admission)
@@ -122,18 +117,13 @@ def build(
         (Generate(), *named),
         withheld,
     )
-    websockets = WebSocketRelay(
-        models, lifecycle, max_message_bytes=settings.max_body_bytes, withheld=withheld
-    )
     routes = RouteTable(
         settings.extra_routes, [path for protocol in named for path in protocol.paths]
     )
     own, scraped = built_in_endpoints(service, reload, routes.listed)
     hosts, cors = Hosts(settings.allowed_hosts, settings.cors_origins), Cors(settings.cors_origins)
     admins = Admins(settings)
-    dispatch = Dispatch(
-        routes, hosts, cors, access, admins, relay, websockets, own, scraped, settings
-    )
+    dispatch = Dispatch(routes, hosts, cors, access, admins, relay, own, scraped, settings)
     pod_idle = PodIdle(settings, models.idle_seconds)
     return Sidecar(settings, dispatch, service, access, models, meters, pod_idle, spans)
 
@@ -146,7 +136,6 @@ def is_set_of_models(settings: Settings) -> bool:
 def _make_model(
     access: AccessControl,
     metrics: Metrics,
-    cut_sessions: Callable[[ServedModel, RequestFailure], None],
     settings: Settings,
     *,
     is_of_set: bool,
@@ -157,7 +146,6 @@ def _make_model(
     else:
         model = ServedModel(settings, access.make_waiting_room())
         model.places_of = access.places_of_only
-    model.cut_sessions = partial(cut_sessions, model)
     model.state.listen(partial(_count_change, metrics, model.name))
     metrics.add_engine(model.name)
     if settings.upstream_url is None:

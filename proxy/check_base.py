@@ -17,7 +17,7 @@ from pathlib import Path
 
 MODULES = """
 starlette httpx prometheus_client huggingface_hub msgspec httptools
-uvloop websockets pydantic aiohttp yarl
+uvloop pydantic aiohttp yarl
 """
 
 

@@ -37,7 +37,6 @@ class Lifecycle:
         settings = sidecar.settings
         server = Server(
             sidecar.dispatch,
-            sidecar.dispatch.open_session,
             stall_seconds=settings.body_timeout or math.inf,
             request_seconds=settings.request_timeout,
         )

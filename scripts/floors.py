@@ -35,18 +35,13 @@ TOOLS = (
     "jsonschema-rs",
     "PyYAML",
     "pillow",
+    "websockets",
 )
 UV = "uv"
 # Optional for the sidecar, and in vLLM's image.
 OPTIONAL = ("opentelemetry-exporter-otlp",)
-# All tests below these, a new file too, but for LEFT_OUT and those with real vLLM. Of tests/wire,
-# which takes minutes, what uses a library that nothing else here does.
-TESTS = (
-    "tests/proxy",
-    "tests/wire/test_websocket.py",
-    "tests/test_contracts.py",
-    "tests/hub/test_failures.py",
-)
+# All tests below these, a new file too, but for LEFT_OUT and those with real vLLM.
+TESTS = ("tests/proxy", "tests/test_contracts.py", "tests/hub/test_failures.py")
 # They start sidecars and engines, and wait for their clocks: they take minutes.
 LEFT_OUT = (
     "tests/proxy/commands/test_check.py",

@@ -25,8 +25,6 @@ FOR_THE_CACHE = {
     "hf_hub_download": {"cache_dir", "revision"},
     "snapshot_download": {"allow_patterns", "cache_dir", "local_files_only", "revision"},
 }
-# Attributes that only an object has.
-OF_A_SERVER_PROTOCOL = ("close_rcvd", "close_sent", "handshake_exc", "parser_exc")
 
 
 def imported() -> list[tuple[str, str]]:
@@ -96,20 +94,3 @@ def test_unfinished_files_of_a_hub_have_the_names_that_are_looked_for() -> None:
     source = inspect.getsource(import_module("huggingface_hub.file_download"))
     text = f"huggingface_hub {version('huggingface_hub')} names its unfinished files otherwise"
     assert '{uuid.uuid4().hex[:8]}.incomplete"' in source, text
-
-
-@pytest.mark.parametrize("name", OF_A_SERVER_PROTOCOL)
-def test_a_server_protocol_of_websockets_has_what_is_used_of_it(name: str) -> None:
-    protocol = import_module("websockets.server").ServerProtocol()
-    text = f"websockets {version('websockets')}: a ServerProtocol has no {name}"
-    assert hasattr(protocol, name), text
-
-
-async def test_a_client_of_websockets_can_be_cut_off() -> None:
-    """Its own `close` waits for an engine that does not read."""
-    client = import_module("websockets.client")
-    uri = import_module("websockets.uri").parse_uri("ws://127.0.0.1:1")
-    connection = import_module("websockets.asyncio.client").ClientConnection
-    made = connection(client.ClientProtocol(uri))
-    made.connection_made(import_module("unittest.mock").Mock())
-    assert hasattr(made.transport, "abort")

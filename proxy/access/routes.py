@@ -206,8 +206,8 @@ ROUTES = (
                 paths=("/v1/realtime",),
                 methods=("get",),
                 about="A WebSocket session; [which pages](access.md#web-pages) may open one."
-                " A message may have `MAX_BODY_MB` and 16,384 fragments; compression is not"
-                " agreed to",
+                " Frames pass as they are: how long a message may be is the engine's to say"
+                " (vLLM: 16 MiB). Compression is not agreed to",
             ),
         ),
         media_fields=NO_MEDIA,  # a session has no body

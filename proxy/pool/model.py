@@ -20,7 +20,6 @@ from proxy.errors import (
     EngineFailed,
     EngineUnavailable,
     ModelNotFound,
-    RequestFailure,
 )
 from proxy.machine.hardware import Hardware
 from proxy.models.several import names_of
@@ -119,8 +118,6 @@ class ServedModel:
         self.in_flight = InFlightRequests(self.poison)
         self._connect()
         self.meter = EngineMeter(self.probe, self.state)
-        self.cut_sessions: Callable[[RequestFailure], None] = lambda failure: None
-        """Ends the WebSocket sessions to its engine."""
         self._server: VllmServer | None = None
         self.hardware: Callable[[], Hardware] = Hardware
         """The machine that the engine runs on, as far as that is ours."""
@@ -463,9 +460,7 @@ class ServedModel:
 
     def cut(self, why: str = "This server was shut down") -> None:
         """End all that still runs at its engine, for good."""
-        failure = CutOff(f"{why} before the answer was whole.")
-        self.upstream.cut(failure)
-        self.cut_sessions(failure)
+        self.upstream.cut(CutOff(f"{why} before the answer was whole."))
 
 
 def _hold_seconds(settings: Settings) -> float:

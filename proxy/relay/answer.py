@@ -14,6 +14,7 @@ from proxy.relay.background import BackgroundResponses, is_of_stored
 from proxy.relay.event import ANSWER_READERS, EVENT_READERS, EventSummary, Reader
 from proxy.relay.fast_path import FastPath
 from proxy.relay.refusal import error_event
+from proxy.relay.session import SessionAnswer
 from proxy.relay.skim import Skim
 from proxy.relay.stream import EventStream
 from proxy.relay.timings import note_timings
@@ -88,7 +89,7 @@ class StreamedAnswer(EventStream):
         return self.cut_off() + error_event(failure, route, self.next_sequence_number)
 
 
-Answer = PlainAnswer | StreamedAnswer
+Answer = PlainAnswer | StreamedAnswer | SessionAnswer
 
 
 def answer_for(
@@ -98,7 +99,7 @@ def answer_for(
     background: BackgroundResponses,
     *,
     withhold_usage: bool,
-) -> Answer:
+) -> PlainAnswer | StreamedAnswer:
     """`named` are the headers of the engine's response."""
     kind = named.get(b"content-type", b"").lower()
     is_stream = kind.startswith(EVENT_STREAM)

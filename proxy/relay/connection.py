@@ -39,6 +39,7 @@ _READ = (b"application/json", b"text/event-stream")
 _UNPACKED = (b"gzip", b"x-gzip", b"deflate")
 # What one read of the socket may become: text is never compressed to a hundredth.
 _MOST_UNPACKED_BYTES = 32 * 1024 * 1024
+_NO_HTTP = "The engine answered with something that is not HTTP."
 _ANY_HEADER_OF_ZLIB = 32 + zlib.MAX_WBITS
 
 
@@ -83,9 +84,19 @@ class Connection(asyncio.Protocol):
 
     # The exchange, as its one user sees it.
 
-    def send(self, method: str, target: bytes, headers: Iterable[Header], body: Parts) -> None:
-        """Begin a request; `body` is what of it is there already."""
+    def send(
+        self,
+        method: str,
+        target: bytes,
+        headers: Iterable[Header],
+        body: Parts,
+        *,
+        upgrades: bool = False,
+    ) -> None:
+        """Begin a request; `body` is what of it is there already. One that `upgrades` may be
+        answered by 101: what the engine sends from then on is the answer's body."""
         self._begin(method)
+        self.response.may_upgrade = upgrades
         self._request_sent = False
         first = b"%b %b HTTP/1.1" % (method.encode(), target)
         head = b"\r\n".join([first, *map(b": ".join, headers), b"", b""])
@@ -302,6 +313,9 @@ class Response:
         """The connection may serve another request after it."""
         self.between_chunks = False
         """All that has come is whole chunks; without chunks never."""
+        self.may_upgrade = False
+        self.is_upgraded = False
+        """The engine speaks another protocol from now on: the body ends with the connection."""
 
     def feed(self, data: bytes) -> None:
         """Read on.
@@ -309,10 +323,15 @@ class Response:
         Raises:
             InvalidEngineResponse: this is not HTTP. What came before it can still be taken.
         """
+        if self.is_upgraded:
+            self._chunks.append(data)
+            return
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._fault = self._fault or "The engine answered with something that is not HTTP."
+        except httptools.HttpParserUpgrade as stopped:
+            self._upgrade(data[stopped.args[0] :])
+        except httptools.HttpParserError:
+            self._fault = self._fault or _NO_HTTP
         if self._fault:
             raise InvalidEngineResponse(self._fault)
         # Behind a chunk's last line end there may be the beginning of the next one's size.
@@ -323,6 +342,12 @@ class Response:
         elif self._fruitless_bytes > MAX_HEAD_BYTES:  # the parser keeps a header until it is whole
             self._fault = "The engine's answer has a head or trailers without an end."
             raise InvalidEngineResponse(self._fault)
+
+    def _upgrade(self, rest: bytes) -> None:
+        if not self.is_upgraded:
+            self._fault = self._fault or _NO_HTTP
+        elif rest:
+            self._chunks.append(rest)
 
     def end(self) -> None:
         """The connection has ended: so has a body without a length and without chunks."""
@@ -360,6 +385,8 @@ class Response:
             self._fault = f"The engine answered with the status {self.status}."
             return
         if self.status < 200:
+            is_taken = self.status == 101 and self._parser.should_upgrade()
+            self.is_upgraded = self.has_head = self.may_upgrade and is_taken
             return
         self.named = dict(reversed(self.headers))
         if b"transfer-encoding" in self.named:
@@ -412,6 +439,8 @@ class Response:
             self._chunks.append(body)
 
     def on_message_complete(self) -> None:
+        if self.is_upgraded:
+            return
         if self._unpacker is not None and not self._unpacker.is_whole:
             self._fault = self._fault or "The engine's compressed answer has no end."
         elif self.has_head:

@@ -18,15 +18,16 @@ from proxy.errors import (
 )
 from proxy.protocols.protocol import Protocol
 from proxy.relay import headers
-from proxy.relay.answer import Answer, StreamedAnswer, answer_for, server_timing
+from proxy.relay.answer import Answer, PlainAnswer, StreamedAnswer, answer_for, server_timing
 from proxy.relay.background import BackgroundResponses
-from proxy.relay.connection import Connection
+from proxy.relay.connection import Connection, Response
 from proxy.relay.deadline import Deadline
 from proxy.relay.keep_alive import Heartbeat, KeepAlive
 from proxy.relay.lifecycle import RequestLifecycle, record_of
 from proxy.relay.models import ModelsResponse, models_question
 from proxy.relay.refusal import refusal
 from proxy.relay.routing import Model, Models
+from proxy.relay.session import SessionAnswer
 from proxy.relay.translation import Translation
 from proxy.relay.upstream_request import Media, UpstreamRequest, upstream_request
 from proxy.server.exchange import Exchange
@@ -125,7 +126,7 @@ class Relay:
             model.in_flight.attach_body(record, asked.fingerprinted)
             connection = await self._send(exchange, asked, record, model)
             exchange.on_disconnect(connection.abort)
-            if asked.pieces is not None:
+            if asked.pieces is not None and not asked.upgrades:
                 uplink = spawn(asked.send(connection, record), name="uplink")
             if limits.request_timeout or limits.stream_idle_timeout:
                 deadline = Deadline(limits.request_timeout, limits.stream_idle_timeout)
@@ -138,15 +139,14 @@ class Relay:
             response = await connection.response_head()
             if padding is not None:
                 padding.cancel()
-            record.first_byte, status = connection.first_byte, response.status
-            is_listed = route is not Route.EXTRA
-            if status == 404 and is_listed and headers.is_of_no_route(response.named):
-                # The engine's own answer is only "Not Found".
-                raise RouteNotServed(
-                    f"The engine has no route {record.method} {record.path[:200]}: vLLM has only"
-                    " those of the work that its model can do."
-                )
-            record.status = status
+            record.first_byte = connection.first_byte
+            if response.is_upgraded:
+                if deadline is not None:
+                    deadline.cancel()
+                await _pass_session(exchange, asked, connection, response, record)
+                return
+            _check_served(response, record)
+            record.status = status = response.status
             answer = answer_for(
                 route,
                 response.named,
@@ -234,10 +234,49 @@ class Relay:
         request_headers += asked.framing()
         # Before the system call: what comes after it is the engine's time.
         record.sent = monotonic()
-        connection.send(exchange.request.method, asked.target, request_headers, asked.parts)
+        connection.send(
+            exchange.request.method,
+            asked.target,
+            request_headers,
+            asked.parts,
+            upgrades=asked.upgrades,
+        )
         if asked.pieces is None:
             connection.request_sent()
         return connection
+
+
+def _check_served(response: Response, record: Record) -> None:
+    """Raises RouteNotServed: the engine's own answer is only "Not Found"."""
+    is_listed = record.route is not Route.EXTRA
+    if response.status == 404 and is_listed and headers.is_of_no_route(response.named):
+        raise RouteNotServed(
+            f"The engine has no route {record.method} {record.path[:200]}: vLLM has only"
+            " those of the work that its model can do."
+        )
+
+
+async def _pass_session(
+    exchange: Exchange,
+    asked: UpstreamRequest,
+    connection: Connection,
+    response: Response,
+    record: Record,
+) -> None:
+    """Both directions of a session that the engine has taken, until one side ends it.
+
+    Only now may the engine have what the client has sent behind its handshake: one that refuses
+    the upgrade would read it as requests.
+    """
+    uplink = spawn(asked.send(connection, record), name="uplink")
+    try:
+        record.status = response.status
+        kept = headers.to_client(response.headers, record.request_id.encode())
+        exchange.start(response.status, [*kept, *headers.UPGRADE])
+        answer = SessionAnswer(record, connection.abort)
+        await pass_on(exchange, exchange, asked.route, connection, answer, None)
+    finally:
+        uplink.cancel()
 
 
 async def pass_on(
@@ -272,12 +311,12 @@ async def pass_on(
     except RequestFailure as failure:
         # After `[DONE]` the answer is whole: many clients close their connection there.
         # A protocol may have failed to translate that end.
-        is_finished = isinstance(answer, StreamedAnswer) and answer.finished and is_written
+        is_finished = not isinstance(answer, PlainAnswer) and answer.finished and is_written
         is_stuck = exchange.is_behind and isinstance(failure, EngineTimeout)
         if is_stuck:
             exchange.abort()  # else the unsent rest would be kept until the client reads
-        elif isinstance(answer, StreamedAnswer) and not (
-            is_finished or isinstance(failure, ClientClosed)
+        elif not (
+            isinstance(answer, PlainAnswer) or is_finished or isinstance(failure, ClientClosed)
         ):
             out.end(answer.broken_off(failure, route))  # so that it does not look finished
         if is_stuck or not is_finished:
@@ -297,7 +336,8 @@ async def _refuse(
 ) -> None:
     """Answer in the engine's place, unless an answer has begun or the client has left."""
     if isinstance(failure, ClientClosed):
-        record.status = failure.status
+        if not (exchange.is_session and exchange.started):
+            record.status = failure.status
     elif not exchange.started:
         route = out.route if isinstance(out, Translation) else route
         anthropic = headers.speaks_anthropic(route, exchange.request)

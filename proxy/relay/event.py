@@ -61,6 +61,7 @@ class EventSummary:
 _MOST_TOKENS = 2**53
 _DIGITS = re.compile(r"[0-9]{1,16}")
 _UTTERANCE_DONE = "transcription.done"
+_UTTERANCE_DONE_BYTES = _UTTERANCE_DONE.encode()
 _CLIENTS_ERRORS = frozenset(
     {
         "BadRequestError",
@@ -288,14 +289,14 @@ def _read_messages_event(payload: bytes) -> EventSummary:
     )
 
 
-def note_realtime_event(text: str, record: Record) -> None:
+def note_realtime_event(text: bytes | bytearray, record: Record) -> None:
     """One event of a session of `/v1/realtime`. Each utterance ends with its own usage; the record
     has the sum. An error ends no session; the first one is noted."""
-    if _UTTERANCE_DONE not in text and '"error"' not in text:
+    if _UTTERANCE_DONE_BYTES not in text and b'"error"' not in text:
         return
     try:
         event = _realtime_event.decode(text)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return
     if event.type == "error":
         is_object = isinstance(event.error, dict)  # OpenAI's; vLLM has its message there

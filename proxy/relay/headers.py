@@ -23,8 +23,12 @@ _HOP_BY_HOP = frozenset(
         b"trailer",
         b"transfer-encoding",
         b"upgrade",
+        # The frames of a session are read on the way: nothing that changes them is agreed to.
+        b"sec-websocket-extensions",
     }
 )
+# What is hop-by-hop of a WebSocket handshake, and of the answer that takes it.
+UPGRADE: Headers = [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
 # Replaced on the upstream connection.
 _OURS_TO_SET = frozenset(
     {b"host", b"content-length", b"expect", b"x-request-id", b"accept-encoding"}

@@ -114,8 +114,7 @@ class InFlightRequests:
         """When the oldest request or session came to the engine that it may still work on
         (monotonic seconds)."""
         held = (record for record in self._inside.values() if record.last_byte is None)
-        began = (record.sent or record.started for record in held if _was_sent(record))
-        return min(began, default=None)
+        return min((record.sent for record in held if record.sent is not None), default=None)
 
     def _loss(self, record: Record) -> Lost:
         body = self._bodies.get(id(record))
@@ -133,7 +132,7 @@ def _last_progress(record: Record) -> float:
 
 
 def _was_sent(record: Record) -> bool:
-    return record.sent is not None or record.status == 101  # a WebSocket session
+    return record.sent is not None
 
 
 def _fingerprint(record: Record, body: Parts) -> Fingerprint:

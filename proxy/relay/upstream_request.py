@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -17,6 +18,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Protocol
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -34,6 +36,7 @@ from proxy.json_scan import (
 )
 from proxy.relay.connection import Connection, Parts
 from proxy.relay.form import boundary_of, model_of_form
+from proxy.relay.headers import UPGRADE
 from proxy.relay.models import ModelsResponse
 from proxy.relay.translation import Translation
 from proxy.server.exchange import Exchange
@@ -85,6 +88,8 @@ class UpstreamRequest:
     # What identifies the request, where it is held whole: with media, as the client sent it.
     fingerprinted: Parts = ()
     give_back: Callable[[], None] | None = None
+    upgrades: bool = False
+    """It offers a WebSocket: `pieces` are its frames, for an engine that takes it."""
 
     def close(self) -> None:
         """The request is over: give back what it still holds."""
@@ -128,6 +133,8 @@ class UpstreamRequest:
         return (*whole[:-1], *with_usage_option(whole[-1], self.tail_bytes))
 
     def framing(self) -> Headers:
+        if self.upgrades:
+            return UPGRADE
         if self.length is not None:
             return [(b"content-length", b"%d" % self.length)]
         return [(b"transfer-encoding", b"chunked")] if self.pieces is not None else []
@@ -141,13 +148,13 @@ class UpstreamRequest:
         try:
             async with aclosing(self.pieces) as pieces:
                 async for piece in pieces:
-                    if self.length is not None:
+                    if self.length is not None or self.upgrades:
                         await connection.send_body((piece,))
                     else:
                         await connection.send_body((b"%x\r\n" % len(piece), piece, b"\r\n"))
             if self.give_back is None:
                 record.body_read = monotonic()
-            if self.length is None:
+            if self.length is None and not self.upgrades:
                 await connection.send_body((b"0\r\n\r\n",))
         except RequestFailure as failure:
             connection.abort(failure)
@@ -187,6 +194,11 @@ async def upstream_request(
             if request.query:
                 target = b"%b?%b" % (target, request.query)
         asked = UpstreamRequest(route, target, request.headers)
+        if exchange.is_session:
+            asked.upgrades, asked.pieces = True, exchange.body(math.inf)
+            if is_routed:
+                record.model = _model_of_query(request.query)
+            return asked
         length = request.named.get(b"content-length", b"0")
         if length == b"0" and b"transfer-encoding" not in request.named:
             record.body_read, record.stream = record.started, False
@@ -227,6 +239,11 @@ async def _let_go(
     while parts:
         yield parts.popleft()
     give_back()
+
+
+def _model_of_query(query: bytes) -> str | None:
+    named = parse_qs(query.decode("latin-1")).get("model")
+    return named[0][:_MAX_VALUE_BYTES] if named else None
 
 
 class _Part(msgspec.Struct, gc=False):

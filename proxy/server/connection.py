@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
@@ -13,7 +14,7 @@ import httptools
 
 from proxy.errors import HeadTooLarge, MalformedRequest, RequestFailure, RequestTimeout, draining
 from proxy.server.exchange import Exchange
-from proxy.server.hang_up import has_hung_up
+from proxy.server.hang_up import ask_whether_there, has_hung_up
 from proxy.server.request import Header, Headers, Request, address_of
 
 # Of a head; of trailers likewise.
@@ -25,15 +26,15 @@ _NO_REQUEST = "What came is not a request of HTTP/1.1."
 PIPELINE_PAUSE_AT, PIPELINE_LIMIT = 8, 100
 # How long a client may go on sending a body that is not wanted, before it has read its response.
 _LINGER_SECONDS, _LINGER_BYTES = 10.0, 1024 * 1024
+# What a client may send of a session that is not open yet: it has to wait (RFC 6455, 4.1).
+_MAX_EARLY_BYTES = 16 * 1024
+_KEY_OF_WEBSOCKET = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 _log = logging.getLogger("proxy.server")
 
 
 Dispatch = Callable[[Exchange], Awaitable[None]]
 """Answers a request, also one that is `unreadable`: it is logged and counted like any other."""
-OpenSession = Callable[[asyncio.Transport, Request, bytes], asyncio.Task[None]]
-"""Takes a connection over, on which a WebSocket handshake came: its bytes, and those behind it.
-Raises MalformedRequest where it is none."""
 
 
 class ClientConnection(asyncio.Protocol):
@@ -45,15 +46,9 @@ class ClientConnection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(
-        self,
-        dispatch: Dispatch,
-        open_session: OpenSession,
-        connections: set[ClientConnection],
-    ) -> None:
+    def __init__(self, dispatch: Dispatch, connections: set[ClientConnection]) -> None:
         """`connections` are all that are open, or at work; this one adds itself."""
         self._dispatch = dispatch
-        self._open_session_on = open_session
         self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._parser = _new_parser(self)
@@ -71,6 +66,7 @@ class ClientConnection(asyncio.Protocol):
         self._has_asked = False
         self._in_head = False
         self._in_body = False
+        self._session: Exchange | None = None
         # Since something came of them: a request, its head, a part of its body.
         self._bytes_since_progress = 0
         self._is_reading_paused = False
@@ -94,6 +90,9 @@ class ClientConnection(asyncio.Protocol):
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._session is not None:
+            self._feed(self._session, data)
+            return
         self._bytes_since_progress += len(data)
         if self._lingers_since is not None:
             # A body has an end; what cannot be read may have none.
@@ -121,7 +120,7 @@ class ClientConnection(asyncio.Protocol):
         if self._writable is not None:
             self._writable.set()
         # What refers to this connection in a circle would wait for the garbage collector.
-        self._latest = None
+        self._latest = self._session = None
         del self._parser
         if self._current is None:
             self._depart()
@@ -338,6 +337,8 @@ class ClientConnection(asyncio.Protocol):
             return "BODY_TIMEOUT" if now - self._began >= stall_seconds else None
         if not self._in_body or self._latest is None:
             return None
+        if self._session is not None:
+            return None
         if self._is_reading_paused or self._latest.waits_for_continue:
             self._last_read = now
             return None
@@ -367,23 +368,34 @@ class ClientConnection(asyncio.Protocol):
             tokens = {token.strip().lower() for token in connection.split(b",")}
             may_upgrade = self._current is None and self._parser.get_http_version() == "1.1"
             if offers and b"upgrade" in tokens and may_upgrade:
-                self._open_session(rest)
+                self._begin_session(rest)
                 return
             without = (header for header in self._headers if header[0] != b"upgrade")
             data = self._head(without) + rest
             self._parser = _new_parser(self)
 
-    def _open_session(self, rest: bytes) -> None:
+    def _begin_session(self, early: bytes) -> None:
+        """A request that is the last one: what comes behind it, of which there is `early` already,
+        is for the engine, if that agrees. It may never end."""
         request = self._request(self._parser.get_method().decode())
-        handshake = self._head(self._headers) + rest
-        try:
-            self._task = self._open_session_on(self.transport, request, handshake)
-        except MalformedRequest as failure:
-            self._refuse(failure)
+        if (fault := _fault_of_handshake(request)) is not None:
+            self._refuse(MalformedRequest(f"What came is no WebSocket handshake: {fault}."))
             return
-        self.is_lost = True  # to HTTP
-        del self._parser
-        self._task.add_done_callback(lambda _: self._depart())
+        ask_whether_there(self.transport)
+        exchange = Exchange(
+            self, request, keep_alive=False, waits_for_continue=False, is_session=True
+        )
+        self._latest = self._session = exchange
+        self._in_body = True
+        self._begin(exchange)
+        self._feed(exchange, early)
+
+    def _feed(self, session: Exchange, data: bytes) -> None:
+        session.feed(data)
+        if not session.started:
+            self._bytes_since_progress += len(data)
+            if self._bytes_since_progress > _MAX_EARLY_BYTES:
+                self.transport.abort()
 
     def _head(self, headers: Iterable[Header]) -> bytes:
         """What was read last, with these headers."""
@@ -441,6 +453,20 @@ def _parts(target: bytes) -> tuple[bytes, bytes]:
         return path, query
     url = httptools.parse_url(target)
     return url.path or b"/", url.query or b""
+
+
+def _fault_of_handshake(request: Request) -> str | None:
+    """Why a request that offers a WebSocket is no handshake (RFC 6455, 4.2.1)."""
+    named = request.named
+    if request.method != "GET":
+        return f"it is a {request.method}, not a GET"
+    if named.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in named:
+        return "it has a body"
+    if named.get(b"sec-websocket-version") != b"13":
+        return "its Sec-WebSocket-Version is not 13"
+    if _KEY_OF_WEBSOCKET.fullmatch(named.get(b"sec-websocket-key", b"")) is None:
+        return "its Sec-WebSocket-Key is missing, or not 16 bytes in base64"
+    return None
 
 
 def _new_parser(connection: ClientConnection) -> httptools.HttpRequestParser:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 
 from proxy.access.access_control import AccessControl
@@ -14,13 +12,10 @@ from proxy.access.routes import WITH_SESSIONS, Route, RouteTable
 from proxy.api.built_in import BuiltInEndpoints
 from proxy.errors import NoWebSocket, RequestFailure, UnknownRoute
 from proxy.relay.endpoint import Relay
-from proxy.relay.websocket import WebSocketRelay
 from proxy.server.asgi import decoded, run_asgi
 from proxy.server.exchange import Exchange
 from proxy.server.request import Request
-from proxy.server.websocket import ClientWebSocket
 from proxy.settings import Settings
-from proxy.tasks import spawn
 
 _SHOWN_CHARS = 200
 
@@ -36,7 +31,6 @@ class Dispatch:
         access: AccessControl,
         admins: Admins,
         relay: Relay,
-        websockets: WebSocketRelay,
         built_in: BuiltInEndpoints,
         scraped: BuiltInEndpoints,
         settings: Settings,
@@ -49,12 +43,10 @@ class Dispatch:
         self._access = access
         self._admins = admins
         self._relay = relay
-        self._websockets = websockets
         self._built_in = built_in
         self._scraped = scraped
         self._metrics_port = settings.port_of_metrics
         self._needs_key = settings.needs_key
-        self._max_message_bytes = settings.max_body_bytes
 
     async def __call__(self, exchange: Exchange) -> None:
         """One request: CORS, authenticate, rate limit, route, relay."""
@@ -66,10 +58,15 @@ class Dispatch:
         exchange.request = request
         path = decoded(request.path) if route is None else ""
 
-        # Where a key is needed, a page that has none reads nothing.
-        if not self._needs_key and (failure := self._hosts.check(request.named)) is not None:
-            await self._relay.refuse(exchange, failure, route or Route.UNKNOWN)
-            return
+        # Where a key is needed, a page that has none reads nothing, and it can send none with a
+        # handshake.
+        if not self._needs_key:
+            failure = self._hosts.check(request.named)
+            if failure is None and exchange.is_session:
+                failure = self._cors.check_websocket_origin(request)
+            if failure is not None:
+                await self._relay.refuse(exchange, failure, route or Route.UNKNOWN)
+                return
         if self._answers_pages:
             if (preflight := self._cors.preflight(request)) is not None:
                 exchange.start(204, preflight)
@@ -79,9 +76,12 @@ class Dispatch:
 
         key = admin = None
         try:
-            if route is not None:
+            if route is not None or exchange.is_session:
                 if self._access.guarded:
                     key = self._access.identify(request.named)
+                if exchange.is_session:
+                    self._check_session(request, route)
+                if self._access.guarded:
                     exchange.added += self._access.admit(key)
             elif built_in.needs_admin(request.method, path):
                 admin = self._admins.check(request)
@@ -102,41 +102,13 @@ class Dispatch:
             text = f"There is no route {request.method} {path[:_SHOWN_CHARS]} here."
             await self._relay.refuse(exchange, UnknownRoute(text), Route.UNKNOWN, key)
 
-    def open_session(
-        self, transport: asyncio.Transport, request: Request, handshake: bytes
-    ) -> asyncio.Task[None]:
-        """Take over a connection for a WebSocket session.
-
-        Raises:
-            MalformedRequest: what came is no handshake; the connection is as it was.
-        """
-        client = ClientWebSocket(transport, handshake, max_message_bytes=self._max_message_bytes)
-        return spawn(self._session(request, client), name="websocket session")
-
-    async def _session(self, request: Request, client: ClientWebSocket) -> None:
-        request, _, route = self._find(request)
-        key = None
-        try:
-            # Where a key is needed no page comes in: it can send none with a handshake.
-            if not self._needs_key:
-                refusal = self._hosts.check(request.named) or self._cors.check_websocket_origin(
-                    request
-                )
-                if refusal is not None:
-                    raise refusal
-            if self._access.guarded:
-                key = self._access.identify(request.named)
-                if route in WITH_SESSIONS:
-                    self._access.admit(key)
-            path = decoded(request.path)[:_SHOWN_CHARS]
-            if route is None:
-                raise UnknownRoute(f"There is no WebSocket session at {path} here.")
-            if route not in WITH_SESSIONS:
-                raise NoWebSocket(f"{path} takes no WebSocket session, only HTTP.")
-        except RequestFailure as failure:
-            await self._websockets.refuse(request, client, failure, route or Route.UNKNOWN, key)
-        else:
-            await self._websockets(request, client, route, key)
+    def _check_session(self, request: Request, route: Route | None) -> None:
+        """Raises UnknownRoute, NoWebSocket: this is no place for a WebSocket session."""
+        path = decoded(request.path)[:_SHOWN_CHARS]
+        if route is None:
+            raise UnknownRoute(f"There is no WebSocket session at {path} here.")
+        if route not in WITH_SESSIONS:
+            raise NoWebSocket(f"{path} takes no WebSocket session, only HTTP.")
 
     def _find(self, request: Request) -> tuple[Request, BuiltInEndpoints, Route | None]:
         """A request, which of our own endpoints there are on its port, and its kind of work there.

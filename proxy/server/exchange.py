@@ -15,6 +15,7 @@ from proxy.server.request import Headers, Request
 # Of a body that is not taken yet: no more is read until it is.
 HIGH_WATER_BYTES = 64 * 1024
 _CLIENT_LEFT = "The client closed the connection."
+_SWITCHING_PROTOCOLS = 101
 _OK = 200
 _WITHOUT_BODY = (204, 304)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -47,6 +48,8 @@ class Exchange:
     keep_alive: bool
     waits_for_continue: bool
     """The client waits for `100 Continue` before it sends its body."""
+    is_session: bool = False
+    """It offers a WebSocket: its body is the frames behind its head, which have no end."""
     failure: RequestFailure | None = None
     """Why the rest of the request cannot be read."""
     is_complete: bool = False
@@ -95,7 +98,7 @@ class Exchange:
             raise self.failure or ClientClosed(_CLIENT_LEFT)
         return body
 
-    async def body(self, limit_bytes: int) -> AsyncGenerator[bytes | bytearray, None]:
+    async def body(self, limit_bytes: float) -> AsyncGenerator[bytes | bytearray, None]:
         """The body, piece by piece.
 
         Raises:
@@ -123,7 +126,7 @@ class Exchange:
         """Why what came is no request at all."""
         return self.failure if not self.request.method else None
 
-    def _check_declared(self, limit_bytes: int) -> None:
+    def _check_declared(self, limit_bytes: float) -> None:
         if (self.request.declared_length or 0) > limit_bytes:
             raise _too_large(limit_bytes)
 
@@ -225,14 +228,15 @@ class Exchange:
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
         lines += map(b": ".join, headers)
         self._has_body = status not in _WITHOUT_BODY and request.method != "HEAD"
+        is_framed = status != _SWITCHING_PROTOCOLS  # else what follows is not HTTP
         # any() of a generator would cost twice as much as this dict.
-        if self._has_body and b"content-length" not in dict(headers):
+        if is_framed and self._has_body and b"content-length" not in dict(headers):
             if request.version == "1.1":
                 self._chunked = True
                 lines.append(b"transfer-encoding: chunked")
             else:  # HTTP/1.0 has no chunks: there the connection's end ends the body
                 self.keep_alive = False
-        if not self.keep_alive:
+        if is_framed and not self.keep_alive:
             lines.append(b"connection: close")
         elif request.version != "1.1":
             lines.append(b"connection: keep-alive")
@@ -316,7 +320,7 @@ class Exchange:
             self._behind_since = None
 
 
-def _too_large(limit_bytes: int) -> BodyTooLarge:
+def _too_large(limit_bytes: float) -> BodyTooLarge:
     limit_mb = limit_bytes / 1024 / 1024
     return BodyTooLarge(
         f"The request body is larger than {limit_mb:g} MiB. Send less, or raise MAX_BODY_MB."

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from time import monotonic
 
-from proxy.server.connection import ClientConnection, Dispatch, OpenSession
+from proxy.server.connection import ClientConnection, Dispatch
 from proxy.tasks import spawn
 
 # Longer than the idle time of the load balancers in front of us (60 s is common), so that
@@ -28,7 +28,6 @@ class Server:
     def __init__(
         self,
         dispatch: Dispatch,
-        open_session: OpenSession,
         *,
         stall_seconds: float,
         request_seconds: float | None = None,
@@ -36,7 +35,7 @@ class Server:
         """`stall_seconds` is how long a head may take, and how long a body may stand still;
         `request_seconds` how long a whole body may take (None: any time)."""
         self._connections: set[ClientConnection] = set()
-        self._new = partial(ClientConnection, dispatch, open_session, self._connections)
+        self._new = partial(ClientConnection, dispatch, self._connections)
         self._stall_seconds = stall_seconds
         self._request_seconds = request_seconds
         self._listeners: list[asyncio.Server] = []

@@ -24,9 +24,8 @@ _STDOUT = 1
 _STANDARD_ATTRIBUTES = frozenset(
     {*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime", "taskName"}
 )
-# One INFO line for each of our own health probes would be noise. Spans are sent by urllib3. Below
-# WARNING websockets writes heads and messages of sessions: keys, questions, answers.
-_LIBRARIES = ("httpx", "httpcore", "urllib3", "websockets", "asyncio")
+# One INFO line for each of our own health probes would be noise. Spans are sent by urllib3.
+_LIBRARIES = ("httpx", "httpcore", "urllib3", "asyncio")
 
 _COLOURS = {logging.WARNING: Colour.YELLOW, logging.ERROR: Colour.RED}
 

@@ -161,8 +161,14 @@ class LogFields(Struct, omit_defaults=True, gc=False):
     images: Annotated[int | None, _count("Images in the body.", _NO_MEDIA)] = None
     videos: Annotated[int | None, _count("Videos in the body.", _NO_MEDIA)] = None
     audios: Annotated[int | None, _count("Audio clips in the body.", _NO_MEDIA)] = None
-    bytes_in: Annotated[int | None, _count("Size of the request's body.", unit="bytes")] = None
-    bytes_out: Annotated[int | None, _count("Size of the answer's body.", unit="bytes")] = None
+    bytes_in: Annotated[
+        int | None,
+        _count("Size of the request's body; of a session, of all its frames.", unit="bytes"),
+    ] = None
+    bytes_out: Annotated[
+        int | None,
+        _count("Size of the answer's body; of a session, of all its frames.", unit="bytes"),
+    ] = None
     prompt_tokens: Annotated[
         int | None, _count("Tokens read, by the engine's count.", _NO_COUNT, "tokens")
     ] = None

@@ -2,7 +2,7 @@
 
 Text comes back as text and bytes as bytes. The text `close:CODE:REASON` makes this side close
 with that code, `drop` ends the connection without a closing frame, `ping` sends a ping frame,
-`garble` sends bytes as text that are none, and after `deaf` nothing is read any more.
+`garble` sends what is no frame, and after `deaf` nothing is read any more.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 PATH = "/v1/realtime"
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # what uvicorn takes
 
 
 class Realtime(asyncio.Protocol):
@@ -35,7 +36,7 @@ class Realtime(asyncio.Protocol):
         self._engine = engine
         self._record = record
         self._connection = connection
-        self._protocol = ServerProtocol(max_size=None)
+        self._protocol = ServerProtocol(max_size=MAX_MESSAGE_BYTES)
         self._parts: list[bytes] = []
         self._opcode = Opcode.TEXT
         self._transport: asyncio.Transport
@@ -99,7 +100,7 @@ class Realtime(asyncio.Protocol):
         elif message == b"drop":
             self._transport.abort()
         elif message == b"garble":
-            self._protocol.send_text(b"\xff")
+            self._transport.write(b"\x83\x00")
         elif message == b"deaf":
             self._transport.pause_reading()
         else:

@@ -16,8 +16,7 @@ from enum import StrEnum
 from itertools import zip_longest
 
 from proxy.server.connection import ClientConnection
-from proxy.server.request import Request
-from proxy.tasks import spawn
+from proxy.server.exchange import Exchange
 from tests.fuzz.app import App, Seen, Way
 from tests.fuzz.reference import Answer, Sent, answers_in, requests_in
 from tests.fuzz.seeds import TOKENS
@@ -72,7 +71,7 @@ class Play:
         self.app = App(script.ways)
         self.connections: set[ClientConnection] = set()
         self.upgraded = False
-        self.connection = ClientConnection(self.app, self._open_session, self.connections)
+        self.connection = ClientConnection(self._dispatch, self.connections)
         self.wire = Wire(self.connection, self.read)
         self.left = False
         self.unread: list[bytes] = []
@@ -94,7 +93,7 @@ class Play:
         """What is on its way, unless reading is paused; called again when it is not."""
         if self.unread and not (self.wire.is_closing() or self.wire.paused):
             piece = self.unread.pop(0)
-            if not self.upgraded:  # else frames: another parser's
+            if not self.upgraded:
                 self.connection.data_received(piece)
                 self._check_held()
             asyncio.get_running_loop().call_soon(self.read)
@@ -132,11 +131,11 @@ class Play:
         held += len(connection._latest._body) if connection._latest is not None else 0
         assert held <= _HELD_BYTES + 2 * max(map(len, self._script.pieces))
 
-    def _open_session(
-        self, transport: asyncio.Transport, request: Request, head: bytes
-    ) -> asyncio.Task[None]:
-        self.upgraded = True
-        return spawn(asyncio.sleep(0), name="session")
+    async def _dispatch(self, exchange: Exchange) -> None:
+        if exchange.is_session:  # what follows is frames: another parser's
+            self.upgraded = True
+        else:
+            await self.app(exchange)
 
     @property
     def result(self) -> Result:

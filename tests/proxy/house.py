@@ -99,9 +99,7 @@ class _InMemory(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         wire = _Wire(request.url.port or 80)
-        connection = ClientConnection(
-            self._sidecar.dispatch, self._sidecar.dispatch.open_session, set()
-        )
+        connection = ClientConnection(self._sidecar.dispatch, set())
         connection.connection_made(wire)
         lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
         lines += [b": ".join(pair) for pair in request.headers.raw]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.fake_engine import FakeEngine, x_fake
 from tests.patience import PATIENCE
-from tests.wire.client import Pairs, new_id
+from tests.wire.client import Pairs, new_id, request
 from tests.wire.service import Sidecar, ending, fields
 
 UPGRADE: Pairs = [("connection", "upgrade"), ("upgrade", "websocket")]
@@ -51,7 +51,7 @@ def test_messages_pass_both_ways_as_they_are(service: Sidecar) -> None:
             assert client.recv(PATIENCE) == message
     line = service.record(request_id)
     assert (line["route"], line["status"], line["outcome"]) == ("realtime", 101, "ok")
-    assert line["bytes_in"] == 4 + 9 + 80_000
+    assert 0 <= line["bytes_in"] - (4 + 9 + 80_000) < 100, "with the frames around them"
 
 
 def test_each_utterance_is_counted_with_the_usage_at_its_end(service: Sidecar) -> None:
@@ -119,7 +119,7 @@ def test_a_client_that_vanishes_ends_the_engines_session(service: Sidecar) -> No
         client.socket.shutdown(socket.SHUT_RDWR)
     assert ending(service.record(request_id)) == (101, "client_closed", "client", "client_closed")
     service.wait_until_idle()
-    assert service.seen(request_id)[0].closed_with == (1001, "")
+    assert service.seen(request_id)[0].closed_with is None
 
 
 def test_an_engine_that_speaks_no_websocket_is_a_failure_of_the_engine(service: Sidecar) -> None:
@@ -202,27 +202,50 @@ def test_a_redirect_is_passed_on_and_not_followed(service: Sidecar) -> None:
 @pytest.mark.parametrize(
     ("method", "headers", "fault"),
     [
-        ("GET", [*UPGRADE, VERSION], "missing Sec-WebSocket-Key header"),
-        ("GET", [*UPGRADE, VERSION, ("sec-websocket-key", "x")], "invalid Sec-WebSocket-Key"),
-        ("GET", [*UPGRADE, KEY, ("sec-websocket-version", "8")], "Sec-WebSocket-Version header: 8"),
-        ("GET", [*HANDSHAKE, ("sec-websocket-protocol", "a;;")], "Sec-WebSocket-Protocol"),
-        ("POST", HANDSHAKE, "unsupported HTTP method"),
-        ("GET", [*HANDSHAKE, ("content-length", "3")], "no WebSocket handshake"),
-        ("GET", [*HANDSHAKE, ("transfer-encoding", "chunked")], "no WebSocket handshake"),
-        ("GET", [*HANDSHAKE, *(("x", "y"),) * 200], "no WebSocket handshake"),
-        ("GET", [*HANDSHAKE, ("cookie", "x" * 9000)], "no WebSocket handshake"),
+        ("GET", [*UPGRADE, VERSION], "its Sec-WebSocket-Key is missing"),
+        ("GET", [*UPGRADE, VERSION, ("sec-websocket-key", "x")], "not 16 bytes in base64"),
+        ("GET", [*UPGRADE, KEY], "its Sec-WebSocket-Version is not 13"),
+        ("GET", [*UPGRADE, KEY, ("sec-websocket-version", "8")], "Sec-WebSocket-Version is not 13"),
+        ("POST", HANDSHAKE, "it is a POST, not a GET"),
+        ("GET", [*HANDSHAKE, ("content-length", "3")], "it has a body"),
+        ("GET", [*HANDSHAKE, ("transfer-encoding", "chunked")], "it has a body"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
 def test_what_is_no_handshake_is_refused_and_told(
     service: Sidecar, method: str, headers: Pairs, fault: str
 ) -> None:
-    """Some of these are never answered by the server's own code, and none is logged."""
     answer = service.ask("/v1/realtime", headers=headers, method=method)
     assert (answer.status, answer.header("x-proxy-error")) == (400, "client malformed_request")
     assert fault in answer.json()["error"]["message"]
+    assert service.seen(answer) == []
     line = service.record(answer)
     assert ending(line) == (400, "client_error", "client", "malformed_request")
+
+
+@pytest.mark.parametrize("status", [200, 401, 500])
+def test_what_comes_behind_a_handshake_that_is_not_taken_reaches_no_engine(
+    shared_engine: FakeEngine, tmp_path: Path, status: int
+) -> None:
+    """An engine that answers by HTTP would read it as the next request."""
+    shared_engine.reset()
+    hidden = request("/sleep", method="GET", request_id="hidden")
+    with Sidecar(tmp_path, shared_engine, EXTRA_ROUTES="/plain") as service:
+        service.wait_until_ready()
+        fake = {"status": status, "head_ms": 100}
+        head = request("/plain", headers=HANDSHAKE, method="GET", fake=fake, request_id="seen")
+        with service.connect() as client:
+            client.send(head + hidden)
+            client.send(hidden)
+            assert client.answer(method="GET").status == status
+            with suppress(ConnectionError):
+                client.send(hidden)
+            assert client.rest() == b""
+        answer = service.ask("/plain", method="GET", fake=fake)
+        assert answer.status == status, "by another connection than that of the handshake"
+        assert service.seen(answer)[0].connection != service.seen("seen")[0].connection
+        assert service.seen("hidden") == []
+        assert "/sleep" not in [each.target for each in shared_engine.requests()]
 
 
 @pytest.mark.parametrize("target", [b"/v1/realtime\xff", b"http://:x/v1/realtime"])
@@ -271,7 +294,7 @@ def test_a_path_that_is_asked_by_http_says_so_to_a_handshake(service: Sidecar, p
     assert answer.all("upgrade") == []
     error = answer.json()["error"]
     assert error["message"] == f"{path} takes no WebSocket session, only HTTP."
-    assert (error["type"], error["code"]) == ("invalid_request_error", "no_websocket")
+    assert error["type"] == "invalid_request_error"
     assert service.seen(answer) == []
     assert ending(service.record(answer)) == (426, "client_error", "client", "no_websocket")
 

@@ -135,7 +135,7 @@ def test_the_oldest_is_the_first_sent_that_is_not_answered(in_flight: InFlightRe
     first.last_byte = 3.0
     assert in_flight.oldest == 2
     ended(in_flight, second)
-    in_flight.begin(Record("GET", "/v1/realtime", Route.REALTIME, status=101, started=4.0))
+    in_flight.begin(Record("GET", "/v1/realtime", Route.REALTIME, sent=4.0))
     assert in_flight.oldest == 4
 
 
@@ -181,7 +181,7 @@ def test_lost_are_not_those_that_the_engine_never_saw(in_flight: InFlightRequest
 
 
 def test_a_websocket_session_is_lost_too(in_flight: InFlightRequests) -> None:
-    record = Record("GET", "/v1/realtime", Route.REALTIME, status=101)
+    record = Record("GET", "/v1/realtime", Route.REALTIME, sent=1.0)
     in_flight.begin(record)
     ((lost, fingerprint),) = in_flight.pop_lost()
     assert (lost, fingerprint) == (record, None)

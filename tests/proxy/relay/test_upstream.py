@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from proxy.errors import EngineUnreachable, Overloaded
+from proxy.errors import EngineUnreachable, InvalidEngineResponse, Overloaded
 from proxy.relay.connection import Connection
 from proxy.relay.upstream import Upstream
 from tests.patience import PATIENCE
@@ -72,6 +72,48 @@ async def test_a_connection_with_bytes_that_nobody_has_read_is_not_used_again(
             assert second is not first
             assert first.closed
     upstream.close()
+
+
+TAKEN = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n"
+
+
+async def answered(answer: bytes, *, upgrades: bool) -> tuple[Connection, socket.socket]:
+    """A connection on which the engine has answered, and the engine's end of it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        upstream = Upstream("127.0.0.1", server.getsockname()[1], "engine")
+        connection = await upstream.connection()
+        engine, _ = server.accept()
+        connection.send("GET", b"/", [], (), upgrades=upgrades)
+        engine.sendall(answer)
+        return connection, engine
+
+
+@pytest.mark.parametrize("behind", [b"", b"\x81\x01x", ANSWER])
+async def test_behind_an_upgrade_that_was_asked_for_everything_is_body(behind: bytes) -> None:
+    connection, engine = await answered(TAKEN + behind, upgrades=True)
+    with engine:
+        response = await asyncio.wait_for(connection.response_head(), PATIENCE)
+        assert (response.status, response.is_upgraded, response.is_whole) == (101, True, False)
+        came = bytearray()
+        passing = asyncio.ensure_future(connection.pass_on(lambda data, now: came.extend(data)))
+        engine.sendall(ANSWER)
+        engine.shutdown(socket.SHUT_WR)
+        came += await asyncio.wait_for(passing, PATIENCE)
+        assert bytes(came) == behind + ANSWER
+        connection.request_sent()
+        connection.release()
+        assert connection.closed
+
+
+@pytest.mark.parametrize(
+    ("answer", "upgrades"),
+    [(TAKEN, False), (b"HTTP/1.1 101 Switching Protocols\r\n\r\n\x81\x01x", True)],
+    ids=["not asked for", "not said"],
+)
+async def test_an_upgrade_of_one_side_only_is_none(answer: bytes, upgrades: bool) -> None:
+    connection, engine = await answered(answer, upgrades=upgrades)
+    with engine, pytest.raises(InvalidEngineResponse):
+        await asyncio.wait_for(connection.response_head(), PATIENCE)
 
 
 async def test_where_no_descriptor_is_left_the_wait_is_not_that_of_a_start() -> None:

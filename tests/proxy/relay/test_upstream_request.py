@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
+from msgspec import structs
+
 from proxy.access.routes import Route
+from proxy.relay.headers import UPGRADE
 from proxy.relay.upstream_request import UpstreamRequest, upstream_request
 from proxy.telemetry.record import Record
 from tests.proxy.server.exchanges import FakeConnection, exchange_on, request_of
@@ -72,3 +76,21 @@ async def test_a_request_with_media_is_told_from_others_by_what_its_client_has_s
     assert plain.fingerprinted == plain.parts
     assert b"".join(plain.parts).startswith(BODY[:-1])
     assert plain.pieces is None
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        (b"", None),
+        (b"a=b&model=org%2Fname&model=x", "org/name"),
+        (b"model=" + b"x" * 100_000, "x" * 4096),
+    ],
+)
+async def test_a_session_names_its_model_in_its_query(query: bytes, name: str | None) -> None:
+    """No more of it than of a body's is kept with the last requests."""
+    request = structs.replace(request_of(headers=[]), path=b"/v1/realtime", query=query)
+    exchange = exchange_on(FakeConnection(), request=request)
+    exchange.is_session = True
+    record = Record("GET", "/v1/realtime", Route.REALTIME)
+    asked = await upstream_request(exchange, exchange, Route.REALTIME, 1, record, is_routed=True)
+    assert (record.model, asked.framing()) == (name, UPGRADE)

@@ -11,11 +11,10 @@ from typing import cast
 
 import pytest
 
-from proxy.server.connection import ClientConnection
+from proxy.server.connection import ClientConnection, Dispatch
 from proxy.server.exchange import Exchange
 from proxy.server.hang_up import has_hung_up
 from proxy.server.listener import KEEP_ALIVE_SECONDS, Server
-from proxy.server.request import Request
 from tests.patience import PATIENCE
 
 LARGE = 8 * 1024 * 1024
@@ -30,14 +29,12 @@ async def answer(exchange: Exchange) -> None:
     exchange.end(body)
 
 
-def no_session(transport: asyncio.Transport, request: Request, head: bytes) -> asyncio.Task[None]:
-    raise NotImplementedError
-
-
 @asynccontextmanager
-async def connected(sent: bytes) -> AsyncIterator[tuple[ClientConnection, socket.socket]]:
+async def connected(
+    sent: bytes, dispatch: Dispatch = answer
+) -> AsyncIterator[tuple[ClientConnection, socket.socket]]:
     """A server's connection and its client's socket, on which this has been sent."""
-    server = Server(answer, no_session, stall_seconds=STALL_SECONDS)
+    server = Server(dispatch, stall_seconds=STALL_SECONDS)
     listener = socket.create_server(("127.0.0.1", 0))
     await server.start([listener])
     loop = asyncio.get_running_loop()
@@ -109,6 +106,39 @@ async def test_after_an_early_last_response_the_rest_is_read_for_a_while(leaves:
         else:
             look(connection, LINGER_SECONDS)
         await connection.departed()
+
+
+HANDSHAKE = (
+    b"GET /v1/realtime HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(("head", "is_asked"), [(HANDSHAKE, 1), (b"GET / HTTP/1.1\r\n\r\n", 0)])
+async def test_a_client_of_a_session_is_asked_whether_it_is_there(
+    head: bytes, is_asked: int
+) -> None:
+    """It may be silent for hours; one whose network has gone would keep its place for ever."""
+    async with connected(head) as (connection, client):
+        await received(client, 1)
+        options = connection.transport.get_extra_info("socket")
+        assert options.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == is_asked
+        if is_asked:
+            names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            values = [options.getsockopt(socket.IPPROTO_TCP, name) for name in names]
+            assert values == [60, 15, 4]
+
+
+async def test_a_session_has_no_time_limit() -> None:
+    async def wait(exchange: Exchange) -> None:
+        await asyncio.wait_for(exchange.body(1).__anext__(), PATIENCE)
+        exchange.end(b"")
+
+    async with connected(HANDSHAKE, wait) as (connection, client):
+        connection.end_if_slow(monotonic() + 1e6, 1, 1, 1)
+        assert not connection.transport.is_closing()
+        await asyncio.get_running_loop().sock_sendall(client, b"x")
+        assert await received(client, 1) == b""
 
 
 def test_a_transport_without_a_socket_has_hung_up() -> None:

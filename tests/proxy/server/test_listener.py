@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from math import inf
-from typing import Any
 
 import pytest
 import uvloop
@@ -31,11 +30,8 @@ def test_no_socket_of_ours_waits_for_more_to_send() -> None:
             exchange.start(200, [(b"content-length", b"0")])
             exchange.end(b"")
 
-        def no_session(*_: Any) -> asyncio.Task[None]:
-            raise AssertionError
-
         (listener,) = listen("127.0.0.1", (0,))
-        server = Server(dispatch, no_session, stall_seconds=inf)
+        server = Server(dispatch, stall_seconds=inf)
         await server.start([listener])
         upstream = Upstream("127.0.0.1", listener.getsockname()[1], "engine")
         connection = await upstream.connection()

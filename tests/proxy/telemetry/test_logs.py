@@ -142,7 +142,7 @@ def test_the_sidecars_own_probes_are_no_news(lines: Lines) -> None:
     assert lines() == []
 
 
-@pytest.mark.parametrize("name", ["websockets.client", "websockets.server", "httpx", "httpcore"])
+@pytest.mark.parametrize("name", ["httpx", "httpcore"])
 def test_libraries_that_write_what_they_send_are_silent_at_any_level(
     lines: Lines, name: str
 ) -> None:
