@@ -6,6 +6,7 @@ What the client sends is not read at all: it is the engine's to judge, and its l
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 from proxy.access.routes import Route
@@ -22,6 +23,10 @@ _OPCODES = (_CONTINUATION, _TEXT, 0x2, _CLOSE, 0x9, 0xA)
 _FIN, _RESERVED, _OPCODE, _MASKED, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
 # Bytes of the length where the seven bits have one of these.
 _LONG_LENGTHS = {126: 2, 127: 8}
+# Whole pings and pongs. Of these an engine sends as many as its client asks for: a read is full of
+# them, and one by one they would hold up all streams for 100 ms.
+_PAYLOADS = (b"%b.{%d}" % (re.escape(bytes((size,))), size) for size in range(126))
+_PINGS_AND_PONGS = re.compile(b"(?:[\x89\x8a](?:%b))++" % b"|".join(_PAYLOADS), re.DOTALL)
 _INTERNAL_ERROR, _SERVICE_RESTART = 1011, 1012
 # Of a close frame: 125 bytes less those of the code.
 _MAX_REASON_BYTES = 123
@@ -52,6 +57,9 @@ class SessionAnswer:
         data, self._held = self._held + chunk, b""
         end = self._take(data, 0)
         while end < len(data) and not self.finished:
+            if (skipped := _PINGS_AND_PONGS.match(data, end)) is not None:
+                end = skipped.end()
+                continue
             payload = self._read_header(data, end)
             if payload is None:
                 self._held = data[end:]

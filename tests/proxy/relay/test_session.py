@@ -70,6 +70,16 @@ async def test_a_text_in_fragments_is_read_past_what_comes_between(one: Session)
     assert one.tokens == (4, 2)
 
 
+@pytest.mark.parametrize("size", [0, 1, 10, 45, 125])
+async def test_pings_and_pongs_by_the_thousand_hide_no_event(one: Session, size: int) -> None:
+    control = frame(Opcode.PONG, b"\n" * size) + frame(Opcode.PING, b"\x81" * size)
+    frames = control * 1000 + frame(Opcode.TEXT, SAID) + control * 1000
+    assert one.feed(frames) == frames
+    assert one.feed(frames[:-1], frames[-1:]) == frames
+    assert one.tokens == (8, 4)
+    assert not one.answer._left
+
+
 @pytest.mark.parametrize(
     "frames",
     [
