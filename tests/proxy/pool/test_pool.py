@@ -60,6 +60,22 @@ async def test_a_request_that_is_cut_is_not_waited_for_again(
     await pool.close_clients()
 
 
+async def test_a_model_that_would_not_sleep_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its engine still runs where its weights do not fit the machine's memory."""
+    model, ended = ServedModel(Settings.load({}), WaitingRoom(), ("one",)), []
+
+    async def refuse() -> bool:
+        return False
+
+    async def stop() -> None:
+        ended.append(model.name)
+
+    monkeypatch.setattr(model.engine, "sleep", refuse)
+    monkeypatch.setattr(model.engine, "stop", stop)
+    assert not await model.sleep()
+    assert ended == ["one"]
+
+
 class FakeEngine(Supervisor):
     """The engine of one model: its files come at once, or never."""
 
