@@ -331,7 +331,6 @@ def _endpoints() -> Iterator[tuple[str, RouteSpec, Endpoint]]:
 
 
 GENERATING = tuple(spec.route for spec in ROUTES if spec.generates)
-ANTHROPIC = tuple(spec.route for spec in ROUTES if spec.has_anthropic_errors)
 TRANSLATED = tuple(spec.route for spec in ROUTES if spec.is_translated)
 WITH_SESSIONS = tuple(spec.route for spec in ROUTES if spec.takes_sessions)
 

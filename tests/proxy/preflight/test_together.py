@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from proxy.preflight.finding import Result
 from proxy.preflight.sizing import Sizing
 from proxy.preflight.together import check_together, memory_rows
 from proxy.settings import Settings
+from proxy.vllm.description import Description
+from tests.patience import PATIENCE
 
 GIB = 1024**3
 TWO_GPUS = Hardware((Gpu("NVIDIA A40", 48 * GIB), Gpu("NVIDIA A40", 48 * GIB, 1)), "580.95")
@@ -128,6 +132,27 @@ async def test_each_model_is_told_of_gpus_that_it_lacks_and_the_machines_trouble
         assert rows["hardware"].result is Result.OK
         assert rows["hardware (big)"].result is Result.WARN
         assert rows["hardware (big)"].text.endswith("and the engine would take 4.")
+
+
+async def test_a_folder_that_does_not_answer_holds_up_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server looks at the disk for all models while it serves the first."""
+    loop, asked, answered = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def look(name: str, _: object) -> Description:
+        loop.call_soon_threadsafe(asked.set)
+        assert answered.wait(PATIENCE), "everything else stood still"
+        return Description(name)
+
+    monkeypatch.setattr(checkup, "describe_folder", look)
+    (tmp_path / "config.json").write_text("{}")
+    looking = asyncio.ensure_future(
+        checkup.check_disk_for_all([Settings.load({"MODEL_NAME": str(tmp_path)})])
+    )
+    await asked.wait()
+    answered.set()
+    assert await looking is None
 
 
 async def test_models_with_the_same_files_need_them_once_and_what_is_unknown_is_not_counted(

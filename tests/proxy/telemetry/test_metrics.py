@@ -446,7 +446,7 @@ def test_series_of_a_key_that_is_removed_end_once_they_have_been_scraped(
     metrics = Metrics()
     metrics.keys.set_labels(["alice", "bob", "carol"])
     metrics.keys.set_labels(["alice"])
-    late = finished(key="bob", outcome=Outcome.OK)
+    late = finished(key="bob", outcome=Outcome.OK, prompt_tokens=5)
     metrics.keys.add(late)
     assert value(metrics, "sidecar_key_requests_total", key="bob", outcome="ok") == 1
     now[0] += key_series.KEPT_SECONDS - 1
@@ -457,6 +457,7 @@ def test_series_of_a_key_that_is_removed_end_once_they_have_been_scraped(
     assert label_values(metrics, "key") == {"alice", "carol"}
     metrics.keys.set_labels(["alice", "bob", "carol"])
     assert value(metrics, "sidecar_key_requests_total", key="bob", outcome="ok") == 0
+    assert value(metrics, "sidecar_key_tokens_total", key="bob") == 0
 
 
 # As prometheus_client counts them ----------------------------------------------------------------
