@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import signal
 import time
@@ -35,8 +36,14 @@ def _files(folder: str | Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
+def _found(home: Path, name: str) -> list[Path]:
+    """The files of a name; folders may come and go meanwhile, which `rglob` does not bear."""
+    walk = os.walk(home)
+    return [Path(at, each) for at, _, files in walk for each in fnmatch.filter(files, name)]
+
+
 def _partials(home: Path) -> list[Path]:
-    return list(home.rglob("*.incomplete"))
+    return _found(home, "*.incomplete")
 
 
 def _half_a_shard(home: Path) -> list[Path]:
@@ -124,7 +131,7 @@ def _kill_halfway(hub: FakeHub, home: Path, number: signal.Signals) -> int:
     with Child(hub.url, home, LARGE) as child:
         wait_until(lambda: bool(_half_a_shard(home)), PATIENCE, "half a shard")
         small = "model-00001-of-00002.safetensors"
-        wait_until(lambda: any(home.rglob(small)), PATIENCE, "the small shard")
+        wait_until(lambda: bool(_found(home, small)), PATIENCE, "the small shard")
         child.process.send_signal(number)
         return child.outcome().code
 

@@ -213,14 +213,17 @@ def test_the_last_line_counts_who_finished_and_who_was_cut(stopping: Sidecar) ->
     assert stopping.ask(CHAT, prompt(CHAT)).status == 200  # before: not counted
     fakes = [{"hold_at": 3}] * 3 + [{"stall_at": 3}] * 2
     clients = [stopping.connect() for _ in fakes]
-    for client, fake in zip(clients, fakes, strict=True):
+    ids = [
         client.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
+        for client, fake in zip(clients, fakes, strict=True)
+    ]
+    for client in clients:
         client.until(b"\n\n")
     stopping.process.terminate()
     until(lambda: "draining" in stopping.text(), "the beginning of the end")
     stopping.engine.release()
-    for client in clients[:3]:
-        client.until(END)
+    for request_id in ids[:3]:
+        stopping.record(request_id)  # it is over before the second signal comes
     stopping.process.terminate()
     assert stopping.process.wait(PATIENCE) == 0
     line = last_line(stopping)

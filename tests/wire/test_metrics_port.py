@@ -60,12 +60,13 @@ def test_each_port_has_its_own(apart: Sidecar, ports: tuple[int, int]) -> None:
 
 def test_metrics_are_there_until_the_end(apart: Sidecar, ports: tuple[int, int]) -> None:
     with apart.connect() as client:
-        client.ask(CHAT, prompt(CHAT, STREAM), fake={"tokens": 40, "interval_ms": 25})
+        client.ask(CHAT, prompt(CHAT, STREAM), fake={"hold_at": 3})
         client.until(b"\n\n")
         apart.process.terminate()
         until(lambda: "draining" in apart.text(), "the beginning of the end")
         page = get(ports[1], "/metrics")
         assert b'sidecar_requests_in_flight{route="chat"} 1.0' in page.body
+        apart.engine.release()
         client.until(b"data: [DONE]\n\n")
     assert apart.process.wait(PATIENCE) == 0
 
