@@ -218,8 +218,8 @@ def test_cuts_reach_the_reader_as_cuts(engine: FakeEngine) -> None:
     connection, pieces = dial(engine), list[bytes]()
     headers = {"Connection": "close"} | x_fake(cut="every:5", cut_ms=2, tokens=1)
     connection.sendall(request(CHAT, HI | STREAM, **headers))
-    answer = read_all(connection, pieces)
-    assert len(pieces) > len(answer) / 5 / 2
+    read_all(connection, pieces)
+    assert len(pieces) > 20, "uncut it comes in one or a few"
 
 
 def test_styles(engine: FakeEngine) -> None:

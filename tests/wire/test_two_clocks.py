@@ -13,7 +13,7 @@ def test_the_log_and_a_client_measure_the_same(service: Sidecar) -> None:
     script = {"tokens": 12, "first_ms": 40, "interval_ms": 5}
     service.engine.script("/v1/chat/completions", **script)
     timed = measure(service.port, "tiny", streams=20, tokens=12)
-    assert all(each.ttft_ms >= 40 and each.gap_ms >= 4 for each in timed), "as the engine paced it"
+    assert all(each.ttft_ms >= 40 for each in timed), "as the engine paced it"
     lines = read_log(service.log, timed)
     assert min(differences(timed, lines)["TTFT"]) >= 0, "the client's clock starts before ours"
     assert len(report(timed, lines)) == 3
