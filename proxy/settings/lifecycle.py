@@ -62,7 +62,7 @@ class LifecycleSettings(Group, title="Lifecycle"):
         "POD_IDLE_SECONDS",
         default=0,
         unit="s",
-        effect="Time without a request after which POD_IDLE_ACTION happens. 0: never. It counts "
+        effect="Time without a request after which `POD_IDLE_ACTION` happens. 0: never. It counts "
         "from the end of the start; health checks and metrics are no requests.",
         example="3600",
     )

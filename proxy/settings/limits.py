@@ -61,7 +61,7 @@ class LimitSettings(Group, title="Limits"):
         unit="s",
         effect="Maximum time that a request waits for a (re)starting engine before it gets 503. "
         "It is never longer than `REQUEST_TIMEOUT`. With several models, and with "
-        "IDLE_UNLOAD_SECONDS, the default is 600.",
+        "`IDLE_UNLOAD_SECONDS`, the default is 600.",
     )
     stream_idle_timeout: Timeout = variable(
         "STREAM_IDLE_TIMEOUT",

@@ -49,12 +49,13 @@ _MAX_CHARS = 260
 HEAD = """\
 # Why an engine does not start, or stops
 
-Every failure ends in one cause of a closed set: in the log, in `/health` and `/info`, in each
-503, in `sidecar_engine_restarts_total{{cause}}`. This page is made from the code by
-`.venv/bin/python -m tests.proxy.vllm.cause_table`, and a test holds it true.
+After this page you know what a failure of the engine means and what to do about it. Every failure
+has one cause of a closed set: in the log, in `/info`, and in
+`sidecar_engine_restarts_total{{cause}}`. Its sentence and its remedy are in `/health` and in each
+503 too. This page is made from the code by `.venv/bin/python -m tests.proxy.vllm.cause_table`.
 
-*Again* says whether a start is tried again (with back-off, within `MAX_RESTARTS`): where the same
-start would fail the same way, it is not, unless an earlier one has worked. *Seen* says where the
+*Again*: whether the start is tried again (with back-off, within `MAX_RESTARTS`). Where the same
+start would fail the same way, it is not, unless an earlier one has worked. *Seen*: where the
 failure comes from:
 
 - **real**: recorded output of real vLLM {version} on a CPU (`tests/fixtures/engine-logs`);
