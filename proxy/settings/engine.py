@@ -41,7 +41,8 @@ class EngineSettings(Group, title="Engine"):
         "GPU_MEMORY_UTIL",
         "GPU_MEMORY_UTILIZATION",
         effect="Share of each GPU's memory that the engine may take.",
-        unset="0.95 on a GPU, vLLM's default on a CPU",
+        unset="0.95 on a GPU, vLLM's default on a CPU; "
+        "[with several models](models.md#the-memory-of-all) it may be less",
         danger="What other processes on the GPU hold is not yours: too high a share fails the "
         "start or an early request",
         example="0.95",
