@@ -66,7 +66,7 @@ $(PYTEST) -m alone $(MARKED) || failed=1; \
 endef
 RUN_TESTS = $(if $(filter tests,$(TESTS)),$(EVERY_TEST),$(PYTEST) $(TESTS))
 
-test: all-tools ## all tests, real vLLM included; TESTS=tests/relay for some
+test: all-tools ## all tests, real vLLM included; TESTS=tests/wire for some
 	@$(RUN_TESTS)
 
 # It takes nearly twice the time of `test`; a workflow runs it each day.
