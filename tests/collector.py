@@ -131,7 +131,7 @@ class Collector:
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Export)
         self._server.daemon_threads = True
         self.port = self._server.server_port
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -60,6 +60,8 @@ class Connection(asyncio.Protocol):
         """The client has left, or we have closed."""
         self._engine.connections.discard(self)
         self._stop_idle_timer()
+        if self._last is not None:
+            self._last.record.closed = True
         for exchange in (self._current, *self._waiting):
             if exchange is not None:
                 exchange.abandon()

@@ -47,6 +47,15 @@ def read_all(connection: socket.socket, pieces: list[bytes] | None = None) -> by
     return b"".join(pieces)
 
 
+def read_until(connection: socket.socket, words: bytes) -> None:
+    """What comes until these have come."""
+    answer = b""
+    while words not in answer:
+        more = connection.recv(65536)
+        assert more, answer
+        answer += more
+
+
 def read_one(connection: socket.socket) -> bytes:
     """One answer with a content-length; the connection stays open."""
     answer = b""

@@ -34,6 +34,8 @@ class Received(msgspec.Struct):
     """The client left before the answer was complete (a half-close counts, as in vLLM)."""
     closed_with: tuple[int, str] | None = None
     """Code and reason with which the client closed a WebSocket session, or answered our close."""
+    closed: bool = False
+    """Its connection has ended; of the last request on it alone."""
     unsent_bytes: int = 0
     """Written but not taken by the kernel yet: above 0, the reader is slower than we are."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.engine.service import wait_until
 from tests.fake_engine import FakeEngine, x_fake
 from tests.fake_engine.raw import (
     CHAT,
@@ -20,6 +21,7 @@ from tests.fake_engine.raw import (
     dial,
     read_all,
     read_one,
+    read_until,
     request,
     say,
     status,
@@ -40,16 +42,12 @@ def engine() -> Iterator[FakeEngine]:
 def test_a_client_that_leaves_is_counted_as_an_abort(engine: FakeEngine) -> None:
     engine.reset()
     connection = dial(engine)
-    connection.sendall(request(CHAT, HI | STREAM, **x_fake(tokens=1000, interval_ms=5)))
-    while b"quick" not in connection.recv(65536):
-        pass
+    connection.sendall(request(CHAT, HI | STREAM, **x_fake(tokens=1000, stall_at=4)))
+    read_until(connection, b"quick")
     assert engine.stats()["running"] == 1
     connection.close()
-    end = time.monotonic() + PATIENCE
-    while not (record := engine.requests()[0]).aborted and time.monotonic() < end:
-        time.sleep(0.01)
-    assert record.aborted
-    assert 2 <= record.tokens < 1000
+    wait_until(lambda: engine.requests()[0].aborted, PATIENCE, "the abort")
+    assert 2 <= engine.requests()[0].tokens < 1000
     assert engine.stats()["running"] == 0
 
 
@@ -94,18 +92,17 @@ def test_a_slow_upload_a_stall_and_a_slow_reader(engine: FakeEngine) -> None:
     assert status(say(engine, CHAT, HI | {"pad": "x" * 30_000}, read_rate=100_000)) == 200
     assert time.monotonic() - began > 0.25
     stalled = dial(engine)
-    stalled.settimeout(0.3)
     stalled.sendall(request(CHAT, HI | STREAM, **x_fake(stall_at=2)))
-    pieces: list[bytes] = []
+    read_until(stalled, b"the")
+    stalled.settimeout(0.3)
     with pytest.raises(TimeoutError):
-        read_all(stalled, pieces)
-    assert b"".join(pieces).count(b"\ndata: ") == 2
+        stalled.recv(1)
+    stalled.close()
     engine.reset()
     slow = dial(engine)
     slow.sendall(request(CHAT, HI | STREAM, **x_fake(tokens=100, event_bytes=1_000_000)))
     slow.recv(1)
-    time.sleep(0.3)
-    assert engine.requests()[0].unsent_bytes > 1_000_000
+    wait_until(lambda: engine.requests()[0].unsent_bytes > 1_000_000, PATIENCE, "what waits")
     slow.close()
 
 
@@ -126,11 +123,11 @@ def test_metrics_count_what_was_generated() -> None:
     with FakeEngine("--served-model-name", 'a"b', "--max-num-seqs", "1") as engine:
         say(engine, CHAT, HI | {"max_tokens": 5})
         slow = dial(engine)
-        slow.sendall(request(CHAT, HI | STREAM, **x_fake(tokens=1000, interval_ms=10)))
-        assert b"assistant" in slow.recv(500) + slow.recv(500)
+        slow.sendall(request(CHAT, HI | STREAM, **x_fake(stall_at=1)))
+        read_until(slow, b"assistant")
         queued = dial(engine)
         queued.sendall(request(CHAT, HI | STREAM))
-        assert queued.recv(65536).endswith(b"\r\n\r\n")  # the head comes while it waits
+        read_until(queued, b"\r\n\r\n")  # the head comes while it waits
         page = say(engine, "/metrics", method="GET").decode()
         labels = 'engine="0",model_name="a\\"b"'
         assert f"vllm:num_requests_running{{{labels}}} 1.0" in page
@@ -138,7 +135,7 @@ def test_metrics_count_what_was_generated() -> None:
         assert f"vllm:prompt_tokens_total{{{labels}}} 28.0" in page
         assert 'finished_reason="length",model_name="a\\"b"} 1.0' in page
         slow.close()
-        assert b"assistant" in queued.recv(65536)
+        read_until(queued, b"assistant")
         queued.close()
 
 

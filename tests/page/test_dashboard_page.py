@@ -194,7 +194,7 @@ def test_an_error_of_the_engine_is_told(tab: Tab, service: Sidecar) -> None:
 
 
 def test_an_answer_can_be_stopped(tab: Tab, service: Sidecar) -> None:
-    service.engine.script("/v1/chat/completions", tokens=1000, interval_ms=50)
+    service.engine.script("/v1/chat/completions", tokens=1000, stall_at=5)
     show(tab, service)
     tab.sees("ready", "#badge")
     tab.write("#question", "Hi")

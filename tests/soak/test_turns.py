@@ -18,7 +18,7 @@ import pytest
 from tests.engine.conftest import READY_SECONDS
 from tests.engine.service import Line, Service, wait_until
 from tests.patience import PATIENCE, on_a_clock
-from tests.soak.figures import check_access_lines, memory_mib, open_files
+from tests.soak.figures import check_access_lines, memory_mib, open_files, wait_until_idle
 from tests.soak.load import Load, under_load
 from tests.wire.several import engines_of, several
 
@@ -69,7 +69,7 @@ def soak(service: Service, load: Load, swaps: int, patience: float, kill_every: 
     check_access_lines(service, load)
     assert kill_every or set(load.ends) == {"whole"}, text
     assert {line["model"] for line in done} == set(load.models)
-    assert service.metric("sidecar_requests_in_flight") == 0
+    wait_until_idle(service)
     assert service.metric("sidecar_requests_waiting") == 0
     if swaps > _SETTLED:
         assert memory[-1] - memory[_SETTLED] < _GROWTH_MIB, text

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.wire.client import CHAT, COMPLETIONS, MESSAGES, RESPONSES, STREAM, prompt
 from tests.wire.service import Sidecar, ending
 from tests.wire.streams import DONE, ROLE, WORD, chunked, raw
@@ -99,7 +100,7 @@ def test_an_error_event_of_a_session_is_noted(
     with session(service) as (client, request_id):
         for _ in range(2):
             client.send(json.dumps(kind | event))
-            client.recv(5)
+            client.recv(PATIENCE)
     assert ending(service.record(request_id)) == (101, outcome, source, error)
 
 

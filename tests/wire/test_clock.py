@@ -165,11 +165,11 @@ def test_our_own_share_is_not_the_engines(service: Sidecar) -> None:
 def test_the_silence_before_an_answer_breaks_off_is_not_our_share(
     impatient_service: Sidecar, where: str
 ) -> None:
-    """STREAM_IDLE_TIMEOUT is 400 ms."""
+    """STREAM_IDLE_TIMEOUT is 1 s."""
     fake = {"stall_at": 0 if where == "after_headers" else 3}
     record = impatient_service.record(impatient_service.ask(CHAT, prompt(CHAT, STREAM), fake=fake))
-    assert (record["outcome"], record["duration_ms"] > 400) == ("timeout", True)
-    assert record["overhead_ms"] <= record["duration_ms"] - 400
+    assert (record["outcome"], record["duration_ms"] > 1000) == ("timeout", True)
+    assert record["overhead_ms"] <= record["duration_ms"] - 1000
 
 
 def test_the_silence_before_a_client_leaves_is_not_our_share(service: Sidecar) -> None:

@@ -536,7 +536,7 @@ def test_a_hidden_request_does_not_reach_the_engine(
 )
 @pytest.mark.parametrize("head", [POST, FORM], ids=["json", "upload"])
 def test_a_bad_chunk_is_refused(service: Sidecar, head: bytes, body: bytes) -> None:
-    with service.connect(seconds=2) as client:
+    with service.connect() as client:
         client.send(head + b"transfer-encoding: chunked\r\n\r\n" + body)
         client.close_half()
         reply = client.rest()

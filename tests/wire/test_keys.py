@@ -105,7 +105,7 @@ def test_a_websocket_session_needs_a_key_too(private: Sidecar) -> None:
     assert ending(private.record(request_id)) == (401, "rejected", "client", "invalid_api_key")
     headers = {"x-request-id": (request_id := new_id()), "authorization": f"Bearer {ALICE}"}
     with connect(url, additional_headers=headers, proxy=None, open_timeout=PATIENCE) as client:
-        assert "session.created" in str(client.recv(5))
+        assert "session.created" in str(client.recv(PATIENCE))
         (received,) = private.seen(request_id)
         assert received.header("authorization") == []
     assert private.record(request_id)["key"] == "alice"

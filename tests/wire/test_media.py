@@ -19,7 +19,7 @@ import pytest
 from tests.attacks.urls import REFUSED, written
 from tests.fake_engine import FakeEngine
 from tests.patience import PATIENCE
-from tests.wire.client import CHAT, MESSAGES, RESPONSES, STREAM, new_id
+from tests.wire.client import CHAT, MESSAGES, RESPONSES, STREAM
 from tests.wire.service import Sidecar, ending, until
 
 PICTURE = bytes(range(256)) * 40
@@ -160,7 +160,7 @@ class Web(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Visit)
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.hang_ups = 0
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_port}{path}"
@@ -363,18 +363,6 @@ def test_what_cannot_be_fetched_is_a_400_that_says_why(
     assert private.seen(answer) == []
 
 
-@pytest.mark.parametrize("how", ["fin", "rst"])
-def test_a_client_that_leaves_ends_the_fetching(private: Sidecar, web: Web, how: str) -> None:
-    request_id = new_id()
-    with private.connect() as client:
-        client.ask(CHAT, {"messages": [message(part(web.url("/hang")))]}, request_id=request_id)
-        until(lambda: web.asked, "the visit")
-        client.close() if how == "fin" else client.reset()
-        until(lambda: web.hang_ups, "the end of the visit", seconds=1)
-    assert ending(private.record(request_id))[:2] == (499, "client_closed")
-    assert private.seen(request_id) == []
-
-
 def test_cookies_of_a_host_reach_no_other_fetch(private: Sidecar, web: Web) -> None:
     """Two hosts at one address; and 80 kB of cookies are more than a server takes in a request."""
     other = f"http://localhost:{web.server_port}/x.png"
@@ -392,7 +380,7 @@ def test_media_of_all_requests_together_take_no_more_memory_than_their_budget(
     """Six requests of 16 MB thrice and a file that does not come: 288 MB, where 100 are allowed."""
     options = {
         "ALLOW_PRIVATE_MEDIA": "true",
-        "MEDIA_FETCH_TIMEOUT": "4",
+        "MEDIA_FETCH_TIMEOUT": str(PATIENCE),
         "MAX_BODY_MB": "50",  # twice that is the default of MEDIA_MEMORY_MB
     }
     parts = [part(web.url(f"/12-mb?{number}")) for number in range(3)]
@@ -403,8 +391,11 @@ def test_media_of_all_requests_together_take_no_more_memory_than_their_budget(
         clients = [stack.enter_context(service.connect()) for _ in range(6)]
         for client in clients:
             client.ask(CHAT, {"messages": [message(*parts, part(web.url("/hang")))]})
-        assert [client.answer().status for client in clients] == [400] * 6
-        assert 40 < service.memory_mib("VmHWM") - before < 160
+        until(lambda: service.memory_mib("VmHWM") - before > 85, "what two of them hold")
+        time.sleep(0.5)  # the others wait
+        assert service.memory_mib("VmHWM") - before < 160
+        for client in clients:
+            client.close()
         # All is given back: a request that needs half of it is served.
         body = {"messages": [message(*parts)]}
         until(lambda: service.ask(CHAT, body).status == 200, "an answer", PATIENCE)
@@ -412,15 +403,16 @@ def test_media_of_all_requests_together_take_no_more_memory_than_their_budget(
 
 
 @pytest.fixture(scope="module")
-def tight(shared_engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """A sidecar that holds the media of one request at a time."""
+def tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    """A sidecar that holds the media of one request at a time; nobody waits for its engine."""
     options = {
         "ALLOW_PRIVATE_MEDIA": "true",
         "MAX_BODY_MB": "20",
         "MEDIA_MEMORY_MB": "20",
         "MEDIA_FETCH_TIMEOUT": str(PATIENCE),
     }
-    with Sidecar(tmp_path_factory.mktemp("tight"), shared_engine, **options) as service:
+    folder = tmp_path_factory.mktemp("tight")
+    with FakeEngine() as engine, Sidecar(folder, engine, **options) as service:
         service.wait_until_ready()
         yield service
         service.process.kill()
@@ -479,15 +471,18 @@ def test_however_a_request_ends_its_media_keep_no_other_waiting(
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
-def test_a_client_that_leaves_while_media_come_keeps_no_other_waiting(
+def test_a_client_that_leaves_ends_the_fetching_and_keeps_no_other_waiting(
     tight: Sidecar, web: Web, how: str
 ) -> None:
     with tight.connect() as client:
         parts = [part(web.url(path)) for path in ("/x.png", "/hang")]
-        client.ask(CHAT, {"messages": [message(*parts)]})
+        request_id = client.ask(CHAT, {"messages": [message(*parts)]})
         until(lambda: len(web.asked) == 2, "the visits")
         client.close() if how == "fin" else client.reset()
+        until(lambda: web.hang_ups, "the end of the visit")
         picture_comes(tight, web)
+    assert ending(tight.record(request_id))[:2] == (499, "client_closed")
+    assert tight.seen(request_id) == []
 
 
 def test_a_body_without_urls_is_not_touched(service: Sidecar) -> None:

@@ -28,7 +28,7 @@ def ports() -> tuple[int, int]:
 @pytest.fixture
 def apart(shared_engine: FakeEngine, tmp_path: Path, ports: tuple[int, int]) -> Iterator[Sidecar]:
     shared_engine.reset()
-    environ = {"PORT_HEALTH": str(ports[0]), "METRICS_PORT": str(ports[1]), "DRAIN_SECONDS": "3"}
+    environ = {"PORT_HEALTH": str(ports[0]), "METRICS_PORT": str(ports[1]), "DRAIN_SECONDS": "600"}
     with Sidecar(tmp_path, shared_engine, **environ) as service:
         service.wait_until_ready()
         yield service

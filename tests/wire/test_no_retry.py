@@ -9,7 +9,7 @@ import pytest
 
 from tests.patience import on_a_clock
 from tests.wire.client import CHAT, MESSAGES, STREAM, Client, new_id, prompt, request
-from tests.wire.service import Sidecar, ending
+from tests.wire.service import Sidecar, ending, until
 from tests.wire.streams import raw, sized
 
 FAULTS: list[dict[str, Any]] = [
@@ -96,7 +96,8 @@ def test_a_connection_the_engine_has_closed_is_not_used(service: Sidecar) -> Non
         for announced in (True, False) * 5:
             fake = {"close_after": True} if announced else {"keepalive_close_ms": 0}
             number = use(client, service, fake)
-            service.page()  # the engine has closed by then, and the sidecar has seen it
+            until(lambda: service.relayed()[-1].closed, "the end of the connection")
+            service.page()  # when this is answered the sidecar has seen it, too
             assert use(client, service) != number
 
 

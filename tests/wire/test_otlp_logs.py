@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import SEVERITY_NUMBER_INFO
 from tests.collector import Collector, GrpcCollector
 from tests.fake_engine import FakeEngine
 from tests.patience import PATIENCE
+from tests.ports import free_ports
 from tests.wire import secrets
 from tests.wire.client import CHAT, prompt
 from tests.wire.service import Sidecar, until
@@ -72,17 +72,14 @@ def dropped(service: Sidecar) -> float:
 def test_lines_that_a_collector_does_not_take_are_counted_and_told_on_stdout(
     shared_engine: FakeEngine, tmp_path: Path
 ) -> None:
-    held = socket.socket()  # nobody listens there, and nobody else may
-    held.bind(("127.0.0.1", 0))
-    down = Collector(port=held.getsockname()[1])
-    with held, Sidecar(tmp_path, shared_engine, **{ENDPOINT: down.url, **SOON}) as service:
+    down = Collector(port=free_ports(1)[0])
+    with Sidecar(tmp_path, shared_engine, **{ENDPOINT: down.url, **SOON}) as service:
         service.wait_until_ready()
         assert service.ask(CHAT, prompt(CHAT)).status == 200
         until(lambda: dropped(service) > 0, "lines that are counted as dropped", PATIENCE)
         until(lambda: service.lines("proxy.log"), "a line about them", PATIENCE)
         first = service.lines("proxy.log")[0]
         assert str(first["message"]).startswith(f"{ENDPOINT}={down.url}/v1/logs cannot be written")
-        held.close()
         with down as collector:
             until(
                 lambda: (

@@ -87,15 +87,12 @@ def reloaded(folder: Path, **environ: str) -> Iterator[Reloaded]:
 
 
 @contextmanager
-def a_stream(
-    service: Service, model: str, tokens: int = 30, **fake: Any
-) -> Iterator[Iterator[str]]:
+def a_stream(service: Service, model: str, **fake: Any) -> Iterator[Iterator[str]]:
     """Its lines; the first token is there."""
-    body = {"model": model, "messages": MESSAGES, "stream": True, "max_tokens": tokens}
-    slow = x_fake(tokens=tokens, **(fake or {"interval_ms": 50}))
+    body = {"model": model, "messages": MESSAGES, "stream": True}
     with (
         client_of(service) as client,
-        client.stream("POST", CHAT, json=body, headers=slow) as stream,
+        client.stream("POST", CHAT, json=body, headers=x_fake(**fake)) as stream,
     ):
         assert stream.status_code == 200
         lines = stream.iter_lines()
@@ -118,7 +115,10 @@ def test_what_stays_is_not_touched_and_what_goes_finishes_its_streams(tmp_path: 
     with reloaded(tmp_path) as there:
         there.are_ready("one", "two")
         service, before = there.service, engines_of(there.service)
-        with a_stream(service, "one") as staying, a_stream(service, "two") as going:
+        with (
+            a_stream(service, "one", hold_at=3) as staying,
+            a_stream(service, "two", hold_at=3) as going,
+        ):
             three = {**there.presets["two"], "served_names": ["three"]}
             answer = there.reload(two=None, three=three)
             assert answer.status_code == 202
@@ -130,8 +130,9 @@ def test_what_stays_is_not_touched_and_what_goes_finishes_its_streams(tmp_path: 
                 "model_not_found",
             )
             assert "There is: one, uno, three." in unknown.json()["error"]["message"]
-            assert "data: [DONE]" in list(going)
-            assert "data: [DONE]" in list(staying)
+            for name, running in (("two", going), ("one", staying)):
+                release(service, name)
+                assert "data: [DONE]" in list(running)
         until(lambda: "two" not in engines_of(service), "the end of the engine that is gone")
         assert chat(service, model="three").json()["model"] == "three"
         assert engines_of(service)["one"] == before["one"]
@@ -191,7 +192,7 @@ def test_what_does_not_end_in_time_is_cut(tmp_path: Path, changed: str) -> None:
     with reloaded(tmp_path, DRAIN_SECONDS="0.5") as there:
         there.are_ready("one", "two")
         other = {**there.presets["two"], "engine": {"MAX_MODEL_LEN": 2048}}
-        with a_stream(there.service, "two", tokens=900) as running:
+        with a_stream(there.service, "two", stall_at=3) as running:
             there.reload(two=None if changed == "removed" else other)
             rest = "".join(running)
         assert "The model was removed or changed before the answer was whole" in rest
@@ -203,7 +204,7 @@ def test_what_does_not_end_in_time_is_cut(tmp_path: Path, changed: str) -> None:
 def test_who_waits_for_a_model_that_is_gone_is_told_which_there_are(tmp_path: Path) -> None:
     with reloaded(tmp_path, MAX_LOADED_MODELS="1", SWAP_MAX_WAIT_SECONDS="3600") as there:
         service = there.service
-        with a_stream(service, "one", tokens=900):
+        with a_stream(service, "one", stall_at=3):
             waiting: list[httpx.Response] = []
             thread = threading.Thread(target=lambda: waiting.append(chat(service, model="two")))
             thread.start()
@@ -289,10 +290,11 @@ def test_a_model_that_loads_or_drains_may_change_again(tmp_path: Path) -> None:
         change(2048)
         assert chat(service, model="two").json()["model"] == "two"
         assert "--max-model-len 2048" in there.arguments("two")
-        with a_stream(service, "two") as running:
+        with a_stream(service, "two", hold_at=3) as running:
             change(512)
             change(1024)
             assert there.order().json() == changes(unchanged="one two")
+            release(service, "two")
             assert "data: [DONE]" in list(running)
         assert chat(service, model="two").json()["model"] == "two"
         assert "--max-model-len 1024" in there.arguments("two")

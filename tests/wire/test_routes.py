@@ -107,6 +107,7 @@ def test_a_request_inside_another_never_comes_to_the_engine(service: Sidecar, na
     got = exchanged(service, data, seconds=0.4)
     assert not LEAKS.search(got)
     assert all(status < b"500" for status in STATUS.findall(got)), got
+    service.wait_until_idle()
     for each in service.engine.requests():
         assert "sleep" not in each.target
         if each.header("x-request-id"):

@@ -13,7 +13,7 @@ from tests.engine.service import Service
 from tests.fake_engine import x_fake
 from tests.patience import PATIENCE
 from tests.wire.service import until
-from tests.wire.several import CHAT, MESSAGES, chat, client_of, engines_of, several
+from tests.wire.several import CHAT, MESSAGES, chat, client_of, engines_of, release, several
 
 OPS = "sk-ops-0123456789"
 
@@ -71,11 +71,12 @@ def test_what_runs_is_finished_before_its_model_is_unloaded(service: Service) ->
     body = {"model": "two", "messages": MESSAGES, "stream": True, "max_tokens": 30}
     with (
         client_of(service) as client,
-        client.stream("POST", CHAT, json=body, headers=x_fake(tokens=30, interval_ms=50)) as stream,
+        client.stream("POST", CHAT, json=body, headers=x_fake(tokens=30, hold_at=3)) as stream,
     ):
         lines = stream.iter_lines()
         next(lines)
         assert ordered(service, "two", "unload").json()["in_flight"] == 1
+        release(service, "two")
         assert "data: [DONE]" in list(lines)
     until(lambda: row(service, "two")["status"] == "unloaded", "the end of its engine")
     ordered(service, "two", "load")

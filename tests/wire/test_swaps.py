@@ -50,9 +50,14 @@ def test_32_streams_finish_whole_while_the_other_model_gets_the_place(tmp_path: 
         until(lambda: service.client.get("/health").status_code == 200, "health")
         with Poll(service) as poll:
             begun = threading.Barrier(33)
-            streams = [threads.submit(stream, service, "one", begun.wait) for _ in range(32)]
+            streams = [
+                threads.submit(stream, service, "one", begun.wait, hold_at=3) for _ in range(32)
+            ]
             begun.wait(PATIENCE)
-            answer = chat(service, model="two")
+            waits = threads.submit(chat, service, model="two")
+            until(lambda: is_closing(service, "one"), "the end of what it may wait")
+            release(service, "one")
+            answer = waits.result(PATIENCE)
             assert (answer.status_code, answer.json()["model"]) == (200, "two")
             for each in streams:
                 assert_whole(each.result(PATIENCE))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from proxy.telemetry.span_attributes import attributes
 from tests.collector import ERROR, SERVER, UNSET, Collector, GrpcCollector, TakenSpan
 from tests.fake_engine import FakeEngine
 from tests.patience import PATIENCE
+from tests.ports import free_ports
 from tests.proxy.telemetry.records import full
 from tests.wire import secrets
 from tests.wire.client import CHAT, STREAM, Answer, prompt
@@ -151,8 +151,7 @@ def test_a_client_that_leaves_has_its_span(
     traced: Sidecar, engine: FakeEngine, collector: Collector
 ) -> None:
     with traced.connect() as client:
-        fake = {"tokens": 1000, "interval_ms": 20}
-        request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
+        request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 3})
         traced.wait_until_seen(request_id)
     span = span_of(collector, request_id)
     assert (span.attributes["sidecar.outcome"], span.status) == ("client_closed", UNSET)
@@ -199,10 +198,8 @@ def reported(service: Sidecar) -> list[str]:
 def test_a_collector_that_is_down_costs_one_line_and_is_used_when_it_is_back(
     shared_engine: FakeEngine, tmp_path: Path
 ) -> None:
-    held = socket.socket()  # nobody listens there, and nobody else may
-    held.bind(("127.0.0.1", 0))
-    down = Collector(port=held.getsockname()[1])
-    with held, Sidecar(tmp_path, shared_engine, **{ENDPOINT: down.url, **SOON}) as service:
+    down = Collector(port=free_ports(1)[0])
+    with Sidecar(tmp_path, shared_engine, **{ENDPOINT: down.url, **SOON}) as service:
         service.wait_until_ready()
 
         def lost(batches: int) -> bool:
@@ -214,7 +211,6 @@ def test_a_collector_that_is_down_costs_one_line_and_is_used_when_it_is_back(
         (line,) = reported(service)
         assert line.startswith(f"OTLP export to {down.url} (http/protobuf) fails, dropping spans: ")
         assert "OTEL_EXPORTER_OTLP_PROTOCOL" in line
-        held.close()
         with down as collector:
             until(
                 lambda: service.ask(CHAT, prompt(CHAT)).status == 200 and collector.spans(),
