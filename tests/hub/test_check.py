@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import Cause
-from proxy.models.events import Done, Failed, Plan
+from proxy.models.events import Failed, Plan
 from tests.fake_hub import FakeHub, Fault, Kind
 from tests.hub.child import download
 from tests.hub.conftest import SMALL
@@ -65,20 +65,6 @@ def test_a_download_says_what_the_model_is_before_it_fetches_it(
     files = [Path(name).name for name in names if "/resolve/" in name or "/cdn/" in name]
     assert files[0] == "config.json"
     assert sorted(files) == ["config.json", "model.safetensors", "tokenizer.json"]
-
-
-def test_a_check_without_a_hub_is_of_the_cache(hub: FakeHub, home: Path) -> None:
-    first = download(hub.url, home, SMALL).one(Done)
-    offline = download(hub.url, home, SMALL, "--check", env={"HF_HUB_OFFLINE": "1"})
-    assert offline.events == [first]
-
-
-def test_a_check_of_what_is_not_allowed_fails_as_the_download_would(
-    hub: FakeHub, home: Path
-) -> None:
-    hub.faults.append(Fault(Kind.GATED, "HEAD */resolve/*"))
-    failed = download(hub.url, home, SMALL, "--check").one(Failed)
-    assert failed.cause is Cause.MODEL_GATED
 
 
 def test_a_config_that_cannot_be_had_is_not_judged(hub: FakeHub, home: Path) -> None:

@@ -77,10 +77,6 @@ CASES = {
         Cause.HUB_UNREACHABLE, "error of its own (HTTP 503)", "HF_ENDPOINT", permanent=False,
         fault=Fault(Kind.UNAVAILABLE),
     ),
-    "weights in trouble": Case(
-        Cause.HUB_UNREACHABLE, "error of its own (HTTP 503)", permanent=False,
-        fault=Fault(Kind.UNAVAILABLE, "GET /cdn/*"),
-    ),
     "too many requests": Case(
         Cause.HUB_RATE_LIMITED, "it asks to wait 55 s", "HF_TOKEN", permanent=False,
         fault=Fault(Kind.RATE_LIMITED, seconds=55),

@@ -141,11 +141,6 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def local_port(self) -> int:
-        port: int = self._socket.getsockname()[1]
-        return port
-
     # Sending and leaving
 
     def send(self, data: bytes) -> None:

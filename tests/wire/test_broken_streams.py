@@ -60,12 +60,18 @@ def assert_ends_as_broken(answer: Answer, path: str, code: str) -> None:
         assert error["sequence_number"] == len(events) - 1
 
 
-@pytest.mark.parametrize("path", ROUTES)
-@pytest.mark.parametrize("how", ["close", "rst"])
+PLACES = ["after_headers", "between_events:3", "inside_event:3", "inside_chunk:3"]
+
+
 @pytest.mark.parametrize(
-    "where", ["after_headers", "between_events:3", "inside_event:3", "inside_chunk:3"]
+    ("path", "where", "how"),
+    [
+        *((CHAT, where, how) for where in PLACES for how in ("close", "rst")),
+        *((path, "inside_event:3", "close") for path in ROUTES[1:]),
+        *((path, "after_headers", "rst") for path in ROUTES[1:]),
+    ],
 )
-def test_a_death_in_a_stream_is_told(service: Sidecar, where: str, how: str, path: str) -> None:
+def test_a_death_in_a_stream_is_told(service: Sidecar, path: str, where: str, how: str) -> None:
     fake = {"die": where, "how": how}
     request_id = new_id()
     answer = service.ask(path, prompt(path, STREAM), request_id=request_id, fake=fake)
@@ -125,8 +131,9 @@ def test_a_reset_of_a_stream_that_ends_with_its_connection_is_told(service: Side
     assert_ends_as_broken(answer, CHAT, "engine_died")
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, MESSAGES])
-@pytest.mark.parametrize("newline", ["lf", "crlf"])
+@pytest.mark.parametrize(
+    ("path", "newline"), [(CHAT, "lf"), (CHAT, "crlf"), (COMPLETIONS, "lf"), (MESSAGES, "crlf")]
+)
 def test_an_error_that_the_engine_tells_is_not_told_twice(
     service: Sidecar, path: str, newline: str
 ) -> None:
@@ -161,12 +168,14 @@ def test_an_aborted_generation_is_logged_as_an_error(
 # Before the headers
 
 
-@pytest.mark.parametrize("path", ROUTES)
+DIES = ({"die": "before_headers"}, "engine_died")
+
+
 @pytest.mark.parametrize("options", [{}, STREAM], ids=["whole", "stream"])
 @pytest.mark.parametrize(
     ("fake", "code"),
     [
-        ({"die": "before_headers"}, "engine_died"),
+        DIES,
         ({"die": "before_headers", "how": "rst"}, "engine_died"),
         ({"die": "inside_headers"}, "engine_died"),
         ({"die": "inside_headers", "how": "rst"}, "engine_died"),
@@ -186,8 +195,17 @@ def test_an_aborted_generation_is_logged_as_an_error(
     ids=lambda value: value if isinstance(value, str) else str(value)[:40],
 )
 def test_a_failure_before_the_headers_is_an_answer(
-    service: Sidecar, path: str, options: Any, fake: Any, code: str
+    service: Sidecar, options: Any, fake: Any, code: str
 ) -> None:
+    assert_is_502(service, CHAT, options, fake, code)
+
+
+@pytest.mark.parametrize("path", ROUTES[1:])
+def test_so_it_is_in_the_words_of_each_api(service: Sidecar, path: str) -> None:
+    assert_is_502(service, path, STREAM, *DIES)
+
+
+def assert_is_502(service: Sidecar, path: str, options: Any, fake: Any, code: str) -> None:
     answer = service.ask(path, prompt(path, options), fake=fake)
     assert (answer.status, answer.whole) == (502, True)
     assert_is_refusal(answer, path, code)

@@ -62,23 +62,6 @@ def test_an_error_event_of_an_older_vllm_is_one_too(
 
 
 @pytest.mark.parametrize(
-    ("path", "event", "error", "is_clients"),
-    [
-        (MESSAGES, {"type": "not_found_error"}, "not_found_error", True),
-        (RESPONSES, {"code": "server_error"}, "server_error", False),
-    ],
-)
-def test_an_error_event_without_a_status_is_the_clients_by_its_name(
-    service: Sidecar, path: str, event: Any, error: str, is_clients: bool
-) -> None:
-    whole = told({"type": "error", "error": event | {"message": "m"}}, "error")
-    answer = service.ask(path, prompt(path, STREAM), fake=raw(chunked([whole])))
-    assert answer.body == whole
-    expected = ("client_error", "client") if is_clients else ("engine_error", "upstream")
-    assert ending(service.record(answer)) == (200, *expected, error)
-
-
-@pytest.mark.parametrize(
     ("event", "outcome", "source", "error"),
     [
         ({"error": "x", "code": "invalid_json"}, "client_error", "client", "invalid_json"),

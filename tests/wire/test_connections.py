@@ -87,7 +87,7 @@ def test_http_1_0_gets_no_interim_answer(service: Sidecar, path: str) -> None:
 # Methods and targets ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["get", "Get", "post", "GETT", "G", "G\tT", "X" * 300])
+@pytest.mark.parametrize("method", ["get", "GETT", "G\tT", "X" * 300])
 def test_a_method_that_is_none_is_refused_and_logged(service: Sidecar, method: str) -> None:
     """Methods are told apart by case (RFC 9110, 9.1)."""
     with service.connect() as client:
@@ -99,7 +99,7 @@ def test_a_method_that_is_none_is_refused_and_logged(service: Sidecar, method: s
     assert ending(service.record(answer)) == MALFORMED
 
 
-@pytest.mark.parametrize("method", ["PATCH", "PROPFIND", "M-SEARCH", "QUERY", "LINK"])
+@pytest.mark.parametrize("method", ["PATCH", "M-SEARCH", "QUERY"])
 def test_a_method_that_few_use_is_the_engines_to_refuse(service: Sidecar, method: str) -> None:
     answer = service.ask(CHAT, method=method)
     assert answer.status == 405
@@ -125,7 +125,7 @@ def test_an_absolute_target_keeps_its_query(service: Sidecar, target: str, seen:
     assert fields(service.record(answer), "path", "route") == (MODELS, "models")
 
 
-@pytest.mark.parametrize("target", ["http://host", "http://host?x", "http://host:80", "http://h/"])
+@pytest.mark.parametrize("target", ["http://host?x", "http://h/"])
 def test_an_absolute_target_without_a_path_is_the_root(service: Sidecar, target: str) -> None:
     answer = service.ask(target)
     assert (answer.status, answer.header("x-proxy-error")) == (404, "client unknown_route")
@@ -277,14 +277,18 @@ def test_a_head_of_nearly_256_kib_passes(service: Sidecar) -> None:
     assert [pair for pair in received.headers if pair in pairs] == pairs
 
 
-@pytest.mark.parametrize("kib", [270, 600, 4000])
-def test_a_larger_head_is_refused_in_words_that_arrive(service: Sidecar, kib: int) -> None:
+@pytest.mark.parametrize(
+    ("kib", "line"), [(270, b"x: %b\r\n"), (4000, b"x: %b\r\n"), (4000, b"%b")]
+)
+def test_a_larger_head_is_refused_in_words_that_arrive(
+    service: Sidecar, kib: int, line: bytes
+) -> None:
     with service.connect() as client:
-        client.send(HEAD)
+        client.send(HEAD + b"x: ")
         with suppress(OSError):  # it need not be read to its end
             for _ in range(kib // 10):
-                client.send(b"x: " + b"v" * 10 * KIB + b"\r\n")
-            client.send(b"\r\n")
+                client.send(line % (b"v" * 10 * KIB))
+            client.send(b"\r\n\r\n")
         answer = client.answer(method="GET")
         assert client.rest() == b""
     assert answer.status == 431
@@ -305,8 +309,10 @@ def test_a_body_on_get_is_a_body(service: Sidecar, path: str) -> None:
     assert service.seen("hidden-in-get") == []
 
 
-@pytest.mark.parametrize("after", [b"", b"\x00\x00\x12\x04\x00\x00\x00\x00\x00" + bytes(18)])
-@pytest.mark.parametrize("at", [24, 3, 18])
+SETTINGS = b"\x00\x00\x12\x04\x00\x00\x00\x00\x00" + bytes(18)
+
+
+@pytest.mark.parametrize(("at", "after"), [(24, b""), (24, SETTINGS), (3, SETTINGS), (18, b"")])
 def test_http_2_is_refused_in_words(service: Sidecar, at: int, after: bytes) -> None:
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + after
     with service.connect() as client:

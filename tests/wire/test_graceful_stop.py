@@ -18,7 +18,6 @@ from tests.wire.service import Sidecar, ending, fields, until
 from tests.wire.test_websocket import closed, session
 
 CUT_OFF = ("proxy_error", "proxy", "cut_off")
-END = b"data: [DONE]\n\n\r\n0\r\n\r\n"
 
 
 @pytest.fixture
@@ -88,16 +87,6 @@ def test_a_whole_answer_that_outlives_the_drain_is_a_503_of_ours(hasty: Sidecar)
     assert ending(hasty.record(request_id)) == (503, *CUT_OFF)
 
 
-def test_a_session_that_outlives_the_drain_is_told(hasty: Sidecar) -> None:
-    with session(hasty) as (client, request_id):
-        hasty.process.terminate()
-        end = closed(client)
-    assert end.rcvd is not None
-    assert (end.rcvd.code, "was shut down" in end.rcvd.reason) == (1012, True)
-    assert hasty.process.wait(PATIENCE) == 0
-    assert ending(hasty.record(request_id)) == (101, *CUT_OFF)
-
-
 def test_a_drain_that_is_over_is_not_blamed_on_an_engine_of_our_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,19 +124,6 @@ def test_an_upload_that_runs_may_finish(stopping: Sidecar) -> None:
     assert stopping.process.wait(PATIENCE) == 0
 
 
-def test_an_upload_that_outlives_the_drain_is_told_to_come_again(hasty: Sidecar) -> None:
-    with hasty.connect() as client:
-        request_id = client.ask(CHAT, b'{"model"', headers=[("content-length", "1000")])
-        until(lambda: hasty.value("sidecar_requests_in_flight") == 1, "a request inside")
-        hasty.process.terminate()
-        answer = client.answer()
-    assert (answer.status, answer.header("x-proxy-error")) == (503, "proxy draining")
-    assert answer.all("x-should-retry") == []  # the engine knows nothing of it
-    assert hasty.process.wait(PATIENCE) == 0
-    assert ending(hasty.record(request_id)) == (503, "rejected", "proxy", "draining")
-    assert last_line(hasty)["message"].startswith("stopped: ")
-
-
 def test_media_that_outlive_the_drain_are_not_waited_for(
     shared_engine: FakeEngine, tmp_path: Path
 ) -> None:
@@ -182,19 +158,6 @@ def test_idle_clients_do_not_hold_it_up(stopping: Sidecar) -> None:
         client.close()
 
 
-def test_a_second_signal_cuts_what_runs_and_tells_it(stopping: Sidecar) -> None:
-    with stopping.connect() as client:
-        request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake={"stall_at": 3})
-        client.until(b"\n\n")
-        stopping.process.terminate()
-        until(lambda: "draining" in stopping.text(), "the beginning of the end")
-        stopping.process.terminate()
-        assert b'data: {"error":' in client.until(b"data: [DONE]\n\n")
-        assert stopping.process.wait(PATIENCE) == 0
-    assert ending(stopping.record(request_id)) == (200, *CUT_OFF)
-    assert fields(last_line(stopping), "finished", "cut") == (0, 1)
-
-
 @on_a_clock("clients have 3 s to take the news of their end before the third signal comes")
 def test_a_third_signal_waits_for_nothing(stopping: Sidecar) -> None:
     # A client that does not read would be waited for, to take the news of its end.
@@ -207,32 +170,6 @@ def test_a_third_signal_waits_for_nothing(stopping: Sidecar) -> None:
             until(lambda message=message: message in stopping.text(), message)  # type: ignore[misc]
         stopping.process.terminate()
         assert stopping.process.wait(PATIENCE) == 128 + 15
-
-
-def test_the_last_line_counts_who_finished_and_who_was_cut(stopping: Sidecar) -> None:
-    assert stopping.ask(CHAT, prompt(CHAT)).status == 200  # before: not counted
-    fakes = [{"hold_at": 3}] * 3 + [{"stall_at": 3}] * 2
-    clients = [stopping.connect() for _ in fakes]
-    ids = [
-        client.ask(CHAT, prompt(CHAT, STREAM), fake=fake)
-        for client, fake in zip(clients, fakes, strict=True)
-    ]
-    for client in clients:
-        client.until(b"\n\n")
-    stopping.process.terminate()
-    until(lambda: "draining" in stopping.text(), "the beginning of the end")
-    stopping.engine.release()
-    for request_id in ids[:3]:
-        stopping.record(request_id)  # it is over before the second signal comes
-    stopping.process.terminate()
-    assert stopping.process.wait(PATIENCE) == 0
-    line = last_line(stopping)
-    assert fields(line, "finished", "cut") == (3, 2)
-    assert line["message"] == "stopped: 3 requests finished, 2 were cut"
-    for client in clients[3:]:
-        assert client.rest().endswith(END)
-    for client in clients:
-        client.close()
 
 
 def test_a_session_goes_on_in_the_drain_and_is_logged_as_cut(stopping: Sidecar) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fake_engine import FakeEngine
-from tests.wire.client import CHAT, MESSAGES, PROMPT, STREAM, Ended, new_id, prompt, request
+from tests.wire.client import CHAT, MESSAGES, PROMPT, STREAM, Ended, prompt, request
 from tests.wire.service import Sidecar, ending, fields, until
 from tests.wire.streams import DONE, ROLE, WORD, chunk, chunked, raw, sized
 
@@ -111,14 +111,7 @@ def test_an_engine_that_closes_does_not_close_our_client(service: Sidecar) -> No
             assert client.answer().all("connection") == []
 
 
-@pytest.mark.parametrize(
-    "glued",
-    [
-        True,
-        False,
-    ],
-    ids=["at once", "later"],
-)
+@pytest.mark.parametrize("glued", [True, False], ids=["at once", "later"])
 def test_trailers_of_the_engine_are_no_headers(service: Sidecar, glued: bool) -> None:
     head = (
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -138,7 +131,7 @@ def test_interim_answers_are_not_the_answer(service: Sidecar) -> None:
 # Identity
 
 
-@pytest.mark.parametrize("given", ["a", "req_01-Ab.c:d", "x" * 128])
+@pytest.mark.parametrize("given", ["req_01-Ab.c:d", "x" * 128])
 def test_a_sane_request_id_is_taken(service: Sidecar, given: str) -> None:
     answer = service.ask(CHAT, prompt(CHAT), request_id=given)
     assert answer.header("x-request-id") == given
@@ -147,7 +140,7 @@ def test_a_sane_request_id_is_taken(service: Sidecar, given: str) -> None:
     assert service.record(given)["request_id"] == given
 
 
-@pytest.mark.parametrize("given", ["", "x" * 129, "a b", "a\tb", "<i>", "f\xfc", "a;b", '"', "a,b"])
+@pytest.mark.parametrize("given", ["", "x" * 129, "a b", "f\xfc", "a,b"])
 def test_another_one_is_replaced(service: Sidecar, given: str) -> None:
     with service.connect() as client:
         client.send(request(CHAT, prompt(CHAT), headers=[("x-request-id", given)]))
@@ -156,15 +149,6 @@ def test_another_one_is_replaced(service: Sidecar, given: str) -> None:
     (received,) = service.seen(made)
     assert received.header("x-request-id") == [made]
     service.record(made)
-
-
-def test_ids_that_are_made_differ(service: Sidecar) -> None:
-    made = set()
-    with service.connect() as client:
-        for _ in range(20):
-            client.send(request(MODELS))
-            made.add(client.answer(method="GET").header("x-request-id"))
-    assert len(made) == 20
 
 
 def test_an_id_the_engine_echoes_is_not_doubled(service: Sidecar) -> None:
@@ -177,7 +161,6 @@ def test_an_id_the_engine_echoes_is_not_doubled(service: Sidecar) -> None:
     ("given", "trace"),
     [
         ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",) * 2,
-        ("00-00000000000000000000000000000000-b7ad6b7169203331-01", None),
         ("nonsense", None),
     ],
 )
@@ -189,14 +172,6 @@ def test_a_trace_goes_through_untouched(service: Sidecar, given: str, trace: str
     assert received.header("tracestate") == ["a=1,b=2"]
     expected = given.split("-")[1] if trace else None
     assert fields(service.record(answer), "trace_id") == (expected,)
-
-
-def test_who_asked_is_in_the_log(service: Sidecar) -> None:
-    pairs = [("user-agent", "openai-python/2"), ("x-stainless-retry-count", "2")]
-    answer = service.ask(CHAT, prompt(CHAT, {"model": "tiny"}), headers=pairs)
-    names = ("user_agent", "retries", "client", "model", "route", "method", "path")
-    expected = ("openai-python/2", 2, "127.0.0.1", "tiny", "chat", "POST", CHAT)
-    assert fields(service.record(answer), *names) == expected
 
 
 # Methods, statuses, versions
@@ -237,14 +212,14 @@ def test_an_answer_without_a_body_keeps_the_connection(
         assert client.answer(method="GET").json()["object"] == "list"
 
 
-def test_a_304_may_name_the_length_of_what_it_does_not_send(own_service: Sidecar) -> None:
+def test_a_304_may_name_the_length_of_what_it_does_not_send(service: Sidecar) -> None:
     wire = b'HTTP/1.1 304 Not Modified\r\ncontent-length: 100\r\netag: "x"\r\n\r\n'
-    with own_service.connect() as client:
+    with service.connect() as client:
         request_id = client.ask(MODELS, fake=raw(wire))
         answer = client.answer(method="GET")
         assert (answer.status, answer.header("etag")) == (304, '"x"')
         assert answer.header("content-length") == "100"
-        assert ending(own_service.record(request_id)) == (304, "ok", None, None)
+        assert ending(service.record(request_id)) == (304, "ok", None, None)
         client.ask(MODELS)
         assert client.answer(method="GET").status == 200
 
@@ -267,21 +242,8 @@ def test_an_engine_of_http_1_0_is_understood(service: Sidecar) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/metrics/engine/x", "/load", "/v1//models", "/__fake/stats", "/v1/models/../x"]
-)
-def test_what_is_not_on_the_list_is_not_there(service: Sidecar, path: str) -> None:
-    answer = service.ask(path)
-    assert (answer.status, answer.header("x-proxy-error")) == (404, "client unknown_route")
-    assert answer.json()["error"]["code"] == "unknown_route"
-    assert service.seen(answer) == []
-    names = ("status", "outcome", "error_source", "error", "route")
-    expected = (404, "client_error", "client", "unknown_route", "unknown")
-    assert fields(service.record(answer), *names) == expected
-
-
-@pytest.mark.parametrize(
     ("task", "path"),
-    [("generate", "/v1/embeddings"), ("embed", CHAT), ("embed", MESSAGES)],
+    [("generate", "/v1/embeddings"), ("embed", MESSAGES)],
 )
 def test_work_that_the_model_cannot_do_is_refused_in_words(
     task: str, path: str, tmp_path: Path
@@ -311,12 +273,8 @@ def test_work_that_the_model_cannot_do_is_refused_in_words(
         b"GET /v1/models HTTP/9.9\r\nhost: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET /v1/mod\xc3\xa9ls HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx: a\x00b\r\n\r\n",
-        b"GET /v1/models HTTP/1.1\r\nhost: x\r\n x: folded\r\n\r\n",
-        b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx: a\rb\r\n\r\n",
         b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx : a\r\n\r\n",
         b"BREW /v1/models HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n",
         b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n",
         b"GET http:///v1/models HTTP/1.1\r\nhost: x\r\n\r\n",
@@ -345,19 +303,6 @@ def test_rubbish_has_no_method_and_no_path_in_its_line(service: Sidecar) -> None
     record = service.record(answer.header("x-request-id"))
     assert not {"method", "path"} & record.keys()
     assert fields(record, "error", "route") == ("malformed_request", "unknown")
-
-
-@pytest.mark.parametrize("endless", [b"x: y\r\n" * 5000, b"x" * 30_000], ids=["many", "long"])
-def test_a_head_without_an_end_is_refused(service: Sidecar, endless: bytes) -> None:
-    sent = 0
-    with service.connect() as client:
-        client.send(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx: ")
-        with suppress(OSError):
-            while sent < 8 * 1024 * 1024:
-                client.send(endless)
-                sent += len(endless)
-        assert sent < 8 * 1024 * 1024
-    until(lambda: service.value("sidecar_requests_total", outcome="rejected") >= 1, "a refusal")
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/audio/transcriptions"])
@@ -409,14 +354,6 @@ def test_a_body_comes_with_an_upgrade_nobody_knows(service: Sidecar, framing: st
     assert received.header("upgrade") == []
 
 
-def test_a_refusal_of_head_has_no_body(service: Sidecar) -> None:
-    with service.connect() as client:
-        client.ask("/v1/nothing", method="HEAD")
-        assert client.answer(method="HEAD").status == 404
-        client.ask(MODELS)
-        assert client.answer(method="GET").json()["object"] == "list"
-
-
 def test_a_page_of_ours_does_not_read_a_body(service: Sidecar) -> None:
     with service.connect() as client:
         client.send(b"GET /health HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nrubbish")
@@ -425,18 +362,6 @@ def test_a_page_of_ours_does_not_read_a_body(service: Sidecar) -> None:
 
 
 # Pipelining
-
-
-def test_pipelined_requests_are_answered_in_their_order(service: Sidecar) -> None:
-    ids = [new_id() for _ in range(10)]
-    bodies = [prompt(CHAT, STREAM if number % 2 else {}) for number in range(10)]
-    wire = [request(CHAT, body, request_id=each) for body, each in zip(bodies, ids, strict=True)]
-    with service.connect() as client:
-        client.send(b"".join(wire))
-        answers = [client.answer() for _ in ids]
-    assert [answer.header("x-request-id") for answer in answers] == ids
-    assert all(answer.status == 200 and answer.whole for answer in answers)
-    assert all(service.record(each)["outcome"] == "ok" for each in ids)
 
 
 def test_a_pipelined_request_cut_anywhere_arrives(service: Sidecar) -> None:
@@ -602,8 +527,10 @@ def test_a_stream_is_known_by_its_content_type(service: Sidecar, kind: bytes) ->
 @pytest.mark.parametrize(
     ("status", "outcome"), [(b"500 E", "engine_error"), (b"404 N", "client_error")]
 )
-@pytest.mark.parametrize("kind", [b"text/plain", b"text/html", b"application/json"])
-@pytest.mark.parametrize("body", [b"", b"Internal Server Error"])
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [(b"text/plain", b"Internal Server Error"), (b"application/json", b""), (b"text/html", b"<p>")],
+)
 def test_an_error_is_an_error_whatever_its_body_is(
     service: Sidecar, status: bytes, outcome: str, kind: bytes, body: bytes
 ) -> None:

@@ -71,15 +71,6 @@ def test_a_refusal_does_not_wait_for_the_body(private: Sidecar) -> None:
         assert client.answer().status == 401
 
 
-def test_a_refused_body_is_not_asked_for(private: Sidecar) -> None:
-    with private.connect() as client:
-        client.send(
-            request(CHAT, b"", headers=[("content-length", "9"), ("expect", "100-continue")])
-        )
-        answer = client.answer()
-        assert (answer.status, answer.interim) == (401, [])
-
-
 def test_after_a_refusal_the_connection_serves_on(private: Sidecar) -> None:
     with private.connect() as client:
         client.send(request(CHAT, prompt(CHAT), headers=WRONG))

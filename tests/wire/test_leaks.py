@@ -1,4 +1,4 @@
-"""Bad input: after a thousand bad exchanges no task, file or connection is left."""
+"""Bad input: after hundreds of bad exchanges no task, file or connection is left."""
 
 from __future__ import annotations
 
@@ -72,22 +72,22 @@ def assert_nothing_left(service: Sidecar, before: tuple[int, int]) -> None:
     assert_good(service)
 
 
-def test_600_bad_answers_leave_nothing_behind(service: Sidecar) -> None:
+def test_300_bad_answers_leave_nothing_behind(service: Sidecar) -> None:
     assert_good(service)
     before = settled(service)
     dice = random.Random(1)
-    for _ in range(600):
+    for _ in range(300):
         path = dice.choice(ROUTES)
         body = prompt(path, dice.choice([STREAM, {}]))
         service.ask(path, body, fake=dice.choice(ENGINE_FAULTS))
     assert_nothing_left(service, before)
 
 
-def test_600_bad_clients_leave_nothing_behind(service: Sidecar) -> None:
+def test_300_bad_clients_leave_nothing_behind(service: Sidecar) -> None:
     assert_good(service)
     before = settled(service)
     dice = random.Random(2)
-    for _ in range(600):
+    for _ in range(300):
         client = service.connect()
         client.send(dice.choice(CLIENT_FAULTS))
         if dice.random() < 0.3:
@@ -96,20 +96,6 @@ def test_600_bad_clients_leave_nothing_behind(service: Sidecar) -> None:
                 client.rest()
         dice.choice([client.close, client.reset])()
     assert_nothing_left(service, before)
-
-
-def test_random_bytes_from_a_client_crash_nothing(service: Sidecar) -> None:
-    dice = random.Random(3)
-    good = request(CHAT, prompt(CHAT, STREAM))
-    for _ in range(60):
-        data = bytearray(good)
-        for _ in range(dice.randint(1, 4)):
-            data[dice.randrange(len(data))] = dice.randrange(256)
-        with service.connect(seconds=0.5) as client, suppress(Ended, OSError):
-            client.send(bytes(data))
-            client.close_half()
-            client.rest()
-    assert_nothing_left(service, settled(service))
 
 
 def test_random_bytes_from_an_engine_crash_nothing(service: Sidecar) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from tests.engine.service import PROJECT
 from tests.fake_engine import FakeEngine
+from tests.fork_server import SIDECAR
 from tests.patience import PATIENCE
 from tests.wire.client import CHAT, new_id, prompt
 from tests.wire.service import Sidecar, until
@@ -36,15 +37,19 @@ class Writing(Sidecar):
         self._stdout = stdout
 
     def start(self) -> Self:
-        with self.log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "proxy"],
-                cwd=PROJECT,
-                env=self._environ,
-                stdin=subprocess.DEVNULL,
-                stdout=self._stdout,
-                stderr=subprocess.STDOUT if self.stderr_too else stderr,
-            )
+        with self.log.open("wb") as stderr, os.fdopen(os.dup(self._stdout), "wb") as stdout:
+            error = stdout if self.stderr_too else stderr
+            if os.isatty(self._stdout):  # which Python asks as it starts
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "proxy"],
+                    cwd=PROJECT,
+                    env=self._environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=error,
+                )
+            else:
+                self.process = SIDECAR.start((), self._environ, stdout, error=error)
         return self
 
     def stop(self) -> int:
@@ -277,8 +282,9 @@ def test_what_a_command_cannot_print_ends_it_with_1(command: str, unbuffered: st
     assert done.returncode == 1
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize(("arguments", "port"), [(["nonsense"], "8000"), ([], "none")])
+@pytest.mark.parametrize(
+    ("arguments", "port", "unbuffered"), [(["nonsense"], "8000", ""), ([], "none", "1")]
+)
 def test_a_mistake_that_cannot_be_told_keeps_its_exit_code(
     arguments: list[str], port: str, unbuffered: str
 ) -> None:

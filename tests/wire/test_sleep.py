@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -24,12 +23,10 @@ from tests.wire.several import (
 )
 from tests.wire.test_swaps import transitions
 
-OPS = "sk-ops-0123456789"
 SLEEPS = {"sleep": "level1"}
 ONE_AT_A_TIME = {
     "MAX_LOADED_MODELS": "1",
     "SWAP_MAX_WAIT_SECONDS": "0.5",
-    "ADMIN_KEYS": f"ops:{OPS}",
 }
 
 
@@ -43,12 +40,6 @@ def asleep(service: Service, model: str = "one") -> None:
     """Wait until it sleeps, as another model was asked for."""
     assert chat(service, model="two").json()["model"] == "two"
     until(lambda: status_of(service, model) == "asleep", "its sleep")
-
-
-def ordered(service: Service, action: str) -> dict[str, Any]:
-    with client_of(service, OPS) as client:
-        row: dict[str, Any] = client.post(f"/models/one/{action}").json()
-    return row
 
 
 def metrics(service: Service, name: str) -> dict[tuple[str, ...], float]:
@@ -133,19 +124,6 @@ def test_a_wake_that_fails_is_a_fresh_start_and_the_model_sleeps_no_more(tmp_pat
         assert set(engines_of(service)) == {"two"}
 
 
-def test_an_unload_by_hand_ends_a_model_that_sleeps_or_could(tmp_path: Path) -> None:
-    with several(tmp_path, SLEEPS, **ONE_AT_A_TIME) as service:
-        service.wait_for("ready", PATIENCE)
-        asleep(service)
-        ordered(service, "unload")
-        until(lambda: status_of(service, "one") == "unloaded", "its end")
-        assert set(engines_of(service)) == {"two"}
-        assert chat(service, model="one").json()["model"] == "one"
-        ordered(service, "unload")
-        until(lambda: status_of(service, "one") == "unloaded", "its end")
-        assert not engines_of(service)
-
-
 def test_a_single_model_that_is_idle_sleeps(tmp_path: Path) -> None:
     own = SLEEPS | {"idle_unload_seconds": 1}
     with several(tmp_path, own, MODEL_NAME="one", FAKE_ENGINE_TERM_SECONDS="0.5") as service:
@@ -162,14 +140,3 @@ def test_a_single_model_that_is_idle_sleeps(tmp_path: Path) -> None:
         service.terminate()
         assert service.exit_code(PATIENCE) == 0
         service.assert_nothing_is_left(PATIENCE)
-
-
-def test_an_engine_that_dies_in_its_sleep_is_started_by_the_next_request(tmp_path: Path) -> None:
-    own = SLEEPS | {"idle_unload_seconds": 1}
-    with several(tmp_path, own, MODEL_NAME="one") as service:
-        service.wait_for("asleep", PATIENCE)
-        (pid,) = engines_of(service).values()
-        service.kill(pid)
-        until(lambda: service.health()["status"] == "unloaded", "its end")
-        assert service.client.get("/health").status_code == 200
-        assert chat(service, model="one").status_code == 200

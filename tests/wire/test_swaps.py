@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from websockets.sync.client import ClientConnection, connect
 from tests.engine.service import Line, Service
 from tests.patience import PATIENCE, on_a_clock
 from tests.proxy.engine.living import starting
-from tests.wire.client import Client
 from tests.wire.service import until
 from tests.wire.several import (
     CHAT,
@@ -74,42 +71,6 @@ def test_32_streams_finish_whole_while_the_other_model_gets_the_place(tmp_path: 
             ("one", "load", "ok"),
         ]
         until(lambda: transitions(service) == steps, "the line of the last load")
-
-
-def test_clients_that_alternate_are_all_served_and_no_model_is_loaded_beside_another(
-    tmp_path: Path,
-) -> None:
-    with several(tmp_path, **ONE_AT_A_TIME) as service, ThreadPoolExecutor(2) as threads:
-        service.wait_for("ready", PATIENCE)
-
-        def client(model: str) -> list[tuple[int, str]]:
-            answers = [chat(service, model=model) for _ in range(20)]
-            return [(each.status_code, each.json()["model"]) for each in answers]
-
-        results = list(threads.map(client, ("one", "two")))
-        assert results == [[(200, "one")] * 20, [(200, "two")] * 20]
-        steps = transitions(service)
-        assert {outcome for *_, outcome in steps} == {"ok"}
-        for before, after in pairwise(steps):
-            assert before[1] != after[1], "each load is followed by the unload of the same model"
-        # Not a load for each request: a model keeps its place for as long as its load takes.
-        assert len(steps) < 20
-
-
-def test_a_client_that_leaves_leaves_no_half_of_a_load(tmp_path: Path) -> None:
-    with several(tmp_path, **ONE_AT_A_TIME) as service:
-        service.wait_for("ready", PATIENCE)
-        with Client(service.port) as client:
-            body = {"model": "two", "messages": MESSAGES}
-            client.ask(CHAT, body, headers=[("authorization", "Bearer sk-bob")])
-            time.sleep(0.3)
-        # Whether or not the load had begun: each model is whole afterwards, and served.
-        for name in ("two", "one"):
-            answer = chat(service, model=name)
-            assert answer.status_code == 200, answer.text
-            assert answer.json()["model"] == name
-        assert set(engines_of(service)) == {"one"}
-        assert {outcome for *_, outcome in transitions(service)} <= {"ok", "abandoned"}
 
 
 def test_a_single_model_that_is_idle_is_unloaded_and_loaded_again(tmp_path: Path) -> None:
@@ -216,6 +177,9 @@ def test_a_pinned_model_never_gives_way(tmp_path: Path) -> None:
         answer = chat(service, model="two")
         assert answer.status_code == 503
         assert "does not fit beside one (pinned)" in answer.json()["error"]["message"]
+        # Nor is anything loaded for a name that nobody, or not this key, may use.
+        assert chat(service, model="three").status_code == 404
+        assert chat(service, "sk-alice", model="two").status_code == 404
         assert chat(service, model="one").status_code == 200
         until(lambda: transitions(service) == [("one", "load", "ok")], "the line of the only load")
 
@@ -235,15 +199,6 @@ def test_a_pin_that_leaves_no_room_answers_those_who_wait(tmp_path: Path) -> Non
         release(service, "one")
         assert_whole(running.result(PATIENCE))
         assert chat(service, model="one").status_code == 200
-
-
-def test_an_unknown_model_loads_nothing(tmp_path: Path) -> None:
-    with several(tmp_path, **ONE_AT_A_TIME) as service:
-        service.wait_for("ready", PATIENCE)
-        assert chat(service, model="three").status_code == 404
-        assert chat(service, "sk-alice", model="two").status_code == 404
-        assert chat(service, model="one").status_code == 200
-        until(lambda: transitions(service) == [("one", "load", "ok")], "the line of the only load")
 
 
 def phases(service: Service) -> list[tuple[str, str]]:

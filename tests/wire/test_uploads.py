@@ -11,7 +11,6 @@ from functools import partial
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -72,7 +71,7 @@ def test_audio_reaches_the_engine_as_it_was_sent(service: Sidecar) -> None:
     assert fields(service.record(answer), *names) == expected
 
 
-@pytest.mark.parametrize("size", [1, 7, 1000, 65536, 10**6])
+@pytest.mark.parametrize("size", [1, 1000, 10**6])
 def test_a_chunked_upload_reaches_the_engine(service: Sidecar, size: int) -> None:
     file = bytes(range(256)) * (4 if size == 1 else 2000)
     body = form(file)
@@ -88,7 +87,7 @@ def test_a_chunked_upload_reaches_the_engine(service: Sidecar, size: int) -> Non
     assert (received.body_bytes, received.body_complete) == (len(body), True)
 
 
-@pytest.mark.parametrize("size", [1, 100, 10**6])
+@pytest.mark.parametrize("size", [1, 10**6])
 def test_chunked_json_is_understood_too(service: Sidecar, size: int) -> None:
     body = request(CHAT, prompt(CHAT, {"stream": True, "pad": "x" * size})).partition(b"\r\n\r\n")
     with service.connect() as client:
@@ -201,8 +200,11 @@ def test_memory_of_large_bodies_is_given_back(own_service: Sidecar) -> None:
     until(lambda: service.memory_mib() - before < 40, "the memory")
 
 
-@pytest.mark.parametrize("then", ["read", "stop"])
-@pytest.mark.parametrize("headers", [[FORM], [FORM, CHUNKED]], ids=["length", "chunked"])
+@pytest.mark.parametrize(
+    ("headers", "then"),
+    [([FORM], "read"), ([FORM], "stop"), ([FORM, CHUNKED], "stop")],
+    ids=["length", "length, stopped", "chunked, stopped"],
+)
 def test_an_early_answer_to_an_upload_arrives(
     own_service: Sidecar, headers: Pairs, then: str
 ) -> None:
@@ -384,18 +386,3 @@ def test_a_body_that_comes_byte_by_byte_arrives(service: Sidecar) -> None:
         assert client.answer().status == 200
     (received,) = service.seen("bytewise")
     assert received.body_complete
-
-
-def test_media_are_counted_not_kept(service: Sidecar) -> None:
-    parts: list[dict[str, Any]] = [
-        {"type": "text", "text": "x"},
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
-        {"type": "image_url", "image_url": {"url": "https://example.com/secret.png"}},
-        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
-        {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}},
-    ]
-    answer = service.ask(CHAT, {"messages": [{"role": "user", "content": parts}]})
-    record = service.record(answer)
-    assert fields(record, "images", "audios", "videos") == (2, 1, 1)
-    assert record["modalities"] == ["text", "image", "video", "audio"]
-    assert "secret" not in service.text()

@@ -105,7 +105,7 @@ def test_an_engine_that_drops_the_session_is_a_failure_of_the_engine(service: Si
     assert ending(service.record(request_id)) == (101, "engine_died", "upstream", "engine_died")
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 1012, 3000, 4321])
+@pytest.mark.parametrize("code", [1000, 4321])
 def test_the_clients_close_code_reaches_the_engine(service: Sidecar, code: int) -> None:
     with session(service) as (client, request_id):
         client.close(code, "bye")
@@ -129,15 +129,6 @@ def test_an_engine_that_speaks_no_websocket_is_a_failure_of_the_engine(service: 
         assert end is not None
         assert end.code == 1011
     assert ending(service.record(request_id)) == (101, "engine_error", "upstream", "engine_garbled")
-
-
-def test_the_longest_reason_of_the_engines_reaches_the_client_whole(service: Sidecar) -> None:
-    with session(service) as (client, request_id):
-        client.send("close:4001:" + "ü" * 61)
-        end = closed(client).rcvd
-        assert end is not None
-        assert (end.code, end.reason) == (4001, "ü" * 61)
-    assert service.record(request_id)["outcome"] == "ok"
 
 
 def test_the_engines_refusal_of_a_handshake_passes_as_it_is(service: Sidecar) -> None:
@@ -223,29 +214,29 @@ def test_what_is_no_handshake_is_refused_and_told(
     assert ending(line) == (400, "client_error", "client", "malformed_request")
 
 
-@pytest.mark.parametrize("status", [200, 401, 500])
 def test_what_comes_behind_a_handshake_that_is_not_taken_reaches_no_engine(
-    shared_engine: FakeEngine, tmp_path: Path, status: int
+    shared_engine: FakeEngine, tmp_path: Path
 ) -> None:
     """An engine that answers by HTTP would read it as the next request."""
-    shared_engine.reset()
     hidden = request("/sleep", method="GET", request_id="hidden")
     with Sidecar(tmp_path, shared_engine, EXTRA_ROUTES="/plain") as service:
         service.wait_until_ready()
-        fake = {"status": status, "head_ms": 100}
-        head = request("/plain", headers=HANDSHAKE, method="GET", fake=fake, request_id="seen")
-        with service.connect() as client:
-            client.send(head + hidden)
-            client.send(hidden)
-            assert client.answer(method="GET").status == status
-            with suppress(ConnectionError):
+        for status in (200, 401, 500):
+            shared_engine.reset()
+            fake = {"status": status, "head_ms": 100}
+            head = request("/plain", headers=HANDSHAKE, method="GET", fake=fake, request_id="seen")
+            with service.connect() as client:
+                client.send(head + hidden)
                 client.send(hidden)
-            assert client.rest() == b""
-        answer = service.ask("/plain", method="GET", fake=fake)
-        assert answer.status == status, "by another connection than that of the handshake"
-        assert service.seen(answer)[0].connection != service.seen("seen")[0].connection
-        assert service.seen("hidden") == []
-        assert "/sleep" not in [each.target for each in shared_engine.requests()]
+                assert client.answer(method="GET").status == status
+                with suppress(ConnectionError):
+                    client.send(hidden)
+                assert client.rest() == b""
+            answer = service.ask("/plain", method="GET", fake=fake)
+            assert answer.status == status, "by another connection than that of the handshake"
+            assert service.seen(answer)[0].connection != service.seen("seen")[0].connection
+            assert service.seen("hidden") == []
+            assert "/sleep" not in [each.target for each in shared_engine.requests()]
 
 
 @pytest.mark.parametrize("target", [b"/v1/realtime\xff", b"http://:x/v1/realtime"])
