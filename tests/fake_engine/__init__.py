@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -40,7 +39,7 @@ def x_fake(**keys: Any) -> dict[str, str]:
 
 
 class FakeEngine:
-    """The fake engine as a process: `with FakeEngine() as engine:` or `async with`.
+    """The fake engine as a process: `with FakeEngine() as engine:`.
 
     `arguments` go on the command line, `environment` on top of ours (the `FAKE_ENGINE_*` names).
     The process leads a group of its own; at the end the whole group is killed.
@@ -51,12 +50,10 @@ class FakeEngine:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         uds: Path | None = None,
-        wait: bool = True,
     ) -> None:
         self._arguments: Sequence[str] = arguments
         self._environment = {**os.environ, **(environment or {})}
         self._uds = uds
-        self._wait = wait
         self._log = Path(tempfile.mkstemp(prefix="fake-engine-", suffix=".log")[1])
         self.process: Process
         self.port = 0
@@ -72,7 +69,7 @@ class FakeEngine:
         return self._log.read_text(errors="replace")
 
     def start(self) -> Self:
-        """Start it and, unless `wait` is false, wait until it listens."""
+        """Start it and wait until it listens."""
         arguments = [*self._arguments, "--port", "0"]
         if self._uds is not None:
             arguments += ["--uds", str(self._uds), "--also-tcp"]
@@ -82,16 +79,15 @@ class FakeEngine:
 
             self.process = FAKE_ENGINE.start(arguments, self._environment, output, new_session=True)
         try:
-            if self._wait:
-                self.wait_until_listening()
+            self._wait_until_listening()
         except BaseException:
             self.stop()
             raise
         return self
 
-    def wait_until_listening(self, seconds: float = START_SECONDS) -> None:
+    def _wait_until_listening(self) -> None:
         """Block until the port is known; `RuntimeError` with the log if it never is."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + START_SECONDS
         while (match := _LISTENING.search(self.log)) is None:
             if self.process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"the fake engine did not start:\n{self.log}")
@@ -140,9 +136,3 @@ class FakeEngine:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    async def __aenter__(self) -> Self:
-        return await asyncio.to_thread(self.start)
-
-    async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self.stop)

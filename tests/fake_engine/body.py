@@ -6,8 +6,6 @@ from typing import Any
 
 import msgspec
 
-from .script import Script
-
 
 class StreamOptions(msgspec.Struct):
     """`stream_options` of chat and completions."""
@@ -32,7 +30,6 @@ class Body(msgspec.Struct):
     tokens: list[int] | None = None
     query: str | None = None
     documents: list[str] | None = None
-    fake: Script | None = None
 
     def has(self, name: str) -> bool:
         """A field is there and not null."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -244,9 +243,6 @@ class Delivery:
             await self._break()
 
     async def _break(self) -> NoReturn:
-        if self._script.how == "exit":
-            await self._wire.drained()
-            os._exit(0)
         if self._script.how == "rst":
             await self._wire.reset()
         self._wire.transport.close()

@@ -68,11 +68,6 @@ class Exchange:
         """The last value of a header, or nothing."""
         return self.headers.get(name, "")
 
-    def adopt(self, script: Script | None) -> None:
-        """The body's script, unless the header has one."""
-        if script is not None and "x-fake" not in self.headers:
-            self.script = script
-
     @property
     def body(self) -> bytes:
         """The whole body, joined once."""

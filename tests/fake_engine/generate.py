@@ -82,7 +82,7 @@ class Generation:
             body=body,
             model=engine.model,
             request_id=exchange.header("x-request-id") or short_id(),
-            parser=engine.options.parser or exchange.script.reasoning > 0,
+            parser=exchange.script.reasoning > 0,
         )
         self.stream = self._api.stream(self.plan)
 
@@ -151,8 +151,6 @@ def parse(exchange: Exchange) -> Body:
     try:
         return msgspec.json.decode(exchange.body, type=Body)
     except msgspec.ValidationError as error:
-        if "$.fake" in str(error):
-            raise refusals.bad_script(str(error)) from None
         raise refusals.bad_json(str(error)) from None
     except msgspec.DecodeError:
         detail = "Expecting property name enclosed in double quotes"

@@ -26,9 +26,6 @@ class Options:
     max_model_len: int = 1024
     max_num_seqs: int = 0
     """Generations at once; more wait, head sent, as in vLLM. 0: no limit."""
-    api_keys: list[str] = field(default_factory=list)
-    parser: bool = False
-    """--reasoning-parser was given."""
     access_log: bool = True
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS
     tick_ms: float = 0.0
@@ -43,25 +40,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--served-model-name", nargs="+")
     parser.add_argument("--max-model-len", default="1024")
     parser.add_argument("--max-num-seqs", type=int, default=0)
-    parser.add_argument("--api-key", nargs="+", default=[])
-    parser.add_argument("--reasoning-parser")
     parser.add_argument("--disable-uvicorn-access-log", action="store_true")
     fake = parser.add_argument_group("of the fake only")
-    fake.add_argument("--keep-alive-seconds", type=float)
     fake.add_argument("--tick-ms", type=float, default=0.0)
     fake.add_argument("--also-tcp", action="store_true")
     return parser
 
 
 def _length(text: str) -> int:
-    """vLLM takes `4096`, `4k` (thousand), `4K` (1024), and `auto` or -1."""
-    factors = {"k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}
-    number, factor = (text[:-1], factors[text[-1]]) if text[-1:] in factors else (text, 1)
-    try:
-        value = int(float(number) * factor)
-    except ValueError:
-        return 1024
-    return value if value > 0 else 1024
+    """A number of tokens; `auto` is 1024."""
+    return int(text) if text.isdecimal() else 1024
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
@@ -72,9 +60,6 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     positional = rest.pop(0) if serve and rest and not rest[0].startswith("-") else None
     known, _ = _parser().parse_known_args(rest)
     model = positional or known.model or DEFAULT_MODEL
-    keep_alive = known.keep_alive_seconds
-    if keep_alive is None:
-        keep_alive = float(environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", KEEP_ALIVE_SECONDS))
     return Options(
         serve=serve,
         model=model,
@@ -85,10 +70,10 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         also_tcp=known.also_tcp,
         max_model_len=_length(known.max_model_len),
         max_num_seqs=known.max_num_seqs,
-        api_keys=known.api_key or [key for key in [environment.get("VLLM_API_KEY", "")] if key],
-        parser=known.reasoning_parser is not None,
         access_log=not known.disable_uvicorn_access_log and not known.tick_ms,
-        keep_alive_seconds=keep_alive,
+        keep_alive_seconds=float(
+            environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", KEEP_ALIVE_SECONDS)
+        ),
         tick_ms=known.tick_ms,
     )
 

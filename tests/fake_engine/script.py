@@ -1,8 +1,8 @@
 """What one answer of the fake engine is to do wrong: every key, its meaning and its default.
 
-A script travels as JSON in the request header `x-fake` or as the field `fake` of a JSON body;
-where both are there the header wins. `POST /__fake/script` sets one for a path. A key that does
-not exist is answered with 400, so that a typo in a test cannot pass for a fault that was survived.
+A script travels as JSON in the request header `x-fake`; `POST /__fake/script` sets one for a path.
+A key that does not exist is answered with 400, so that a typo in a test cannot pass for a fault
+that was survived.
 """
 
 from __future__ import annotations
@@ -88,8 +88,6 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Pause between pieces. 0 yields to the event loop only."""
     chunk_extension: str = ""
     """Follows each chunk size, for example `;a=b`."""
-    trailers: list[tuple[str, str]] = []
-    """Fields after the last chunk."""
     gzip: bool | Literal["accepted"] = False
     """`content-encoding: gzip`, flushed at each event; accepted: where the client takes it."""
     content_length: int | None = None
@@ -113,8 +111,8 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     die: Where | None = None
     """Break off there. inside_event:K sends half of event K inside a whole chunk of that half;
     inside_chunk:K announces all of event K and sends half of it."""
-    how: Literal["close", "rst", "exit"] = "close"
-    """close: FIN after what was written; rst: reset; exit: the whole process ends (code 0)."""
+    how: Literal["close", "rst"] = "close"
+    """close: FIN after what was written; rst: reset."""
     garbage: Where | None = None
     """There, bytes that are not HTTP (in a body: a chunk size that is none), then close."""
     raw: str | None = None
@@ -124,18 +122,18 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     close_after: bool = False
     """`connection: close`, and closed."""
     keepalive_close_ms: Millis | None = None
-    """Close so long after the answer without having announced it. Default: --keep-alive-seconds."""
+    """Close so long after the answer without having announced it. Default: as vLLM."""
     drop_next: Literal["", "close", "rst"] = ""
     """Close as soon as the next request's first byte is seen: keep-alive at its worst moment."""
 
     # -- the request -------------------------------------------------------------------------------
     early_answer: Count | None = None
-    """Answer (413 unless `status`) after so many body bytes. Needs the header form."""
+    """Answer (413 unless `status`) after so many body bytes."""
     early_then: Literal["close", "close_late", "read", "stop"] = "close"
     """After an early answer: close, at once or a moment later; read the rest and keep the
     connection; or never read again."""
     read_rate: Count = 0
-    """Take the body at so many bytes a second (back-pressure for uploads). Header form."""
+    """Take the body at so many bytes a second (back-pressure for uploads)."""
     expect: Literal["auto", "never"] = "auto"
     """`Expect: 100-continue`: answered at once, as uvicorn does, or not at all."""
 

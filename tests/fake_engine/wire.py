@@ -134,8 +134,7 @@ class Wire:
         """The end of the body."""
         await self.flush()
         if framing is Framing.CHUNKED:
-            trailers = "".join(f"{name}: {value}\r\n" for name, value in self._script.trailers)
-            await self.write(b"0\r\n" + trailers.encode("latin-1") + b"\r\n")
+            await self.write(b"0\r\n\r\n")
 
     async def drained(self) -> None:
         """Until the kernel has taken everything, or the client is gone."""
