@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 pytestmark = pytest.mark.alone
 REPOSITORY = Path(__file__).parent.parent
-ENDS_WITHIN_SECONDS = 30
 WORKLOADS = 5
 
 
@@ -23,7 +24,7 @@ def test_a_quick_run_ends_with_a_table_and_leaves_no_process_behind(tmp_path: Pa
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=ENDS_WITHIN_SECONDS,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ours |")]
@@ -39,7 +40,7 @@ def test_a_name_that_is_no_subject_is_refused_in_one_line() -> None:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=ENDS_WITHIN_SECONDS,
+        timeout=PATIENCE,
     )
     assert done.returncode == 2
     assert "'oars' is none of" in done.stderr

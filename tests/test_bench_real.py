@@ -17,6 +17,7 @@ from bench.process import Child
 from bench.result import Result
 from bench.rounds import Measured
 from bench.targets import REAL_TARGETS
+from tests.patience import PATIENCE
 
 REPOSITORY = Path(__file__).parent.parent
 # As vLLM 0.32 writes it, without the lists of every request.
@@ -138,7 +139,7 @@ def test_without_vllm_it_says_so_in_one_line() -> None:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "bench: vLLM is not installed, nothing to measure with --real\n"

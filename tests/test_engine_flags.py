@@ -23,7 +23,7 @@ def table() -> dict[str, Any]:
 
 def check(path: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), "--check", "--file", str(path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def test_table_is_of_the_pinned_version(table: dict[str, Any]) -> None:
