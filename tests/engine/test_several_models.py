@@ -15,7 +15,9 @@ import openai
 import pytest
 
 from tests.engine.conftest import READY_SECONDS
-from tests.engine.service import Service, below, command_line, wait_until
+from tests.engine.service import Service, wait_until
+from tests.patience import PATIENCE
+from tests.wire.several import engines_of
 
 pytestmark = pytest.mark.engine
 
@@ -84,7 +86,7 @@ def test_a_model_that_embeds_is_warmed_by_embedding(service: Service) -> None:
 def test_a_changed_model_finishes_its_stream_and_comes_back_as_its_preset_says(
     service: Service, client: openai.OpenAI, presets: Path
 ) -> None:
-    before = {name: engine_of(service, name) for name in ("chat", "search")}
+    before = engines_of(service)
     chunks = stream(client)
     next(chunks)
     presets.write_text(PRESETS.format(chat_length=256))
@@ -92,10 +94,13 @@ def test_a_changed_model_finishes_its_stream_and_comes_back_as_its_preset_says(
     assert (answer.status_code, answer.json()["changed"]) == (202, ["chat"])
     assert list(chunks)[-1] == "length"
     assert client.completions.create(model="chat", prompt="Hello", max_tokens=8).model == "chat"
-    lengths = {each.id: each.model_dump()["max_model_len"] for each in client.models.list()}
-    assert lengths == {"chat": 256, "search": 512}
-    assert engine_of(service, "search") == before["search"]
-    assert engine_of(service, "chat") != before["chat"]
+    # The engine's own entries are read a moment after it is ready.
+    wait_until(
+        lambda: lengths(client) == {"chat": 256, "search": 512}, PATIENCE, "entries of both models"
+    )
+    after = engines_of(service)
+    assert after["search"] == before["search"]
+    assert after["chat"] != before["chat"]
 
 
 def test_one_that_is_killed_touches_no_stream_of_the_other(
@@ -104,7 +109,7 @@ def test_one_that_is_killed_touches_no_stream_of_the_other(
     restarts = starts_of(service, "search")
     reasons = stream(client)
     next(reasons)
-    os.kill(engine_of(service, "search"), signal.SIGKILL)
+    os.kill(engines_of(service)["search"], signal.SIGKILL)
     assert list(reasons)[-1] == "length"
     wait_until(
         lambda: starts_of(service, "search") == restarts + 1, READY_SECONDS, "the next start"
@@ -137,15 +142,10 @@ def status(service: Service) -> str:
     return models["search"]["status"]
 
 
+def lengths(client: openai.OpenAI) -> dict[str, int | None]:
+    return {each.id: each.model_dump().get("max_model_len") for each in client.models.list()}
+
+
 def starts_of(service: Service, name: str) -> int:
     lines = service.lines("proxy.engine")
     return sum(line.get("model") == name and line.get("phase") == "loading" for line in lines)
-
-
-def engine_of(service: Service, name: str) -> int:
-    """Its API server, which the guard has started."""
-    for each in below(service.process.pid):
-        words = command_line(each.pid).split()
-        if name in words and "--served-model-name" in words and "guard.py" not in " ".join(words):
-            return each.pid
-    raise AssertionError(f"no engine of {name}")

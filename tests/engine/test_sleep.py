@@ -10,8 +10,9 @@ import openai
 import pytest
 
 from tests.engine.conftest import READY_SECONDS
-from tests.engine.service import Service, below, command_line, wait_until
+from tests.engine.service import Service, command_line, wait_until
 from tests.patience import PATIENCE, on_a_clock
+from tests.wire.several import engines_of
 
 pytestmark = pytest.mark.engine
 
@@ -43,7 +44,7 @@ def test_a_woken_engine_says_the_same_and_one_that_does_not_is_started_afresh(
             )
             return completion.choices[0].text
 
-        before, pid = answer(), engine_of(service)
+        before, pid = answer(), engines_of(service)["dozy"]
         assert before.strip()
         for _ in range(2):
             service.wait_for("asleep", READY_SECONDS)
@@ -51,7 +52,7 @@ def test_a_woken_engine_says_the_same_and_one_that_does_not_is_started_afresh(
             (row,) = service.client.get("/models").json()["models"]
             assert row["status"] == "asleep"
             assert answer() == before
-        assert engine_of(service) == pid
+        assert engines_of(service)["dozy"] == pid
 
         words = command_line(pid).split()
         transport = httpx.HTTPTransport(uds=words[words.index("--uds") + 1])
@@ -60,7 +61,7 @@ def test_a_woken_engine_says_the_same_and_one_that_does_not_is_started_afresh(
         assert reset.status_code == 200, reset.text
         service.wait_for("asleep", READY_SECONDS)
         assert answer() == before, "it is the answer of an engine that was started afresh"
-        assert engine_of(service) != pid
+        assert engines_of(service)["dozy"] != pid
         assert service.metric("sidecar_engine_restarts_total", cause="wake_failed") == 1
         loads = ("sidecar_model_loads_total", "/metrics")
         wait_until(
@@ -68,12 +69,3 @@ def test_a_woken_engine_says_the_same_and_one_that_does_not_is_started_afresh(
         )
         assert service.metric(*loads, kind="wake", outcome="ok") == 2
         service.wait_for("stopped", READY_SECONDS)  # it sleeps no more
-
-
-def engine_of(service: Service) -> int:
-    (pid,) = (
-        each.pid
-        for each in below(service.process.pid)
-        if "--uds" in command_line(each.pid) and "guard" not in command_line(each.pid)
-    )
-    return pid

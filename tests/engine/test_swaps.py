@@ -10,8 +10,9 @@ import openai
 import pytest
 
 from tests.engine.conftest import READY_SECONDS
-from tests.engine.service import Line, Service, below, command_line, wait_until
+from tests.engine.service import Line, Service, wait_until
 from tests.patience import PATIENCE, on_a_clock
+from tests.wire.several import engines_of
 
 pytestmark = pytest.mark.engine
 
@@ -59,7 +60,7 @@ def test_a_swap_cuts_no_stream_and_an_idle_model_is_unloaded(tmp_path: Path) -> 
                 ("demo", "unload"),
                 ("demo-text", "load"),
             ]
-            wait_until(lambda: not engines(service), READY_SECONDS, "the end of idle engines")
+            wait_until(lambda: not engines_of(service), READY_SECONDS, "the end of idle engines")
             assert service.client.get("/health").status_code == 200
             assert service.client.get("/ping").status_code == 200
         wait_until(lambda: steps(service)[-1]["reason"] == "idle", PATIENCE, "the unload's line")
@@ -70,8 +71,3 @@ def test_a_swap_cuts_no_stream_and_an_idle_model_is_unloaded(tmp_path: Path) -> 
 def steps(service: Service) -> list[Line]:
     """The lines of loads and unloads that have ended."""
     return [line for line in service.lines("proxy.pool") if "action" in line]
-
-
-def engines(service: Service) -> list[str]:
-    lines = (command_line(each.pid) for each in below(service.process.pid))
-    return [line for line in lines if "--served-model-name" in line]

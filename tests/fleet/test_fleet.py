@@ -17,12 +17,13 @@ from uuid import uuid4
 
 import pytest
 
-from tests.engine.service import Line, Service, command_line, wait_until
+from tests.engine.service import Line, Service, wait_until
 from tests.fake_engine import x_fake
 from tests.fleet.load import Asked, End, Load, ends, under_load
 from tests.fleet.router import Router
 from tests.patience import PATIENCE
 from tests.proxy.engine.living import CHAT, Gate, starting
+from tests.wire.several import engines_of
 
 CLIENTS = 16
 # As deploy/k8s has it.
@@ -78,12 +79,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield Fleet(one, gate, other, router)
         for sidecar in sidecars:
             sidecar.terminate()  # the second signal, at the end of the block, cuts the drain short
-
-
-def engine_of(sidecar: Service) -> int:
-    lines = {each.pid: command_line(each.pid) for each in sidecar.tree()}
-    (pid,) = (pid for pid, line in lines.items() if " serve " in line and "guard.py" not in line)
-    return pid
 
 
 def told(what: str, load: Load, at: float, noticed: float) -> None:
@@ -180,7 +175,7 @@ def test_sidecar_whose_engine_dies_gets_no_requests_until_it_has_a_new_one(fleet
         fleet.wait_for_work(load, [fleet.one, fleet.other], 0)
         fleet.gate.close()
         at = time.monotonic()
-        os.kill(engine_of(fleet.one), signal.SIGKILL)
+        os.kill(engines_of(fleet.one)["tiny"], signal.SIGKILL)
         fleet.router.wait_for(fleet.seen(False, True))
         noticed = time.monotonic()
         fleet.gate.open()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 from tests.engine.service import Line, Service, wait_until
 from tests.patience import PATIENCE
 from tests.soak.load import Load
@@ -14,15 +11,6 @@ _OUTCOMES = {
     "broken": {"engine_died", "engine_error", "engine_unavailable"},
     "refused": {"engine_unavailable"},
 }
-
-
-def memory_mib(service: Service) -> float:
-    status = Path(f"/proc/{service.process.pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
-
-
-def open_files(service: Service) -> int:
-    return len(list(Path(f"/proc/{service.process.pid}/fd").iterdir()))
 
 
 def wait_until_idle(service: Service) -> None:

@@ -18,7 +18,7 @@ from tests.engine.conftest import READY_SECONDS
 from tests.engine.service import Running, Service, alive, command_line, wait_until
 from tests.patience import PATIENCE, on_a_clock
 from tests.proxy.engine.living import CHILDREN, starting
-from tests.soak.figures import check_access_lines, memory_mib, open_files, wait_until_idle
+from tests.soak.figures import check_access_lines, wait_until_idle
 from tests.soak.load import Load, under_load
 
 KILLS = int(os.environ.get("SOAK_KILLS", "4"))
@@ -71,11 +71,11 @@ def soak(service: Service, load: Load, ready_seconds: float, kills: int) -> None
             how = signal.SIGSTOP if number % 10 == 3 and who != "guard" else signal.SIGKILL
             wait_for_work(service, load)
             away.append(kill_one(service, who, how, ready_seconds))
-            memory.append(memory_mib(service))
+            memory.append(service.memory_mib())
     assert load.lies == []
     assert service.metric("sidecar_engine_restarts_total") == kills
     wait_until_idle(service)
-    files = open_files(service)
+    files = service.open_files()
     check_access_lines(service, load)
     figures = (
         f"{kills} kills, {sum(load.ends.values())} requests: {dict(load.ends)}; away "

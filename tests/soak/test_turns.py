@@ -18,7 +18,7 @@ import pytest
 from tests.engine.conftest import READY_SECONDS
 from tests.engine.service import Line, Service, wait_until
 from tests.patience import PATIENCE, on_a_clock
-from tests.soak.figures import check_access_lines, memory_mib, open_files, wait_until_idle
+from tests.soak.figures import check_access_lines, wait_until_idle
 from tests.soak.load import Load, under_load
 from tests.wire.several import engines_of, several
 
@@ -47,7 +47,7 @@ def figures(service: Service, load: Load, memory: list[float], seconds: float) -
         f"{len(loads(service))} loads, {sum(load.ends.values())} requests: {dict(load.ends)}; a "
         f"load took {seconds:.1f} s; waited p50 {p50:.2f} s, p99 {p99:.2f} s, longest "
         f"{waits[-1] / 1000:.2f} s; the sidecar's memory after each (MiB): "
-        f"{[round(each, 1) for each in memory]}; {open_files(service)} files open; {dict(taken)}"
+        f"{[round(each, 1) for each in memory]}; {service.open_files()} files open; {dict(taken)}"
     )
 
 
@@ -58,7 +58,7 @@ def soak(service: Service, load: Load, swaps: int, patience: float, kill_every: 
     with under_load(load, CLIENTS):
         for number in range(1, swaps + 1):
             wait_for_swaps(service, number, patience)
-            memory.append(memory_mib(service))
+            memory.append(service.memory_mib())
             if kill_every and number % kill_every == 0:
                 for pid in choice.sample(sorted(engines_of(service).values()), 1):
                     os.kill(pid, signal.SIGKILL)
@@ -73,7 +73,7 @@ def soak(service: Service, load: Load, swaps: int, patience: float, kill_every: 
     assert service.metric("sidecar_requests_waiting") == 0
     if swaps > _SETTLED:
         assert memory[-1] - memory[_SETTLED] < _GROWTH_MIB, text
-    assert open_files(service) < 60, text
+    assert service.open_files() < 60, text
     service.terminate()
     assert service.exit_code(patience) == 0
     service.assert_nothing_is_left(0)

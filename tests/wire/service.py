@@ -144,16 +144,6 @@ class Sidecar(Service):
         until(lambda: self.value("sidecar_requests_in_flight") == 0, "no request in flight")
         until(lambda: self.engine.stats()["in_flight"] == 0, "an idle engine")
 
-    # What the system knows of it
-
-    def open_files(self) -> int:
-        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
-
-    def memory_mib(self, name: str = "VmRSS") -> float:
-        """`VmRSS` now, or `VmHWM`: the most there was."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
-
     def forget_peak(self) -> None:
         """Begin `VmHWM` anew."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
