@@ -74,7 +74,7 @@ def without(answer: Answer, words: str) -> tuple[bytes, int]:
 # Streams --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", PROMPT)
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
 def test_a_silent_stream_is_kept_busy_in_the_words_of_its_api(kept: Sidecar, path: str) -> None:
     with kept.connect() as client:
         client.ask(path, prompt(path, STREAM), fake={"stall_at": 2})
