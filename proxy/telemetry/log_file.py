@@ -16,7 +16,8 @@ OLDER_FILES = 3
 
 
 class LogFile:
-    """Lines are appended; before the file grows over `MAX_BYTES` it is renamed to `.1`.
+    """Lines are appended; before the file grows over `MAX_BYTES` it is renamed to `.1`. One that
+    somebody deletes or renames is made anew.
 
     One that cannot be written (the disk is full) or renamed loses lines; later ones are tried.
     """
@@ -36,21 +37,34 @@ class LogFile:
     def write(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
         """How many lines were lost, and why. All go into one file: a queue holds far less."""
         size = os.fstat(self._file.fd).st_size
-        if size and size + sum(map(len, lines)) > MAX_BYTES and self._path.is_file():
-            older = [Path(f"{self._path}.{count + 1}") for count in range(OLDER_FILES)]
-            names = list(zip(older, [self._path, *older], strict=False))
-            try:
+        try:
+            if not self._is_there():
+                self._open_anew()
+            elif size and size + sum(map(len, lines)) > MAX_BYTES and self._path.is_file():
+                older = [Path(f"{self._path}.{count + 1}") for count in range(OLDER_FILES)]
+                names = list(zip(older, [self._path, *older], strict=False))
                 for target, source in reversed(names):
                     if source.exists():
                         source.rename(target)
-                full, self._file = self._file, self._open()
-                os.close(full.fd)
-            except OSError as refused:
-                return len(lines), refused
+                self._open_anew()
+        except OSError as refused:
+            return len(lines), refused
         return self._file.write(lines)
 
     def close(self) -> None:
         os.close(self._file.fd)
+
+    def _is_there(self) -> bool:
+        """False where somebody has deleted or renamed it: what is written then is in no file that
+        can be found, and takes room without a bound."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._file.fd))
+        except FileNotFoundError:
+            return False
+
+    def _open_anew(self) -> None:
+        before, self._file = self._file, self._open()
+        os.close(before.fd)
 
     def _open(self) -> Descriptor:
         return Descriptor(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))

@@ -100,6 +100,18 @@ def test_the_file_is_rotated_by_size_and_three_older_ones_are_kept(
     assert b"".join(lines).endswith(b"\n" + kept)
 
 
+@pytest.mark.parametrize("take_away", [Path.unlink, lambda path: path.rename(f"{path}-1")])
+def test_a_file_that_somebody_deletes_or_renames_is_made_anew(
+    path: Path, take_away: Callable[[Path], None]
+) -> None:
+    file = log_file.LogFile(str(path))
+    assert file.write([b"before\n"]) == (0, None)
+    take_away(path)
+    assert file.write([b"after\n"]) == (0, None)
+    file.close()
+    assert path.read_bytes() == b"after\n"
+
+
 def test_its_size_is_the_one_that_the_page_names() -> None:
     page = (Path(__file__).parents[3] / "docs/logs.md").read_text()
     assert f"over {log_file.MAX_BYTES // 1024**2} MiB it is renamed" in page
