@@ -201,7 +201,7 @@ async def upstream_request(
             return asked
         length = request.named.get(b"content-length", b"0")
         if length == b"0" and b"transfer-encoding" not in request.named:
-            record.body_read, record.stream = record.started, False
+            record.body_read, record.stream = record.started + record.waited_seconds, False
             asked.length = request.declared_length
             return asked
         content_type = request.named.get(b"content-type", b"")

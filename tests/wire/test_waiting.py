@@ -73,6 +73,22 @@ def test_one_at_a_time_each_key_in_its_turn(narrow: Sidecar) -> None:
         assert line["ttft_ms"] > line["wait_ms"]
 
 
+def test_the_wait_of_a_request_without_a_body_is_no_work_of_ours(narrow: Sidecar) -> None:
+    with ExitStack() as stack:
+        runs = ask(narrow, stack, ALICE)
+        narrow.wait_until_seen(runs[1])
+        client = stack.enter_context(narrow.connect())
+        request_id = client.ask("/version", headers=of(ALICE))
+        waiting(narrow, 1)
+        time.sleep(0.1)
+        narrow.engine.release()
+        assert client.answer(method="GET").status == 200
+    line = narrow.record(request_id)
+    assert line["wait_ms"] >= 100
+    assert line["body_read_ms"] == 0
+    assert line["overhead_ms"] <= line["duration_ms"] - line["wait_ms"]
+
+
 def test_who_leaves_while_waiting_never_reaches_the_engine(narrow: Sidecar) -> None:
     with ExitStack() as stack:
         runs = ask(narrow, stack, ALICE)
