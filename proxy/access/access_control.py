@@ -37,6 +37,8 @@ class AccessControl:
         """One load of a model that a request of a key brings about."""
         self._ledger = Ledger(ledger, self._accounts)
         self._tasks: list[asyncio.Task[None]] = []
+        # Those whose places depend on the keys.
+        self._rooms: list[WaitingRoom] = []
         self._keys.when_changed = self._keys_changed
         self._keys_changed()
 
@@ -81,7 +83,9 @@ class AccessControl:
 
     def _waiting_room(self, places: int | None) -> WaitingRoom:
         limit_of = self._accounts.in_flight if self.guarded else None
-        return WaitingRoom(places, self._settings.max_waiting, limit_of, self._max_wait)
+        room = WaitingRoom(places, self._settings.max_waiting, limit_of, self._max_wait)
+        self._rooms.append(room)
+        return room
 
     def make_waiting_room_of(self, model: Settings) -> WaitingRoom:
         """The places at the engine of one of several models."""
@@ -102,3 +106,5 @@ class AccessControl:
         self._on_labels_changed(self._keys.labels)
         self._accounts.set_keys(self._keys.all)
         self.guarded = self._settings.needs_key or self._accounts.limited
+        for room in self._rooms:
+            room.grant()

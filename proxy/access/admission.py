@@ -255,7 +255,7 @@ class WaitingRoom:
     """Places at the engine, and who waits for one: fair between keys, first come first served
     within a key. Where no limit is set every request has its place at once.
 
-    Invariant, kept by `leave`: while a place is free, each waiter is blocked only by the limit of
+    Invariant, kept by `grant`: while a place is free, each waiter is blocked only by the limit of
     its own key.
 
     `max_places` for all together, None for no limit; at most `max_waiting` wait for one, each
@@ -288,7 +288,7 @@ class WaitingRoom:
     def resize(self, max_places: int | None) -> None:
         """So many places from now on. Who is inside stays, and waiters get what is new."""
         self._max_places = max_places
-        self._grant()
+        self.grant()
 
     async def wait(self, key: str | None, watch: Watch | None = None) -> None:
         """Wait until a place is given.
@@ -334,10 +334,11 @@ class WaitingRoom:
         self._taken_by[key] -= 1
         if not self._taken_by[key]:
             del self._taken_by[key]
-        self._grant()
+        self.grant()
 
-    def _grant(self) -> None:
-        """Give free places to who waits, in turn each key that may have more."""
+    def grant(self) -> None:
+        """Give free places to who waits, in turn each key that may have more. To be called when
+        the limit of a key has changed."""
         while self._queues and not self._is_full():
             keys = [each for each in self._queues if self._may_have_more(each)]
             if not keys:

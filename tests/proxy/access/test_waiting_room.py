@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.access import keys
 from proxy.access.access_control import AccessControl
 from proxy.access.admission import WaitingRoom
 from proxy.errors import ClientClosed, Draining, Overloaded, RateLimited, RequestFailure
@@ -274,3 +275,23 @@ async def test_more_places_are_given_to_who_waits_and_fewer_send_nobody_away() -
     assert not waiting[1].done()
     room.resize(None)
     await asyncio.wait_for(waiting[1], PATIENCE)
+
+
+async def test_who_waits_for_its_keys_limit_has_a_place_once_the_file_of_keys_raises_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "REREAD_SECONDS", 0.01)
+    file = tmp_path / "keys"
+    file.write_text("alice:sk-1 in_flight=1")
+    settings = Settings.load({"API_KEYS_FILE": str(file), "MAX_WAITING": "2"})
+    access = AccessControl(settings, tmp_path / "used", lambda labels: None)
+    room = access.make_waiting_room()
+    assert room.admit("alice")
+    first, second = [await waiting(room, "alice") for _ in range(2)]
+    access.start()
+    file.write_text("alice:sk-1 in_flight=2 ")
+    await asyncio.wait_for(first, PATIENCE)
+    assert await served(second) == [False]
+    file.write_text("alice:sk-1")
+    await asyncio.wait_for(second, PATIENCE)
+    await access.stop()
