@@ -58,7 +58,9 @@ class Charge(NamedTuple):
         used = self.used
         if kept is None:
             return used
-        is_over = kept.day_ends < used.day_ends
+        # Of two days the later one counts: one of them was written around midnight.
+        later = max(kept, used, key=lambda each: each.day_ends)
+        is_same_day = kept.day_ends == used.day_ends
         return used._replace(
             requests=max(
                 self._added(kept.requests, kept.wall, self.requests, self.requests_rate),
@@ -67,7 +69,8 @@ class Charge(NamedTuple):
             tokens=max(
                 self._added(kept.tokens, kept.wall, self.tokens, self.tokens_rate), used.tokens
             ),
-            day_tokens=used.day_tokens if is_over else kept.day_tokens + self.day_tokens,
+            day_ends=later.day_ends,
+            day_tokens=later.day_tokens + (self.day_tokens if is_same_day else 0),
         )
 
     def and_then(self, later: Charge) -> Charge:
@@ -231,7 +234,7 @@ class Account:
                 bucket.full_at = max(bucket.full_at, now + missing / bucket.rate)
 
     def _note_new(self, wall: float) -> None:
-        if not self._new_requests and not self._new_day_tokens:
+        if not (self._new_requests or self._new_tokens or self._new_day_tokens):
             self._new_since = wall
 
     def _change_day(self, wall: float) -> None:

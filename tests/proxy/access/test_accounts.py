@@ -488,6 +488,43 @@ async def test_a_restart_beside_another_sidecar_gives_nothing_back(
     assert shown(again.admit("alice"))["remaining-tokens"] == "399"
 
 
+async def test_what_is_written_late_of_the_day_before_takes_nothing_from_this_one(
+    time: Time, tmp_path: Path
+) -> None:
+    time.wall = 20_000 * DAY - 1
+    path = tmp_path / "used.sqlite3"
+    late, early = (accounts("tpd=1000", alice=NOTHING) for _ in range(2))
+    ledgers = [Ledger(path, late), Ledger(path, early)]
+    late.charge("alice", 600)
+    time.passes(2)
+    early.charge("alice", 100)
+    await ledgers[1].write()
+    await ledgers[0].write()
+    late.charge("alice", 50)
+    for ledger in (*ledgers, *ledgers):
+        await ledger.write()
+    for them in (late, early):
+        assert shown(them.admit("alice"))["remaining-tokens"] == "850"
+
+
+async def test_a_minutes_tokens_of_before_midnight_are_not_taken_for_later_ones(
+    time: Time, tmp_path: Path
+) -> None:
+    time.wall = 20_000 * DAY - 1
+    path = tmp_path / "used.sqlite3"
+    them = accounts("tpm=600", alice=NOTHING)
+    ledger = Ledger(path, them)
+    them.charge("alice", 60)
+    await ledger.write()
+    them.charge("alice", 60)
+    time.passes(30)
+    them.charge("alice", 60)
+    await ledger.write()
+    again = accounts("tpm=600", alice=NOTHING)
+    await Ledger(path, again).load()
+    assert [shown(each.admit("alice"))["remaining-tokens"] for each in (them, again)] == ["540"] * 2
+
+
 @pytest.mark.parametrize("seconds", [0.3, 1, 7, 59])
 async def test_writing_changes_nothing_for_who_writes_alone(
     time: Time, tmp_path: Path, seconds: float
