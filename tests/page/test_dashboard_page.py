@@ -232,6 +232,47 @@ def test_it_asks_for_a_key_and_keeps_it_for_the_tab(
             other.sees("wants an API key")
 
 
+HELD_BACK = """(() => {
+  const ask = window.fetch;
+  const later = new Promise((resolve) => { window.letGo = resolve; });
+  window.fetch = async (...asked) => {
+    const answer = await ask(...asked);
+    if (answer.status === 401) { window.isHeld = true; await later; }
+    return answer;
+  };
+})()"""
+
+
+def test_a_good_key_outlives_a_refusal_of_what_was_asked_before_it(
+    tab: Tab, service: Sidecar
+) -> None:
+    with in_front(service, key="sk-right") as address:
+        tab.open(f"{address}/dashboard")
+        tab.sees("wants an API key")
+        tab.run(HELD_BACK)
+        tab.until("window.isHeld")
+        tab.write("#key", "sk-right")
+        tab.click("#door button")
+        tab.sees("ready", "#badge")
+        tab.run("window.letGo()")
+        polls = tab.run("seen.polls")
+        tab.until(f"seen.polls > {polls}")
+        assert tab.run("document.querySelector('#door').hidden")
+        assert tab.run("sessionStorage.getItem('sidecar.key')") == "sk-right"
+
+
+def test_a_key_is_not_called_bad_where_nobody_has_looked_at_it(tab: Tab, service: Sidecar) -> None:
+    with in_front(service, key="sk-right") as address:
+        tab.open(f"{address}/dashboard")
+        tab.sees("wants an API key")
+        tab.run("window.fetch = () => Promise.reject(new TypeError('no network'))")
+        tab.write("#key", "sk-right")
+        tab.click("#door button")
+        tab.sees("does not answer")
+        assert tab.run("document.querySelector('#refused').hidden")
+        assert tab.run("sessionStorage.getItem('sidecar.key')") == "sk-right"
+
+
 # The look of it ---------------------------------------------------------------------------------
 
 

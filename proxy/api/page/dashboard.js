@@ -17,7 +17,12 @@ const seen = { samples: [], rates: [], tokens: [], polls: 0, model: null };
 
 // Asking ------------------------------------------------------------------------------------
 
-class Unauthorized extends Error {}
+class Unauthorized extends Error {
+  constructor(secret) {
+    super();
+    this.secret = secret;
+  }
+}
 
 const keptAs = (name) => ({
   get: () => sessionStorage.getItem(name),
@@ -34,8 +39,9 @@ function asked(path, options = {}, secret = key.get()) {
 }
 
 async function read(path) {
-  const answer = await asked(path);
-  if (answer.status === 401) throw new Unauthorized();
+  const secret = key.get();
+  const answer = await asked(path, {}, secret);
+  if (answer.status === 401) throw new Unauthorized(secret);
   return answer;
 }
 
@@ -383,7 +389,7 @@ async function lookAtModels() {
   if (answer.ok) showModels((await answer.json()).models);
 }
 
-async function round() {
+async function refresh() {
   try {
     if (!document.hidden) await look();
     $("silent").hidden = true;
@@ -391,10 +397,14 @@ async function round() {
     $("forget").hidden = !key.get() && !adminKey.get();
   } catch (failure) {
     const locked = failure instanceof Unauthorized;
-    if (locked) askForKey();
+    // Another key may have been entered since it was asked.
+    if (locked && failure.secret === key.get()) askForKey();
     $("silent").hidden = locked;
   }
-  setTimeout(round, POLL_MS);
+}
+
+function round() {
+  refresh().then(() => setTimeout(round, POLL_MS));
 }
 
 function askForKey() {
@@ -411,7 +421,7 @@ $("door").addEventListener("submit", (event) => {
   event.preventDefault();
   key.set($("key").value.trim());
   $("key").value = "";
-  look().then(() => { $("door").hidden = true; $("forget").hidden = false; }, askForKey);
+  refresh();
 });
 $("forget").addEventListener("click", () => { key.forget(); adminKey.forget(); location.reload(); });
 
