@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from proxy.api.service import Service
@@ -36,17 +36,24 @@ _HEADERS = {
 
 def page_routes() -> list[Route]:
     """The page itself: three files without a secret, so that it can be there to ask for a key."""
+    html, style, script = (
+        Response((_FOLDER / name).read_bytes(), media_type=kind, headers=_HEADERS)
+        for name, kind in (
+            ("dashboard.html", "text/html"),
+            ("dashboard.css", "text/css"),
+            ("dashboard.js", "text/javascript"),
+        )
+    )
+
+    async def page(request: Request) -> Response:
+        # Its links are relative, for proxies that serve it below a path of theirs.
+        slash = request.scope["raw_path"].endswith(b"/")
+        return RedirectResponse("../dashboard") if slash else html
+
     return [
-        Route(
-            path,
-            Response((_FOLDER / name).read_bytes(), media_type=kind, headers=_HEADERS),
-            methods=["GET"],
-        )
-        for path, name, kind in (
-            ("/dashboard", "dashboard.html", "text/html"),
-            ("/dashboard/page.css", "dashboard.css", "text/css"),
-            ("/dashboard/page.js", "dashboard.js", "text/javascript"),
-        )
+        Route("/dashboard", page),
+        Route("/dashboard/page.css", style, methods=["GET"]),
+        Route("/dashboard/page.js", script, methods=["GET"]),
     ]
 
 

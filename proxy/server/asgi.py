@@ -42,7 +42,7 @@ async def run_asgi(app: ASGIApp, exchange: Exchange, state: Mapping[str, Any]) -
         "method": request.method,
         "scheme": "http",
         "path": decoded(request.path),
-        "raw_path": request.path,
+        "raw_path": request.target.partition(b"?")[0],
         "query_string": request.query,
         "root_path": "",
         "headers": request.headers,

@@ -66,6 +66,12 @@ async def test_the_page_asks_for_what_there_is() -> None:
             assert (await there.get(f"/{path}")).status_code in (200, 503), path
 
 
+async def test_with_a_slash_at_its_end_it_is_found_where_its_links_lead_somewhere() -> None:
+    async with house() as there:
+        answer = await there.get("/dashboard/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "../dashboard")
+
+
 async def test_every_element_that_the_script_names_is_on_the_page() -> None:
     page, script = await text_of("/dashboard"), await text_of("/dashboard/page.js")
     named = set(re.findall(r'(?:\$|text|showRate)\("([\w-]+)"', script))
