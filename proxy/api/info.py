@@ -93,11 +93,11 @@ def _model(model: ServedModel) -> dict[str, Any]:
     now, settings = model.state.snapshot, model.settings
     names = now.served_names or model.names
     applied, sizing = settings.preset, model.sizing
-    # What it gave, as variables; a token cannot be in one.
+    # What it gave, as variables.
     preset = applied and {
         "name": applied.preset.name,
         "file": applied.preset.file,
-        "variables": dict(applied.given),
+        "variables": applied.shown,
         "overruled": list(applied.overruled),
     }
     # Of each of its GPUs, or of the machine: what it takes as measured or else as declared.

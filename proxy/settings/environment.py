@@ -18,6 +18,9 @@ from proxy.errors import SettingsError
 # that is called "metrics" (kubernetes.io/docs/concepts/services-networking/service).
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 _NOT_TEXT = re.compile(r"[\0\ud800-\udfff]")
+_USER_OF_URL = re.compile(r"(?<=://)[^/?#@\s]+@")
+_JSON_FIELD = re.compile(r'("([^"\\]*)"\s*:\s*)"(?:[^"\\]|\\.)*"')
+_SECRETS = ("key", "token", "secret", "password", "credential", "authorization")
 # Read by the sidecar, or by what it starts, and shown in logs and answers.
 _PREFIXES = ("HF_", "HUGGING_FACE_", "OTEL_", "SM_VLLM_", "VLLM_")
 
@@ -103,3 +106,19 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """` Did you mean NAME?`, to follow a sentence; empty where nothing is near."""
     near = get_close_matches(word, list(allowed), n=1)
     return f" Did you mean {near[0]}?" if near else ""
+
+
+def names_secret(name: str) -> bool:
+    """Whether what is called so may be a secret."""
+    name = name.lower()
+    return any(part in name for part in _SECRETS) and not ("tokens" in name or "tokenizer" in name)
+
+
+def without_secrets(text: str) -> str:
+    """A value as it may be shown: without who asks in a URL, and without what fields of JSON hold
+    that are called like a secret."""
+
+    def hidden(field: re.Match[str]) -> str:
+        return f'{field[1]}"***"' if names_secret(field[2]) else field[0]
+
+    return _JSON_FIELD.sub(hidden, _USER_OF_URL.sub("***@", text))

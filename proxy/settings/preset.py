@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from proxy.settings.environment import without_secrets
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -57,9 +59,14 @@ class Applied:
     given: Mapping[str, str]
     overruled: tuple[str, ...]
 
+    @property
+    def shown(self) -> dict[str, str]:
+        """What was taken, without the secrets in it."""
+        return {name: without_secrets(text) for name, text in self.given.items()}
+
     def sentence(self) -> str:
         """One line for a log."""
-        words = " ".join(f"{name}={text}" for name, text in self.given.items())
+        words = " ".join(f"{name}={text}" for name, text in self.shown.items())
         mine = f"; set by you instead: {', '.join(self.overruled)}" if self.overruled else ""
         return f"{self.preset.name} of {self.preset.file}: {words}{mine}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
@@ -14,7 +13,12 @@ from proxy.engine.server import Command
 from proxy.errors import SettingsError
 from proxy.machine.hardware import VISIBLE, visible_entries
 from proxy.settings import Settings, variables
-from proxy.settings.environment import is_service_link, service_link_warning
+from proxy.settings.environment import (
+    is_service_link,
+    names_secret,
+    service_link_warning,
+    without_secrets,
+)
 from proxy.settings.otlp import NO_TRACES, TRACES_ENDPOINT, TRACES_PROTOCOL
 from proxy.vllm.flags import (
     arguments,
@@ -73,7 +77,6 @@ _NO_COUNTERS = (
     "DISABLE_LOG_STATS takes vLLM's counters away: from /metrics/engine, and from the watch that"
     " finds a stuck engine. To quiet the log set VLLM_LOG_STATS_INTERVAL=3600 (seconds) instead"
 )
-_USER_OF_URL = re.compile(r"(?<=://)[^/?#@\s]+@")
 _NO_ACCESS_LOG = "--disable-uvicorn-access-log"
 _RENAMED = {"TOKENIZER_NAME": "TOKENIZER"}
 # Never handed to the engine: ours, other services' keys, and what vLLM would misread
@@ -176,19 +179,17 @@ def sizing_arguments(
 
 
 def masked(argv: Iterable[str]) -> list[str]:
-    """Arguments as they may be shown: what follows a word like key or token is hidden, and who asks
-    in a URL."""
+    """Arguments as they may be shown: what follows a word like key or token is hidden."""
     shown: list[str] = []
     hide_next = False
     for word in argv:
         is_flag = word.startswith("--")
         name, equals, _ = word.partition("=")
-        secret = is_flag and any(part in name for part in ("key", "token", "secret", "password"))
-        secret = secret and "tokens" not in name and "tokenizer" not in name
+        secret = is_flag and names_secret(name)
         if secret and equals:
             shown.append(f"{name}=***")
         else:
-            shown.append("***" if hide_next and not is_flag else _USER_OF_URL.sub("***@", word))
+            shown.append("***" if hide_next and not is_flag else without_secrets(word))
         hide_next = (secret and not equals) or (hide_next and not is_flag)
     return shown
 

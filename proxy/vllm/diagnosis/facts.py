@@ -27,10 +27,10 @@ _SECRETS = (
     (re.compile(r"\bhf_\w{6,}"), "hf_***"),
     (re.compile(r"\bsk-[\w-]{6,}"), "sk-***"),
     (re.compile(r"(\bBearer\s+)\S+", re.IGNORECASE), r"\1***"),
-    (re.compile(r"(://)[^/\s:@]+:[^/\s@]+@"), r"\1***@"),
+    (re.compile(r"(://)[^/?#@\s]+@"), r"\1***@"),
     (
         re.compile(
-            r"(\b\w*(?:token|api[_-]?key|password|secret)['\"]?\s{0,3}[=:]\s{0,3})"
+            r"(\b\w*(?:token|(?:api|access)[_-]?key|password|secret)['\"]?\s{0,3}[=:]\s{0,3})"
             r"(?:\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^\s,)}\]]+)",
             re.IGNORECASE,
         ),

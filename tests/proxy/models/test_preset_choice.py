@@ -161,3 +161,23 @@ async def test_info_and_the_log_tell_what_the_preset_gave(
     assert "MAX_MODEL_LEN" not in preset["variables"]
     assert preset["overruled"] == ["MAX_MODEL_LEN"]
     assert f"preset: mine of {file}: MODEL_NAME=org/model" in caplog.text
+
+
+async def test_a_secret_in_what_the_preset_gave_is_in_no_log_and_no_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "proxy")
+    file = tmp_path / "models.toml"
+    engine = """CHAT_TEMPLATE = "https://me:hush@example.com/x"
+[mine.engine.MODEL_LOADER_EXTRA_CONFIG]
+s3_secret_access_key = "hush"
+tensorizer_uri = "s3://bucket"
+"""
+    file.write_text(f"[mine]\nrepository = 'org/model'\n[mine.engine]\n{engine}")
+    async with house(MODEL_NAME="mine", MODELS_FILE=str(file)) as there:
+        info = (await there.get("/info")).text
+        there.lifecycle.announce_settings()
+    for text in (info, caplog.text):
+        assert "hush" not in text
+        assert "s3://bucket" in text
+        assert "https://***@example.com/x" in text

@@ -522,6 +522,10 @@ def test_the_rest_of_an_ordinary_environment_is_not_warned_about() -> None:
         (["vllm", "serve", "key"], ["vllm", "serve", "key"]),
         (["--x=http://me:pw@c/a@b", "s3://k:s@b"], ["--x=http://***@c/a@b", "s3://***@b"]),
         (['{"url": "https://me@c"}', "http://c/@a"], ['{"url": "https://***@c"}', "http://c/@a"]),
+        (
+            ['--x={"a": {"S3_Access_Key": "a\\"b", "token":"c"}, "n_tokens": "1", "m": "d"}'],
+            ['--x={"a": {"S3_Access_Key": "***", "token":"***"}, "n_tokens": "1", "m": "d"}'],
+        ),
     ],
 )
 def test_what_is_shown_of_the_arguments_hides_secrets(argv: list[str], shown: list[str]) -> None:

@@ -34,11 +34,12 @@ def test_without_an_error_the_newest_three_lines_are_quoted() -> None:
 
 
 def test_a_quotation_is_short_and_keeps_secrets() -> None:
-    secrets = ["hf_abcdefgh123", "sk-abcdefgh123", "p4ssw0rd", "s3cr3t", "k3y"]
+    secrets = ["hf_abcdefgh123", "sk-abcdefgh123", "p4ssw0rd", "s3cr3t", "k3y", "t0ken"]
     error = (
         "ValueError: hf_abcdefgh123 sk-abcdefgh123 https://me:p4ssw0rd@host/x Bearer s3cr3t "
-        "'api_key': ['k3y'] " + "x" * 1000
+        "'api_key': ['k3y'] s3_secret_access_key='s3cr3t' redis://:p4ssw0rd@h https://t0ken@h "
     )
+    error += "x" * 1000
     message = diagnose([error], 1, was_ready=False).message
     assert not [secret for secret in secrets if secret in message]
     assert len(message) < MAX_QUOTED_CHARS + 60
