@@ -36,18 +36,19 @@ class SdkLog(logging.Handler):
         sdk.propagate = False
 
     def begin_attempt(self) -> None:
-        self._of_thread.reason = None
+        self._of_thread.is_first = True
 
     @property
     def reason(self) -> str:
-        """Why the attempt of this thread failed."""
+        """Why the attempt of this thread failed. Where the SDK has said nothing it is as before: it
+        leaves out what it has said in the last 20 s."""
         text = getattr(self._of_thread, "reason", None) or "no reason is known"
         return text[:_MAX_REASON_CHARS]
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if getattr(self._of_thread, "reason", None) is None:
-            self._of_thread.reason = text
+        if getattr(self._of_thread, "is_first", True):
+            self._of_thread.reason, self._of_thread.is_first = text, False
         _log.debug("%s", text)
 
 
@@ -62,8 +63,21 @@ def exporter(target: OtlpTarget, module: str, name: str) -> Any:
         ValueError: a variable of the SDK's holds what it cannot use.
     """
     wire = "grpc" if target.protocol is OtlpProtocol.GRPC else "http"
-    made = import_module(f"opentelemetry.exporter.otlp.proto.{wire}.{module}")
-    return getattr(made, name)(endpoint=target.url)
+    make = getattr(import_module(f"opentelemetry.exporter.otlp.proto.{wire}.{module}"), name)
+    # Who provides credentials has a session of his own.
+    if wire == "grpc" or any(each.endswith("_CREDENTIAL_PROVIDER") for each in os.environ):
+        return make(endpoint=target.url)
+    session = import_module("requests").Session()
+    session.hooks["response"].append(_refuse_redirect)
+    return make(endpoint=target.url, session=session)
+
+
+def _refuse_redirect(response: Any, **_: Any) -> None:
+    """Newer SDKs follow no redirect, and take it for success."""
+    if 300 <= response.status_code < 400:
+        place = response.headers.get("location", "nowhere")
+        response.reason = f"a redirect ({response.status_code}) to {place}"
+        response.status_code = 400
 
 
 def resource() -> Resource:

@@ -65,8 +65,16 @@ def test_lines_that_are_refused_are_counted_with_the_reason(
     writer: CollectorWriter, collector: Collector
 ) -> None:
     collector.status = 400
-    lost, error = writer.write([encoded(), encoded()])
-    assert lost == 2
-    assert "400" in str(error)
+    for _ in range(3):  # of the same words in 20 s the SDK logs the first ones only
+        lost, error = writer.write([encoded(), encoded()])
+        assert lost == 2
+        assert "400" in str(error)
     collector.status = 200
     assert writer.write([encoded()]) == (0, None)
+
+
+def test_a_redirect_which_nobody_follows_is_a_refusal(
+    writer: CollectorWriter, collector: Collector
+) -> None:
+    collector.status = 308
+    assert writer.write([encoded(), encoded()])[0] == 2
