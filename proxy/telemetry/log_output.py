@@ -265,7 +265,7 @@ class OutputHandler(logging.Handler):
             _log.error("a line of logger %s cannot be written: %r", record.name, error)
         else:
             # An odd character must not cost the line it is in.
-            self.output.write(line.encode("utf-8", "backslashreplace"))
+            self.output.write(line.encode("utf-8", "replace"))
 
     def close(self) -> None:
         self.output.close()

@@ -8,6 +8,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from proxy.settings import LogFormat
@@ -60,6 +61,14 @@ def test_a_clients_words_stay_inside_their_line(lines: Lines, log_format: LogFor
     else:
         assert out.count("\n") == 0
         assert " user_agent='Mozilla/5.0 (X11) status=200'" in out
+
+
+def test_half_a_surrogate_pair_leaves_a_line_that_every_reader_of_json_takes(lines: Lines) -> None:
+    """Such as one of a client's in a traceback, or of a file's name that is no UTF-8."""
+    configure(LogFormat.JSON, "info")
+    logging.getLogger("proxy.relay").warning("a\ud800b", extra={"fields": {"name": "\udcff"}})
+    (line,) = lines()
+    assert msgspec.json.decode(line).items() >= {"message": "a?b", "name": "?"}.items()
 
 
 def test_text_is_a_readable_line_with_the_fields_behind_it(lines: Lines) -> None:
