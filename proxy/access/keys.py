@@ -122,7 +122,7 @@ class Keys:
             # A pipe would be waited for.
             if not self._path.is_file() or self._path.stat().st_size > _MAX_FILE_BYTES:
                 raise SettingsError(f"{name}: it is no file; allowed is one of up to 16 MiB")
-            return joined(self._fixed, parse_key_lines(self._path.read_text("utf-8")))
+            return joined(self._fixed, parse_key_lines(self._path.read_text("utf-8-sig")))
         except OSError as error:
             raise SettingsError(f"{name}: {error.strerror}; allowed is a readable file") from None
         except UnicodeDecodeError:

@@ -195,7 +195,7 @@ def _key(file: str | None, environ: Mapping[str, str]) -> str | None:
     if file is not None:
         name = f"--key-file {file}"
         try:
-            key = Path(file).read_text(encoding="utf-8").strip()
+            key = Path(file).read_text(encoding="utf-8-sig").strip()
         except OSError as error:
             raise SettingsError(f"{name}: {error.strerror}; allowed is a file with a key") from None
         except UnicodeDecodeError:

@@ -110,7 +110,7 @@ def read_presets(file: Path) -> dict[str, Preset]:
     except OSError as error:
         raise SettingsError(f"{place}: {error.strerror}; allowed is a readable file") from None
     try:
-        return _presets_in(content.decode(), place, str(file))
+        return _presets_in(content.decode("utf-8-sig"), place, str(file))
     except UnicodeDecodeError as error:
         raise SettingsError(f"{place}: no TOML: {error}") from None
 

@@ -163,9 +163,11 @@ sk-4
 """
 
 
-def test_a_file_has_a_key_on_each_line_and_comments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_file_has_a_key_on_each_line_and_comments(tmp_path: Path, encoding: str) -> None:
+    """With a mark at its beginning too, which Windows writes."""
     path = tmp_path / "keys"
-    path.write_text(FILE)
+    path.write_text(FILE, encoding)
     found = known(API_KEYS_FILE=str(path), API_KEYS="carol:sk-5")
     assert found.labels == ("carol", "alice", "bob", "line-5")
     assert found.owner({b"x-api-key": b"sk-2#3"}) == "bob"

@@ -44,8 +44,9 @@ def complaint(file: Path, text: str) -> str:
     return message
 
 
-def test_a_preset_is_variables_as_an_environment_has_them(file: Path) -> None:
-    file.write_text(WHOLE)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_preset_is_variables_as_an_environment_has_them(file: Path, encoding: str) -> None:
+    file.write_text(WHOLE, encoding)
     mine, short = read_presets(file).values()
     assert mine.variables == {
         "MODEL_NAME": "org/model",
