@@ -261,6 +261,17 @@ def test_a_good_key_outlives_a_refusal_of_what_was_asked_before_it(
         assert tab.run("sessionStorage.getItem('sidecar.key')") == "sk-right"
 
 
+def test_the_door_is_still_there_for_who_has_fetched_the_key_from_another_tab(
+    tab: Tab, service: Sidecar
+) -> None:
+    with in_front(service, key="sk-right") as address:
+        tab.open(f"{address}/dashboard")
+        tab.sees("wants an API key")
+        tab.run("Object.defineProperty(document, 'hidden', {get: () => true, configurable: true})")
+        tab.run("refresh()")
+        assert not tab.run("document.querySelector('#door').hidden")
+
+
 def test_a_key_is_not_called_bad_where_nobody_has_looked_at_it(tab: Tab, service: Sidecar) -> None:
     with in_front(service, key="sk-right") as address:
         tab.open(f"{address}/dashboard")

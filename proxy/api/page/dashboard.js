@@ -390,8 +390,9 @@ async function lookAtModels() {
 }
 
 async function refresh() {
+  if (document.hidden) return;
   try {
-    if (!document.hidden) await look();
+    await look();
     $("silent").hidden = true;
     $("door").hidden = true;
     $("forget").hidden = !key.get() && !adminKey.get();
