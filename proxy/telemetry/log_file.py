@@ -36,11 +36,11 @@ class LogFile:
 
     def write(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
         """How many lines were lost, and why. All go into one file: a queue holds far less."""
-        size = os.fstat(self._file.fd).st_size
         try:
             if not self._is_there():
                 self._open_anew()
-            elif size and size + sum(map(len, lines)) > MAX_BYTES and self._path.is_file():
+            size = os.fstat(self._file.fd).st_size
+            if size and size + sum(map(len, lines)) > MAX_BYTES and self._path.is_file():
                 older = [Path(f"{self._path}.{count + 1}") for count in range(OLDER_FILES)]
                 names = list(zip(older, [self._path, *older], strict=False))
                 for target, source in reversed(names):
@@ -59,7 +59,7 @@ class LogFile:
         can be found, and takes room without a bound."""
         try:
             return os.path.samestat(self._path.stat(), os.fstat(self._file.fd))
-        except FileNotFoundError:
+        except OSError:  # `ESTALE`, where that was done on another machine
             return False
 
     def _open_anew(self) -> None:

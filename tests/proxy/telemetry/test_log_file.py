@@ -112,6 +112,23 @@ def test_a_file_that_somebody_deletes_or_renames_is_made_anew(
     assert path.read_bytes() == b"after\n"
 
 
+def test_a_network_volume_that_comes_back_gets_lines_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = log_file.LogFile(str(path))
+
+    def refuse(fd: int) -> os.stat_result:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as gone:
+        gone.setattr(os, "fstat", refuse)
+        lost, error = file.write([b"lost\n"])
+        assert (lost, getattr(error, "errno", None)) == (1, errno.ESTALE)
+    assert file.write([b"kept\n"]) == (0, None)
+    file.close()
+    assert path.read_bytes() == b"kept\n"
+
+
 def test_its_size_is_the_one_that_the_page_names() -> None:
     page = (Path(__file__).parents[3] / "docs/logs.md").read_text()
     assert f"over {log_file.MAX_BYTES // 1024**2} MiB it is renamed" in page
