@@ -44,7 +44,6 @@ class CollectorWriter:
         """
         self._exporter = exporter(target, "_log_exporter", "OTLPLogExporter")
         self._resource = resource()
-        SDK_LOG.listen()
 
     def write(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
         """How many lines were lost, and why."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from importlib import import_module
 from typing import Any
@@ -15,6 +16,8 @@ from proxy.settings.otlp import OtlpProtocol, OtlpTarget
 
 SERVICE_NAME = "vllm-sidecar"
 _MAX_REASON_CHARS = 300
+# What the SDK cannot use of OTEL_EXPORTER_OTLP_HEADERS it repeats, and it is mostly a key.
+_UNUSABLE_HEADER = re.compile(r"(header (?:format|value)[^:]*:).*", re.IGNORECASE | re.DOTALL)
 
 _log = logging.getLogger("proxy.tracing")
 
@@ -22,7 +25,8 @@ _log = logging.getLogger("proxy.tracing")
 class SdkLog(logging.Handler):
     """Takes the SDK's own lines: two or three for each attempt, of which the first has the reason.
 
-    They are on level `debug` here. An export logs in the thread that made it.
+    They are on level `debug` here, but for that of a header which is left out. An export logs in
+    the thread that made it.
     """
 
     def __init__(self) -> None:
@@ -46,10 +50,10 @@ class SdkLog(logging.Handler):
         return text[:_MAX_REASON_CHARS]
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
+        text = _UNUSABLE_HEADER.sub(r"\1 ***", record.getMessage())
         if getattr(self._of_thread, "is_first", True):
             self._of_thread.reason, self._of_thread.is_first = text, False
-        _log.debug("%s", text)
+        _log.log(logging.WARNING if text.startswith("Header") else logging.DEBUG, "%s", text)
 
 
 SDK_LOG = SdkLog()
@@ -62,6 +66,7 @@ def exporter(target: OtlpTarget, module: str, name: str) -> Any:
         ImportError: it is not installed.
         ValueError: a variable of the SDK's holds what it cannot use.
     """
+    SDK_LOG.listen()
     wire = "grpc" if target.protocol is OtlpProtocol.GRPC else "http"
     make = getattr(import_module(f"opentelemetry.exporter.otlp.proto.{wire}.{module}"), name)
     # Who provides credentials has a session of his own.

@@ -30,7 +30,6 @@ def tracer_provider(target: OtlpTarget) -> TracerProvider:
     # Not at the end of the process: `Spans.stop` ends it, and waits no longer than it may.
     provider = TracerProvider(resource=resource(), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(FailureReportingExporter(sdks, target)))
-    SDK_LOG.listen()
     return provider
 
 

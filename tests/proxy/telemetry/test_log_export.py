@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,7 @@ LINE = {
     "message": "the sidecar failed",
     "timestamp": "2026-11-28T10:44:16.318617+00:00",
 }
+_EXPORTERS_LOG = "opentelemetry.exporter.otlp.proto.http._log_exporter"
 
 
 def encoded(**more: object) -> bytes:
@@ -74,7 +76,29 @@ def test_lines_that_are_refused_are_counted_with_the_reason(
 
 
 def test_a_redirect_which_nobody_follows_is_a_refusal(
-    writer: CollectorWriter, collector: Collector
+    writer: CollectorWriter, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger(_EXPORTERS_LOG), "filters", [])
     collector.status = 308
-    assert writer.write([encoded(), encoded()])[0] == 2
+    lost, error = writer.write([encoded(), encoded()])
+    assert lost == 2
+    assert "a redirect (308)" in str(error)
+
+
+@pytest.mark.parametrize("headers", ["authorization:s3cret", "authorization=Bearer%20s3cret%0Ax"])
+def test_a_header_that_cannot_be_used_is_told_of_without_what_is_in_it(
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    headers: str,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", headers)
+    # As in a new process: what the SDK says goes to the root, and it has said nothing yet.
+    monkeypatch.setattr(logging.getLogger("opentelemetry"), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("opentelemetry"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger(_EXPORTERS_LOG), "filters", [])
+    caplog.set_level(logging.DEBUG, "proxy.tracing")
+    writer = CollectorWriter(OtlpTarget(f"{collector.url}/v1/logs", OtlpProtocol.HTTP))
+    _, error = writer.write([encoded()])
+    assert "s3cret" not in caplog.text + str(error)
+    assert "eader" in caplog.text
