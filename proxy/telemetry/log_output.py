@@ -167,7 +167,10 @@ class Target:
                 while (more := self._queue.get_nowait()) is not None:
                     batch += more
                 self._queue.put(None)  # no more: it is for the next turn
-            lost, error = self._writer.write(batch)
+            try:
+                lost, error = self._writer.write(batch)
+            except Exception as fault:  # of a library's: later lines may do
+                lost, error = sum(line.count(b"\n") for line in batch), OSError(repr(fault))
             self._lost_lines += lost
             self._is_reporting = True
             self._done_bytes += sum(map(len, batch))

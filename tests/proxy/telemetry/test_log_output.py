@@ -151,6 +151,27 @@ def test_lines_over_the_bound_are_dropped_counted_and_told_when_there_is_room(
     output.close()
 
 
+def test_a_fault_of_a_writer_costs_the_lines_that_it_had_and_no_later_ones(
+    slow: Slow, reported: Reported
+) -> None:
+    """As of gRPC, where a header's name ends in `-bin` and its value is text."""
+
+    def fail(lines: Sequence[bytes]) -> tuple[int, OSError | None]:
+        del slow.write
+        raise TypeError("expected bytes")
+
+    slow.write = fail  # type: ignore[method-assign]
+    slow.may_go_on.set()
+    output = Output([Target("collector", slow, None, reports_errors=True)], by_turns=False)
+    for word in ("lost", "kept"):
+        output.write(f"{word}\n".encode())
+        output.flush(PATIENCE)
+    assert slow.lines == [b"kept\n"]
+    assert output.dropped_lines == 1
+    assert "collector cannot be written: TypeError('expected bytes')" in reported()
+    output.close()
+
+
 def test_the_end_waits_no_longer_than_it_was_told(slow: Slow) -> None:
     output = Output([Target("stdout", slow, None, reports_errors=True)], by_turns=False)
     output.write(b"line\n")
