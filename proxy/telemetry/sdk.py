@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 from importlib import import_module
 from typing import Any
@@ -12,12 +11,10 @@ from typing import Any
 from opentelemetry.sdk.resources import Resource
 
 from proxy import __version__
-from proxy.settings.otlp import OtlpProtocol, OtlpTarget
+from proxy.settings.otlp import OtlpProtocol, OtlpTarget, without_header
 
 SERVICE_NAME = "vllm-sidecar"
 _MAX_REASON_CHARS = 300
-# What the SDK cannot use of OTEL_EXPORTER_OTLP_HEADERS it repeats, and it is mostly a key.
-_UNUSABLE_HEADER = re.compile(r"(header (?:format|value)[^:]*:).*", re.IGNORECASE | re.DOTALL)
 
 _log = logging.getLogger("proxy.tracing")
 
@@ -50,7 +47,7 @@ class SdkLog(logging.Handler):
         return text[:_MAX_REASON_CHARS]
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = _UNUSABLE_HEADER.sub(r"\1 ***", record.getMessage())
+        text = without_header(record.getMessage())
         if getattr(self._of_thread, "is_first", True):
             self._of_thread.reason, self._of_thread.is_first = text, False
         _log.log(logging.WARNING if text.startswith("Header") else logging.DEBUG, "%s", text)

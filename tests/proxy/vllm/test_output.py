@@ -69,6 +69,16 @@ def test_the_hubs_token_is_hidden_where_the_engine_prints_it(
     assert "hf_secret" not in caplog.text
 
 
+def test_a_header_for_otlp_that_the_engine_cannot_use_is_hidden(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "vllm")
+    output = Output()
+    output.take(b"(APIServer pid=1) Header format invalid! Header values in ...: authorization:k3y")
+    assert output.lines[0].endswith("Header format invalid! Header values in ...: ***")
+    assert "k3y" not in caplog.text
+
+
 def test_redrawn_progress_bars_and_blank_lines_do_not_stick_together() -> None:
     output = Output()
     output.take(b" 10%|#\r 20%|##\r\n\n")
