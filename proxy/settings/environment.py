@@ -97,8 +97,9 @@ def check_text(name: str, text: str) -> None:
 
 
 def shown(value: object, max_chars: int = 400) -> str:
-    """A value as a message repeats it: quoted, on one line, and no longer than a line is read."""
-    text = repr(value)
+    """A value as a message repeats it: quoted, on one line, no longer than a line is read, and
+    without the secrets in it."""
+    text = without_secrets(repr(value))
     return text if len(text) <= max_chars else f"{text[:max_chars]}… ({len(text)} characters)"
 
 

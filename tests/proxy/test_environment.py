@@ -12,7 +12,7 @@ import pytest
 from proxy.commands import check
 from proxy.errors import SettingsError
 from proxy.settings import Settings, variables
-from proxy.settings.environment import without_quotes
+from proxy.settings.environment import shown, without_quotes
 from proxy.vllm.command import engine_command, warnings_about
 from proxy.vllm.module_imports import missing_package
 
@@ -186,3 +186,10 @@ def test_no_timeout_is_over_at_once() -> None:
     settings = Settings.load(dict.fromkeys(timeouts, "0"))
     fields = [field for field, (name, *_) in variables().items() if name in timeouts]
     assert [getattr(settings, field) for field in fields] == [None] * 5
+
+
+def test_a_message_repeats_a_value_without_the_password_in_it() -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.load({"UPSTREAM_URL": "http://me:hush@engine:8000"})
+    assert str(refused.value).startswith("UPSTREAM_URL='http://***@engine:8000': allowed is ")
+    assert "hush" not in shown('{"api_key": "hush"}')

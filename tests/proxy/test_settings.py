@@ -102,7 +102,6 @@ BAD: list[tuple[str, str, str]] = [
     ("UPSTREAM_URL", "http://engine:0", "http://host:port"),
     ("UPSTREAM_URL", "http://[::1", "http://host:port"),
     ("UPSTREAM_URL", "http://engine:8000/v1", "http://host:port"),
-    ("UPSTREAM_URL", "http://me:password@engine", "http://host:port"),
     (
         "KEY_LIMITS",
         "all: rpm=lots",
