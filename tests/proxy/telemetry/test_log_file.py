@@ -149,9 +149,7 @@ def files_limited_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_costs_nothing_but_lines_of_the_file_and_is_told_once(
-    lines: Lines,
-) -> None:
+def test_a_full_disk_costs_nothing_but_lines_of_the_file_and_is_told_once(lines: Lines) -> None:
     configure(LogFormat.JSON, "info", "/dev/full")
     for number in range(100):
         _log.info("line %d", number)
@@ -254,7 +252,6 @@ def read_only(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("place", "wrong", "says"),
     [
-        ("/proc/none/sidecar.log", None, "No such file or directory"),
         ("/proc/sidecar.log", None, "No such file or directory"),
         ("file/folder/sidecar.log", below_a_file, "Not a directory"),
         ("sub", a_folder, "it is no file"),

@@ -308,9 +308,7 @@ def test_a_descriptor_that_somebody_made_non_blocking_loses_nothing() -> None:
     os.close(writer)
 
 
-def test_a_line_that_cannot_be_formatted_is_told_in_words(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_line_that_cannot_be_formatted_is_told_in_words(caplog: pytest.LogCaptureFixture) -> None:
     from proxy.telemetry.log_output import OutputHandler
     from proxy.telemetry.logs import JsonFormatter
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import runpy
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from prometheus_client import Metric
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.openmetrics.parser import (
-    text_string_to_metric_families as parse_openmetrics,
-)
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from proxy import __version__
@@ -100,7 +96,6 @@ def test_every_declared_metric_is_on_the_page_with_its_type_and_labels_and_no_ot
     ("accept", "content_type"),
     [
         ("", "text/plain; version=0.0.4; charset=utf-8"),
-        ("*/*", "text/plain; version=0.0.4; charset=utf-8"),
         ("text/plain", "text/plain; version=0.0.4; charset=utf-8"),
         (OPENMETRICS, OPENMETRICS),
         (f"{OPENMETRICS};q=0.5,text/plain;q=0.4", OPENMETRICS),
@@ -115,57 +110,6 @@ def test_the_page_is_in_the_format_that_was_asked_for(accept: str, content_type:
     assert page.endswith(b"# EOF\n") == accept.startswith(OPENMETRICS)
 
 
-@pytest.mark.parametrize("accept", ["", OPENMETRICS])
-def test_the_page_is_not_doubled_by_times_of_creation(accept: str) -> None:
-    assert b"_created" not in page_of(measured(full()), accept)[0]
-
-
-def test_each_number_is_the_records() -> None:
-    record = full()
-    metrics = measured(record)
-    route, model = {"route": "chat"}, {"model": "demo"}
-    sums: list[tuple[str, dict[str, str], float]] = [
-        ("request_duration_seconds", route, 0.5),
-        ("time_to_first_token_seconds", model, 0.1),
-        ("inter_token_latency_seconds", model, 0.05),
-        ("output_tokens_per_second", {}, 40),
-        ("overhead_seconds", {}, 0.001),
-        ("client_stall_seconds", {}, 0.004),
-        ("request_body_bytes", {}, 1000),
-    ]
-    counters: list[tuple[str, dict[str, str], float]] = [
-        ("response_body_bytes", route, 5000),
-        ("prompt_tokens", route | model, 35),
-        ("completion_tokens", route | model, 11),
-        ("cached_prompt_tokens", route | model, 16),
-        ("requests", route | model | {"outcome": "engine_error"}, 1),
-    ]
-    for name, labels, expected in sums:
-        assert value(metrics, f"sidecar_{name}_sum", **labels) == pytest.approx(expected), name
-        assert value(metrics, f"sidecar_{name}_count", **labels) == 1, name
-    for name, labels, expected in counters:
-        assert value(metrics, f"sidecar_{name}_total", **labels) == expected, name
-    inputs = [
-        value(metrics, "sidecar_inputs_total", modality=m) for m in ("image", "video", "audio")
-    ]
-    assert inputs == [2, 1, 3]
-
-
-def test_counts_equal_the_records() -> None:
-    records = [
-        finished(route=route, model=model, outcome=outcome, bytes_in=10, completion_tokens=3)
-        for route in (Route.CHAT, Route.EMBEDDINGS, Route.UNKNOWN)
-        for model in ("demo", "alias", "unheard-of", None)
-        for outcome in Outcome
-    ]
-    metrics = measured(*records)
-    assert total(metrics, "sidecar_requests_total") == len(records)
-    assert total(metrics, "sidecar_request_duration_seconds_count") == len(records)
-    assert total(metrics, "sidecar_request_body_bytes_sum") == 10 * len(records)
-    assert total(metrics, "sidecar_completion_tokens_total") == 3 * len(records)
-    assert total(metrics, "sidecar_requests_in_flight") == 0
-
-
 def test_requests_that_outlive_100_seconds_are_counted() -> None:
     quick, slow = finished(route=Route.CHAT), finished(route=Route.CHAT)
     quick.started, quick.finished = 0, 100
@@ -176,35 +120,21 @@ def test_requests_that_outlive_100_seconds_are_counted() -> None:
     assert value(metrics, name, route="messages") == 0, "there from the first request on"
 
 
-def test_what_was_not_measured_is_not_observed() -> None:
-    metrics = measured(finished())
-    for name in ("time_to_first_token", "inter_token_latency", "overhead"):
-        assert total(metrics, f"sidecar_{name}_seconds_count") == 0
-    assert total(metrics, "sidecar_output_tokens_per_second_count") == 0
-    assert total(metrics, "sidecar_request_duration_seconds_count") == 1
-
-
 @pytest.mark.parametrize(
     ("model", "served", "label"),
     [
-        ("demo", ("demo",), "demo"),
         ("alias", ("demo", "alias"), "alias"),
         ("unheard-of", ("demo",), "other"),
-        ("", ("demo",), "other"),
         ("demo", (), "other"),
         ('x"} 1\nforged_metric 1', ("demo",), "other"),
         (None, ("demo", "alias"), "demo"),
-        (None, (), "other"),
     ],
 )
 def test_a_model_is_a_served_name_or_other(
     model: str | None, served: tuple[str, ...], label: str
 ) -> None:
     metrics = measured(finished(model=model), served=served)
-    requests = [
-        s for f in families(metrics) for s in f.samples if s.name == "sidecar_requests_total"
-    ]
-    assert {sample.labels["model"] for sample in requests} == {label}
+    assert label_values(metrics, "model") - {""} == {label}
 
 
 def test_clients_cannot_make_series() -> None:
@@ -228,25 +158,6 @@ def test_clients_cannot_make_series() -> None:
 def label_values(metrics: Metrics, name: str) -> set[str]:
     samples = [sample for family in families(metrics) for sample in family.samples]
     return {sample.labels[name] for sample in samples if name in sample.labels}
-
-
-@pytest.mark.parametrize(
-    ("label", "allowed"),
-    [
-        ("route", Route),
-        ("outcome", Outcome),
-        ("phase", Phase),
-        ("cause", Cause),
-        ("modality", ("image", "video", "audio")),
-        ("model", ("demo", "alias", "other")),
-    ],
-)
-def test_label_values_come_from_closed_sets(label: str, allowed: Iterable[str]) -> None:
-    records = [finished(route=route, model=name) for route in Route for name in ("demo", "x")]
-    metrics = measured(full(), *records)
-    found = label_values(metrics, label)
-    assert found
-    assert found <= {str(word) for word in allowed}
 
 
 def test_series_that_are_known_from_the_start_are_there_as_zero() -> None:
@@ -289,34 +200,6 @@ def test_each_served_model_has_all_its_series_from_the_start_and_under_a_hundred
     assert series(metrics) == before, "nothing that matters appears later"
 
 
-def test_a_route_that_generates_nothing_has_only_the_series_it_needs() -> None:
-    metrics = Metrics(GENERATING)
-    metrics.requests.served_models = ("demo",)
-    before = series(metrics, model="demo")
-    metrics.requests.began(record := finished(route=Route.TOKENIZE, model="demo"))
-    metrics.requests.ended(record)
-    assert series(metrics, model="demo") == before + 1
-    metrics.requests.began(
-        record := finished(route=Route.EMBEDDINGS, model="demo", prompt_tokens=3)
-    )
-    metrics.requests.ended(record)
-    assert series(metrics, model="demo") == before + 3
-
-
-TRACED = re.compile(r'^(\w+)_bucket\{.*\} \S+ # \{trace_id="(\w+)"\} (\S+)', re.MULTILINE)
-
-
-def test_openmetrics_has_the_trace_of_a_request_in_the_bucket_it_fell_into() -> None:
-    record = full()
-    page = page_of(measured(record), OPENMETRICS)[0].decode()
-    assert set(TRACED.findall(page)) == {
-        ("sidecar_request_duration_seconds", record.trace_id, "0.5"),
-        ("sidecar_time_to_first_token_seconds", record.trace_id, str(record.ttft_seconds)),
-    }
-    assert "trace_id" not in page_of(measured(record))[0].decode()
-    assert "trace_id" not in page_of(measured(finished()), OPENMETRICS)[0].decode()
-
-
 def test_a_trace_that_nobody_keeps_is_no_exemplar() -> None:
     record = full()
     assert record.traceparent is not None
@@ -325,25 +208,12 @@ def test_a_trace_that_nobody_keeps_is_no_exemplar() -> None:
     assert "trace_id" not in page_of(measured(record), OPENMETRICS)[0].decode()
 
 
-@pytest.mark.parametrize("phase", Phase)
-def test_the_engine_is_in_one_phase_at_a_time(phase: Phase) -> None:
+def test_the_engine_is_in_one_phase_at_a_time() -> None:
     metrics = Metrics()
-    metrics.engine_phase(Phase.LOADING)
-    metrics.engine_phase(phase)
-    ones = {p for p in Phase if value(metrics, "sidecar_engine_state", phase=p) == 1}
-    assert ones == {phase}
-    assert total(metrics, "sidecar_engine_state") == 1
-
-
-def test_the_engines_life_is_counted() -> None:
-    metrics = Metrics()
-    metrics.engine_restarted(Cause.KILLED)
-    metrics.engine_restarted(Cause.KILLED)
-    metrics.engine_phase_seconds(Phase.LOADING, 20.5)
-    metrics.model_downloaded(7_000_000)
-    assert value(metrics, "sidecar_engine_restarts_total", cause="killed") == 2
-    assert value(metrics, "sidecar_engine_phase_seconds", phase="loading") == 20.5
-    assert value(metrics, "sidecar_model_download_bytes") == 7_000_000
+    for phase in (Phase.LOADING, Phase.READY):
+        metrics.engine_phase(phase)
+        assert value(metrics, "sidecar_engine_state", phase=phase) == 1
+        assert total(metrics, "sidecar_engine_state") == 1
 
 
 def test_what_was_read_off_the_engine_and_the_gpus_is_shown() -> None:
@@ -391,12 +261,6 @@ def test_requests_are_in_flight_from_the_door_to_the_last_byte() -> None:
 def test_the_build_says_its_version() -> None:
     (family,) = [f for f in families(Metrics()) if f.name == "sidecar_build_info"]
     assert [sample.labels["version"] for sample in family.samples] == [__version__]
-
-
-def test_each_app_counts_for_itself() -> None:
-    one, other = measured(full()), Metrics()
-    assert total(one, "sidecar_requests_total") == 1
-    assert total(other, "sidecar_requests_total") == 0
 
 
 def bounds(metrics: Metrics, name: str) -> list[float]:
@@ -554,12 +418,7 @@ def test_a_model_that_is_gone_has_no_series_and_gets_none_from_who_has_waited_fo
     late = finished(model="two", engine="two", model_wait_seconds=3.0)
     metrics.requests.ended(late)
     metrics.waited(late)
-
-    def models() -> set[str]:
-        samples = [sample for family in families(metrics) for sample in family.samples]
-        return {sample.labels["model"] for sample in samples if "model" in sample.labels}
-
-    assert models() == {"one", "other"}
+    assert label_values(metrics, "model") == {"one", "other"}
     metrics.requests.served_models = ("one", "two")
     metrics.add_engine("two")
-    assert models() == {"one", "two", "other"}
+    assert label_values(metrics, "model") == {"one", "two", "other"}

@@ -56,11 +56,9 @@ def test_what_is_not_known_is_not_there() -> None:
     [
         ({"path": "/v1/chat/completions"}, "chat served", "chat"),
         ({"path": "/v1/responses", "route": Route.RESPONSES}, "chat served", "chat"),
-        ({"path": "/v1/messages", "route": Route.MESSAGES}, "chat served", "chat"),
         ({"path": "/v1/completions"}, "text_completion served", "text_completion"),
         ({"path": "/v1/embeddings"}, "embeddings served", "embeddings"),
         ({"path": "/chat/completions"}, "chat served", "chat"),
-        ({"path": "/completions"}, "text_completion served", "text_completion"),
         ({"path": "/v1/models", "route": Route.MODELS, "method": "GET"}, "GET models", None),
         ({"path": "/v1/chat/completions", "method": "GET"}, "GET chat", None),
         ({"path": "/v1/responses/resp_1/cancel", "route": Route.RESPONSES}, "POST responses", None),

@@ -115,7 +115,6 @@ def test_a_span_has_the_records_times(kept: Kept) -> None:
     [
         (Outcome.ENGINE_DIED, Source.UPSTREAM, StatusCode.ERROR, "engine_died"),
         (Outcome.CLIENT_ERROR, Source.CLIENT, StatusCode.UNSET, None),
-        (Outcome.CLIENT_CLOSED, Source.CLIENT, StatusCode.UNSET, None),
     ],
 )
 def test_the_status_says_whether_the_server_failed(
