@@ -10,13 +10,15 @@ import selectors
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, Self, TypeVar
 
 from proxy.pool.plan import Action, Budget, ModelState, ModelView, Reason
 from proxy.pool.scheduler import Outcome, Scheduler, Transition
 from proxy.tasks import spawn
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 TOLERANCE = 1e-3
 """Seconds; for sums of floating-point numbers."""
 
@@ -49,6 +51,16 @@ def simulate(main: Coroutine[Any, Any, _T]) -> _T:
     """Run it to its end; hours of it take no time."""
     with asyncio.Runner(loop_factory=_SimulatedLoop) as runner:
         return runner.run(main)
+
+
+def simulated(test: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, None]:
+    """A test whose hours take no time."""
+
+    @wraps(test)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        simulate(test(*args, **kwargs))
+
+    return run
 
 
 def now() -> float:

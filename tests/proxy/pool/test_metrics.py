@@ -12,7 +12,7 @@ from proxy.pool.plan import Action, ModelState, Reason, Step
 from proxy.pool.scheduler import Outcome, Scheduler, Transition
 from proxy.telemetry.gauges import STATES
 from proxy.telemetry.metrics import Metrics
-from tests.proxy.pool.simulated import FakeModel, Pod, now, simulate
+from tests.proxy.pool.simulated import FakeModel, Pod, now, simulated
 
 
 class CountedPod(Pod):
@@ -32,46 +32,40 @@ class CountedPod(Pod):
         return self.metrics.registry.get_sample_value(f"sidecar_model_{name}", labels)
 
 
-def test_a_swap_is_two_loads_and_an_eviction() -> None:
-    async def main() -> None:
-        a, b = FakeModel("a", load_seconds=15), FakeModel("b", load_seconds=30)
-        async with CountedPod(a, b) as pod:
-            await a.request(1)
-            await asyncio.sleep(60)
-            await b.request(1)
-            for name, seconds in (("a", 15), ("b", 30)):
-                loaded = {"model": name, "kind": "cold"}
-                assert pod.value("loads_total", **loaded, outcome="ok") == 1
-                assert pod.value("load_seconds_sum", **loaded) == pytest.approx(seconds)
-            assert pod.value("evictions_total", model="a", reason="make_room") == 1
-            assert pod.value("evictions_total", model="b", reason="make_room") == 0
-
-    simulate(main())
+@simulated
+async def test_a_swap_is_two_loads_and_an_eviction() -> None:
+    a, b = FakeModel("a", load_seconds=15), FakeModel("b", load_seconds=30)
+    async with CountedPod(a, b) as pod:
+        await a.request(1)
+        await asyncio.sleep(60)
+        await b.request(1)
+        for name, seconds in (("a", 15), ("b", 30)):
+            loaded = {"model": name, "kind": "cold"}
+            assert pod.value("loads_total", **loaded, outcome="ok") == 1
+            assert pod.value("load_seconds_sum", **loaded) == pytest.approx(seconds)
+        assert pod.value("evictions_total", model="a", reason="make_room") == 1
+        assert pod.value("evictions_total", model="b", reason="make_room") == 0
 
 
-def test_a_load_that_fails_is_counted_and_its_time_is_not_that_of_a_load() -> None:
-    async def main() -> None:
-        a = FakeModel("a", failures=1)
-        async with CountedPod(a) as pod:
-            await asyncio.sleep(20)
-            assert pod.value("loads_total", model="a", kind="cold", outcome="failed") == 1
-            assert pod.value("loads_total", model="a", kind="cold", outcome="ok") == 0
-            assert pod.value("load_seconds_count", model="a", kind="cold") == 0
-
-    simulate(main())
+@simulated
+async def test_a_load_that_fails_is_counted_and_its_time_is_not_that_of_a_load() -> None:
+    a = FakeModel("a", failures=1)
+    async with CountedPod(a) as pod:
+        await asyncio.sleep(20)
+        assert pod.value("loads_total", model="a", kind="cold", outcome="failed") == 1
+        assert pod.value("loads_total", model="a", kind="cold", outcome="ok") == 0
+        assert pod.value("load_seconds_count", model="a", kind="cold") == 0
 
 
-def test_a_load_that_gives_way_is_abandoned() -> None:
-    async def main() -> None:
-        a, b = FakeModel("a", load_seconds=100), FakeModel("b")
-        async with CountedPod(a, b) as pod:
-            await asyncio.sleep(1)
-            pod.scheduler.order_unload("a")
-            await b.request(1)
-            assert pod.value("loads_total", model="a", kind="cold", outcome="abandoned") == 1
-            assert pod.value("evictions_total", model="a", reason="ordered") == 1
-
-    simulate(main())
+@simulated
+async def test_a_load_that_gives_way_is_abandoned() -> None:
+    a, b = FakeModel("a", load_seconds=100), FakeModel("b")
+    async with CountedPod(a, b) as pod:
+        await asyncio.sleep(1)
+        pod.scheduler.order_unload("a")
+        await b.request(1)
+        assert pod.value("loads_total", model="a", kind="cold", outcome="abandoned") == 1
+        assert pod.value("evictions_total", model="a", reason="ordered") == 1
 
 
 def test_a_model_that_slept_is_woken() -> None:

@@ -22,17 +22,23 @@ BUDGET = Budget({0: 10}, {0: 10}, max_wait_seconds=60)
 NO_ORDERS = Orders()
 
 
+def due(
+    *models: ModelView, budget: Budget = BUDGET, orders: Orders = NO_ORDERS, at: float = 100
+) -> Any:
+    step = next_step(models, budget, at, orders).step
+    return None if step is None else (step.action, step.model.name, step.reason)
+
+
 def test_no_younger_wish_takes_the_room_that_is_kept_free_for_an_overdue_model() -> None:
     leaving = ModelView(
         "leaving", ModelState.READY, 0, (0,), 5, 10, is_closing=True, in_flight=1, last_used=99
     )
     head = ModelView("head", ModelState.UNLOADED, 0, (0,), 10, 10, waiting=1, oldest_wait_since=20)
     small = ModelView("small", ModelState.UNLOADED, 0, (0,), 4, 10, waiting=1, oldest_wait_since=30)
-    assert next_step((leaving, head, small), BUDGET, 100).step is None
+    assert due(leaving, head, small) is None
     # Before that moment the room is for whoever fits.
-    early = next_step((leaving, head, small), BUDGET, 79).step
-    assert early is not None
-    assert (early.action, early.model.name) in ((Action.LOAD, "small"), (Action.REOPEN, "leaving"))
+    early = due(leaving, head, small, at=79)
+    assert early[:2] in ((Action.LOAD, "small"), (Action.REOPEN, "leaving"))
 
 
 def test_a_model_that_would_be_alone_is_tried_whatever_others_hold_of_its_gpu() -> None:
@@ -40,9 +46,7 @@ def test_a_model_that_would_be_alone_is_tried_whatever_others_hold_of_its_gpu() 
     comes back late."""
     crowded = Budget({0: 1}, {0: 10}, max_wait_seconds=60)
     asked = ModelView("asked", ModelState.UNLOADED, 0, (0,), 9, 10, waiting=1, oldest_wait_since=20)
-    step = next_step((asked,), crowded, 30).step
-    assert step is not None
-    assert (step.action, step.model.name) == (Action.LOAD, "asked")
+    assert due(asked, budget=crowded) == (Action.LOAD, "asked", Reason.REQUESTED)
     assert obstacle(asked, (asked,), crowded) is None
     assert obstacle(replace(asked, memory_bytes=11), (asked,), crowded) is not None
     pinned = ModelView("pinned", ModelState.READY, 0, (0,), 1, 10, pinned=True)
@@ -55,7 +59,7 @@ def test_a_model_does_not_close_before_the_requests_it_was_loaded_for_are_in_fli
         "ready", ModelState.READY, 100, (0,), 10, 0, waiting=3, oldest_wait_since=10, last_used=5
     )
     other = ModelView("other", ModelState.UNLOADED, 0, (0,), 10, 0, waiting=1, oldest_wait_since=20)
-    assert next_step((ready, other), BUDGET, 100).step is None
+    assert due(ready, other) is None
 
 
 def test_a_model_whose_engine_fails_again_and_again_gives_way_to_one_that_is_waited_for() -> None:
@@ -69,17 +73,16 @@ def test_a_model_whose_engine_fails_again_and_again_gives_way_to_one_that_is_wai
         is_failing=True,
     )
     other = ModelView("other", ModelState.UNLOADED, 0, waiting=1, oldest_wait_since=50)
-    step = next_step((failing, other), Budget(None, max_loaded=1), 60).step
-    assert step is not None
-    assert (step.action, step.model.name) == (Action.UNLOAD, "failing")
-    assert next_step((failing,), Budget(None, max_loaded=1), 60).step is None
+    one_at_a_time = Budget(None, max_loaded=1)
+    assert due(failing, other, budget=one_at_a_time)[:2] == (Action.UNLOAD, "failing")
+    assert due(failing, budget=one_at_a_time) is None
 
 
 def test_a_model_whose_files_are_not_here_is_not_loaded() -> None:
     absent = ModelView(
         "absent", ModelState.UNLOADED, 0, waiting=1, oldest_wait_since=1, is_here=False
     )
-    assert next_step((absent,), Budget(None), 60).step is None
+    assert due(absent, budget=Budget(None)) is None
 
 
 def test_the_end_of_the_last_request_brings_no_plan_where_no_step_could_follow() -> None:
@@ -102,15 +105,13 @@ def test_a_model_that_leaves_finishes_what_runs_and_is_not_loaded_again() -> Non
     ready = ModelView(
         "ready", ModelState.READY, 0, pinned=True, in_flight=1, is_closing=True, is_leaving=True
     )
-    assert next_step((ready,), Budget(None), 60).step is None
-    step = next_step((replace(ready, in_flight=0, waiting=3),), Budget(None), 60).step
-    assert step is not None
-    assert step.action is Action.UNLOAD
+    assert due(ready, budget=Budget(None)) is None
+    assert due(replace(ready, in_flight=0, waiting=3), budget=Budget(None))[0] is Action.UNLOAD
     unloaded = replace(
         ready, state=ModelState.UNLOADED, in_flight=0, waiting=1, oldest_wait_since=1
     )
     orders = Orders(load={"ready": 1.0}, preload=["ready"])
-    assert next_step((unloaded,), Budget(None), 60, orders).step is None
+    assert due(unloaded, budget=Budget(None), orders=orders) is None
 
 
 def sleepy(state: ModelState, asleep_bytes: int = 1, **changes: Any) -> ModelView:
@@ -122,11 +123,6 @@ def wanted(memory_bytes: int | None) -> ModelView:
     return ModelView(
         "wanted", ModelState.UNLOADED, 0, (0,), memory_bytes, 10, waiting=1, oldest_wait_since=90
     )
-
-
-def due(*models: ModelView, budget: Budget = BUDGET, orders: Orders = NO_ORDERS) -> Any:
-    step = next_step(models, budget, 100, orders).step
-    return None if step is None else (step.action, step.model.name, step.reason)
 
 
 def test_a_model_that_may_sleep_sleeps_where_that_makes_room() -> None:

@@ -56,10 +56,8 @@ async def reload(there: House) -> Any:
     ("change", "ends"),
     [
         ({"repository": "org/other"}, True),
-        ({"revision": "main"}, True),
         ({"served_names": ["two"]}, True),
         ({"engine": {"MAX_MODEL_LEN": 2048}}, True),
-        ({"engine": {}}, True),
         ({"sleep": "level1"}, True),
         ({"keys": ["alice"]}, False),
         ({"max_in_flight": 3}, False),
