@@ -47,8 +47,7 @@ def test_of_a_name_of_megabytes_only_the_beginning_is_kept() -> None:
     """A model's name is whatever a client writes, and the last requests stay in memory."""
     for chars in (100_000, 10_000_000):
         model = read(CHAT, body(model="a" * chars)).model
-        assert model is not None
-        assert 512 <= len(model) <= 4096
+        assert model in ("a" * 4095, "a" * 4096)
 
 
 # Stream and usage -----------------------------------------------------------------------------
@@ -59,23 +58,17 @@ def test_of_a_name_of_megabytes_only_the_beginning_is_kept() -> None:
     [
         ("true", True),
         ('"true"', True),
-        ('"TRUE"', True),
         ('"1"', True),
-        ('"yes"', True),
-        ('"on"', True),
         ('"t"', True),
         ("1", True),
         ("1.0", True),
         ("false", False),
         ('"false"', False),
-        ('"0"', False),
         ("0", False),
         ("2", False),
         ("null", False),
         ('"maybe"', False),
         ("[]", False),
-        ("{}", False),
-        ("[true]", False),
     ],
 )
 def test_stream_is_read_as_the_engine_reads_it(value: str, stream: bool) -> None:
@@ -90,12 +83,9 @@ def test_stream_is_read_as_the_engine_reads_it(value: str, stream: bool) -> None
         ("{}", False),
         ('{"include_usage": false}', False),
         ('{"include_usage": true}', False),
-        ('{"include_usage": null}', False),
-        ('{"include_usage": true, "continuous_usage_stats": true}', False),
         ('{"unknown": [1, {}]}', False),
         ('"nonsense"', False),
         ("[]", False),
-        ("false", False),
     ],
 )
 def test_a_choice_of_the_client_about_usage_is_left_alone(options: str, lacks: bool) -> None:
@@ -118,10 +108,8 @@ def test_usage_is_added_only_where_it_is_an_option(route: Route) -> None:
         (b'{"stream": "\\u0074rue"}', True, True),
         (b'{"stream": true, "stream_options": {}, "stream_options": null}', True, True),
         (b'{"stream": true, "stream_options": null, "stream_options": {}}', True, False),
-        (b'{"stream": true, "stream\\u005foptions": {}}', True, False),
         (b' \t\r\n{ "stream" : true }\n', True, True),
         (b'\xef\xbb\xbf{"stream": true}', True, True),
-        (b'{"metadata": {"stream": true}}', False, False),
         (b'{"user": "\\"stream\\": true"}', False, False),
         (b'{"Stream": true}', False, False),
         # What the engine reads is skipped here, whatever it holds.
@@ -129,10 +117,8 @@ def test_usage_is_added_only_where_it_is_an_option(route: Route) -> None:
         (b'{"stream": true, "seed": 123456789012345678901234567890}', True, True),
         # To msgspec these are not JSON; the engine takes them.
         (b'{"stream": true, "x": NaN}', True, True),
-        (b'{"stream": true, "x": [-Infinity]}', True, True),
         (b'{"stream": true, "user": "cut \\ud83d"}', True, True),
         (b'{"stream": true, "messages": "hello"}', True, True),
-        (b'{"stream": true, "messages": null}', True, True),
         (b'{"stream": true, "messages": [1, [], "x", null]}', True, True),
         (b'{"stream": true, "messages": [{"content": 3}]}', True, True),
         (b'{"stream": true, "x": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", True, True),
@@ -147,7 +133,6 @@ def test_json_is_read_as_the_engine_reads_it(text: bytes, stream: bool, lacks: b
     "text",
     [
         b"",
-        b" ",
         b"{",
         b'{"stream": true',
         b'{"stream": true} trailing',
@@ -155,11 +140,8 @@ def test_json_is_read_as_the_engine_reads_it(text: bytes, stream: bool, lacks: b
         b"{'stream': true}",
         b'{"stream": True}',
         b'[{"stream": true}]',
-        b'"stream"',
         b"null",
-        b"\xff\xff",
         '{"stream": true}'.encode("utf-16"),
-        '{"stream": true}'.encode("utf-32"),
         b'{"stream": true, "x": ' + b'{"a":' * 200_000,
         b'{"messages": [{"content": ' + b'[{"content": ' * 100_000,
         b"\x1f\x8b\x08\x00 gzip",
@@ -194,7 +176,6 @@ INPUT_IMAGE = {"type": "input_image", "image_url": "https://x/i.png"}
     [
         ([TEXT], (0, 0, 0)),
         ([TEXT, IMAGE], (1, 0, 0)),
-        ([IMAGE, IMAGE, VIDEO, AUDIO, TEXT], (2, 1, 1)),
         ([{"type": "image_embeds"}, {"type": "image"}, {"type": "input_image"}], (3, 0, 0)),
         ([{"type": "audio_url"}, {"type": "audio_embeds"}, {"type": "video"}], (0, 1, 2)),
         ([{"type": "file"}, {"type": "unknown"}, {"type": ""}, {}], (0, 0, 0)),
@@ -231,7 +212,6 @@ def test_media_in_a_tool_result_are_counted() -> None:
         ([{"role": "user", "content": "a question"}], (0, 0, 0)),
         ([{"role": "user", "content": [INPUT_IMAGE, {"type": "input_text"}]}], (1, 0, 0)),
         ([{"type": "message", "content": [{"type": "input_audio"}]}], (0, 0, 1)),
-        ([{"type": "message", "content": [{"type": "input_video"}]}], (0, 1, 0)),
         ([INPUT_IMAGE], (1, 0, 0)),
         ([{"type": "function_call_output", "output": "x"}], (0, 0, 0)),
     ],
@@ -284,10 +264,6 @@ def test_more_fields_than_are_looked_through_are_refused() -> None:
         read(CHAT, text)
 
 
-def test_a_name_of_megabytes_is_cut() -> None:
-    assert read(CHAT, body(model="m" * 2_000_000)).model == "m" * 4095
-
-
 def test_megabytes_of_base64_are_passed_over_not_allocated() -> None:
     url = "data:image/png;base64," + "A" * 20_000_000
     text = prompt({"type": "image_url", "image_url": {"url": url}}, TEXT)
@@ -320,7 +296,6 @@ def test_adding_the_option_does_not_copy_the_body() -> None:
     "text",
     [
         STREAMED,
-        b'{"stream":true}\n',
         b' { "stream" : true } \r\n\t',
         b'\xef\xbb\xbf{"stream": true}',
         b'{"stream": true, "stream_options": null}',

@@ -28,8 +28,6 @@ def said(route: Route, event: object) -> EventSummary:
         ("messages.json", MESSAGES, Usage(14, 3), "max_tokens"),
         ("responses.json", RESPONSES, Usage(14, 3, 0, 0), "max_output_tokens"),
         ("tokenize.json", Route.TOKENIZE, None, None),
-        ("count_tokens.json", Route.TOKENIZE, None, None),
-        ("models.json", Route.MODELS, None, None),
     ],
 )
 def test_a_recorded_answer_tells_its_usage_and_its_end(
@@ -47,7 +45,6 @@ def test_a_recorded_answer_tells_its_usage_and_its_end(
         ("unknown_model_messages.json", MESSAGES, "NotFoundError"),
         ("missing_messages.json", CHAT, "Bad Request"),
         ("missing_messages.json", MESSAGES, "Bad Request"),
-        ("max_tokens_too_big.json", CHAT, "BadRequestError"),
         ("stream_options_without_stream.json", CHAT, "BadRequestError"),
     ],
 )
@@ -71,7 +68,6 @@ def test_a_recorded_refusal_tells_its_kind_and_not_its_message(
             },
             Usage(9, 4, 8, 2),
         ),
-        (CHAT, {"prompt_tokens": 9, "prompt_tokens_details": None}, Usage(9)),
         (CHAT, {"prompt_tokens": 0, "completion_tokens": 0}, Usage(0, 0)),
         # What came from the cache, and what went into it, is not among `input_tokens`.
         (MESSAGES, {"input_tokens": 9, "cache_read_input_tokens": 3}, Usage(12, None, 3)),
@@ -85,7 +81,6 @@ def test_a_recorded_refusal_tells_its_kind_and_not_its_message(
             },
             Usage(14, 4, 3),
         ),
-        (Route.EMBEDDINGS, {"prompt_tokens": 5, "total_tokens": 5}, Usage(5)),
         (Route.RERANK, {"total_tokens": 5}, Usage()),
     ],
 )
@@ -107,10 +102,8 @@ def test_a_later_count_replaces_an_earlier_one_and_nothing_replaces_a_count() ->
     ("event", "generated"),
     [
         ({"type": "response.created", "response": {"status": "in_progress"}}, False),
-        ({"type": "response.output_item.added", "item": {}}, False),
         ({"type": "response.output_text.delta", "delta": "a"}, True),
         ({"type": "response.output_text.delta", "delta": ""}, False),
-        ({"type": "response.reasoning_text.delta", "delta": "a"}, True),
         ({"type": "response.function_call_arguments.delta", "delta": "{"}, True),
         ({"type": "response.output_text.done", "text": "a"}, False),
     ],
@@ -123,7 +116,6 @@ def test_a_response_has_generated_at_its_first_delta(event: object, generated: b
     ("delta", "generated"),
     [
         ({"type": "text_delta", "text": "a"}, True),
-        ({"type": "thinking_delta", "thinking": "a"}, True),
         ({"type": "input_json_delta", "partial_json": "{"}, True),
         # Made by the server once the thinking is over: no token.
         ({"type": "signature_delta", "signature": "a"}, False),
@@ -142,9 +134,7 @@ def test_a_message_generates_by_its_deltas(delta: object, generated: bool) -> No
         ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}},
          "max_output_tokens"),
         ({"status": "failed", "error": {"code": "server_error"}}, "failed"),
-        ({"status": "cancelled"}, "cancelled"),
         ({"status": "in_progress"}, None),
-        ({"status": "queued"}, None),
         ({}, None),
     ],
 )  # fmt: skip
@@ -194,16 +184,11 @@ def test_no_words_of_an_error_are_kept() -> None:
         ({"type": "BadRequestError", "code": 400}, True),
         ({"type": "BadRequestError", "code": "400"}, True),
         ({"type": "BadRequestError", "code": 400.0}, True),
-        ({"type": "NotFoundError", "code": 404}, True),
         ({"type": "BadRequestError", "code": 500}, False),
-        ({"type": "InternalServerError", "code": 500}, False),
-        ({"type": "InternalServerError", "code": "503"}, False),
         ({"type": "BadRequestError"}, True),
         ({"type": "invalid_request_error", "code": "context_length_exceeded"}, True),
-        ({"type": "rate_limit_error"}, True),
         ({"code": "invalid_prompt"}, True),
         ({"code": "server_error"}, False),
-        ({"type": "internal_error"}, False),
         ({"type": "overloaded_error"}, False),
         ({"type": "api_error", "code": None}, False),
         ({"type": ["x"], "code": True}, False),
@@ -245,7 +230,7 @@ def test_the_usage_event_is_told_from_usage_in_any_other_event() -> None:
 
 
 @pytest.mark.parametrize("route", [CHAT, RESPONSES, MESSAGES])
-@pytest.mark.parametrize("payload", [b"", b"{", b"null", b"3", b"[]", b'"x"', b'{"error": \xff}'])
+@pytest.mark.parametrize("payload", [b"", b"{", b"null", b"[]", b'{"error": \xff}'])
 def test_what_cannot_be_read_is_left_to_the_caller(route: Route, payload: bytes) -> None:
     for read in (EVENT_READERS[route], ANSWER_READERS[route]):
         with pytest.raises((msgspec.MsgspecError, UnicodeDecodeError)):

@@ -40,14 +40,12 @@ def test_the_boundary_is_that_of_the_content_type(
     [
         (form((MODEL, b"two"), (FILE, b"RIFF")), "two"),
         (form((FILE, b"RIFF"), (MODEL, b"two")), "two"),
-        (form((FILE, b""), (MODEL, b"two")), "two"),
         (form((MODEL, b"two"), (MODEL, b"one")), "two"),
         (form((b"content-disposition:form-data; NAME=model", b"two")), "two"),
         (form((b'Content-Type: text/plain\r\n%b; x="y"' % MODEL, b"two")), "two"),
         (form((MODEL, "zwö".encode())), "zwö"),
         (form((MODEL, b"\xff")), "\ufffd"),
         (b"a preamble\r\n" + form((MODEL, b"two")), "two"),
-        (form((MODEL, b"two"), end=b"--b--"), "two"),
         # Not the boundary, though it looks like it.
         (form((FILE, b"\r\n--\r\n--a\r\n-b\r\n--\rb\n--b x--b\r\n\r\n--"), (MODEL, b"two")), "two"),
         (form((FILE, b"\r\n%b\r\n\r\nsix\r\n" % MODEL), (MODEL, b"two")), "two"),
@@ -63,8 +61,6 @@ def test_the_boundary_is_that_of_the_content_type(
         # Broken.
         (b"", None),
         (b"--b", None),
-        (b"--b--", None),
-        (b"\r\n\r\n", None),
         (b"--b\r\n" + MODEL, None),
         (b"--b\r\n" + MODEL + b"\r\n\r\ntwo", None),
         (b"--b\r\n" + MODEL + b"\n\ntwo\n--b--", None),

@@ -96,13 +96,10 @@ def test_progress_is_the_newest_token_or_event_of_a_stream_also_of_one_that_is_o
     ("route", "method", "outcome", "tokens", "counts"),
     [
         (Route.CHAT, "POST", Outcome.OK, None, True),
-        (Route.EMBEDDINGS, "POST", Outcome.OK, None, True),
-        (Route.AUDIO, "POST", Outcome.OK, None, True),
         (Route.CHAT, "POST", Outcome.ENGINE_ERROR, None, False),
         (Route.CHAT, "POST", Outcome.CLIENT_ERROR, None, False),
         # What vLLM's server answers without its core.
         (Route.TOKENIZE, "POST", Outcome.OK, None, False),
-        (Route.MODELS, "GET", Outcome.OK, None, False),
         (Route.RESPONSES, "GET", Outcome.OK, 7, False),
         (Route.RESPONSES, "POST", Outcome.OK, None, False),
         (Route.RESPONSES, "POST", Outcome.OK, 7, True),

@@ -170,13 +170,10 @@ def test_continuous_usage_of_one_choice_is_not_that_of_all() -> None:
     ("delta", "counts"),
     [
         ({"content": "x"}, True),
-        ({"content": " "}, True),
-        ({"reasoning": "hm"}, True),
         ({"reasoning_content": "hm"}, True),
         ({"tool_calls": [{"index": 0, "function": {"name": "f"}}]}, True),
         ({"content": None, "tool_calls": [{"function": {"arguments": ""}}]}, True),
         ({"role": "assistant", "content": ""}, False),
-        ({"role": "assistant"}, False),
         ({"content": None, "reasoning": None, "tool_calls": []}, False),
         ({}, False),
     ],
@@ -217,16 +214,12 @@ def test_the_longest_gap_between_tokens_is_kept() -> None:
     [
         b"",
         b"\n",
-        b"\n\n\n\n",
         b"\r\n\r\n\r\n",
         b": comment\n\n",
         b"data\n\n",
-        b"data:\n\n",
         b"data: \n\n",
         b"data: not json\n\n",
         b'data: {"choices": "what"}\n\n',
-        b"data: [1, 2]\n\n",
-        b"data: null\n\n",
         b'data: {"choices":[{"delta":"\xff"}]}\n\n',
         b"\xff\xfe\x00\n\n",
         b"event: ping\nid: 3\nretry: 10\n\n",
@@ -247,53 +240,15 @@ def test_whatever_is_not_the_usage_event_passes(body: bytes, withhold_usage: boo
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        'data: {"choices":[],"usage":{"completion_tokens":1}}\n\n',
-        '"choices":[]',
-        "data: [DONE]\n\n",
-        "\r\n\r\n",
-        "\x0b\x0c\x1c\x85\u2028\u2029",
-        '{"error": {"type": "x"}}',
-    ],
-)
-def test_text_that_looks_like_an_event_is_text(text: str) -> None:
-    body = event(chunk(content=text)) + event(usage())
-    body += (
-        json.dumps(chunk(content=text), ensure_ascii=False)
-        .encode()
-        .join([b"data: ", b"\n\n" + event(chunk("stop"))])
-    )
-    expected = body.replace(event(usage()), b"")
-    for place in range(len(body)):
-        seen = passed(cut(body, [place]), withhold_usage=True)
-        assert seen.data == expected
-        assert seen.record.generated_events == 2
-        assert seen.error is None
-
-
-def test_events_that_come_in_one_piece_are_read_one_by_one() -> None:
-    body = event(chunk(content="a")) + event(chunk("stop", content="b")) + event(usage(9))
-    seen = passed([body + b"data: [DONE]\n\n"], withhold_usage=True)
-    assert seen.data == body.replace(event(usage(9)), b"") + b"data: [DONE]\n\n"
-    record = seen.record
-    assert (record.generated_events, record.completion_tokens) == (2, 9)
-    assert record.finish_reason == "stop"
-
-
-@pytest.mark.parametrize(
     "written",
     [
         b"data: %b\n\n",
         b"data:%b\n\n",
-        b"data:  %b \n\n",
         b"data: %b\r\n\r\n",
         b"event: chunk\ndata: %b\n\n",
-        b"data: %b\nid: 3\n\n",
         b": note\ndata: %b\n\n",
         b"data: %b",
         b"data: %b\n",
-        b"data: %b\r\n",
         b"data: %b\r\r",
     ],
 )
@@ -306,17 +261,10 @@ def test_the_usage_event_is_known_in_every_way_it_may_be_written(written: bytes)
         assert seen.record.completion_tokens == 7
 
 
-def test_a_usage_event_of_several_data_lines_is_one() -> None:
-    lines = json.dumps(usage(), indent=1).splitlines()
-    body = "".join(f"data: {line}\n" for line in lines).encode() + b"\n"
-    assert passed([body], withhold_usage=True).data == b""
-
-
 @pytest.mark.parametrize(
     "payload",
     [
         {"choices": [], "usage": None},
-        {"choices": [], "prompt_filter_results": []},
         {"choices": None, "usage": {"completion_tokens": 1}},
         {"usage": {"completion_tokens": 1}},
         chunk(content="x") | {"usage": {"completion_tokens": 1}},
@@ -325,20 +273,6 @@ def test_a_usage_event_of_several_data_lines_is_one() -> None:
 )
 def test_only_the_event_that_the_usage_option_causes_is_withheld(payload: object) -> None:
     assert passed([event(payload)], withhold_usage=True).data == event(payload)
-
-
-def test_usage_that_the_client_asked_for_is_passed_on() -> None:
-    seen = passed([event(usage())])
-    assert seen.data == event(usage())
-    assert seen.record.prompt_tokens == 5
-
-
-def test_an_error_in_a_stream_is_seen_and_passed_on() -> None:
-    body = event(chunk(content="a")) + event({"error": {"type": "InternalServerError", "code": 5}})
-    body += b"data: [DONE]\n\n"
-    for place in range(len(body)):
-        seen = passed(cut(body, [place]), withhold_usage=True)
-        assert (seen.data, seen.error) == (body, "InternalServerError")
 
 
 # Bounds ---------------------------------------------------------------------------------------

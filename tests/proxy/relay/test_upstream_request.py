@@ -35,10 +35,7 @@ class _Media:
 
 async def content_with(media: _Media, record: Record | None = None) -> UpstreamRequest:
     record = record or Record("POST", "/v1/chat/completions", Route.CHAT)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(BODY)),
-    ]
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))]
     exchange = exchange_on(FakeConnection(), request=request_of(headers=headers))
     exchange.feed(BODY)
     exchange.complete()
