@@ -125,13 +125,17 @@ def _response_in(data: bytes, method: str) -> httpx.Response:
 
 
 @asynccontextmanager
-async def house(**environ: str) -> AsyncIterator[House]:
-    """A sidecar whose engine was never started; nothing listens on the engine's port."""
+async def house(phase: Phase | None = None, /, **environ: str) -> AsyncIterator[House]:
+    """A sidecar whose engine was never started, and is in `phase` all the same; nothing listens on
+    the engine's port."""
     with dead_port() as port:
         given = {"UPSTREAM_PORT": str(port), **environ}
         sidecar = build(load_settings(given), environ=given)
         lifecycle = Lifecycle(sidecar)
         transport = _InMemory(sidecar)
         async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
-            yield House(sidecar, lifecycle, http)
+            there = House(sidecar, lifecycle, http)
+            if phase is not None:
+                there.enter(phase)
+            yield there
         await lifecycle.shutdown()

@@ -43,15 +43,13 @@ async def status(there: House, path: str, **headers: str) -> int:
 
 @pytest.mark.parametrize("path", OPEN)
 async def test_load_balancers_need_no_key(path: str) -> None:
-    async with house(**KEYS) as there:
-        there.enter(Phase.READY)
+    async with house(Phase.READY, **KEYS) as there:
         assert await status(there, path) == 200
 
 
 @pytest.mark.parametrize("path", CLOSED)
 async def test_everything_else_needs_one_also_what_is_not_there(path: str) -> None:
-    async with house(**KEYS) as there:
-        there.enter(Phase.READY)
+    async with house(Phase.READY, **KEYS) as there:
         assert await status(there, path) == 401
         assert await status(there, path, **{"x-api-key": "wrong"}) == 401
         assert await status(there, path, **GOOD) != 401
@@ -59,22 +57,19 @@ async def test_everything_else_needs_one_also_what_is_not_there(path: str) -> No
 
 
 async def test_a_health_path_of_the_operators_opens_nothing_of_the_engine() -> None:
-    async with house(HEALTH_CHECK_PATH="/v1/models", **KEYS) as there:
-        there.enter(Phase.READY)
+    async with house(Phase.READY, HEALTH_CHECK_PATH="/v1/models", **KEYS) as there:
         assert await status(there, "/v1/models") == 401
         assert await status(there, "/ping") == 401, "it has been moved"
 
 
 async def test_without_keys_nobody_is_asked_for_one() -> None:
-    async with house() as there:
-        there.enter(Phase.READY)
+    async with house(Phase.READY) as there:
         assert await status(there, "/info") == 200
         assert await status(there, "/v1/chat/completions", **{"x-api-key": "any"}) == 503
 
 
 async def test_a_refusal_is_in_the_shape_of_its_api(access_log: Lines) -> None:
-    async with house(**KEYS) as there:
-        there.enter(Phase.READY)
+    async with house(Phase.READY, **KEYS) as there:
         openai, anthropic = await there.chat(), await there.chat("/v1/messages")
     assert openai.status_code == anthropic.status_code == 401
     assert openai.headers["www-authenticate"] == "Bearer"
@@ -90,16 +85,14 @@ async def test_a_refusal_is_in_the_shape_of_its_api(access_log: Lines) -> None:
 
 
 async def test_a_key_is_told_before_the_engine_is_asked_about() -> None:
-    async with house(**KEYS) as there:
-        there.enter(Phase.LOADING)
+    async with house(Phase.LOADING, **KEYS) as there:
         assert (await there.chat()).status_code == 401
 
 
 async def test_the_label_is_in_the_log_and_the_metrics_and_the_key_nowhere(
     access_log: Lines, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with house(**KEYS) as there:
-        there.enter(Phase.READY)
+    async with house(Phase.READY, **KEYS) as there:
         answer = await there.http.post("/v1/chat/completions", json={}, headers=GOOD)
         assert answer.status_code == 503, "nobody is there"
         (line,) = access_log()
@@ -130,8 +123,7 @@ async def test_a_start_on_an_open_address_says_so(caplog: pytest.LogCaptureFixtu
 
 
 async def test_a_limit_is_told_with_every_answer_and_then_a_429(access_log: Lines) -> None:
-    async with house(KEY_LIMITS="rpm=1,tpm=1000", **KEYS) as there:
-        there.enter(Phase.READY)
+    async with house(Phase.READY, KEY_LIMITS="rpm=1,tpm=1000", **KEYS) as there:
         first = await there.http.post("/v1/chat/completions", json={}, headers=GOOD)
         assert first.status_code == 503, "nobody is there"
         assert first.headers["x-ratelimit-limit-requests"] == "1"
@@ -155,8 +147,7 @@ async def test_a_limit_is_told_with_every_answer_and_then_a_429(access_log: Line
 
 
 async def test_who_has_no_key_uses_up_nothing() -> None:
-    async with house(KEY_LIMITS="all: rpm=1", **KEYS) as there:
-        there.enter(Phase.READY)
+    async with house(Phase.READY, KEY_LIMITS="all: rpm=1", **KEYS) as there:
         for _ in range(5):
             assert (await there.chat()).status_code == 401
         assert await status(there, "/v1/models", **GOOD) == 503

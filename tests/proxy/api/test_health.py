@@ -35,8 +35,7 @@ PHASES = pytest.mark.parametrize("phase", Phase)
 @PHASES
 @pytest.mark.parametrize("path", READY_PATHS)
 async def test_ready_is_200_only_when_the_engine_has_generated(path: str, phase: Phase) -> None:
-    async with house() as there:
-        there.enter(phase)
+    async with house(phase) as there:
         answer = await there.get(path)
         assert answer.status_code == (200 if phase is Phase.READY else 503)
         assert answer.json()["phase"] == phase
@@ -48,16 +47,14 @@ async def test_ready_is_200_only_when_the_engine_has_generated(path: str, phase:
 async def test_live_fails_only_where_a_restart_of_the_container_is_what_helps(
     path: str, phase: Phase
 ) -> None:
-    async with house() as there:
-        there.enter(phase)
+    async with house(phase) as there:
         assert (await there.get(path)).status_code == (503 if phase is Phase.FAILED else 200)
 
 
 @PHASES
 async def test_the_model_is_loaded_before_the_engine_is_ready(phase: Phase) -> None:
     loaded = {Phase.WARMING, Phase.READY, Phase.DEGRADED}
-    async with house() as there:
-        there.enter(phase)
+    async with house(phase) as there:
         answer = await there.get("/health/model")
         assert answer.status_code == (200 if phase in loaded else 503)
 
@@ -66,8 +63,7 @@ async def test_the_model_is_loaded_before_the_engine_is_ready(phase: Phase) -> N
 async def test_runpod_gets_200_ready_204_starting_and_503_broken(phase: Phase) -> None:
     starting = {*STARTING, Phase.RESTARTING}
     expected = 200 if phase is Phase.READY else 204 if phase in starting else 503
-    async with house() as there:
-        there.enter(phase)
+    async with house(phase) as there:
         answer = await there.get("/ping")
         assert answer.status_code == expected
         # A 204 with a body would break the connection for the next request.
@@ -85,8 +81,7 @@ async def test_runpods_path_can_be_moved_anywhere(path: str) -> None:
 @pytest.mark.parametrize("path", [*READY_PATHS, "/health/live", "/livez", "/health/model", "/ping"])
 @pytest.mark.parametrize("phase", [Phase.LOADING, Phase.READY, Phase.FAILED])
 async def test_probes_may_ask_with_head(path: str, phase: Phase) -> None:
-    async with house() as there:
-        there.enter(phase)
+    async with house(phase) as there:
         asked, headed = await there.get(path), await there.http.head(path)
         assert headed.status_code == asked.status_code
         assert headed.headers.keys() == asked.headers.keys()
@@ -139,8 +134,7 @@ async def test_a_503_says_when_to_ask_again(
 
 @pytest.mark.parametrize("phase", [Phase.READY, Phase.LOADING, Phase.WARMING, Phase.DEGRADED])
 async def test_an_announced_stop_takes_readiness_at_once_and_leaves_liveness(phase: Phase) -> None:
-    async with house() as there:
-        there.enter(phase)
+    async with house(phase) as there:
         there.lifecycle.announce_stop()
         answer = await there.get("/health")
         assert (answer.status_code, answer.json()["status"]) == (503, "draining")

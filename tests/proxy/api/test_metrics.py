@@ -13,23 +13,6 @@ ENGINE = "http://127.0.0.1:8001"
 PAGE = b'# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{engine="0"} 3.0\n'
 
 
-@pytest.mark.parametrize(
-    ("accept", "content_type"),
-    [
-        (None, "text/plain; version=0.0.4; charset=utf-8"),
-        ("application/openmetrics-text", "application/openmetrics-text"),
-    ],
-)
-async def test_the_sidecars_page_is_in_the_format_that_was_asked_for(
-    accept: str | None, content_type: str
-) -> None:
-    async with house() as there:
-        answer = await there.get("/metrics", headers={"accept": accept} if accept else {})
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith(content_type)
-        assert 'sidecar_engine_state{phase="checking"} 1.0' in answer.text
-
-
 @pytest.mark.parametrize("status", [200, 500])
 async def test_the_engines_page_is_passed_on_as_it_is(status: int) -> None:
     async with house(UPSTREAM_PORT="8001") as there:
@@ -49,8 +32,7 @@ async def test_the_engines_page_is_passed_on_as_it_is(status: int) -> None:
 async def test_without_an_engine_its_page_is_an_error_that_says_why(
     failure: Exception, phase: Phase, says: str
 ) -> None:
-    async with house(UPSTREAM_PORT="8001") as there:
-        there.enter(phase)
+    async with house(phase, UPSTREAM_PORT="8001") as there:
         with respx.mock(base_url=ENGINE) as engine:
             engine.get("/metrics").mock(side_effect=failure)
             answer = await there.get("/metrics/engine", headers={"x-request-id": "id-7"})
@@ -91,8 +73,7 @@ async def test_a_port_of_their_own_has_the_pages_and_the_other_ports_no_more() -
     "path", ["/", "/health", "/ping", "/info", "/v1/models", "/v1/chat/completions", "/load"]
 )
 async def test_nothing_else_is_answered_there(path: str) -> None:
-    async with house(METRICS_PORT="9100", EXTRA_ROUTES="/load") as there:
-        there.enter(Phase.READY)
+    async with house(Phase.READY, METRICS_PORT="9100", EXTRA_ROUTES="/load") as there:
         answer = await there.get(f"{METRICS_URL}{path}")
         assert answer.status_code == 404
         assert answer.json()["error"]["message"] == f"There is no route GET {path} here."

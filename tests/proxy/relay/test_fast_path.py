@@ -224,6 +224,13 @@ async def test_not_after_the_end_of_the_answer() -> None:
     assert seen.short_bytes == 0
 
 
+async def test_the_end_of_the_engine_is_told_to_the_parser() -> None:
+    reads = [*map(chunk, [token("a"), token("b")])]
+    seen = await alike(reads, lost=True)
+    assert seen.failed
+    assert seen.short_bytes == len(token("b"))
+
+
 async def test_the_time_of_the_last_byte_is_known_on_both_ways() -> None:
     connection = Connection(Pool())
     wire = Wire(connection)
