@@ -7,7 +7,7 @@ import re
 import pytest
 
 from proxy import errors
-from proxy.errors import Cause, EngineFailure, RequestFailure, Source
+from proxy.errors import RequestFailure, Source
 
 
 def below(kind: type[RequestFailure]) -> list[type[RequestFailure]]:
@@ -39,28 +39,3 @@ def test_a_retry_is_advised_against_only_where_the_engine_may_have_worked() -> N
     repeats = {leaf for leaf in leaves() if leaf.repeats_work}
     died = {errors.EngineDied, errors.PoisonedRequest}
     assert repeats == died | {errors.CutOff, errors.InvalidEngineResponse, errors.EngineTimeout}
-
-
-@pytest.mark.parametrize(
-    ("leaf", "anthropic_type"),
-    [
-        (errors.UnknownRoute, "not_found_error"),
-        (errors.BodyTooLarge, "request_too_large"),
-        (errors.PoisonedRequest, "invalid_request_error"),
-        (errors.Draining, "overloaded_error"),
-        (errors.EngineUnavailable, "overloaded_error"),
-        (errors.EngineTimeout, "timeout_error"),
-        (errors.EngineDied, "api_error"),
-        (errors.InternalFailure, "api_error"),
-    ],
-)
-def test_anthropic_clients_get_the_types_they_know(
-    leaf: type[RequestFailure], anthropic_type: str
-) -> None:
-    assert leaf("").anthropic_type == anthropic_type
-
-
-def test_an_engine_failure_names_cause_and_remedy() -> None:
-    failure = EngineFailure(Cause.DISK_FULL, "Full.", remedy="Free some.", permanent=False)
-    assert (str(failure), failure.cause, failure.remedy) == ("Full.", "disk_full", "Free some.")
-    assert not failure.permanent

@@ -179,7 +179,7 @@ def test_who_comes_again_when_told_is_let_in(time: Time, limits: str, whose: str
     them.admit("alice")
 
 
-@pytest.mark.parametrize("uptime", [0.1, 7654.321, 123456.789, 4_000_000.7])
+@pytest.mark.parametrize("uptime", [0.1, 4_000_000.7])
 def test_what_is_left_is_not_one_less_than_that(time: Time, uptime: float) -> None:
     """The clock has some bits after the point, and none of them is a request."""
     time.now = uptime
@@ -287,12 +287,22 @@ def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None
 LIMITS = "rpm=60,tpm=600,tpd=1000; all: tpm=6000"
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "used.sqlite3"
+
+
+async def loaded(path: Path, limits: str = LIMITS) -> Accounts:
+    """A new process."""
+    them = accounts(limits, alice=NOTHING)
+    await Ledger(path, them).load()
+    return them
+
+
 async def restarted(path: Path, them: Accounts) -> Accounts:
     """A new process, after the old one has written down what it had."""
     await Ledger(path, them).write()
-    again = accounts(LIMITS, alice=NOTHING)
-    await Ledger(path, again).load()
-    return again
+    return await loaded(path)
 
 
 async def test_what_was_used_survives_a_restart(time: Time, tmp_path: Path) -> None:
@@ -308,10 +318,9 @@ async def test_what_was_used_survives_a_restart(time: Time, tmp_path: Path) -> N
         again.admit("alice")
 
 
-async def test_the_time_of_a_restart_counts(time: Time, tmp_path: Path) -> None:
+async def test_the_time_of_a_restart_counts(time: Time, path: Path) -> None:
     them = accounts(LIMITS, alice=NOTHING)
     them.charge("alice", 600)
-    path = tmp_path / "used.sqlite3"
     await Ledger(path, them).write()
     time.passes(10)
     again = await restarted(path, accounts(LIMITS))
@@ -322,8 +331,8 @@ async def test_the_time_of_a_restart_counts(time: Time, tmp_path: Path) -> None:
 
 
 async def test_only_what_has_changed_is_written(time: Time, tmp_path: Path) -> None:
-    them = accounts("rpm=5", alice=NOTHING, bob=NOTHING)
     path = tmp_path / "used.sqlite3"
+    them = accounts("rpm=5", alice=NOTHING, bob=NOTHING)
     ledger = Ledger(path, them)
     await ledger.write()
     assert not path.exists()
@@ -342,27 +351,25 @@ async def test_what_could_not_be_written_is_written_later(time: Time, tmp_path: 
     await ledger.write()
     path.rmdir()
     await ledger.write()
-    again = accounts(LIMITS, alice=NOTHING)
-    await Ledger(path, again).load()
+    again = await loaded(path)
     assert shown(again.admit("alice"))["remaining-tokens"] == "100"
 
 
 async def test_an_end_before_the_file_was_read_adds_to_what_is_there(
-    time: Time, tmp_path: Path
+    time: Time, path: Path
 ) -> None:
-    path = tmp_path / "used.sqlite3"
     for used in (200, 300):
         them = accounts(LIMITS, alice=NOTHING)
         them.charge("alice", used)
         await Ledger(path, them).close()
-    again = accounts(LIMITS, alice=NOTHING)
-    await Ledger(path, again).load()
+    again = await loaded(path)
     assert shown(again.admit("alice"))["remaining-tokens"] == "100"
 
 
 async def test_a_volume_that_has_gone_holds_up_neither_the_start_nor_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    path = tmp_path / "used.sqlite3"
     back = threading.Event()
 
     def wait_for_it(_: Ledger) -> None:
@@ -371,7 +378,6 @@ async def test_a_volume_that_has_gone_holds_up_neither_the_start_nor_the_end(
 
     monkeypatch.setattr(Ledger, "_open", wait_for_it)
     monkeypatch.setattr(ledger_module, "_LAST_WRITE_SECONDS", 0.05)
-    path = tmp_path / "used.sqlite3"
     path.touch()
     them = accounts("rpm=5", alice=NOTHING)
     ledger = Ledger(path, them)
@@ -387,7 +393,7 @@ async def test_a_volume_that_has_gone_holds_up_neither_the_start_nor_the_end(
 
 @pytest.mark.parametrize("fails", [True, False])
 async def test_a_write_under_way_at_the_end_loses_nothing_and_counts_once(
-    time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+    time: Time, path: Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool
 ) -> None:
     begun, goes_on, opens = threading.Event(), threading.Event(), Ledger._open
 
@@ -399,7 +405,6 @@ async def test_a_write_under_way_at_the_end_loses_nothing_and_counts_once(
                 raise sqlite3.OperationalError("database is locked")
         return opens(ledger)
 
-    path = tmp_path / "used.sqlite3"
     them = accounts("tpd=1000", alice=NOTHING)
     ledger = Ledger(path, them)
     them.charge("alice", 100)
@@ -415,8 +420,7 @@ async def test_a_write_under_way_at_the_end_loses_nothing_and_counts_once(
     await asyncio.sleep(0.05)
     goes_on.set()
     await last_write
-    again = accounts("tpd=1000", alice=NOTHING)
-    await Ledger(path, again).load()
+    again = await loaded(path, "tpd=1000")
     assert shown(again.admit("alice"))["remaining-tokens"] == "700"
 
 
@@ -444,8 +448,7 @@ async def test_a_file_that_is_spoiled_is_told_once_and_stops_nobody(
 # Several sidecars with one file ---------------------------------------------------------------
 
 
-async def test_what_several_sidecars_use_adds_up(time: Time, tmp_path: Path) -> None:
-    path = tmp_path / "used.sqlite3"
+async def test_what_several_sidecars_use_adds_up(time: Time, path: Path) -> None:
     both = [accounts(LIMITS, alice=NOTHING, bob=NOTHING) for _ in range(2)]
     ledgers = [Ledger(path, them) for them in both]
     for ledger in ledgers:
@@ -470,11 +473,8 @@ async def test_what_several_sidecars_use_adds_up(time: Time, tmp_path: Path) -> 
         both[0].admit("alice")
 
 
-async def test_a_restart_beside_another_sidecar_gives_nothing_back(
-    time: Time, tmp_path: Path
-) -> None:
+async def test_a_restart_beside_another_sidecar_gives_nothing_back(time: Time, path: Path) -> None:
     """Each wrote its own sum over the other's."""
-    path = tmp_path / "used.sqlite3"
     first, second = (accounts("tpd=1000", alice=NOTHING) for _ in range(2))
     ledgers = [Ledger(path, first), Ledger(path, second)]
     for ledger in ledgers:
@@ -483,8 +483,7 @@ async def test_a_restart_beside_another_sidecar_gives_nothing_back(
     await ledgers[0].write()
     second.charge("alice", 1)
     await ledgers[1].close()
-    again = accounts("tpd=1000", alice=NOTHING)
-    await Ledger(path, again).load()
+    again = await loaded(path, "tpd=1000")
     assert shown(again.admit("alice"))["remaining-tokens"] == "399"
 
 
@@ -525,7 +524,7 @@ async def test_a_minutes_tokens_of_before_midnight_are_not_taken_for_later_ones(
     assert [shown(each.admit("alice"))["remaining-tokens"] for each in (them, again)] == ["540"] * 2
 
 
-@pytest.mark.parametrize("seconds", [0.3, 1, 7, 59])
+@pytest.mark.parametrize("seconds", [0.3, 59])
 async def test_writing_changes_nothing_for_who_writes_alone(
     time: Time, tmp_path: Path, seconds: float
 ) -> None:
@@ -543,9 +542,8 @@ async def test_writing_changes_nothing_for_who_writes_alone(
 
 
 async def test_what_is_used_while_the_file_is_written_counts_once(
-    time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    time: Time, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "used.sqlite3"
     them = accounts(LIMITS, alice=NOTHING)
     ledger = Ledger(path, them)
     writes = Ledger._write
@@ -566,16 +564,14 @@ async def test_what_is_used_while_the_file_is_written_counts_once(
     monkeypatch.setattr(accounts_module, "monotonic", lambda: time.now)
     monkeypatch.setattr(accounts_module, "time", lambda: time.wall)
     await ledger.write()
-    again = accounts(LIMITS, alice=NOTHING)
-    await Ledger(path, again).load()
+    again = await loaded(path)
     assert [shown(each.admit("alice"))["remaining-tokens"] for each in (them, again)] == ["270"] * 2
 
 
 async def test_a_file_that_another_holds_is_written_later(
-    time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    time: Time, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ledger_module, "_BUSY_SECONDS", 0.01)
-    path = tmp_path / "used.sqlite3"
     them = accounts(LIMITS, alice=NOTHING)
     ledger = Ledger(path, them)
     them.charge("alice", 100)
@@ -587,34 +583,29 @@ async def test_a_file_that_another_holds_is_written_later(
             await ledger.write()
         assert caplog.text.count("database is locked") == 1
     await ledger.write()
-    again = accounts(LIMITS, alice=NOTHING)
-    await Ledger(path, again).load()
+    again = await loaded(path)
     assert [shown(each.admit("alice"))["remaining-tokens"] for each in (them, again)] == ["200"] * 2
 
 
 async def test_a_day_that_was_written_by_a_clock_ahead_ends_with_this_day(
-    time: Time, tmp_path: Path
+    time: Time, path: Path
 ) -> None:
-    path = tmp_path / "used.sqlite3"
     time.wall += 30 * DAY
     ahead = accounts("tpd=100,tpm=60", alice=NOTHING)
     ahead.charge("alice", 100)
     await Ledger(path, ahead).write()
     time.wall -= 30 * DAY
-    again = accounts("tpd=100,tpm=60", alice=NOTHING)
-    await Ledger(path, again).load()
+    again = await loaded(path, "tpd=100,tpm=60")
     with pytest.raises(QuotaExceeded, match=r"in 12h0m0s"):
         again.admit("alice")
     time.passes(DAY / 2)
     again.admit("alice")
-    tomorrow = accounts("tpd=100,tpm=60", alice=NOTHING)
-    await Ledger(path, tomorrow).load()
+    tomorrow = await loaded(path, "tpd=100,tpm=60")
     assert shown(tomorrow.admit("alice"))["remaining-tokens"] == "60"
 
 
-async def test_the_file_needs_no_shared_memory(time: Time, tmp_path: Path) -> None:
+async def test_the_file_needs_no_shared_memory(time: Time, tmp_path: Path, path: Path) -> None:
     """A write-ahead log would, which network volumes do not have."""
-    path = tmp_path / "used.sqlite3"
     them = accounts(LIMITS, alice=NOTHING)
     them.charge("alice", 1)
     await Ledger(path, them).write()
@@ -624,9 +615,8 @@ async def test_the_file_needs_no_shared_memory(time: Time, tmp_path: Path) -> No
 
 
 async def test_sidecars_that_write_at_the_same_time_lose_nothing(
-    time: Time, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    time: Time, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "used.sqlite3"
 
     async def work() -> None:
         them = accounts("tpd=100000", alice=NOTHING)
@@ -637,7 +627,6 @@ async def test_sidecars_that_write_at_the_same_time_lose_nothing(
             await ledger.write()
 
     await asyncio.gather(*(work() for _ in range(5)))
-    again = accounts("tpd=100000", alice=NOTHING)
-    await Ledger(path, again).load()
+    again = await loaded(path, "tpd=100000")
     assert shown(again.admit("alice"))["remaining-tokens"] == str(100_000 - 5 * 10 * 7)
     assert caplog.text == ""

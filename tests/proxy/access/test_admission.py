@@ -55,13 +55,6 @@ async def entering(gate: Admission, watch: Watch | None = None) -> asyncio.Task[
     return task
 
 
-async def test_a_ready_engine_lets_in_at_once() -> None:
-    gate = admission(Engine(ready=True))
-    await gate.enter()
-    await gate.enter()
-    assert gate.in_flight == 2
-
-
 async def test_without_holding_a_request_is_refused_at_once_with_the_reason() -> None:
     gate = admission(Engine(ready=False))
     with pytest.raises(EngineUnavailable, match="loading"):

@@ -128,8 +128,7 @@ async def test_a_preflight_needs_no_key_and_no_engine(path: str) -> None:
 async def test_every_answer_may_be_read_also_a_refusal() -> None:
     key = {"x-api-key": "sk-0123456789abcdef"}
     environ = {"API_KEYS": "a:sk-0123456789abcdef", "KEY_LIMITS": "rpm=1"}
-    async with house(CORS_ORIGINS=PAGE, **environ) as there:
-        there.enter(Phase.READY)
+    async with house(Phase.READY, CORS_ORIGINS=PAGE, **environ) as there:
         for status, path, headers in (
             (200, "/health", {}),
             (200, "/info", key),
@@ -147,8 +146,7 @@ async def test_every_answer_may_be_read_also_a_refusal() -> None:
 
 
 async def test_without_origins_there_is_no_cors() -> None:
-    async with house() as there:
-        there.enter(Phase.READY)
+    async with house(Phase.READY) as there:
         answer = await there.get("/health", headers={"origin": PAGE})
         assert not [name for name in answer.headers if name.startswith("access-control")]
         asked = await there.http.request("OPTIONS", CHAT, headers={"origin": PAGE, **ASKS})

@@ -96,8 +96,7 @@ def test_the_refusal_names_the_variable_and_repeats_no_endless_name() -> None:
 @pytest.mark.parametrize("path", ["/info", "/metrics", "/dashboard", "/v1/models", "/nothing"])
 async def test_every_path_is_meant_where_no_key_is_needed(path: str) -> None:
     headers = {"host": EVIL, **BROWSER}
-    async with house() as there:
-        there.enter(Phase.READY)
+    async with house(Phase.READY) as there:
         answer = await there.http.get(path, headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "host_not_allowed")
     async with house(ALLOWED_HOSTS="evil.example") as there:
