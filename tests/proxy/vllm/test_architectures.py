@@ -12,11 +12,7 @@ from proxy.errors import Cause, EngineFailure
 from proxy.preflight.finding import Result
 from proxy.settings import Settings
 from proxy.vllm import architectures
-from proxy.vllm.architectures import (
-    check_architecture,
-    installed_registry,
-    parse_registry,
-)
+from proxy.vllm.architectures import check_architecture, installed_registry, parse_registry
 from proxy.vllm.description import Description, ModelConfig
 from tests.tools import needs
 

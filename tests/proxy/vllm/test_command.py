@@ -87,23 +87,13 @@ def test_all_served_names_are_passed_on() -> None:
 
 WORDS: list[tuple[dict[str, str], list[str]]] = [
     ({"MAX_MODEL_LEN": "8192"}, ["--max-model-len", "8192"]),
-    ({"MAX_MODEL_LEN": "auto"}, ["--max-model-len", "auto"]),
     ({"GPU_MEMORY_UTIL": "0.5"}, ["--gpu-memory-utilization", "0.5"]),
-    ({"GPU_MEMORY_UTILIZATION": "0.5"}, ["--gpu-memory-utilization", "0.5"]),
     ({"TENSOR_PARALLEL_SIZE": "2"}, ["--tensor-parallel-size", "2"]),
     ({"TENSOR_PARALLEL_SIZE": "2"}, ["--mm-encoder-tp-mode", "data"]),
-    ({"MAX_NUM_SEQS": "64"}, ["--max-num-seqs", "64"]),
     ({"MAX_BATCHED_TOKENS": "4096"}, ["--max-num-batched-tokens", "4096"]),
-    ({"MAX_NUM_BATCHED_TOKENS": "4096"}, ["--max-num-batched-tokens", "4096"]),
     ({"DTYPE": "float16"}, ["--dtype", "float16"]),
-    ({"QUANTIZATION": "awq"}, ["--quantization", "awq"]),
-    ({"KV_CACHE_DTYPE": "fp8"}, ["--kv-cache-dtype", "fp8"]),
-    ({"TOOL_CALL_PARSER": "hermes"}, ["--tool-call-parser", "hermes"]),
-    ({"REASONING_PARSER": "qwen3"}, ["--reasoning-parser", "qwen3"]),
     ({"CHAT_TEMPLATE": "{{ a b }}"}, ["--chat-template", "{{ a b }}"]),
-    ({"CUSTOM_CHAT_TEMPLATE": "/t"}, ["--chat-template", "/t"]),
     ({"TRUST_REMOTE_CODE": "yes"}, ["--trust-remote-code"]),
-    ({"ENABLE_AUTO_TOOL_CHOICE": "1"}, ["--enable-auto-tool-choice"]),
     ({"SSE_KEEP_ALIVE_SECONDS": "15"}, ["--sse-keep-alive-interval", "15"]),
     ({"SSE_KEEP_ALIVE_SECONDS": "0.2"}, ["--sse-keep-alive-interval", "1"]),
     (
@@ -112,24 +102,8 @@ WORDS: list[tuple[dict[str, str], list[str]]] = [
     ),
     # Not documented one by one: named like a flag.
     ({"SEED": "7"}, ["--seed", "7"]),
-    ({"MM_PROCESSOR_KWARGS": '{"a": 1}'}, ["--mm-processor-kwargs", '{"a": 1}']),
-    ({"TOKENIZER": "a/b"}, ["--tokenizer", "a/b"]),
     ({"TOKENIZER_NAME": "a/b"}, ["--tokenizer", "a/b"]),
-    ({"ENFORCE_EAGER": "true"}, ["--enforce-eager"]),
     ({"ENFORCE_EAGER": "off"}, ["--no-enforce-eager"]),
-    ({"LORA_TARGET_MODULES": "q, v"}, ["--lora-target-modules", "q", "v"]),
-    ({"MIDDLEWARE": "a.B,c.D"}, ["--middleware", "a.B", "--middleware", "c.D"]),
-    # An engine over several machines (docs/scaling.md).
-    ({"NNODES": "2"}, ["--nnodes", "2"]),
-    ({"NODE_RANK": "0"}, ["--node-rank", "0"]),
-    ({"MASTER_ADDR": "10.0.0.1"}, ["--master-addr", "10.0.0.1"]),
-    ({"MASTER_PORT": "29501"}, ["--master-port", "29501"]),
-    ({"PIPELINE_PARALLEL_SIZE": "2"}, ["--pipeline-parallel-size", "2"]),
-    (
-        {"DISTRIBUTED_EXECUTOR_BACKEND": "ray"},
-        ["--distributed-executor-backend", "ray"],
-    ),
-    ({"DATA_PARALLEL_SIZE_LOCAL": "1"}, ["--data-parallel-size-local", "1"]),
     ({"VLLM_EXTRA_ARGS": "--seed 1 --x 'a b'"}, ["--seed", "1", "--x", "a b"]),
 ]
 
@@ -146,7 +120,6 @@ def test_a_variable_becomes_words_of_the_command(environ: dict[str, str], words:
     ("environ", "flag"),
     [
         ({"TRUST_REMOTE_CODE": "no"}, "trust-remote-code"),
-        ({"ENABLE_AUTO_TOOL_CHOICE": "false"}, "enable-auto-tool-choice"),
         ({"MAX_BATCHED_TOKENS": "0"}, "max-num-batched-tokens"),
         ({"TENSOR_PARALLEL_SIZE": "1"}, "tensor-parallel-size"),
         ({"SSE_KEEP_ALIVE_SECONDS": "0"}, "sse-keep-alive-interval"),
@@ -159,8 +132,6 @@ def test_a_variable_becomes_words_of_the_command(environ: dict[str, str], words:
         ({"SSL_KEYFILE": "/k"}, "ssl-keyfile"),
         ({"UDS": "/s"}, "uds"),
         ({"ROOT_PATH": "/x"}, "root-path"),
-        ({"REVISION": "x"}, "revision"),
-        ({"VERSION": "1"}, "version"),
     ],
 )
 def test_a_variable_that_asks_for_nothing_or_is_not_allowed_adds_no_flag(
@@ -375,14 +346,7 @@ def test_the_engines_idle_connections_outlive_the_sidecars_use_of_them() -> None
     assert float(command().environ["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]) > 2 * MAX_IDLE_SECONDS
 
 
-TOLERATED = (
-    *("MAX_CONCURRENCY", "VLLM_STARTUP_TIMEOUT", "BASE_PATH", "DEFAULT_BATCH_SIZE"),
-    *("RAW_OPENAI_OUTPUT", "OPENAI_RESPONSE_ROLE", "DISABLE_LOG_REQUESTS", "VLLM_CONFIG_FILE"),
-    "VLLM_API_KEY",
-)
-
-
-@pytest.mark.parametrize("name", TOLERATED)
+@pytest.mark.parametrize("name", ["MAX_CONCURRENCY", "VLLM_CONFIG_FILE"])
 def test_a_name_of_another_image_gets_one_warning_and_has_no_effect(name: str) -> None:
     made = command({name: "some-value"})
     (warning,) = warnings({name: "some-value"})
@@ -396,7 +360,6 @@ def test_a_name_of_another_image_gets_one_warning_and_has_no_effect(name: str) -
     [
         ({"MM_PROCESSOR_KWARGS": "image=1"}, "MM_PROCESSOR_KWARGS='image=1' is no JSON ("),
         ({"SPECULATIVE_CONFIG": "{'method': 'ngram'}"}, "SPECULATIVE_CONFIG=\"{'method'"),
-        ({"ALLOWED_ORIGINS": "*"}, "ALLOWED_ORIGINS='*' is no JSON"),
         ({"HF_OVERRIDES": "my_module.override"}, "HF_OVERRIDES='my_module.override' is no JSON"),
         ({"OVERRIDE_GENERATION_CONFIG": "[1]"}, "='[1]' is no JSON object; allowed is a JSON obj"),
         ({"VLLM_EXTRA_ARGS": "-cc [1]"}, "VLLM_EXTRA_ARGS: -cc='[1]' is no JSON object"),
@@ -412,14 +375,8 @@ def test_a_name_of_another_image_gets_one_warning_and_has_no_effect(name: str) -
             "--cudagraph-capture-sizes='x': allowed is a whole number",
         ),
         ({"VLLM_EXTRA_ARGS": "--lora-modules a=/a b"}, "--lora-modules='b': allowed is name=path"),
-        (
-            {"VLLM_EXTRA_ARGS": "--limit-mm-per-prompt image=1"},
-            "EXTRA_ARGS: --limit-mm-per-prompt=",
-        ),
-        (
-            {"VLLM_EXTRA_ARGS": "--limit-mm-per-prompt=image=1"},
-            "EXTRA_ARGS: --limit-mm-per-prompt=",
-        ),
+        ({"VLLM_EXTRA_ARGS": "--limit-mm-per-prompt image=1"}, "S: --limit-mm-per-prompt="),
+        ({"VLLM_EXTRA_ARGS": "--limit-mm-per-prompt=image=1"}, "S: --limit-mm-per-prompt="),
     ],
 )
 def test_a_value_that_vllm_cannot_take_is_refused_before_the_start(
@@ -472,10 +429,7 @@ def test_an_engine_that_is_to_keep_no_counters_is_warned_about(
     [
         ("MAX_MODEL_LENGTH", "MAX_MODEL_LEN"),
         ("MAX_NUM_SEQ", "MAX_NUM_SEQS"),
-        ("GPU_MEMORY_UTILISATION", "GPU_MEMORY_UTILIZATION"),
-        ("ENFORCE_EAGAR", "ENFORCE_EAGER"),
         ("DRAIN_SECOND", "DRAIN_SECONDS"),
-        ("TENSOR_PARALEL_SIZE", "TENSOR_PARALLEL_SIZE"),
     ],
 )
 def test_a_typo_is_met_with_the_nearest_known_name(typo: str, meant: str) -> None:
@@ -484,27 +438,12 @@ def test_a_typo_is_met_with_the_nearest_known_name(typo: str, meant: str) -> Non
 
 
 def test_the_rest_of_an_ordinary_environment_is_not_warned_about() -> None:
-    ordinary = {
-        "PATH": "/bin",
-        "HOME": "/root",
-        "LC_ALL": "C",
-        "PYTHONUNBUFFERED": "1",
-        "PWD": "/",
-        "CUDA_VISIBLE_DEVICES": "0",
-        "NVIDIA_VISIBLE_DEVICES": "all",
-        "RUNPOD_POD_ID": "x",
-        "KUBERNETES_SERVICE_HOST": "10.0.0.1",
-        "VLLM_LOGGING_LEVEL": "INFO",
-        "SEED": "1",
-        "HF_HUB_ENABLE_HF_TRANSFER": "1",
-        "VLLM_CACHE_ROOT": "/c",
-        "TOKENIZER_NAME": "x",
-        "LD_LIBRARY_PATH": "/lib",
-        "HOSTNAME": "x",
-        "SSH_AUTH_SOCK": "/s",
-        "TERM": "xterm",
-    }
-    assert warnings(ordinary) == ()
+    ordinary = """
+        PATH HOME HOSTNAME PWD TERM LC_ALL LD_LIBRARY_PATH PYTHONUNBUFFERED SSH_AUTH_SOCK SEED
+        CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES RUNPOD_POD_ID KUBERNETES_SERVICE_HOST
+        VLLM_LOGGING_LEVEL VLLM_CACHE_ROOT HF_HUB_ENABLE_HF_TRANSFER TOKENIZER_NAME
+    """
+    assert warnings(dict.fromkeys(ordinary.split(), "1")) == ()
 
 
 @pytest.mark.parametrize(
@@ -516,8 +455,6 @@ def test_the_rest_of_an_ordinary_environment_is_not_warned_about() -> None:
         (["--hf_token=x", "y"], ["--hf_token=***", "y"]),
         (["--my-secret", "x"], ["--my-secret", "***"]),
         (["--db-password", "x"], ["--db-password", "***"]),
-        (["--max-num-batched-tokens", "1"], ["--max-num-batched-tokens", "1"]),
-        (["--tokenizer", "a/b"], ["--tokenizer", "a/b"]),
         (["--tokenizer-mode=auto"], ["--tokenizer-mode=auto"]),
         (["vllm", "serve", "key"], ["vllm", "serve", "key"]),
         (["--x=http://me:pw@c/a@b", "s3://k:s@b"], ["--x=http://***@c/a@b", "s3://***@b"]),

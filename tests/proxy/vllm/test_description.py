@@ -64,10 +64,8 @@ def test_the_language_part_of_a_multimodal_model_is_what_counts() -> None:
         {"kv_lora_rank": 512},
         {"sliding_window": 4096},
         {"layer_types": ["full_attention", "sliding_attention"]},
-        {"mamba_d_state": 128},
         {"num_hidden_layers": None},
         {"num_attention_heads": [4, 8]},
-        {"hidden_size": "large"},
     ],
 )
 def test_a_cache_of_another_kind_is_not_guessed(other: dict[str, Any]) -> None:

@@ -102,13 +102,9 @@ def test_every_recorded_failure_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RECORDED))
-def test_a_recorded_failure_is_reported(name: str) -> None:
-    assert_explained(diagnose_recording(name), RECORDED[name])
-
-
-@pytest.mark.parametrize("name", sorted(RECORDED))
-def test_what_is_reported_is_short_and_plain(name: str) -> None:
+def test_a_recorded_failure_is_reported_in_short_and_plain_words(name: str) -> None:
     failure = diagnose_recording(name)
+    assert_explained(failure, RECORDED[name])
     for text in (failure.message, failure.remedy):
         assert 0 < len(text) < MAX_QUOTED_CHARS
         assert text.endswith((".", "?", "kv_cache_idx=0"))
@@ -168,9 +164,7 @@ def test_an_error_that_a_request_met_earlier_does_not_explain_a_death() -> None:
     ("exit_code", "was_ready", "cause", "sentence"),
     [
         (0, True, Cause.CRASHED, "ended by itself with exit code 0."),
-        (1, True, Cause.CRASHED, "ended by itself with exit code 1."),
         (1, False, Cause.UNKNOWN, "could not start (exit code 1)."),
-        (0, False, Cause.UNKNOWN, "could not start (exit code 0)."),
         (-9, True, Cause.KILLED, "killed (signal 9)"),
         (137, False, Cause.KILLED, "killed (signal 9)"),
         (-15, True, Cause.KILLED, "SIGTERM"),
@@ -206,7 +200,6 @@ def test_the_hub_that_makes_the_engine_wait_counts_only_as_its_newest_line() -> 
     "line",
     [
         'INFO:     1.2.3.4:5 - "GET /torch.OutOfMemoryError: CUDA out of memory. HTTP/1.1" 404',
-        "(APIServer pid=1) INFO 11-20 10:46:45 [logger.py:1] OSError: [Errno 28] No space left",
         "(APIServer pid=1) WARNING 11-20 10:47:18 [system_utils.py:255] Found ulimit of 20000: "
         "`OSError: [Errno 24] Too many open files`",
         "a prompt that speaks of OSError: [Errno 98] Address already in use",

@@ -151,7 +151,7 @@ IN_SOURCE = {
     ],
     "vllm/model_executor/models/minicpmv.py": ["Please install timm==0.9.10"],
     "transformers/dynamic_module_utils.py": [
-        "This modeling file requires the following packages that were not found in your ",
+        "This modeling file requires the following packages that were not found in your "
     ],
     "vllm/config/model.py": ["Unknown quantization method: {self.quantization}. Must "],
     "vllm/config/parallel.py": [

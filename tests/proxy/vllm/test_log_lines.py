@@ -4,82 +4,46 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.vllm.log_lines import (
-    MAX_LOG_MESSAGE_CHARS,
-    LogLine,
-    clean_lines,
-    parse_line,
-    shorten,
-)
+from proxy.vllm.log_lines import MAX_LOG_MESSAGE_CHARS, LogLine, clean_lines, parse_line, shorten
 from tests.proxy.vllm.recording import recorded, recording
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"),
+    ("prefix", "process", "level", "source", "message"),
     [
+        ("(Core pid=123) INFO 11-20 10:46:45 [core.py:133] ", "Core", "INFO", "core.py:133", "On"),
         (
-            "(EngineCore pid=123) INFO 11-20 10:46:45 [core.py:133] Initializing a V1 LLM engine",
-            LogLine("EngineCore", "INFO", "core.py:133", "Initializing a V1 LLM engine"),
+            "(W-0 pid=7) WARNING 11-20 10:47:31 [vllm.py:725] ",
+            "W-0",
+            "WARNING",
+            "vllm.py:725",
+            "V2",
         ),
-        (
-            "(VllmWorker-0 pid=7) WARNING 11-20 10:47:31 [vllm.py:725] Model Runner V2",
-            LogLine("VllmWorker-0", "WARNING", "vllm.py:725", "Model Runner V2"),
-        ),
-        (
-            '(Worker pid=7) ERROR 11-20 10:47:31 [multiproc_executor.py:953]   File "x.py"',
-            LogLine("Worker", "ERROR", "multiproc_executor.py:953", '  File "x.py"'),
-        ),
-        (
-            "(Worker_TP1 pid=7) ERROR 11-20 10:47:31 [v1/executor/multiproc_executor.py:953]",
-            LogLine("Worker_TP1", "ERROR", "v1/executor/multiproc_executor.py:953", ""),
-        ),
-        (
-            "INFO 11-20 10:46:45 [__init__.py:216] Automatically detected platform cpu.",
-            LogLine("", "INFO", "__init__.py:216", "Automatically detected platform cpu."),
-        ),
-        ("(Worker pid=7) plain words", LogLine("Worker", "INFO", "", "plain words")),
-        (
-            'INFO:     127.0.0.1:33084 - "POST /v1/completions HTTP/1.1" 200 OK',
-            LogLine(
-                "", "INFO", "uvicorn", '127.0.0.1:33084 - "POST /v1/completions HTTP/1.1" 200 OK'
-            ),
-        ),
-        (
-            "ERROR:    Exception in ASGI application",
-            LogLine("", "ERROR", "uvicorn", "Exception in ASGI application"),
-        ),
-        (
-            "[W1120 10:47:31.175218936 utils.cpp:68] Warning: NUMA binding",
-            LogLine("", "WARNING", "utils.cpp:68", "Warning: NUMA binding"),
-        ),
-        (
-            "Traceback (most recent call last):",
-            LogLine("", "ERROR", "", "Traceback (most recent call last):"),
-        ),
-        (
-            "OSError: [Errno 98] Address already in use",
-            LogLine("", "ERROR", "", "OSError: [Errno 98] Address already in use"),
-        ),
-        (
-            "a/b.py:138: FutureWarning: deprecated",
-            LogLine("", "WARNING", "", "a/b.py:138: FutureWarning: deprecated"),
-        ),
-        ("(see pid=7) INFO", LogLine("see", "INFO", "", "INFO")),
-        ("(pid=7) hello", LogLine("", "INFO", "", "(pid=7) hello")),
-        ("", LogLine("", "INFO", "", "")),
+        ("(W_TP1 pid=7) ERROR 11-20 10:47:31 [a.py:953] ", "W_TP1", "ERROR", "a.py:953", "  File"),
+        ("(W pid=7) ERROR 11-20 10:47:31 [v1/b/c.py:953]", "W", "ERROR", "v1/b/c.py:953", ""),
+        ("INFO 11-20 10:46:45 [__init__.py:216] ", "", "INFO", "__init__.py:216", "platform cpu."),
+        ("(W pid=7) ", "W", "INFO", "", "plain words"),
+        ("INFO:     ", "", "INFO", "uvicorn", '127.0.0.1:33084 - "POST /v1 HTTP/1.1" 200 OK'),
+        ("ERROR:    ", "", "ERROR", "uvicorn", "Exception in ASGI application"),
+        ("[W1120 10:47:31.175218936 u.cpp:68] ", "", "WARNING", "u.cpp:68", "Warning: NUMA"),
+        ("", "", "ERROR", "", "Traceback (most recent call last):"),
+        ("", "", "ERROR", "", "OSError: [Errno 98] Address already in use"),
+        ("", "", "WARNING", "", "a/b.py:138: FutureWarning: deprecated"),
+        ("(see pid=7) ", "see", "INFO", "", "INFO"),
+        ("", "", "INFO", "", "(pid=7) hello"),
+        ("", "", "INFO", "", ""),
     ],
 )
-def test_lines_are_taken_apart(line: str, expected: LogLine) -> None:
-    assert parse_line(line) == expected
+def test_lines_are_taken_apart(
+    prefix: str, process: str, level: str, source: str, message: str
+) -> None:
+    assert parse_line(prefix + message) == LogLine(process, level, source, message)
 
 
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        (
-            b"\rLoading:   0%\rLoading:  50%\rLoading: 100%\n",
-            ["Loading:   0%", "Loading:  50%", "Loading: 100%"],
-        ),
+        (b"\rAt  0%\rAt  50%\rAt 100%\n", ["At  0%", "At  50%", "At 100%"]),
         (b"\x1b[36m(Worker pid=1)\x1b[0;0m INFO", ["(Worker pid=1) INFO"]),
         (b"\x1b]0;title\x07text", ["text"]),
         (b"caf\xe9 \xff", ["caf\ufffd \ufffd"]),

@@ -8,54 +8,30 @@ from proxy.vllm.files import choose_files, weight_files
 
 REPOSITORY_PAGE = [".gitattributes", "LICENSE", "README.md", "assets/demo.png"]
 
-QWEN2_VL = [
-    "chat_template.json",
-    "config.json",
-    "generation_config.json",
-    "merges.txt",
-    "model-00001-of-00002.safetensors",
-    "model-00002-of-00002.safetensors",
-    "model.safetensors.index.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-]
-LLAVA = [
-    "added_tokens.json",
-    "chat_template.jinja",
-    "config.json",
-    "model-00001-of-00003.safetensors",
-    "model-00002-of-00003.safetensors",
-    "model-00003-of-00003.safetensors",
-    "model.safetensors.index.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-]
-PHI_VISION = [
-    "config.json",
-    "configuration_phi3_v.py",
-    "model-00001-of-00002.safetensors",
-    "model-00002-of-00002.safetensors",
-    "model.safetensors.index.json",
-    "modeling_phi3_v.py",
-    "preprocessor_config.json",
-    "processing_phi3_v.py",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-]
+QWEN2_VL = """
+    chat_template.json config.json generation_config.json merges.txt
+    model-00001-of-00002.safetensors model-00002-of-00002.safetensors model.safetensors.index.json
+    preprocessor_config.json tokenizer.json tokenizer_config.json vocab.json
+"""
+LLAVA = """
+    added_tokens.json chat_template.jinja config.json model-00001-of-00003.safetensors
+    model-00002-of-00003.safetensors model-00003-of-00003.safetensors model.safetensors.index.json
+    preprocessor_config.json processor_config.json special_tokens_map.json tokenizer.json
+    tokenizer.model tokenizer_config.json
+"""
+PHI_VISION = """
+    config.json configuration_phi3_v.py model-00001-of-00002.safetensors
+    model-00002-of-00002.safetensors model.safetensors.index.json modeling_phi3_v.py
+    preprocessor_config.json processing_phi3_v.py processor_config.json tokenizer.json
+    tokenizer_config.json
+"""
 MISTRAL = ["config.json", "params.json", "tekken.json", "tokenizer.model.v3"]
 BIN = ["config.json", "pytorch_model.bin", "tokenizer.model"]
 
 CASES: dict[str, tuple[list[str], list[str]]] = {
-    "Qwen/Qwen2-VL-7B-Instruct": (QWEN2_VL, REPOSITORY_PAGE),
-    "llava-hf/llava-1.5-7b-hf": (LLAVA, REPOSITORY_PAGE),
-    "microsoft/Phi-3.5-vision-instruct": (PHI_VISION, [*REPOSITORY_PAGE, "SECURITY.md"]),
+    "Qwen/Qwen2-VL-7B-Instruct": (QWEN2_VL.split(), REPOSITORY_PAGE),
+    "llava-hf/llava-1.5-7b-hf": (LLAVA.split(), REPOSITORY_PAGE),
+    "microsoft/Phi-3.5-vision-instruct": (PHI_VISION.split(), [*REPOSITORY_PAGE, "SECURITY.md"]),
     "mistral, both formats": (
         [*MISTRAL, "consolidated.safetensors"],
         ["model-00001-of-00001.safetensors"],

@@ -53,7 +53,6 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("try:\n    import nowhere_to_be_found\nexcept ImportError:\n    pass", None),
         ("if is_available():\n    import nowhere_to_be_found", None),
         ("def later():\n    import nowhere_to_be_found", None),
-        ('"""\nimport nowhere_to_be_found\n"""', None),
         ("import (", None),
     ],
 )

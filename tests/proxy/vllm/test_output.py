@@ -13,10 +13,14 @@ from proxy.vllm.output import BURST_LINES, KEPT_LINES, MAX_KEPT_BYTES, Output
 PREFIX = "(EngineCore pid=7) WARNING 11-20 10:46:45 [core.py:133]"
 
 
+@pytest.fixture(autouse=True)
+def _log_level(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "vllm")
+
+
 def test_a_line_is_passed_on_with_its_level_and_its_process(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "vllm")
     output = Output()
     output.take(f"{PREFIX} Not enough room\n".encode())
     assert output.lines == [f"{PREFIX} Not enough room"]
@@ -29,7 +33,6 @@ def test_a_line_is_passed_on_with_its_level_and_its_process(
 def test_what_an_engine_prints_that_is_told_to_end_is_no_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "vllm")
     output = Output()
     line = b"(APIServer pid=1) ERROR 11-20 10:46:45 [async_llm.py:9] EngineDeadError"
     output.take(line)
@@ -52,7 +55,6 @@ def test_what_an_engine_prints_that_is_told_to_end_is_no_error(
 def test_a_line_without_a_prefix_is_passed_on_too(
     caplog: pytest.LogCaptureFixture, raw: bytes, level: str, message: str
 ) -> None:
-    caplog.set_level(logging.INFO, "vllm")
     Output().take(raw)
     (record,) = caplog.records
     assert (record.levelname, record.getMessage()) == (level, message)
@@ -62,7 +64,6 @@ def test_a_line_without_a_prefix_is_passed_on_too(
 def test_the_hubs_token_is_hidden_where_the_engine_prints_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "vllm")
     output = Output("hf_secret")
     output.take(b"authorization: Bearer hf_secret and hf_secret again")
     assert output.lines[0] == "authorization: Bearer *** and *** again"
@@ -98,7 +99,6 @@ def test_what_the_log_level_hides_is_kept_for_the_diagnosis(
 def test_a_long_line_is_cut_in_the_log_and_whole_for_the_diagnosis(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "vllm")
     output = Output()
     output.take(b"x" * 5000)
     (record,) = caplog.records
@@ -117,7 +117,6 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_output_without_an_end_is_dropped_and_counted_and_its_newest_lines_are_kept(
     caplog: pytest.LogCaptureFixture, now: list[float]
 ) -> None:
-    caplog.set_level(logging.INFO, "vllm")
     output = Output()
     for number in range(3 * BURST_LINES):
         output.take(b"line %d" % number)
@@ -144,7 +143,6 @@ def test_output_without_an_end_is_dropped_and_counted_and_its_newest_lines_are_k
 def test_a_few_thousand_lines_at_once_are_all_passed_on(
     caplog: pytest.LogCaptureFixture, now: list[float]
 ) -> None:
-    caplog.set_level(logging.INFO, "vllm")
     output = Output()
     for _ in range(3000):  # tracebacks of eight workers
         output.take(b"  File")
@@ -154,7 +152,6 @@ def test_a_few_thousand_lines_at_once_are_all_passed_on(
 def test_a_line_of_megabytes_is_kept_up_to_a_bound_and_says_what_was_cut(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "vllm")
     output = Output()
     output.take(b"x" * 3_000_000)
     assert len(output.lines[0]) == MAX_KEPT_BYTES
@@ -187,7 +184,6 @@ LOST_SPANS = (
 def test_that_nobody_takes_the_engines_spans_is_logged_once(
     caplog: pytest.LogCaptureFixture, line: str
 ) -> None:
-    caplog.set_level(logging.INFO, "vllm")
     output = Output()
     for _ in range(3):
         output.take(f"(EngineCore pid=7) {line}\n".encode())

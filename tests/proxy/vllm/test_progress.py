@@ -56,39 +56,15 @@ def test_nothing_printed_while_serving_moves_the_phase(name: str) -> None:
     ("line", "phase", "fraction"),
     [
         # Recorded on CPU.
-        (
-            "Loading safetensors checkpoint shards:  40% Completed | 2/5 [00:00<00:00, 9.1it/s]",
-            Phase.LOADING,
-            0.4,
-        ),
-        (
-            "(Worker pid=1) INFO 11-20 10:47:31 [cpu_model_runner.py:87] "
-            "Warming up model for the compilation...",
-            Phase.COMPILING,
-            None,
-        ),
+        ("Loading safetensors checkpoint shards:  40% Completed | 2/5 [0:00<", Phase.LOADING, 0.4),
+        ("Warming up model for the compilation...", Phase.COMPILING, None),
         # From the source of vLLM 0.32: seen only with a GPU.
-        (
-            "(EngineCore pid=1) Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):"
-            "  40%|████      | 20/51 [00:01<00:02, 12.7it/s]",
-            Phase.COMPILING,
-            0.4,
-        ),
+        ("Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  40%|███   |", "compiling", 0.4),
         ("Capturing CUDA graphs (decode, FULL): 100%|████| 35/35 [00:02<00:00]", "compiling", 1.0),
         ("Capturing prefill CUDA graphs:   5%|▌  | 1/20 [00:00<00:05]", Phase.COMPILING, 0.05),
         ("Multi-thread loading shards:  25% Completed | 1/4 [00:09<00:27]", Phase.LOADING, 0.25),
-        (
-            "(EngineCore pid=1) INFO 11-20 10:47:31 [backends.py:1167] "
-            "[backbone] Dynamo bytecode transform time: 3.92 s",
-            Phase.COMPILING,
-            None,
-        ),
-        (
-            "(EngineCore pid=1) INFO 11-20 10:47:31 [gpu_model_runner.py:5149] "
-            "Model loading took 14.2 GiB memory and 3.101 seconds",
-            Phase.LOADING,
-            None,
-        ),
+        ("[backbone] Dynamo bytecode transform time: 3.92 s", Phase.COMPILING, None),
+        ("Model loading took 14.2 GiB memory and 3.101 seconds", Phase.LOADING, None),
         ("INFO:     Application startup complete.", Phase.WARMING, None),
         # Nothing of the kind.
         ('INFO:     1.2.3.4:5 - "GET /Starting vLLM server on HTTP/1.1" 404', None, None),
