@@ -64,11 +64,7 @@ async def test_it_is_followed_again_after_a_fault_and_not_called_ready_meanwhile
         return True
 
     engine = AttachedEngine(
-        Settings.load({"UPSTREAM_URL": URL}),
-        state,
-        faulty,
-        drained,
-        cast("Work", faulty),
+        Settings.load({"UPSTREAM_URL": URL}), state, faulty, drained, cast("Work", faulty)
     )
     engine.start()
     await asyncio.wait_for(ready_again.wait(), PATIENCE)

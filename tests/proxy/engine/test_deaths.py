@@ -18,10 +18,7 @@ from tests.patience import PATIENCE
 from tests.proxy.engine.living import CHAT, CHILDREN, STREAM, Start, chat, streamed
 
 MESSAGES = {"model": "tiny", "max_tokens": 8, "messages": CHAT["messages"]}
-PICTURE = {
-    "type": "image_url",
-    "image_url": {"url": "data:image/png;base64,c2VjcmV0"},
-}
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,c2VjcmV0"}}
 WITH_PICTURE = STREAM | {
     "messages": [{"role": "user", "content": [{"type": "text", "text": "secret"}, PICTURE]}]
 }
@@ -45,9 +42,7 @@ def kill(service: Service) -> None:
 
 def comes_back(service: Service, restarts_before: int) -> None:
     wait_until(
-        lambda: service.phases().count("restarting") > restarts_before,
-        PATIENCE,
-        "a restart",
+        lambda: service.phases().count("restarting") > restarts_before, PATIENCE, "a restart"
     )
     service.wait_for("ready", PATIENCE)
 

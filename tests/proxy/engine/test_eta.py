@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.engine import state as state_module
 from proxy.engine.phase import Phase
 from proxy.engine.state import EngineState
-from tests.proxy.engine.test_state import Clock
+from tests.proxy.engine.conftest import Clock
 
 EXPECTED = {Phase.LOADING: 20.0, Phase.COMPILING: 30.0, Phase.WARMING: 2.0}
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(state_module, "monotonic", clock)
-    return clock
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,6 @@ import pytest
 from tests.engine.service import alive, command_line, wait_until
 from tests.fake_engine import BIN, FakeEngine
 from tests.patience import PATIENCE, on_a_clock
-from tests.ports import free_ports
 from tests.proxy.engine.living import CHILDREN, Gate, Start, chat, starts, streamed
 
 LOGS = Path(__file__).parents[2] / "fixtures" / "engine-logs"
@@ -83,12 +81,6 @@ def test_request_is_held_until_the_engine_is_ready(start: Start, tmp_path: Path)
         assert answer.result().status_code == 200
 
 
-def test_request_is_not_held_for_ever(start: Start) -> None:
-    service = start(HOLD_SECONDS="0.3", FAKE_ENGINE_HANG_AT="import")
-    service.wait_until_listening()
-    assert chat(service).status_code == 503
-
-
 def test_start_that_can_never_work_is_not_tried_again(start: Start, tmp_path: Path) -> None:
     log = str(LOGS / "B_unknown_flag_typo.log")
     service = start(FAKE_ENGINE_FAIL_LOG=log, FAKE_ENGINE_EXIT_CODE="2")
@@ -136,22 +128,6 @@ def test_failure_can_end_the_sidecar(start: Start) -> None:
     assert service.exit_code() == 1
     failed = service.lines("proxy.engine")[-1]
     assert (failed["phase"], failed["level"]) == ("failed", "ERROR")
-
-
-def test_folder_without_a_model_is_said_at_once(start: Start, tmp_path: Path) -> None:
-    service = start(MODEL_NAME=str(tmp_path / "nothing"))
-    service.wait_for("failed", PATIENCE)
-    assert "does not exist" in service.health()["reason"]
-    assert not (tmp_path / "starts").exists()
-
-
-def test_flag_with_a_wrong_value_is_said_before_anything_is_started(
-    start: Start, tmp_path: Path
-) -> None:
-    service = start(ENFORCE_EAGER="perhaps")
-    service.wait_for("failed", PATIENCE)
-    assert "ENFORCE_EAGER='perhaps'" in service.health()["reason"]
-    assert not (tmp_path / "starts").exists()
 
 
 def test_port_of_the_engine_that_is_taken_is_waited_for(start: Start, tmp_path: Path) -> None:
@@ -211,9 +187,7 @@ def test_engine_that_does_not_generate_is_never_ready(start: Start) -> None:
 # The running engine
 
 
-def test_guard_that_is_killed_takes_the_engine_with_it_and_both_are_replaced(
-    start: Start,
-) -> None:
+def test_guard_that_is_killed_takes_the_engine_with_it_and_both_are_replaced(start: Start) -> None:
     service = start(**CHILDREN)
     service.wait_for("ready", PATIENCE)
     before = service.tree()
@@ -280,9 +254,7 @@ def test_requests_are_still_taken_during_the_drain_delay_until_a_second_sigterm(
     service.wait_for("ready", PATIENCE)
     service.terminate()
     wait_until(
-        lambda: service.client.get("/ping").status_code == 503,
-        PATIENCE,
-        "no more readiness",
+        lambda: service.client.get("/ping").status_code == 503, PATIENCE, "no more readiness"
     )
     assert service.health()["phase"] == "draining"
     assert chat(service).status_code == 200
@@ -393,21 +365,6 @@ def test_engine_of_someone_else_is_followed_and_never_ended(start: Start) -> Non
         assert list(lines)[-1] == "data: [DONE]"
         assert service.exit_code() == 0
         assert engine.process.poll() is None
-
-
-def test_engine_of_someone_else_may_come_late_go_and_come_back(start: Start) -> None:
-    (port,) = free_ports(1)
-    command = [sys.executable, str(BIN / "vllm"), "--port", str(port)]
-    service = start(UPSTREAM_URL=f"http://127.0.0.1:{port}")
-    service.wait_for("loading", PATIENCE)
-    assert service.client.get("/ping").status_code == 204
-    for _ in range(2):
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as engine:
-            service.wait_for("ready", PATIENCE)
-            engine.kill()
-        service.wait_for("degraded", PATIENCE)
-        assert service.client.get("/ping").status_code == 503
-        assert "health check" in service.health()["reason"]
 
 
 # Secrets

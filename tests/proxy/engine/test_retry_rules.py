@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import pytest
 
-from proxy.engine import state as state_module
 from proxy.engine.phase import Phase
 from proxy.engine.state import EngineState
 from proxy.errors import MAX_HEEDED_SECONDS
-from tests.proxy.engine.test_state import Clock
+from tests.proxy.engine.conftest import Clock
 
 
 def sdk_back_off(retry: int) -> float:
@@ -110,13 +109,6 @@ def retries_of(client: Client, engine: Killed, at: float) -> int | None:
             return None
         at += wait if wait <= client.heeds else client.back_off(retry)
     return None
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(state_module, "monotonic", clock)
-    return clock
 
 
 each_client = pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)

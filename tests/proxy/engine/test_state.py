@@ -4,52 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
 
-from proxy.engine import state as state_module
 from proxy.engine.phase import Phase
 from proxy.engine.state import EngineState, Snapshot
 from proxy.errors import Cause
 from tests.patience import PATIENCE
-
-
-class Clock:
-    """Monotonic seconds, moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(state_module, "monotonic", clock)
-    return clock
+from tests.proxy.engine.conftest import Clock
 
 
 def test_it_begins_by_checking() -> None:
     assert EngineState().snapshot.phase is Phase.CHECKING
     assert EngineState().refusal() is not None
-
-
-def test_the_seconds_of_each_phase_are_kept(clock: Clock) -> None:
-    state = EngineState()
-    state.enter(Phase.DOWNLOADING)
-    clock.now += 12
-    state.enter(Phase.LOADING)
-    clock.now += 30.5
-    state.enter(Phase.READY)
-    spent = state.snapshot.phase_seconds
-    assert spent[Phase.DOWNLOADING] == 12
-    assert spent[Phase.LOADING] == 30.5
-    assert state.snapshot.since == clock.now
-    assert Phase.READY not in spent
 
 
 def test_a_restart_begins_the_count_of_seconds_anew_and_keeps_the_last(clock: Clock) -> None:
@@ -92,14 +60,6 @@ def test_an_update_changes_no_phase() -> None:
     after = state.snapshot
     assert (after.phase, after.since, after.progress) == (before.phase, before.since, 0.25)
     assert before.progress is None, "a snapshot that was read never changes"
-
-
-def test_a_snapshot_cannot_be_written() -> None:
-    snapshot = EngineState().snapshot
-    with pytest.raises(FrozenInstanceError):
-        snapshot.phase = Phase.READY  # type: ignore[misc]
-    with pytest.raises(TypeError):
-        snapshot.phase_seconds[Phase.READY] = 0  # type: ignore[index]
 
 
 def test_listeners_see_every_change_as_before_and_after() -> None:
@@ -153,32 +113,6 @@ def test_a_refusal_says_why_and_when_to_ask_again(
     assert refusal.retry_after_seconds == seconds
 
 
-STARTED = {Phase.LOADING: 20.0, Phase.COMPILING: 10.0, Phase.WARMING: 5.0}
-
-
-@pytest.mark.parametrize("phase", [Phase.READY, Phase.DEGRADED, Phase.CHECKING])
-def test_of_an_engine_that_worked_the_length_of_a_start_is_known(phase: Phase) -> None:
-    state = EngineState()
-    state.enter(phase, expected_seconds=STARTED)
-    assert 35 < (state.retry_after() or 0) <= 45
-
-
-@pytest.mark.parametrize("phase", [Phase.RESTARTING, Phase.LOADING, Phase.COMPILING])
-def test_whoever_asks_again_in_time_finds_a_start_as_long_as_the_last_over(phase: Phase) -> None:
-    state = EngineState()
-    state.enter(phase, expected_seconds=STARTED, eta_seconds=36.0)
-    left = state.snapshot.seconds_left or 0
-    assert left + 0.2 * sum(STARTED.values()) < (state.retry_after() or 0) < 1.2 * left + 10
-
-
-@pytest.mark.parametrize("phase", [Phase.LOADING, Phase.COMPILING, Phase.WARMING])
-def test_a_start_that_is_overdue_is_given_as_much_time_as_any(clock: Clock, phase: Phase) -> None:
-    state = EngineState()
-    state.enter(phase, expected_seconds=STARTED)
-    clock.now += 60
-    assert (state.retry_after() or 0) >= 9, "clients ask only twice more"
-
-
 WAITING_HELPS = [phase for phase in Phase if phase not in (Phase.READY, Phase.FAILED)]
 
 
@@ -192,12 +126,6 @@ def test_every_refusal_says_when_to_ask_again(phase: Phase, eta_seconds: float |
     assert refusal.retry_after_seconds is not None
     assert 1 <= refusal.retry_after_seconds <= 59
     assert eta_seconds != 50 or refusal.retry_after_seconds >= 50
-
-
-@pytest.mark.parametrize("phase", Phase)
-def test_the_model_is_loaded_from_the_first_warm_up_on(phase: Phase) -> None:
-    loaded = {Phase.WARMING, Phase.READY, Phase.DEGRADED}
-    assert Snapshot(phase=phase).model_loaded == (phase in loaded)
 
 
 async def test_waiting_ends_when_the_engine_is_ready_and_not_before() -> None:
