@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import pytest
 
@@ -37,30 +36,3 @@ async def test_a_part_that_fails_to_end_does_not_keep_the_others_from_ending(
         "shutdown: meters failed to end",
         "shutdown: connections to the engine failed to end",
     ]
-
-
-async def test_the_engine_ends_before_the_connections_to_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    order: list[str] = []
-
-    def noted(name: str, end: Any) -> Any:
-        def call() -> Any:
-            order.append(name)
-            return end()
-
-        return call
-
-    async with house() as there:
-        sidecar = there.sidecar
-        monkeypatch.setattr(
-            sidecar.models.admission, "close", noted("admission", sidecar.models.admission.close)
-        )
-        monkeypatch.setattr(
-            sidecar.models.default.upstream,
-            "close",
-            noted("upstream", sidecar.models.default.upstream.close),
-        )
-        monkeypatch.setattr(sidecar.access, "stop", noted("usage", sidecar.access.stop))
-        await there.lifecycle.shutdown()
-        assert order == ["admission", "upstream", "usage"]
