@@ -8,9 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from proxy.errors import SettingsError
-from proxy.settings import LogFormat, MediaFetch, OnEngineFailure, Settings, variables
+from proxy.settings import LogFormat, Settings, variables
 from proxy.settings.allowance import Allowance, KeyLimits
-from proxy.settings.otlp import OtlpProtocol
 from scripts.reference import groups
 
 TRUE_WORDS = ("true", "1", "yes", "on", "True", "YES")
@@ -29,21 +28,15 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("LOG_FORMAT", "text\n", "log_format", LogFormat.TEXT),
     ("CHAT_TEMPLATE", "{{ messages }}\n", "chat_template", "{{ messages }}\n"),
     ("SERVED_MODEL_NAME", " a , b,, ", "served_model_names", ("a", "b")),
-    ("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "a,b", "served_model_names", ("a", "b")),
-    ("MAX_MODEL_LEN", "8192 ", "max_model_len", "8192"),
-    ("MAX_MODEL_LEN", "auto", "max_model_len", "auto"),
     ("MAX_MODEL_LEN", "-1", "max_model_len", "-1"),
     ("MAX_MODEL_LEN", "1.5k", "max_model_len", "1.5k"),
     ("GPU_MEMORY_UTIL", "1", "gpu_memory_utilization", 1.0),
     ("MAX_MODEL_LEN", "AUTO", "max_model_len", "AUTO"),
     ("MAX_BATCHED_TOKENS", "0", "max_num_batched_tokens", 0),
-    ("MAX_BATCHED_TOKENS", "8192", "max_num_batched_tokens", 8192),
     ("MAX_BATCHED_TOKENS", "8k", "max_num_batched_tokens", 8000),
     ("MAX_NUM_BATCHED_TOKENS", "8K", "max_num_batched_tokens", 8192),
     ("MAX_NUM_BATCHED_TOKENS", "25.6k", "max_num_batched_tokens", 25600),
     ("IMAGE_LIMIT", "0", "image_limit", 0),
-    ("HOST", "::", "host", "::"),
-    ("PORT", "1", "port", 1),
     ("PORT", "65535", "port", 65535),
     ("UPSTREAM_URL", "http://engine/", "upstream_url", "http://engine/"),
     ("UPSTREAM_URL", "http://[::1]:8000", "upstream_url", "http://[::1]:8000"),
@@ -58,71 +51,42 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("REQUEST_TIMEOUT", "0", "request_timeout", None),
     ("EXTRA_ROUTES", "/load, /pause", "extra_routes", ("/load", "/pause")),
     ("PROTOCOLS", "a.b:C, d:E", "protocols", ("a.b:C", "d:E")),
-    ("PROTOCOL_MODULES", "a.b, c", "protocol_modules", ("a.b", "c")),
     ("ALLOWED_MEDIA_DOMAINS", "a.org, b.org", "allowed_media_domains", ("a.org", "b.org")),
-    ("MEDIA_FETCH", "engine", "media_fetch", MediaFetch.ENGINE),
     ("WEDGE_SECONDS", "0", "wedge_seconds", 0.0),
-    ("ON_ENGINE_FAILURE", "exit", "on_engine_failure", OnEngineFailure.EXIT),
     ("LOG_LEVEL", "WARNING", "log_level", "warning"),
-    ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "otlp_protocol", OtlpProtocol.GRPC),
 ]
 BAD: list[tuple[str, str, str]] = [
     ("HF_HOME", "~nobody-of-that-name/hf", "home folder"),
     ("MAX_MODEL_LEN", "lots", "auto"),
     ("MAX_MODEL_LEN", "-2", "auto"),
-    ("MAX_MODEL_LEN", "1.5", "auto"),
     ("MAX_MODEL_LEN", "8.5K", "auto"),
     ("GPU_MEMORY_UTIL", "0", "greater than 0"),
     ("GPU_MEMORY_UTIL", "95", "less than or equal to 1"),
     ("GPU_MEMORY_UTIL", "nan", "less than or equal to 1"),
-    ("GPU_MEMORY_UTILIZATION", "1.1", "less than or equal to 1"),
     ("TENSOR_PARALLEL_SIZE", "0", "greater than or equal to 1"),
     ("MAX_NUM_SEQS", "1.5", "valid integer"),
-    ("MAX_BATCHED_TOKENS", "-1", "greater than or equal to 0"),
     ("MAX_BATCHED_TOKENS", "8.5K", "allowed is a whole number, or one such as 8k"),
     ("MAX_BATCHED_TOKENS", "1t", "less than or equal to 2147483647"),
-    ("MAX_NUM_BATCHED_TOKENS", "many", "allowed is a whole number, or one such as 8k"),
     ("IMAGE_LIMIT", "-1", "greater than or equal to 0"),
-    ("VIDEO_LIMIT", "x", "valid integer"),
-    ("AUDIO_LIMIT", "-3", "greater than or equal to 0"),
-    ("PORT", "abc", "valid integer"),
     ("PORT", "0", "greater than or equal to 1"),
     ("PORT", "65536", "less than or equal to 65535"),
-    ("PORT_HEALTH", "-1", "greater than or equal to 1"),
-    ("METRICS_PORT", "metrics", "valid integer"),
-    ("METRICS_PORT", "0", "greater than or equal to 1"),
-    ("UPSTREAM_PORT", "70000", "less than or equal to 65535"),
     ("HEALTH_CHECK_PATH", "ping", "allowed is a path that begins with /"),
     ("HEALTH_CHECK_PATH", "/a b", "allowed is a path that begins with /"),
     ("UPSTREAM_URL", "https://engine", "http://host:port"),
-    ("UPSTREAM_URL", "engine:8000", "http://host:port"),
     ("UPSTREAM_URL", "http://", "http://host:port"),
     ("UPSTREAM_URL", "http://engine:http", "http://host:port"),
     ("UPSTREAM_URL", "http://engine:65536", "http://host:port"),
-    ("UPSTREAM_URL", "http://engine:0", "http://host:port"),
     ("UPSTREAM_URL", "http://[::1", "http://host:port"),
     ("UPSTREAM_URL", "http://engine:8000/v1", "http://host:port"),
-    (
-        "KEY_LIMITS",
-        "all: rpm=lots",
-        "allowed are rpm, tpm, tpd, in_flight, loads_per_hour, each as name=number",
-    ),
+    ("KEY_LIMITS", "all: rpm=lots", "allowed are rpm, tpm, tpd, in_flight, loads_per_hour, each"),
     ("KEY_LIMITS", ";", "allowed are rpm"),
     ("MAX_BODY_MB", "0", "greater than 0"),
-    ("MAX_BODY_MB", "inf", "finite"),
     ("MAX_MODEL_LEN", "8 k", "allowed is a whole number, one such as 8k, or auto"),
     ("CORS_ORIGINS", "https://a/", "allowed is https://host, with a port or without, or *"),
     ("CORS_ORIGINS", "https://a.b, c.d", "://"),
     ("ALLOWED_HOSTS", "a.b:8000", "allowed is a name without port and path, *.name, or *"),
-    ("ALLOWED_HOSTS", "https://a.b", "ALLOWED_HOSTS"),
     ("ALLOWED_HOSTS", "a.*", "ALLOWED_HOSTS"),
-    ("BODY_TIMEOUT", "-1", "greater than or equal to 0"),
-    ("MAX_IN_FLIGHT", "0", "greater than or equal to 1"),
-    ("MAX_WAITING", "-1", "greater than or equal to 0"),
-    ("WAITING_TIMEOUT", "-1", "greater than or equal to 0"),
-    ("HOLD_SECONDS", "-1", "greater than or equal to 0"),
     ("HOLD_SECONDS", "inf", "finite"),
-    ("STREAM_IDLE_TIMEOUT", "nan", "finite"),
     ("HOST", "a..b", "name of a host"),
     ("HEALTH_CHECK_PATH", "/{x}{x}", "allowed is a path that begins with /"),
     ("UPSTREAM_URL", "http://a..b:8000", "http://host:port"),
@@ -131,28 +95,13 @@ BAD: list[tuple[str, str, str]] = [
     ("MAX_RESTARTS", "9" * 30, "less than or equal to 2147483647"),
     ("REQUEST_TIMEOUT", "soon", "valid number"),
     ("EXTRA_ROUTES", "/load, pause", "allowed is a path that begins with /"),
-    ("SSE_KEEP_ALIVE_SECONDS", "-1", "greater than or equal to 0"),
-    ("JSON_HEARTBEAT_SECONDS", "often", "valid number"),
     ("PROTOCOLS", "a.b.C", "allowed is the name of a class, as package.module:Name"),
     ("PROTOCOL_MODULES", "a/b", "allowed is a module's name, such as package.module"),
     ("ALLOWED_MEDIA_DOMAINS", "https://a.org", "allowed is the name or the address of a host"),
     ("ALLOWED_MEDIA_DOMAINS", "a.org, *.b.org", "allowed is the name or the address of a host"),
     ("ALLOWED_MEDIA_DOMAINS", "a.org:443/", "allowed is the name or the address of a host"),
-    ("MEDIA_FETCH", "vllm", "'proxy' or 'engine'"),
-    ("MEDIA_FETCH_MAX_MB", "0", "greater than 0"),
-    ("MEDIA_FETCH_TIMEOUT", "-1", "greater than or equal to 0"),
-    ("MEDIA_FETCH_CONCURRENCY", "0", "greater than or equal to 1"),
-    ("MEDIA_MEMORY_MB", "0", "greater than 0"),
-    ("WEDGE_SECONDS", "-1", "greater than or equal to 0"),
-    ("MAX_RESTARTS", "-1", "greater than or equal to 0"),
-    ("ON_ENGINE_FAILURE", "panic", "'hold' or 'exit'"),
-    ("DRAIN_SECONDS", "inf", "finite"),
-    ("DRAIN_DELAY_SECONDS", "-5", "greater than or equal to 0"),
     ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
-    ("LOG_FORMAT", "xml", "'json' or 'text'"),
-    ("GPU_PRICE_PER_HOUR", "0", "greater than 0"),
     ("GPU_PRICE_PER_HOUR", "$2", "valid number"),
-    ("GPU_PRICE_PER_HOUR", "inf", "finite"),
     ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "'http/protobuf' or 'grpc'"),
     *((name, "maybe", "true, 1, yes, on and false, 0, no, off") for name in BOOLEANS),
 ]
@@ -163,12 +112,10 @@ def test_a_good_value_is_taken(name: str, value: str, field: str, expected: obje
     assert getattr(Settings.load({name: value}), field) == expected
 
 
-@pytest.mark.parametrize("name", BOOLEANS)
-@pytest.mark.parametrize("expected", [True, False])
-def test_booleans_take_the_usual_words(name: str, expected: bool) -> None:
-    (field,) = [field for field, names in variables().items() if name in names]
-    words = TRUE_WORDS if expected else FALSE_WORDS
-    assert [getattr(Settings.load({name: word}), field) for word in words] == [expected] * 6
+@pytest.mark.parametrize(("words", "expected"), [(TRUE_WORDS, True), (FALSE_WORDS, False)])
+def test_booleans_take_the_usual_words(words: tuple[str, ...], expected: bool) -> None:
+    for word in words:
+        assert Settings.load({"WARMUP": word}).warmup is expected
 
 
 @pytest.mark.parametrize(("name", "value", "allowed"), BAD)
@@ -393,7 +340,6 @@ def test_limits_are_for_each_key_for_some_and_for_all() -> None:
         "rpm=0",
         "rpm=-1",
         "rpm=1.5",
-        "rpm=1e3",
         "rps=1",
         "rpm=1,rpm=2",
         "=1",
