@@ -32,9 +32,7 @@ def test_a_level_is_shown_with_its_time_and_what_it_has_counted() -> None:
     )
 
 
-def test_a_terminal_that_is_stopped_does_not_stop_the_load(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_terminal_that_is_stopped_does_not_stop_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pty.openpty()
 
     async def measure() -> None:

@@ -42,26 +42,8 @@ def test_columns_are_aligned() -> None:
     head = next(line for line in lines if line.startswith("STREAMS"))
     rows = lines[lines.index(head) + 1 :][:2]
     assert {len(line) for line in (head, *rows)} == {len(head)}
-    assert head.split() == (
-        [
-            "STREAMS",
-            "DONE",
-            "FAILED",
-            "CUT",
-            "TTFT",
-            "p50",
-            "p95",
-            "p99",
-            "ITL",
-            "p50",
-            "p95",
-            "max",
-            "TOKENS/S",
-            "EACH",
-            "IN",
-            "TIME",
-        ]
-    )
+    words = "STREAMS DONE FAILED CUT TTFT p50 p95 p99 ITL p50 p95 max TOKENS/S EACH IN TIME"
+    assert " ".join(head.split()) == words
     assert rows[1].split()[:7] == ["1024", "1", "0", "0", "12300", "12300", "12300"]
     assert len(head) <= 100
 
