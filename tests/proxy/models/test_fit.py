@@ -55,11 +55,7 @@ def test_what_is_needed_for_a_context_has_room_for_it(tokens: int) -> None:
         (preset(40), [24, 24], Fit(2, None, ("TENSOR_PARALLEL_SIZE=2",))),
         (preset(40), [24, 16], None),
         (preset(128, TENSOR_PARALLEL_SIZE="4"), [40] * 4, Fit(4, None)),
-        (
-            preset(128, TENSOR_PARALLEL_SIZE="4"),
-            [150],
-            Fit(1, None, ("TENSOR_PARALLEL_SIZE=1",)),
-        ),
+        (preset(9, TENSOR_PARALLEL_SIZE="4"), [15], Fit(1, None, ("TENSOR_PARALLEL_SIZE=1",))),
         (preset(12, weights=8, MAX_MODEL_LEN="8192"), [24], Fit(1, 32768)),
         (
             preset(14, weights=8, MAX_MODEL_LEN="32768"),

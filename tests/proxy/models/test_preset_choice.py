@@ -76,7 +76,6 @@ def test_every_name_of_the_models_variable_picks_a_preset(file: str, alias: str)
         ({"LIMIT_MM_PER_PROMPT": '{"image":1}'}, "limit-mm-per-prompt", '{"image":1}'),
         ({"TOKENIZER_NAME": "c/d"}, "tokenizer", "c/d"),
         ({"SERVED_MODEL_NAME": "x"}, "served-model-name", "x"),
-        ({"OPENAI_SERVED_MODEL_NAME_OVERRIDE": "x"}, "served-model-name", "x"),
     ],
 )
 def test_variables_of_ones_own_win(

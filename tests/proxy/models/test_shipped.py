@@ -32,10 +32,6 @@ def parsers(package: str, table: str) -> frozenset[str]:
     raise AssertionError(f"{package} has no {table}")
 
 
-def test_there_are_a_dozen_and_more() -> None:
-    assert len(PRESETS) >= 12
-
-
 @EACH
 def test_a_preset_makes_a_command_of_flags_that_vllm_has(preset: Preset) -> None:
     settings = load_settings({"MODEL_NAME": preset.name})

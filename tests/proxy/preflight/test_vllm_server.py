@@ -64,14 +64,6 @@ def start(tmp_path: Path, hub: FakeHub) -> Iterator[Start]:
         yield started
 
 
-def test_the_hub_is_asked_while_checking_and_bytes_come_while_downloading(start: Start) -> None:
-    service = start()
-    service.wait_for("ready", PATIENCE)
-    assert service.phases()[:2] == ["downloading", "loading"]
-    assert service.metric("sidecar_model_download_bytes") > 5000
-    assert service.metric("sidecar_engine_phase_seconds", phase="checking") > 0
-
-
 @needs("vllm")
 def test_a_model_that_vllm_cannot_run_is_not_fetched(start: Start, hub: FakeHub) -> None:
     publish(hub, "FooBarForCausalLM")
