@@ -43,10 +43,7 @@ class FakeNvml(ModuleType):
     NVML_TEMPERATURE_GPU = 0
 
     def __init__(
-        self,
-        *gpus: FakeGpu,
-        driver: str | None = "580.95",
-        trouble: Exception | None = None,
+        self, *gpus: FakeGpu, driver: str | None = "580.95", trouble: Exception | None = None
     ) -> None:
         super().__init__("pynvml")
         self.gpus = gpus

@@ -141,17 +141,6 @@ def test_the_volume_of_a_folder_that_is_not_there_yet_is_asked(
     assert volume.reading().total_bytes == shutil.disk_usage(tmp_path).total
 
 
-def test_the_volume_is_asked_again_and_again(
-    volume: Meter[DiskReading], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    free = iter(range(1_000_000, 0, -1))
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(9, 0, next(free)))
-    volume.start()
-    wait_until(
-        lambda: (volume.reading().free_bytes or 1_000_000) < 999_999, PATIENCE, "newer readings"
-    )
-
-
 def test_a_volume_that_fails_or_hangs_is_left_out_and_holds_up_nobody(
     volume: Meter[DiskReading], monkeypatch: pytest.MonkeyPatch
 ) -> None:

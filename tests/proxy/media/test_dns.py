@@ -15,11 +15,6 @@ from tests.patience import PATIENCE
 FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("1.1.1.1", 80))] * 2
 
 
-async def test_an_address_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: FOUND)
-    assert await DnsResolver()("example.com", 80) == ["1.1.1.1"]
-
-
 @pytest.mark.parametrize("error", [socket.gaierror(-2, "not known"), UnicodeError("a label")])
 async def test_what_the_system_says_is_said(
     monkeypatch: pytest.MonkeyPatch, error: Exception

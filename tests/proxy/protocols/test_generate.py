@@ -27,10 +27,7 @@ from tests.proxy.house import house
 from tests.tools import installed
 
 ROOT = Path(__file__).resolve().parents[3]
-REQUESTS = {
-    "completion": "CompletionRequest",
-    "chat_completion": "ChatCompletionRequest",
-}
+REQUESTS = {"completion": "CompletionRequest", "chat_completion": "ChatCompletionRequest"}
 
 
 def fields(package: str, name: str) -> set[str]:
@@ -117,8 +114,7 @@ def test_any_answer_is_read_or_said_to_be_unreadable(body: bytes, status: int) -
 
 
 async def test_a_request_leaves_no_circle_for_the_garbage_collector() -> None:
-    async with house() as there:
-        there.enter(Phase.READY)
+    async with house(Phase.READY) as there:
         gc.collect()
         gc.disable()
         try:
@@ -142,10 +138,7 @@ def test_an_answer_without_a_word_is_told_as_one() -> None:
 
 def test_empty_histories_make_it_a_chat_all_the_same() -> None:
     ask = Generate().request_in("/generate", {"prompt": "a", "history_input": []})
-    assert (ask.route, ask.body) == (
-        Route.CHAT,
-        {"messages": [{"role": "user", "content": "a"}]},
-    )
+    assert (ask.route, ask.body) == (Route.CHAT, {"messages": [{"role": "user", "content": "a"}]})
 
 
 def test_a_stream_that_breaks_off_says_no_more_than_it_knows() -> None:

@@ -10,10 +10,7 @@ from proxy.server.request import Headers, Request
 
 
 def request_of(
-    method: str = "POST",
-    target: bytes = b"/",
-    headers: Headers | None = None,
-    version: str = "1.1",
+    method: str = "POST", target: bytes = b"/", headers: Headers | None = None, version: str = "1.1"
 ) -> Request:
     path, _, query = target.partition(b"?")
     pairs = headers or []

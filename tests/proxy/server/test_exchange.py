@@ -56,14 +56,6 @@ def test_the_last_bytes_go_out_with_the_end(connection: FakeConnection) -> None:
     assert connection.wire.writes == [CHUNKED + b"4\r\nlast\r\n0\r\n\r\n"]
 
 
-def test_added_headers_stand_in_every_response(connection: FakeConnection) -> None:
-    exchange = exchange_on(connection)
-    exchange.added = b"vary: origin\r\n"
-    exchange.start(200, [*JSON, (b"content-length", b"2")])
-    exchange.end(b"{}")
-    assert connection.wire.writes == [HEAD + b"content-length: 2\r\nvary: origin\r\n\r\n{}"]
-
-
 def test_http_1_0_gets_no_chunks_but_the_end_of_the_connection(connection: FakeConnection) -> None:
     exchange = exchange_on(connection, version="1.0")
     exchange.start(200, JSON)
