@@ -70,7 +70,6 @@ def test_a_recorded_refusal_tells_its_kind_and_not_its_message(
         ),
         (CHAT, {"prompt_tokens": 0, "completion_tokens": 0}, Usage(0, 0)),
         # What came from the cache, and what went into it, is not among `input_tokens`.
-        (MESSAGES, {"input_tokens": 9, "cache_read_input_tokens": 3}, Usage(12, None, 3)),
         (
             MESSAGES,
             {

@@ -74,8 +74,8 @@ def test_each_failure_has_the_shape_of_the_api_that_is_spoken(leaf: type[Request
     (event,) = events(error_event(failure, Route.RESPONSES, 7))
     assert event["event"] == "error"
     flat = {"message": QUOTES, "param": "model", "code": code}
-    told = {"type": "error", "sequence_number": 7, "error": error} | flat
-    assert json.loads(event["data"]) == told
+    written = {"type": "error", "sequence_number": 7, "error": error, **flat}
+    assert json.loads(event["data"]) == written
 
 
 VERSION = (b"anthropic-version", b"2023-06-01")

@@ -117,7 +117,6 @@ def test_a_fault_of_ours_is_one_json_line_with_its_traceback(
     ("level", "seen"),
     [
         ("debug", ["debug", "info", "warning", "error"]),
-        ("info", ["info", "warning", "error"]),
         ("warning", ["warning", "error"]),
         ("error", ["error"]),
     ],

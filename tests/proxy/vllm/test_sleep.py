@@ -41,13 +41,15 @@ def socket() -> Iterator[EngineSocket]:
 
 
 @asynccontextmanager
-async def sleeper_of(
-    socket: EngineSocket, pinned: PinnedMemory | None = None
-) -> AsyncIterator[VllmSleeper]:
+async def both(
+    socket: EngineSocket, pinned: PinnedMemory | None = None, **scenario: str
+) -> AsyncIterator[tuple[FakeEngine, VllmSleeper]]:
+    """An engine, and who puts it to sleep."""
     probe = Probe("http://127.0.0.1:8001", str(socket.path))
     sleeper = VllmSleeper(probe.client, "one", pinned or roomy(), socket)
     sleeper.weights_bytes = 16 * GIB
-    yield sleeper
+    with engine_of(socket, **scenario) as engine:
+        yield engine, sleeper
     await probe.close()
 
 
@@ -56,16 +58,15 @@ def roomy() -> PinnedMemory:
 
 
 async def test_a_whole_cycle(socket: EngineSocket) -> None:
-    with engine_of(socket) as engine:
-        async with sleeper_of(socket) as sleeper:
-            assert sleeper.obstacle() is not None, "nothing was recorded yet"
-            await sleeper.prepare(MODEL)
-            assert sleeper.obstacle() is None
-            await sleeper.sleep()
-            await sleeper.wake(MODEL)
-            await sleeper.sleep()
-            await sleeper.wake(MODEL)
-            assert sleeper.obstacle() is None
+    async with both(socket) as (engine, sleeper):
+        assert sleeper.obstacle() is not None, "nothing was recorded yet"
+        await sleeper.prepare(MODEL)
+        assert sleeper.obstacle() is None
+        await sleeper.sleep()
+        await sleeper.wake(MODEL)
+        await sleeper.sleep()
+        await sleeper.wake(MODEL)
+        assert sleeper.obstacle() is None
         requests = engine.requests()
     sleeps = [each for each in requests if each.target.startswith("/sleep")]
     parameters = [parse_qs(each.target.partition("?")[2]) for each in sleeps]
@@ -113,11 +114,10 @@ async def test_a_sleep_that_fails(
     socket: EngineSocket, monkeypatch: pytest.MonkeyPatch, ending: str, says: str
 ) -> None:
     monkeypatch.setattr(sleep, "SLEEP_SECONDS", 0.3)
-    with engine_of(socket, sleep=ending):
-        async with sleeper_of(socket) as sleeper:
-            await sleeper.prepare(MODEL)
-            with pytest.raises(SleepFailed, match=says):
-                await sleeper.sleep()
+    async with both(socket, sleep=ending) as (_, sleeper):
+        await sleeper.prepare(MODEL)
+        with pytest.raises(SleepFailed, match=says):
+            await sleeper.sleep()
 
 
 @pytest.mark.parametrize(
@@ -133,66 +133,61 @@ async def test_after_a_wake_that_fails_it_sleeps_no_more(
     socket: EngineSocket, monkeypatch: pytest.MonkeyPatch, ending: str, says: str
 ) -> None:
     monkeypatch.setattr(sleep, "WAKE_SECONDS", 0.3)
-    with engine_of(socket, wake=ending) as engine:
-        async with sleeper_of(socket) as sleeper:
+    async with both(socket, wake=ending) as (engine, sleeper):
+        await sleeper.prepare(MODEL)
+        await sleeper.sleep()
+        with pytest.raises(WakeFailed, match=says):
+            await sleeper.wake(MODEL)
+        engine.stop()
+        with engine_of(socket):  # started afresh
             await sleeper.prepare(MODEL)
-            await sleeper.sleep()
-            with pytest.raises(WakeFailed, match=says):
-                await sleeper.wake(MODEL)
-            engine.stop()
-            with engine_of(socket):  # started afresh
-                await sleeper.prepare(MODEL)
-            assert not sleeper.may_sleep
-            assert sleeper.obstacle() == "a wake of it has failed"
+        assert not sleeper.may_sleep
+        assert sleeper.obstacle() == "a wake of it has failed"
 
 
 async def test_an_engine_that_was_woken_and_does_not_answer(
     socket: EngineSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sleep, "CANARY_SECONDS", 0.3)
-    with engine_of(socket) as engine:
-        async with sleeper_of(socket) as sleeper:
-            await sleeper.prepare(MODEL)
-            await sleeper.sleep()
-            engine.script("/v1/completions", hang=True)
-            with pytest.raises(WakeFailed, match="does not answer /v1/completions"):
-                await sleeper.wake(MODEL)
+    async with both(socket) as (engine, sleeper):
+        await sleeper.prepare(MODEL)
+        await sleeper.sleep()
+        engine.script("/v1/completions", hang=True)
+        with pytest.raises(WakeFailed, match="does not answer /v1/completions"):
+            await sleeper.wake(MODEL)
 
 
 async def test_a_prompt_that_has_changed_proves_nothing(socket: EngineSocket) -> None:
     """A chat template may write the date into it."""
     page = {"prompt_token_ids": [1], "choices": [{"token_ids": [5, 6]}]}
     tomorrow = {"prompt_token_ids": [2], "choices": [{"token_ids": [7, 8]}]}
-    with engine_of(socket) as engine:
-        async with sleeper_of(socket) as sleeper:
-            engine.script("/v1/chat/completions", body=json.dumps(page))
-            await sleeper.prepare(MODEL)
-            await sleeper.sleep()
-            engine.script("/v1/chat/completions", body=json.dumps(tomorrow))
+    async with both(socket) as (engine, sleeper):
+        engine.script("/v1/chat/completions", body=json.dumps(page))
+        await sleeper.prepare(MODEL)
+        await sleeper.sleep()
+        engine.script("/v1/chat/completions", body=json.dumps(tomorrow))
+        await sleeper.wake(MODEL)
+        await sleeper.sleep()
+        same = {**page, "choices": [{"token_ids": [5, 7]}]}
+        engine.script("/v1/chat/completions", body=json.dumps(same))
+        with pytest.raises(WakeFailed, match="other tokens"):
             await sleeper.wake(MODEL)
-            await sleeper.sleep()
-            same = {**page, "choices": [{"token_ids": [5, 7]}]}
-            engine.script("/v1/chat/completions", body=json.dumps(same))
-            with pytest.raises(WakeFailed, match="other tokens"):
-                await sleeper.wake(MODEL)
 
 
 async def test_a_model_without_pictures_is_asked_in_words(socket: EngineSocket) -> None:
-    with engine_of(socket) as engine:
+    async with both(socket) as (engine, sleeper):
         engine.script("/v1/chat/completions", status=400, body="{}")
-        async with sleeper_of(socket) as sleeper:
-            await sleeper.prepare(MODEL)
-            assert sleeper.obstacle() is None
-            await sleeper.sleep()
-            await sleeper.wake(MODEL)
+        await sleeper.prepare(MODEL)
+        assert sleeper.obstacle() is None
+        await sleeper.sleep()
+        await sleeper.wake(MODEL)
 
 
 async def test_a_model_that_generates_nothing_does_not_sleep(socket: EngineSocket) -> None:
-    with engine_of(socket, tasks="embed"):
-        async with sleeper_of(socket) as sleeper:
-            await sleeper.prepare(MODEL)
-            obstacle = sleeper.obstacle()
-            assert not sleeper.may_sleep
+    async with both(socket, tasks="embed") as (_, sleeper):
+        await sleeper.prepare(MODEL)
+        obstacle = sleeper.obstacle()
+        assert not sleeper.may_sleep
     assert obstacle is not None
     assert "no tokens" in obstacle
 
@@ -200,16 +195,15 @@ async def test_a_model_that_generates_nothing_does_not_sleep(socket: EngineSocke
 async def test_the_weights_of_all_sleepers_have_to_fit(socket: EngineSocket) -> None:
     pinned = roomy()
     pinned.hold("another", 24 * GIB)
-    with engine_of(socket):
-        async with sleeper_of(socket, pinned) as sleeper:
-            await sleeper.prepare(MODEL)
-            obstacle = sleeper.obstacle()
-            assert obstacle is not None
-            assert "80.0 GiB of the machine's memory" in obstacle
-            sleeper.weights_bytes = 8 * GIB
-            await sleeper.sleep()
-            assert pinned.obstacle("third", 1) is not None, "what it pins counts from now on"
-            sleeper.release()
-            assert pinned.obstacle("third", 1) is None, "until its process is gone"
-            sleeper.weights_bytes = None
-            assert sleeper.obstacle() == "the size of its weights is not known"
+    async with both(socket, pinned) as (_, sleeper):
+        await sleeper.prepare(MODEL)
+        obstacle = sleeper.obstacle()
+        assert obstacle is not None
+        assert "80.0 GiB of the machine's memory" in obstacle
+        sleeper.weights_bytes = 8 * GIB
+        await sleeper.sleep()
+        assert pinned.obstacle("third", 1) is not None, "what it pins counts from now on"
+        sleeper.release()
+        assert pinned.obstacle("third", 1) is None, "until its process is gone"
+        sleeper.weights_bytes = None
+        assert sleeper.obstacle() == "the size of its weights is not known"
