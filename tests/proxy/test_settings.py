@@ -28,6 +28,7 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("LOG_FORMAT", "text\n", "log_format", LogFormat.TEXT),
     ("CHAT_TEMPLATE", "{{ messages }}\n", "chat_template", "{{ messages }}\n"),
     ("SERVED_MODEL_NAME", " a , b,, ", "served_model_names", ("a", "b")),
+    ("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "a,b", "served_model_names", ("a", "b")),
     ("MAX_MODEL_LEN", "-1", "max_model_len", "-1"),
     ("MAX_MODEL_LEN", "1.5k", "max_model_len", "1.5k"),
     ("GPU_MEMORY_UTIL", "1", "gpu_memory_utilization", 1.0),

@@ -13,6 +13,14 @@ ENGINE = "http://127.0.0.1:8001"
 PAGE = b'# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{engine="0"} 3.0\n'
 
 
+async def test_the_sidecars_page_is_in_the_format_that_was_asked_for() -> None:
+    async with house() as there:
+        openmetrics = "application/openmetrics-text"
+        answer = await there.get("/metrics", headers={"accept": openmetrics})
+        assert answer.headers["content-type"].startswith(openmetrics)
+        assert 'sidecar_engine_state{phase="checking"} 1.0' in answer.text
+
+
 @pytest.mark.parametrize("status", [200, 500])
 async def test_the_engines_page_is_passed_on_as_it_is(status: int) -> None:
     async with house(UPSTREAM_PORT="8001") as there:

@@ -222,11 +222,6 @@ def test_media_in_the_input_of_a_response_are_counted(
     assert counts(read(Route.RESPONSES, body(model="m", input=items))) == seen
 
 
-def test_messages_of_an_unknown_shape_hide_nothing() -> None:
-    text = body(model="m", stream=True, messages=[{"content": [IMAGE, "just text"]}])
-    assert read(CHAT, text) == Peek(model="m", stream=True, lacks_usage_option=True, images=1)
-
-
 def test_half_a_character_hides_nothing_of_a_body() -> None:
     text = body(model="m", stream=True, messages=[{"content": [IMAGE, TEXT]}], user="\ud83d")
     seen = Peek(model="m", stream=True, lacks_usage_option=True, images=1)

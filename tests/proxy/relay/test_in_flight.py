@@ -6,7 +6,7 @@ import pytest
 
 from proxy.access.poison import PoisonGuard
 from proxy.access.routes import Route
-from proxy.errors import PoisonedRequest, Source
+from proxy.errors import Source
 from proxy.relay import in_flight as in_flight_module
 from proxy.relay.in_flight import InFlightRequests
 from proxy.telemetry.record import Outcome, Record
@@ -210,16 +210,6 @@ def test_without_a_guard_nothing_is_hashed() -> None:
 
 def die(in_flight: InFlightRequests, guard: PoisonGuard) -> None:
     guard.died(lost.fingerprint for lost in in_flight.pop_lost() if lost.fingerprint)
-
-
-def test_a_request_that_the_engine_died_of_twice_is_not_let_through(
-    in_flight: InFlightRequests, guard: PoisonGuard
-) -> None:
-    for _ in range(2):
-        ended(in_flight, entered(in_flight), Outcome.ENGINE_DIED)
-        die(in_flight, guard)
-    with pytest.raises(PoisonedRequest):
-        entered(in_flight)
 
 
 @pytest.mark.parametrize(
