@@ -55,6 +55,17 @@ async def asleep(naps: Naps, **environ: str) -> Managed:
     return managed
 
 
+async def on_the_way(phase: Phase) -> tuple[Managed, asyncio.Task[bool]]:
+    """One that falls asleep, or sleeps."""
+    naps = Naps()
+    managed = await ready(naps)
+    if phase is Phase.DRAINING:
+        naps.may_sleep.clear()
+    sleep = asyncio.create_task(managed.engine.sleep())
+    await managed.until(phase)
+    return managed, sleep
+
+
 async def ready(naps: Naps | None, **environ: str) -> Managed:
     managed = Managed(Script(naps=naps), None, **environ)
     managed.engine.start()
@@ -114,12 +125,7 @@ async def test_a_sleep_that_fails_needs_no_stop() -> None:
 
 @pytest.mark.parametrize("phase", [Phase.DRAINING, Phase.ASLEEP])
 async def test_one_that_dies_in_its_sleep_is_not_started_again(phase: Phase) -> None:
-    naps = Naps()
-    managed = await ready(naps)
-    if phase is Phase.DRAINING:
-        naps.may_sleep.clear()
-    sleep = asyncio.create_task(managed.engine.sleep())
-    await managed.until(phase)
+    managed, sleep = await on_the_way(phase)
     os.kill(managed.server.pid, signal.SIGKILL)
     await managed.until(Phase.STOPPED)
     assert await sleep is (phase is Phase.ASLEEP)
@@ -145,12 +151,7 @@ async def test_a_wake_that_fails_is_a_new_start_and_counted() -> None:
 
 @pytest.mark.parametrize("phase", [Phase.DRAINING, Phase.ASLEEP])
 async def test_it_is_stopped_in_its_sleep(phase: Phase) -> None:
-    naps = Naps()
-    managed = await ready(naps)
-    if phase is Phase.DRAINING:
-        naps.may_sleep.clear()
-    sleep = asyncio.create_task(managed.engine.sleep())
-    await managed.until(phase)
+    managed, sleep = await on_the_way(phase)
     pid = managed.server.pid
     async with asyncio.timeout(PATIENCE):
         await managed.engine.stop()

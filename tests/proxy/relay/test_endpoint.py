@@ -21,7 +21,7 @@ from proxy.relay.in_flight import InFlightRequests
 from proxy.relay.lifecycle import RequestLifecycle
 from proxy.relay.upstream import Upstream
 from proxy.telemetry.record import Record
-from tests.proxy.relay.routing import OneModel
+from tests.proxy.relay.routing import FakeMedia, OneModel
 from tests.proxy.server.exchanges import FakeConnection, exchange_on, request_of
 
 
@@ -63,21 +63,6 @@ async def test_the_end_of_a_stream_that_is_not_read_in_time_is_no_end() -> None:
     assert (client.wire.is_aborted, exchange.is_over) == (True, False)
 
 
-class _Media:
-    """Fetches for every body, and notes what is given back."""
-
-    given_back = 0
-
-    def is_needed(self, route: str, body: bytes | bytearray) -> bool:
-        return True
-
-    async def resolve(self, *_: Any) -> Any:
-        return [b"{}"], self._give_back
-
-    def _give_back(self) -> None:
-        self.given_back += 1
-
-
 class _Gone:
     """An upstream that accepts no connection."""
 
@@ -93,7 +78,7 @@ class _Slow:
 
 
 async def test_media_that_the_engine_does_not_read_are_given_back_with_the_request() -> None:
-    media = _Media()
+    media = FakeMedia()
     in_flight = InFlightRequests(PoisonGuard(enabled=True))
     models = OneModel(Admission(), in_flight, cast("Upstream", _Gone()))
     relay = Relay(models, RequestLifecycle(models), Limits(1000), media)
@@ -117,7 +102,7 @@ async def test_a_request_that_was_held_asks_the_engine_that_the_model_has_then()
 
     in_flight = InFlightRequests(PoisonGuard(enabled=True))
     models = OneModel(Held(), in_flight, cast("Upstream", _Gone()))
-    relay = Relay(models, RequestLifecycle(models), Limits(1000), _Media())
+    relay = Relay(models, RequestLifecycle(models), Limits(1000), FakeMedia())
     client = FakeConnection()
     exchange = exchange_on(client)
     exchange.complete()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import pytest
 from msgspec import structs
 
@@ -12,28 +9,14 @@ from proxy.access.routes import Route
 from proxy.relay.headers import UPGRADE
 from proxy.relay.upstream_request import UpstreamRequest, upstream_request
 from proxy.telemetry.record import Record
+from tests.proxy.relay.routing import FakeMedia
 from tests.proxy.server.exchanges import FakeConnection, exchange_on, request_of
 
 BODY = b'{"stream": true, "messages": []}'
 PIECES = [b'{"stream": true, "messages": [', b"data:,x", b"]}"]
 
 
-class _Media:
-    def __init__(self, *, fetches: bool = True) -> None:
-        self._fetches = fetches
-        self.given_back = 0
-
-    def is_needed(self, route: str, body: bytes | bytearray) -> bool:
-        return True
-
-    async def resolve(self, *_: Any) -> tuple[Sequence[bytes], Callable[[], None]] | None:
-        return (PIECES, self._give_back) if self._fetches else None
-
-    def _give_back(self) -> None:
-        self.given_back += 1
-
-
-async def content_with(media: _Media, record: Record | None = None) -> UpstreamRequest:
+async def content_with(media: FakeMedia, record: Record | None = None) -> UpstreamRequest:
     record = record or Record("POST", "/v1/chat/completions", Route.CHAT)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))]
     exchange = exchange_on(FakeConnection(), request=request_of(headers=headers))
@@ -47,12 +30,12 @@ async def content_with(media: _Media, record: Record | None = None) -> UpstreamR
 async def test_a_request_that_runs_tells_what_it_holds() -> None:
     """The engine may die meanwhile, and its log line is of that moment."""
     record = Record("POST", "/v1/chat/completions", Route.CHAT)
-    await content_with(_Media(fetches=False), record)
+    await content_with(FakeMedia(None), record)
     assert (record.bytes_in, record.modalities) == (len(BODY), ["text"])
 
 
 async def test_media_are_held_until_the_engine_has_read_them() -> None:
-    media = _Media()
+    media = FakeMedia(PIECES)
     content = await content_with(media)
     assert content.pieces is not None
     pieces = []
@@ -67,9 +50,9 @@ async def test_media_are_held_until_the_engine_has_read_them() -> None:
 
 async def test_a_request_with_media_is_told_from_others_by_what_its_client_has_sent() -> None:
     """What it leads to is not kept while the engine works."""
-    content = await content_with(_Media())
+    content = await content_with(FakeMedia(PIECES))
     assert (content.parts, content.fingerprinted) == ((), (BODY,))
-    plain = await content_with(_Media(fetches=False))
+    plain = await content_with(FakeMedia(None))
     assert plain.fingerprinted == plain.parts
     assert b"".join(plain.parts).startswith(BODY[:-1])
     assert plain.pieces is None
