@@ -22,6 +22,7 @@ from proxy.vllm.probe import Probe
 from tests.engine.service import FORKED, Service, wait_until
 from tests.fake_engine import BIN
 from tests.fake_hub import FakeHub, Fault, Kind, running_hub
+from tests.measure import measured
 from tests.patience import PATIENCE
 from tests.tools import needs
 
@@ -52,6 +53,7 @@ def start(tmp_path: Path, hub: FakeHub) -> Iterator[Start]:
 
         def started(**environ: str) -> Service:
             given = {
+                **measured(),
                 "PATH": f"{BIN}:{os.environ['PATH']}",
                 "MODEL_NAME": REPOSITORY,
                 "HF_ENDPOINT": hub.url,
