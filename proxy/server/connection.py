@@ -283,7 +283,7 @@ class ClientConnection(asyncio.Protocol):
             if now - self._lingers_since >= _LINGER_SECONDS:
                 self.transport.close()
             return
-        if self._in_body and self._is_reading_paused and has_hung_up(self.transport):
+        if self._is_reading_paused and has_hung_up(self.transport):
             self.transport.abort()
             return
         limit = self._exceeded_limit(now, stall_seconds, whole_seconds)

@@ -81,13 +81,17 @@ def test_after_a_large_body_in_the_middle_of_a_stream(service: Sidecar) -> None:
     assert ending(service.record(request_id)) == CLOSED
 
 
-def test_having_sent_the_next_request_already(service: Sidecar) -> None:
+@pytest.mark.parametrize("how", ["fin", "rst", "half"])
+@pytest.mark.parametrize("count", [1, 20])
+def test_having_sent_the_next_requests_already(service: Sidecar, count: int, how: str) -> None:
+    """Of many no more is read meanwhile."""
     with service.connect() as client:
         request_id = client.ask(CHAT, prompt(CHAT, STREAM), fake={"hang": True})
         service.wait_until_seen(request_id)
-        client.ask(CHAT, prompt(CHAT))
+        client.send(request(CHAT, prompt(CHAT)) * count)
         assert service.page()  # it has been read when this is answered
-    service.wait_until_aborted(request_id)
+        leave(client, how)
+        service.wait_until_aborted(request_id)
     assert ending(service.record(request_id)) == CLOSED
 
 
