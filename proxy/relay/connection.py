@@ -81,6 +81,7 @@ class Connection(asyncio.Protocol):
         self._failure: Exception | None = None
         self.first_byte: float | None = None
         self._last_byte: float | None = None
+        self._last_write = 0.0
 
     # The exchange, as its one user sees it.
 
@@ -162,6 +163,15 @@ class Connection(asyncio.Protocol):
             return max(self._fast_path.last_byte, self._last_byte or 0.0)
         return self._last_byte
 
+    @property
+    def silent_since(self) -> float | None:
+        """Since when it has been the engine's turn (monotonic seconds); None while it is that of
+        the client, which does not read, or has not sent all of its body."""
+        is_asked = self._request_sent or self.response.may_upgrade
+        if self.paused or (self._writable.is_set() and not is_asked):
+            return None
+        return max(self.last_byte or 0.0, self._last_write)
+
     def pause(self) -> None:
         """Read no more of the answer for now; the engine's writes will stall."""
         if not self.paused and not self._closed:
@@ -218,6 +228,7 @@ class Connection(asyncio.Protocol):
     def _write(self, parts: Parts) -> None:
         if not self._transport.is_closing():  # uvloop raises where a write has failed
             self._transport.writelines(parts)
+        self._last_write = monotonic()
 
     async def _wait(self) -> None:
         if self._failure is not None:

@@ -27,7 +27,7 @@ class Deadline:
                 left, lambda: connection.abort(self._too_long())
             )
         if self._idle_seconds is not None:
-            self._check_idle(connection, monotonic())
+            self._check_idle(connection)
 
     def cancel(self) -> None:
         for timer in self._timers.values():
@@ -51,16 +51,13 @@ class Deadline:
             f"The answer took longer than REQUEST_TIMEOUT={self._total_seconds:g} s."
         )
 
-    def _check_idle(self, connection: Connection, watching_since: float) -> None:
+    def _check_idle(self, connection: Connection) -> None:
         assert self._idle_seconds is not None
         now = monotonic()
-        # A client that does not read holds the engine's bytes back: no silence of the engine's.
-        last = now if connection.paused else (connection.last_byte or watching_since)
-        left = last + self._idle_seconds - now
+        left = (connection.silent_since or now) + self._idle_seconds - now
         if left <= 0:
             text = f"The engine sent nothing for STREAM_IDLE_TIMEOUT={self._idle_seconds:g} s."
             connection.abort(EngineTimeout(text))
             return
-        self._timers["idle"] = asyncio.get_running_loop().call_later(
-            left, self._check_idle, connection, watching_since
-        )
+        loop = asyncio.get_running_loop()
+        self._timers["idle"] = loop.call_later(left, self._check_idle, connection)

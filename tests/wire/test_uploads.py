@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_engine import FakeEngine
+from tests.patience import on_a_clock
 from tests.wire.client import CHAT, MESSAGES, Client, Pairs, new_id, prompt, request
 from tests.wire.service import Sidecar, ending, fields, until
 from tests.wire.streams import chunk
@@ -108,6 +109,33 @@ def test_an_upload_flows_while_it_is_sent(service: Sidecar) -> None:
             ),
             "300 bytes at the engine",
         )
+
+
+@on_a_clock("the engine has 0.4 s for a byte, and 1.5 s for the whole")
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_slow_upload_is_not_taken_for_a_silent_engine(
+    impatient_service: Sidecar, goes_on: bool
+) -> None:
+    """STREAM_IDLE_TIMEOUT is about an engine that has something to answer."""
+    body = form(b"x" * 400)
+    with impatient_service.connect() as client:
+        client.ask(AUDIO, b"", headers=[FORM, ("content-length", str(len(body)))])
+        for at in range(0, len(body), 100):
+            time.sleep(0.2 if goes_on else 0.8 * (at == 300))
+            client.send(body[at : at + 100])
+        answer = client.answer()
+    assert answer.status == 200
+
+
+def test_an_engine_that_does_not_read_an_upload_is_silent(tmp_path: Path) -> None:
+    body = form(b"x" * 8 * MIB)
+    headers: Pairs = [FORM, ("content-length", str(len(body)))]
+    with FakeEngine() as engine, Sidecar(tmp_path, engine, STREAM_IDLE_TIMEOUT="0.4") as service:
+        service.wait_until_ready()
+        with service.connect() as client:
+            request_id = client.ask(AUDIO, b"", headers=headers, fake={"read_rate": 1})
+            with sending(client, body):
+                assert service.record(request_id)["error"] == "engine_timeout"
 
 
 def test_a_large_upload_to_a_slow_engine_is_not_kept_in_memory(own_service: Sidecar) -> None:
