@@ -44,7 +44,6 @@ _OF_THE_BODY = (b"content-type", b"content-encoding", b"content-length")
 _NOT_SENT = (*_OF_THE_BODY[:2], b"accept-encoding")
 # Whole events are all that comes here, so that no CR can be half of a CRLF.
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r){2}")
-_BLANK = (b"\n\n", b"\r\r", b"\r\n\r\n")
 _JSON = (b"content-type", b"application/json")
 # All that the code of a protocol may raise: one that calls sys.exit ends nothing but its request.
 _FAULTS = (Exception, SystemExit)
@@ -144,7 +143,7 @@ class Translation:
             self._exchange.end(body)
             return
         try:
-            last = self._translated(data + b"\n\n" if data and not data.endswith(_BLANK) else data)
+            last = self._translated(data.rstrip(b"\r\n") + b"\n\n")
         except RequestFailure as failure:
             error = Error(None, failure.message, failure.code, failure.param)
             try:
@@ -188,7 +187,7 @@ class Translation:
                 "text/event-stream"
             ):
                 comments += event
-        if start != len(data):
+        if data[start:].strip(b"\r\n"):
             raise InvalidEngineResponse("An event of the engine's is too long to be translated.")
         return comments + (self._rendered(events) if events else b"")
 

@@ -90,3 +90,16 @@ async def test_an_end_that_cannot_be_read_is_told_and_ends_the_stream(
     written = b"".join(connection.wire.writes)
     assert b'"code":"engine_garbled"' in written
     assert written.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=repr)
+async def test_further_blank_lines_between_events_are_nothing(
+    connection: FakeConnection, end: bytes
+) -> None:
+    one = translation(connection, b'{"prompt": "a"}')
+    await one.whole_body(100)
+    one.start(200, STREAM)
+    one.write(b'data: {"choices": [{"index": 0, "text": "b"}]}' + 3 * end)
+    one.end(b"data: [DONE]" + end)
+    *_, body = b"".join(connection.wire.writes).partition(b"\r\n\r\n")
+    assert body == (b'1e\r\ndata: {"text":"b","index":0}\n\n\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n')
