@@ -18,7 +18,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Protocol
-from urllib.parse import parse_qs
+from urllib.parse import unquote_plus
 
 import msgspec
 
@@ -242,8 +242,9 @@ async def _let_go(
 
 
 def _model_of_query(query: bytes) -> str | None:
-    named = parse_qs(query.decode("latin-1")).get("model")
-    return named[0][:_MAX_VALUE_BYTES] if named else None
+    # It may have more fields than can be taken apart while others wait.
+    value = (b"&" + query).partition(b"&model=")[2].partition(b"&")[0]
+    return unquote_plus(value[:_MAX_VALUE_BYTES].decode("latin-1")) or None
 
 
 class _Part(msgspec.Struct, gc=False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from msgspec import structs
 
@@ -63,14 +65,24 @@ async def test_a_request_with_media_is_told_from_others_by_what_its_client_has_s
     [
         (b"", None),
         (b"a=b&model=org%2Fname&model=x", "org/name"),
+        (b"a=b&" * 50_000 + b"model=x", "x"),
         (b"model=" + b"x" * 100_000, "x" * 4096),
     ],
 )
 async def test_a_session_names_its_model_in_its_query(query: bytes, name: str | None) -> None:
-    """No more of it than of a body's is kept with the last requests."""
+    """No more of it than of a body's is kept with the last requests; nothing else is looked at."""
     request = structs.replace(request_of(headers=[]), path=b"/v1/realtime", query=query)
     exchange = exchange_on(FakeConnection(), request=request)
     exchange.is_session = True
     record = Record("GET", "/v1/realtime", Route.REALTIME)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
     asked = await upstream_request(exchange, exchange, Route.REALTIME, 1, record, is_routed=True)
+    sys.setprofile(None)
     assert (record.model, asked.framing()) == (name, UPGRADE)
+    assert calls < 10_000
