@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote_to_bytes
 
+from proxy.server.request import MAX_PATH_BYTES
+
 
 class Route(StrEnum):
     """Kind of work; the closed set of the `route` label."""
@@ -395,6 +397,8 @@ class RouteTable:
         """The kind of work behind a path, or None where it is not the engine's."""
         if route := self.paths.get(raw_path):
             return route
+        if len(raw_path) > MAX_PATH_BYTES:
+            return None
         match = _WITH_PARAMETER.fullmatch(raw_path)
         if match is None or match.lastgroup is None:
             return None

@@ -12,11 +12,12 @@ from urllib.parse import unquote
 from starlette.types import ASGIApp, Message, Scope
 
 from proxy.server.exchange import Exchange
+from proxy.server.request import MAX_PATH_BYTES
 
 
 def decoded(path: bytes) -> str:
-    """A request's path, as ASGI has it."""
-    return unquote(path.decode("latin-1"))
+    """A request's path, as ASGI has it, as far as any path of ours goes."""
+    return unquote(path[:MAX_PATH_BYTES].decode("latin-1"))
 
 
 async def run_asgi(app: ASGIApp, exchange: Exchange, state: Mapping[str, Any]) -> None:

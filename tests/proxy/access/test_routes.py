@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.access.routes import ALIASES, ROUTES, Route, RouteSpec, RouteTable
+from proxy.server.request import MAX_PATH_BYTES
 from tests.attacks.paths import CONTROL, TARGETS
 
 TABLE = RouteTable()
@@ -67,6 +68,11 @@ def test_no_segments_after_models_climb_out_of_it(segments: list[str]) -> None:
 @pytest.mark.parametrize("name", ["a%20b", "%C3%BC", "a%2Fb", "a%3Ab", "Qwen2.5-VL%407B", "a..b"])
 def test_a_name_may_be_written_with_escapes(name: str) -> None:
     assert TABLE.find(f"/v1/models/{name}".encode()) is Route.MODELS
+
+
+def test_a_path_that_is_longer_than_any_name_is_not_looked_through() -> None:
+    assert TABLE.find(b"/v1/models/".ljust(MAX_PATH_BYTES, b"a")) is Route.MODELS
+    assert TABLE.find(b"/v1/models/".ljust(MAX_PATH_BYTES + 1, b"a")) is None
 
 
 def test_paths_of_the_operator_are_relayed_exactly_as_given() -> None:
