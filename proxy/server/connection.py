@@ -364,10 +364,8 @@ class ClientConnection(asyncio.Protocol):
                 rest = data[stopped.args[0] :]
             named = dict(reversed(self._headers))
             offers = named.get(b"upgrade", b"").lower() == b"websocket"
-            connection = b",".join(value for name, value in self._headers if name == b"connection")
-            tokens = {token.strip().lower() for token in connection.split(b",")}
             may_upgrade = self._current is None and self._parser.get_http_version() == "1.1"
-            if offers and b"upgrade" in tokens and may_upgrade:
+            if offers and may_upgrade:
                 self._begin_session(rest)
                 return
             without = (header for header in self._headers if header[0] != b"upgrade")
