@@ -63,7 +63,6 @@ class ClientConnection(asyncio.Protocol):
         self._port = 0
         self._began = 0.0
         self._last_read = 0.0
-        self._has_asked = False
         self._in_head = False
         self._in_body = False
         self._session: Exchange | None = None
@@ -86,7 +85,7 @@ class ClientConnection(asyncio.Protocol):
         self._client = address_of(transport.get_extra_info("peername"))
         own = transport.get_extra_info("sockname")
         self._port = own[1] if isinstance(own, tuple) else 0
-        self._began, self._in_head = monotonic(), True
+        self._began = self._last_read = monotonic()
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -145,7 +144,7 @@ class ClientConnection(asyncio.Protocol):
         self._began = monotonic()
         self._bytes_since_progress = 0
         self._target, self._headers = b"", []
-        self._has_asked, self._in_head, self._in_body = True, True, False
+        self._in_head, self._in_body = True, False
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -292,7 +291,7 @@ class ClientConnection(asyncio.Protocol):
             is_idle = self._current is None and not (self._in_head or self._in_body)
             if is_idle and now - self._last_read >= idle_seconds:
                 self.transport.close()
-        elif is_answered or not self._has_asked:
+        elif is_answered:
             self.transport.close()
         else:
             part = "head" if self._in_head else "body"

@@ -115,14 +115,9 @@ def test_a_head_that_drips_has_no_more_time(strict: Sidecar) -> None:
             assert client.answer().status == 408
 
 
-def test_a_connection_on_which_nothing_comes_is_closed_without_a_word(strict: Sidecar) -> None:
-    with strict.connect() as client:
-        assert client.rest() == b""
-
-
-@on_a_clock("a connection on which nothing comes for 1.5 s is closed")
 def test_a_connection_that_is_idle_between_requests_is_kept(strict: Sidecar) -> None:
     with strict.connect() as client:
+        time.sleep(OVER_SECONDS)
         client.send(request("/v1/models"))
         assert client.answer(method="GET").status == 200
         time.sleep(OVER_SECONDS)
@@ -152,7 +147,7 @@ def test_many_slow_clients_hold_up_nobody(tmp_path: Path, shared_engine: FakeEng
         head = request(CHAT, b"x", headers=LENGTH)
         for count in range(MANY):
             client = stack.enter_context(service.connect())
-            client.send((head, head[:-10], b"POST ", b"")[count % 4])
+            client.send((head, head[:-10], b"POST ")[count % 3])
         for _ in range(10):
             answer = service.ask(CHAT, prompt(CHAT, STREAM))
             assert answer.data()[-1] == "[DONE]"

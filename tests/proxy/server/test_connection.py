@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import inf
 from time import monotonic
 from typing import cast
 
@@ -71,6 +72,16 @@ async def test_an_idle_connection_is_closed_after_its_time_and_not_before() -> N
         look(connection, KEEP_ALIVE_SECONDS - 1)
         assert not connection.transport.is_closing()
         look(connection, KEEP_ALIVE_SECONDS)
+        await connection.departed()
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n"])
+async def test_a_connection_on_which_nothing_comes_is_closed_likewise(sent: bytes) -> None:
+    async with connected(sent) as (connection, client):
+        connection.end_if_slow(monotonic() + KEEP_ALIVE_SECONDS - 1, inf, None, KEEP_ALIVE_SECONDS)
+        assert not connection.transport.is_closing()
+        connection.end_if_slow(monotonic() + KEEP_ALIVE_SECONDS, inf, None, KEEP_ALIVE_SECONDS)
+        assert await received(client, 1) == b""
         await connection.departed()
 
 
