@@ -168,11 +168,15 @@ class ClientConnection(asyncio.Protocol):
         request = self._request(method.decode())
         self._in_body = True
         expects = request.named.get(b"expect", b"").lower() == b"100-continue"
+        # HTTP/1.0 has no interim answers, and no chunks: who passed them on may have seen another
+        # end of them (RFC 9112, 6.1).
+        is_1_1 = request.version == "1.1"
+        stays = parser.should_keep_alive() and (is_1_1 or b"transfer-encoding" not in request.named)
         exchange = Exchange(
             self,
             request,
-            keep_alive=parser.should_keep_alive() and not self._is_closing,
-            waits_for_continue=expects and request.version == "1.1",  # 1.0 has no interim answers
+            keep_alive=stays and not self._is_closing,
+            waits_for_continue=expects and is_1_1,
         )
         self._latest = exchange
         if self._current is None:

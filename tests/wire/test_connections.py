@@ -84,6 +84,18 @@ def test_http_1_0_gets_no_interim_answer(service: Sidecar, path: str) -> None:
         assert (answer.interim, answer.status) == ([], 200 if path == CHAT else 404)
 
 
+def test_chunks_in_http_1_0_are_the_last_on_their_connection(service: Sidecar) -> None:
+    """Who passed them on may have seen another end of them (RFC 9112, 6.1)."""
+    headers = [*KEEP, ("transfer-encoding", "chunked")]
+    with service.connect() as client:
+        hidden = request(MODELS, request_id=(hidden_id := new_id()), version="1.0", headers=KEEP)
+        body = b"2\r\n{}\r\n0\r\n\r\n" + hidden
+        client.send(request(CHAT, body, version="1.0", headers=headers))
+        assert client.answer().all("connection") == ["close"]
+        assert client.rest() == b""
+    assert service.seen(hidden_id) == []
+
+
 # Methods and targets ----------------------------------------------------------------------------
 
 
