@@ -36,6 +36,15 @@ async def test_a_request_that_runs_tells_what_it_holds() -> None:
     assert (record.bytes_in, record.modalities) == (len(BODY), ["text"])
 
 
+async def test_the_wait_of_a_request_without_a_body_is_no_time_of_ours() -> None:
+    record = Record("GET", "/v1/models", Route.MODELS, started=100.0, waited_seconds=30.0)
+    exchange = exchange_on(FakeConnection(), request=request_of("GET", headers=[]))
+    await upstream_request(exchange, exchange, Route.MODELS, 1000, record)
+    record.sent = 130.25
+    assert (record.overhead_seconds, record.split_seconds["receiving"]) == (0.25, 0.0)
+    assert record.body_read == 130.0
+
+
 async def test_media_are_held_until_the_engine_has_read_them() -> None:
     media = FakeMedia(PIECES)
     content = await content_with(media)
