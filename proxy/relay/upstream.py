@@ -52,7 +52,7 @@ class Upstream:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 connection = await self._connect()
-        except (OSError, TimeoutError) as error:
+        except OSError as error:  # or no answer in time
             if error.errno in (EMFILE, ENFILE):
                 text = "This server has no file descriptor left: raise its limit (ulimit -n)."
                 raise Overloaded(text, retry_after_seconds=_DESCRIPTOR_SECONDS) from error

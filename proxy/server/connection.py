@@ -338,9 +338,7 @@ class ClientConnection(asyncio.Protocol):
         """The variable whose time is over."""
         if self._in_head:
             return "BODY_TIMEOUT" if now - self._began >= stall_seconds else None
-        if not self._in_body or self._latest is None:
-            return None
-        if self._session is not None:
+        if not self._in_body or self._latest is None or self._session is not None:
             return None
         if self._is_reading_paused or self._latest.waits_for_continue:
             self._last_read = now
