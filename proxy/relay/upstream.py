@@ -42,8 +42,8 @@ class Upstream:
             Overloaded: there is no file descriptor for one.
             RequestFailure: the one that `cut` was called with.
         """
-        if self._ended is not None:
-            raise self._ended
+        if (ended := self._ended) is not None:
+            raise ended
         while self._idle:
             connection = self._idle.pop()
             if connection.usable and not connection.has_unread():
@@ -59,6 +59,9 @@ class Upstream:
             raise self._unreachable("The engine does not accept connections.") from error
         if connection.closed:  # before we could ask
             raise self._unreachable("The engine ended the connection before it was asked anything.")
+        if (ended := self._ended) is not None:  # meanwhile
+            connection.close()
+            raise ended
         self._open.add(connection)
         return connection
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from contextlib import suppress
 
 import pytest
 
-from proxy.errors import EngineUnreachable, InvalidEngineResponse, Overloaded
+from proxy.errors import CutOff, EngineUnreachable, InvalidEngineResponse, Overloaded
 from proxy.relay.connection import Connection
 from proxy.relay.upstream import Upstream
 from tests.patience import PATIENCE
@@ -114,6 +115,19 @@ async def test_an_upgrade_of_one_side_only_is_none(answer: bytes, upgrades: bool
     connection, engine = await answered(answer, upgrades=upgrades)
     with engine, pytest.raises(InvalidEngineResponse):
         await asyncio.wait_for(connection.response_head(), PATIENCE)
+
+
+async def test_what_is_cut_while_it_connects_is_not_sent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        upstream = Upstream("127.0.0.1", server.getsockname()[1], "engine")
+        connecting = asyncio.ensure_future(upstream.connection())
+        await asyncio.sleep(0)
+        upstream.cut(CutOff("over"))
+        with pytest.raises(CutOff):
+            await connecting
+        engine, _ = server.accept()
+        with engine, suppress(ConnectionResetError):
+            assert engine.recv(1) == b""
 
 
 async def test_where_no_descriptor_is_left_the_wait_is_not_that_of_a_start() -> None:
