@@ -5,6 +5,7 @@ Each command imports what it needs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -12,7 +13,10 @@ from collections.abc import Sequence
 
 from proxy.commands import complain
 
-_COMMANDS = ("serve", "check", "models", "keys", "bench")
+_STARTING = ("serve", "check")
+_COMMANDS = (*_STARTING, "models", "keys", "bench")
+# Of a stdout that takes no more: the disk is full, or who read it has left.
+_NOT_PRINTED = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
             from proxy.commands.help_text import long_help, short_help
             from proxy.installation import COMMAND
 
-            print((long_help if words[0] in _COMMANDS else short_help)(COMMAND), end="")
+            print((long_help if words[0] in _STARTING else short_help)(COMMAND), end="")
             return 0
         command, rest = _command(words)
         match command, rest:
@@ -48,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
                 from proxy.commands import models
 
                 return models.main(os.environ, *rest)
-            case "keys", _ if len(rest) <= 1:
+            case "keys", _ if len(rest) <= 1 and not "".join(rest).startswith("-"):
                 from proxy.settings.keys import new_key_line
 
                 print(new_key_line(*rest))
@@ -64,6 +68,10 @@ def main(arguments: Sequence[str]) -> int:
     except SettingsError as error:
         complain(error)
         return 2
+    except OSError as error:
+        if error.errno in _NOT_PRINTED:
+            return 1
+        raise
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:
@@ -76,7 +84,7 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
 def _asks_for_help(words: list[str]) -> bool:
     """Whether it is answered by a text that needs no package."""
     command, rest = _command(words)
-    return command in ("serve", "check") and bool({"--help", "-h"} & set(rest))
+    return command in (*_STARTING, "keys") and bool({"--help", "-h"} & set(rest))
 
 
 def _use_options(words: list[str]) -> None:
@@ -95,6 +103,9 @@ def _use_options(words: list[str]) -> None:
 
 def run() -> int:
     """What `vllm-sidecar` calls: the exit code."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: a socket of ours would get its number
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r+"))
     words = sys.argv[1:]
     if _asks_for_help(words):  # a text that needs no package
         return _flushed(main(words))
@@ -119,8 +130,7 @@ def _flushed(code: int) -> int:
     """The exit code, when all that was printed is out: Python would make it 120 where it is not."""
     for stream, code_of_failure in ((sys.stdout, code or 1), (sys.stderr, code)):
         try:
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         except OSError:
             code = code_of_failure
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

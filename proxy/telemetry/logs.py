@@ -100,14 +100,9 @@ def configure(
     # No formatter prints these, and looking them up for every line costs (Python's logging howto).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    if sys.__stdout__ is None:
-        # It is closed. Nothing else may get its number, or lines would be written there.
-        while (fd := os.open(os.devnull, os.O_RDONLY)) <= _STDOUT:
-            pass
-        os.close(fd)
-    at_once = None if sys.__stdout__ is None else instant(_STDOUT)
     reports_errors = log_file is not None or log_export is not None
-    targets = [Target("stdout", Descriptor(_STDOUT), at_once, reports_errors=reports_errors)]
+    stdout = Descriptor(_STDOUT)
+    targets = [Target("stdout", stdout, instant(_STDOUT), reports_errors=reports_errors)]
     if log_file is not None:
         targets.append(Target(f"LOG_FILE={file!r}", log_file, None, reports_errors=True))
     if log_export is not None:

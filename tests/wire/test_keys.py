@@ -140,7 +140,7 @@ def test_the_command_makes_a_key_that_works(tmp_path: Path, shared_engine: FakeE
         service.wait_until_ready()
         headers = [("authorization", "Bearer " + made.removeprefix("dora:"))]
         assert service.record(service.ask("/v1/models", headers=headers))["key"] == "dora"
-    for wrong in (["a b"], ["a", "b"]):
+    for wrong in (["a b"], ["a", "b"], ["--label"]):
         refused = subprocess.run(
             [*command, *wrong], cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE
         )

@@ -20,6 +20,7 @@ from tests.engine.service import PROJECT
 from tests.fake_engine import FakeEngine
 from tests.fork_server import SIDECAR
 from tests.patience import PATIENCE
+from tests.ports import free_ports
 from tests.wire.client import CHAT, new_id, prompt
 from tests.wire.service import Sidecar, until
 
@@ -187,18 +188,31 @@ def test_a_full_disk_costs_lines_that_are_counted_and_a_log_file_tells_of_it(
     assert messages[-1].startswith("stopped: ")
 
 
-def test_a_stdout_that_is_closed_is_no_trouble(shared_engine: FakeEngine, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("closed", "has_file"), [(">&-", True), ("<&- >&- 2>&-", False)])
+def test_a_stdout_that_is_closed_is_no_trouble(
+    shared_engine: FakeEngine, tmp_path: Path, closed: str, has_file: bool
+) -> None:
     shared_engine.reset()
     file = tmp_path / "sidecar.log"
-    service = Sidecar(tmp_path, shared_engine, LOG_FILE=str(file))
-    service._command = ["sh", "-c", f"exec {sys.executable} -m proxy >&-"]
+    environ = {"LOG_FILE": str(file)} if has_file else {"LOG_FORMAT": ""}
+    service = Sidecar(tmp_path, shared_engine, **environ)
+    service._command = ["sh", "-c", f"exec {sys.executable} -m proxy {closed}"]
     with service:
         service.wait_until_ready()
         assert service.ask(CHAT, prompt(CHAT)).status == 200
         service.process.terminate()
         assert service.process.wait(PATIENCE) == 0
         assert service.text() == ""
-    assert '"message":"POST /v1/chat/completions 200 ok"' in file.read_text()
+    if has_file:
+        assert '"message":"POST /v1/chat/completions 200 ok"' in file.read_text()
+
+
+def test_a_check_whose_streams_are_closed_has_its_exit_code(shared_engine: FakeEngine) -> None:
+    shared_engine.reset()
+    command = f"exec {sys.executable} -m proxy check <&- >&- 2>&-"
+    environ = {**os.environ, "UPSTREAM_URL": shared_engine.url, "PORT": str(free_ports(1)[0])}
+    done = subprocess.run(["sh", "-c", command], cwd=PROJECT, env=environ, check=False)
+    assert done.returncode == 0
 
 
 class Shown:
@@ -274,12 +288,12 @@ def test_what_a_command_cannot_print_ends_it_with_1(command: str, unbuffered: st
         done = subprocess.run(
             [sys.executable, "-m", "proxy", command],
             stdout=full,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             cwd=PROJECT,
             env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
             check=False,
         )
-    assert done.returncode == 1
+    assert (done.returncode, done.stderr) == (1, b""), "no traceback"
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,11 @@ def test_a_word_that_is_no_command_and_no_preset_is_told(
     assert "or a model: a preset, organisation/name, a folder as ./name" in told
 
 
-def test_a_preset_that_is_asked_for_help_is_as_serve(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["qwen2-vl-7b", "--help"]) == 0
+@pytest.mark.parametrize("word", ["qwen2-vl-7b", "keys"])
+def test_a_preset_and_a_command_without_options_are_asked_for_help_as_serve_is(
+    capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    assert main([word, "--help"]) == 0
     assert capsys.readouterr().out.startswith("usage: ")
 
 
