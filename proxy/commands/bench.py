@@ -166,7 +166,7 @@ def _plan(given: argparse.Namespace, environ: Mapping[str, str], before: Run | N
     wanted["gpu_price_per_hour"] = settings.gpu_price_per_hour
     return Plan(
         url=_url(given.url or f"http://127.0.0.1:{settings.port}"),
-        key=_key(given.key_file, environ),
+        key=_key(given.key_file, settings.environ),
         model=given.model,
         **wanted,
     )
@@ -191,7 +191,7 @@ def _url(text: str) -> str:
 
 def _key(file: str | None, environ: Mapping[str, str]) -> str | None:
     """The API key, which no message has in it."""
-    name, key = "OPENAI_API_KEY", environ.get("OPENAI_API_KEY", "").strip()
+    name, key = "OPENAI_API_KEY", environ.get("OPENAI_API_KEY", "")
     if file is not None:
         name = f"--key-file {file}"
         try:

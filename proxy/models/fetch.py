@@ -24,7 +24,6 @@ from proxy.vllm.description import Description, describe_folder
 from proxy.vllm.log_lines import clean_lines
 
 _PROJECT = Path(__file__).parents[2]
-_DEFAULT_HF_HOME = "~/.cache/huggingface"
 _DOWNLOAD = "proxy.models.download"
 # A check reports sooner than a start that a hub does not answer.
 CHECK_METADATA_SECONDS = 12.0
@@ -68,14 +67,16 @@ OnLine = Callable[[str], None]
 
 
 def hf_home(settings: Settings) -> Path:
-    return at_home(settings.hf_home or _DEFAULT_HF_HOME)
+    """As huggingface_hub finds it."""
+    default = f"{settings.environ.get('XDG_CACHE_HOME', '~/.cache')}/huggingface"
+    return at_home(os.path.expandvars(settings.hf_home or default))
 
 
 def model_cache(settings: Settings) -> Path:
     """Where models lie: elsewhere than in HF_HOME where a variable of huggingface_hub says so."""
     names = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
     given = next((settings.environ[name] for name in names if name in settings.environ), None)
-    return at_home(given) if given else hf_home(settings)
+    return at_home(os.path.expandvars(given)) if given else hf_home(settings)
 
 
 def data_directory(settings: Settings) -> Path:

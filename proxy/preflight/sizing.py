@@ -106,7 +106,7 @@ class Sizing:
             return None
         # vLLM sees for itself that memory is free for its cache, and fails in words where none is.
         default = DEMO_KV_CACHE_GIB if self._demo else 0
-        space = settings.environ.get(CPU_KV_CACHE, str(default)).strip()
+        space = settings.environ.get(CPU_KV_CACHE, str(default))
         return _CPU_ENGINE_BYTES + (int(space) * _GIB if space.isdecimal() else 0)
 
     @property

@@ -37,9 +37,7 @@ from proxy.settings.values import (
 # What AWS's images put before a flag, and Vast.ai before the port that it maps to another.
 _SAGEMAKER = "SM_VLLM_"
 _VAST = "VAST_TCP_PORT_"
-# A template is more than its words.
 _POD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_TEXTS = {"CHAT_TEMPLATE", "CUSTOM_CHAT_TEMPLATE"}
 
 __all__ = [
     "LogFormat",
@@ -135,13 +133,8 @@ class Settings(
         filled, warnings = read_environment(environ, ours)
         # Flags as AWS's images of vLLM take them, SM_VLLM_MAX_MODEL_LEN, under the plain names.
         prefixed = {name for name in filled if name.startswith(_SAGEMAKER)} - ours
-        plain = {name.removeprefix(_SAGEMAKER): filled[name] for name in prefixed}
-        plain |= {name: text for name, text in filled.items() if name not in prefixed}
-        # The line end of a secret from a file is invisible in a message, and a token that ends with
-        # one is not found where it has to be masked.
-        present = {
-            name: text.strip() if name in ours - _TEXTS else text for name, text in plain.items()
-        }
+        present = {name.removeprefix(_SAGEMAKER): filled[name] for name in prefixed}
+        present |= {name: text for name, text in filled.items() if name not in prefixed}
         applied = None
         if preset is not None:
             present, applied = apply(preset, present, spellings)

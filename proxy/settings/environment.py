@@ -1,8 +1,8 @@
 """An environment as a platform hands it over -> one whose values are what was meant.
 
-Three things come between a value and its reader: quotes that `docker run --env-file` and
-`kubectl create configmap --from-env-file` leave around it, addresses that Kubernetes writes into
-variables by itself, and bytes that are no text.
+Four things come between a value and its reader: quotes that `docker run --env-file` and
+`kubectl create configmap --from-env-file` leave around it, blanks and line ends, addresses that
+Kubernetes writes into variables by itself, and bytes that are no text.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def without_quotes(text: str) -> str:
 
 def is_service_link(name: str, text: str) -> bool:
     """Whether Kubernetes wrote this value, for a Service whose name makes this variable's."""
-    return name.endswith("_PORT") and _SERVICE_LINK.fullmatch(text.strip()) is not None
+    return name.endswith("_PORT") and _SERVICE_LINK.fullmatch(text) is not None
 
 
 def service_link_warning(name: str, text: str) -> str:
@@ -74,8 +74,11 @@ def read_environment(
         value = without_quotes(text)
         if value != text:
             quoted.append(name)
-        if value.strip():
-            present[name] = value
+        # The line end of a secret from a file is invisible in a message, and a token that ends with
+        # one is not found where it has to be masked. A template is more than its words.
+        is_template = name.endswith("CHAT_TEMPLATE") and "{" in value
+        if stripped := value.strip():
+            present[name] = value if is_template else stripped
     warnings = []
     for name, text in list(present.items()):
         if name not in ours and not name.startswith(_PREFIXES):

@@ -88,7 +88,7 @@ def log_target(endpoint: str | None, environ: Mapping[str, str]) -> OtlpTarget |
 
 
 def _is_disabled(environ: Mapping[str, str]) -> bool:
-    return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    return environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
 
 
 def _protocol(environ: Mapping[str, str], name_of_signal: str) -> tuple[OtlpProtocol, str]:
@@ -96,14 +96,13 @@ def _protocol(environ: Mapping[str, str], name_of_signal: str) -> tuple[OtlpProt
     name = name_of_signal if name_of_signal in environ else PROTOCOL
     value = environ.get(name, OtlpProtocol.HTTP)
     try:
-        return OtlpProtocol(value.strip()), name
+        return OtlpProtocol(value), name
     except ValueError:
         allowed = " and ".join(OtlpProtocol)
         raise ValueError(f"{name}={shown(value)}: allowed are {allowed}") from None
 
 
-def _check_url(value: str) -> str:
-    url = value.strip()
+def _check_url(url: str) -> str:
     if not is_url(url) or not _URL.fullmatch(url):
         raise ValueError(_URL_ALLOWED)
     return url

@@ -72,6 +72,18 @@ def test_quotes_are_taken_off_settings_and_off_what_the_engine_gets_with_one_war
     )
 
 
+def test_blanks_and_line_ends_are_taken_off_what_others_read_too() -> None:
+    given = {"HF_HUB_DISABLE_XET": "1\n", "RUNPOD_POD_ID": " abc\n", "RUNPOD_API_KEY": "key\n"}
+    given |= {"POD_IDLE_SECONDS": "1", "POD_IDLE_ACTION": "runpod-stop", "PS1": " \n"}
+    given |= {"SM_VLLM_CHAT_TEMPLATE": " {{ messages }}\n"}
+    settings = Settings.load(given)
+    command = engine_command(settings, model_path="m", served_names=["m"], has_gpu=False)
+    assert command.environ["HF_HUB_DISABLE_XET"] == "1"
+    assert (settings.environ["RUNPOD_POD_ID"], settings.environ["RUNPOD_API_KEY"]) == ("abc", "key")
+    assert "PS1" not in settings.environ
+    assert settings.chat_template == " {{ messages }}\n"
+
+
 KEYS_IN_QUOTES = ['alice:"sk-hush"', '"sk-hush","sk-other"', "sk-hush'", "`sk-hush`"]
 KEYS_IN_QUOTES += ['["sk-hush"]', '["sk-hush", "sk-other"]', "alice:[sk-hush]"]
 

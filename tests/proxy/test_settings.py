@@ -366,6 +366,6 @@ def test_limits_of_keys_need_keys() -> None:
 
 
 def test_the_engine_gets_the_values_as_they_were_read() -> None:
-    others = {"PS1": "> ", "CHAT_TEMPLATE": "{{ a }} \n"}
-    settings = Settings.load({"HF_TOKEN": "hf_secret\n", **others})
-    assert settings.environ == {"HF_TOKEN": "hf_secret", **others}
+    template = {"CHAT_TEMPLATE": "{{ a }} \n"}
+    settings = Settings.load({"HF_TOKEN": "hf_secret\n", **template})
+    assert settings.environ == {"HF_TOKEN": "hf_secret", **template}

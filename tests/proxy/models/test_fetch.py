@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.models.fetch import child_environ
+from proxy.models.fetch import child_environ, data_directory, model_cache
+from proxy.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -32,3 +33,27 @@ def test_ours_is_found_first_and_then_what_the_operator_has_put_there(
     assert place == str(ROOT / "proxy/errors.py"), done.stderr
     assert ("extra.py" in extra) is bool(given)
     assert environ["PATH"] == os.defpath
+
+
+@pytest.mark.parametrize(
+    ("environ", "cache", "data"),
+    [
+        ({}, "$HOME/.cache/huggingface", "$HOME/.cache/sidecar"),
+        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/huggingface", "/xdg/sidecar"),
+        ({"XDG_CACHE_HOME": "/xdg", "HF_HOME": "/a/hf\n"}, "/a/hf", "/a/sidecar"),
+        ({"HF_HOME": "$HOME/hf"}, "$HOME/hf", "$HOME/sidecar"),
+        ({"HF_HOME": "/a/hf", "HF_HUB_CACHE": "/b/hub\n"}, "/b/hub", "/a/sidecar"),
+        ({"HF_HOME": "/a/hf", "HUGGINGFACE_HUB_CACHE": "~/hub"}, "$HOME/hub", "/a/sidecar"),
+    ],
+)
+def test_the_cache_is_where_huggingface_hub_has_it(
+    environ: dict[str, str], cache: str, data: str
+) -> None:
+    settings = Settings.load(environ)
+    assert model_cache(settings) == Path(os.path.expandvars(cache))
+    assert data_directory(settings) == Path(os.path.expandvars(data))
+    code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    ours = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **settings.environ}
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, env=ours, capture_output=True, text=True, check=True).stdout
+    assert Path(told.strip()) in (Path(os.path.expandvars(cache), part) for part in ("", "hub"))

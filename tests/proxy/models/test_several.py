@@ -119,7 +119,7 @@ def test_models_share_the_gpus_that_their_engines_take() -> None:
 
 
 @pytest.mark.parametrize(
-    ("visible", "given"), [("2,3", "2,3"), (" GPU-a , GPU-b,GPU-c", "GPU-a,GPU-b")]
+    ("visible", "given"), [("2,3", "2,3"), ("GPU-a , GPU-b,GPU-c", "GPU-a,GPU-b")]
 )
 def test_gpus_of_a_preset_are_places_among_those_that_the_pod_shows(
     visible: str, given: str
