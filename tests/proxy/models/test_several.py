@@ -116,6 +116,9 @@ def test_models_share_the_gpus_that_their_engines_take() -> None:
     assert [each.gpu_sharers for each in models] == [3, 3, 4, 4]
     models = load_settings({"MODEL_NAME": "first,second", **inline}).models
     assert [each.gpu_sharers for each in models] == [1, 1]
+    too_many = {"PIPELINE_PARALLEL_SIZE": str(10**12)}  # more than there is memory for
+    models = load_settings({"MODEL_NAME": "first,second,both", **inline, **too_many}).models
+    assert [each.gpu_sharers for each in models] == [3, 3, 3]
 
 
 @pytest.mark.parametrize(
