@@ -158,7 +158,7 @@ def test_the_key_comes_from_the_environment_or_a_file(
 ) -> None:
     assert measure(locked_engine.url, *SHORT, OPENAI_API_KEY=KEY).code == 0
     file = tmp_path / "key"
-    file.write_text(f"{KEY}\n")
+    file.write_text(f"{KEY}\n", "utf-8-sig")  # as Windows' editors do
     done = measure(locked_engine.url, *SHORT, "--key-file", str(file), OPENAI_API_KEY="wrong")
     assert done.code == 0
     assert KEY not in done.out + json_of(done.run).decode()
