@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -135,8 +137,12 @@ async def _files_of(settings: Settings) -> str:
 
 
 def _size(path: Path) -> str:
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
-    return f"{sum(each.stat().st_size for each in files) / _GB:.1f} GB"
+    size = path.stat().st_size if path.is_file() else 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with suppress(OSError):  # gone since it was listed
+                size += Path(folder, name).stat().st_size
+    return f"{size / _GB:.1f} GB"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -22,10 +22,9 @@ def find_snapshot(cache: Path, repo: str, revision: str | None) -> Path | None:
     try:
         folders = [each for each in cache.iterdir() if each.name.lower() == name]
         snapshots = [each for folder in folders for each in (folder / "snapshots").iterdir()]
-        newest_first = sorted(snapshots, key=lambda each: each.stat().st_mtime, reverse=True)
-    except OSError:
-        return None
-    for snapshot in newest_first:
-        if revision in (None, snapshot.name) and not missing_by_index(snapshot):
-            return snapshot
+        for snapshot in sorted(snapshots, key=lambda each: each.stat().st_mtime, reverse=True):
+            if revision in (None, snapshot.name) and not missing_by_index(snapshot):
+                return snapshot
+    except OSError:  # none, or one that this user may not read: the hub has it
+        pass
     return None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from proxy.models.events import Done
+from proxy.models.platform_cache import find_snapshot
 from tests.fake_hub import FakeHub
 from tests.hub.child import download
 from tests.hub.conftest import SMALL
@@ -69,6 +71,14 @@ def test_what_is_not_the_model_asked_for_is_downloaded(
     options = ("--revision", revision) if revision else ()
     outcome = download(hub.url, home, SMALL, "--platform-cache", str(platform), *options)
     assert Path(outcome.one(Done).path).is_relative_to(home)
+
+
+def test_a_cached_model_that_may_not_be_read_is_downloaded(
+    platform: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(platform, NEW)
+    monkeypatch.setattr(Path, "exists", Mock(side_effect=PermissionError))
+    assert find_snapshot(platform, SMALL, None) is None
 
 
 def test_a_cache_that_is_ours_is_asked_about_at_the_hub(hub: FakeHub, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,25 @@ def test_below_it_stands_what_is_here_of_each_model_and_what_it_takes(
         ["org/cached", "2.0 GB in the cache", "never measured", "0", "org/cached"],
         ["demo", "made at the start", "never measured", "0", "demo"],
     ]
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+def test_a_file_that_goes_while_it_is_looked_at_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, looks: int
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2 * GB)
+    left = count(looks, -1)
+    stat = Path.stat
+
+    def stat_of_what_goes(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "model.safetensors" and next(left) <= 0:
+            raise FileNotFoundError
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat_of_what_goes)
+    assert models._size(tmp_path) == f"{2 * (1 + looks):.1f} GB"
 
 
 def test_what_is_wrong_with_the_models_is_told_below_the_presets(
