@@ -77,21 +77,21 @@ class LiveLine:
 
     def erase(self) -> None:
         if self._drawn:
-            self._write(_ERASE_LINE)
-            self._drawn = False
+            self._drawn = not self._write(_ERASE_LINE)
 
     def _make_way(self, record: logging.LogRecord) -> bool:
         self.erase()
         return True
 
-    def _write(self, text: str) -> None:
-        # A terminal that takes nothing now (Ctrl-S) would have all else wait with the line.
+    def _write(self, text: str) -> bool:
+        """False where a terminal takes nothing now (Ctrl-S): all else would wait with the line."""
         with suppress(OSError, ValueError):
             if not select.select([], [self._stream], [], 0)[1]:
-                return
+                return False
         with suppress(OSError, ValueError):  # the terminal has gone: nothing to be told
             self._stream.write(text)
             self._stream.flush()
+        return True
 
     def _columns(self) -> int:
         with suppress(OSError, ValueError):

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import pty
+import select
 import termios
 from contextlib import suppress
 from threading import Thread
@@ -80,6 +81,12 @@ def test_a_terminal_that_is_stopped_is_not_waited_for() -> None:
         assert not is_stuck
         line.draw()
         assert b"loading" in os.read(ours, 1000)
+        termios.tcflow(theirs, termios.TCOOFF)
+        line.erase()
+        termios.tcflow(theirs, termios.TCOON)
+        line.erase()
+        assert select.select([ours], [], [], PATIENCE)[0], "once it takes something again"
+        assert os.read(ours, 1000) == ERASE.encode()
     os.close(ours)
 
 
