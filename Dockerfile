@@ -35,9 +35,9 @@ RUN python3 -m compileall -q proxy && chmod -R a+rX . && chmod 0755 scripts/star
 EXPOSE 8000
 
 # Liveness, not readiness: a container that is still loading 16 GB must not be shot for it.
-# docker-compose.yml asks for readiness instead.
+# docker-compose.yml asks for readiness instead. Quotes that `--env-file` leaves are no part of a port.
 HEALTHCHECK --interval=30s --timeout=6s --start-period=60s --retries=3 \
-    CMD ["python3", "-I", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8000), timeout=5); c.request('GET', '/health/live'); sys.exit(c.getresponse().status != 200)"]
+    CMD ["python3", "-I", "-c", "import http.client, os, sys; port = os.environ.get('PORT') or os.environ.get('SERVICE_PORT') or '8000'; c = http.client.HTTPConnection('127.0.0.1', int(''.join(filter(str.isdigit, port))), timeout=5); c.request('GET', '/health/live'); sys.exit(c.getresponse().status != 200)"]
 
 # -s: reap also where the platform's own init is PID 1. No -g: SIGTERM to the whole group
 # would kill the engine under the requests that are still being drained.

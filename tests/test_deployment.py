@@ -182,6 +182,16 @@ def test_health_check_reports_what_the_sidecar_says(
     assert asked == [path] * 3
 
 
+@pytest.mark.parametrize("port", [{"PORT": "'%d'"}, {"SERVICE_PORT": '"%d"\n', "PORT": ""}, {}])
+def test_the_images_health_check_finds_the_port_as_the_settings_do(port: dict[str, str]) -> None:
+    asked = "print(c.port); sys.exit()"
+    _, *options, code = image_health_check()
+    environ = {name: text.replace("%d", "9000") for name, text in port.items()}
+    command = [sys.executable, *options, re.sub(r"c\.request\(.*", asked, code)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == Settings.load(environ).port == (9000 if port else 8000)
+
+
 # Compose ------------------------------------------------------------------------------------------
 
 
