@@ -45,12 +45,18 @@ def machine_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> DeviceMemory |
         total, used = sizes["MemTotal"], sizes["MemTotal"] - sizes["MemAvailable"]
     except (OSError, KeyError):
         return None
-    with suppress(OSError, KeyError, ValueError):  # ValueError: `max`, there is no limit
-        limit = int((cgroup / "memory.max").read_text())
-        if limit < total:
-            files = _sizes(cgroup / "memory.stat")
-            held = int((cgroup / "memory.current").read_text())
-            return DeviceMemory(held - files["inactive_file"] - files["active_file"], limit)
+    # Both versions of cgroups; in the first a sum over the groups below has a name of its own.
+    for folder, most, now, prefix in (
+        (cgroup, "memory.max", "memory.current", ""),
+        (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ):
+        with suppress(OSError, KeyError, ValueError):  # ValueError: `max`, there is no limit
+            limit = int((folder / most).read_text())
+            if limit < total:
+                files = _sizes(folder / "memory.stat")
+                held = int((folder / now).read_text())
+                held -= files[f"{prefix}inactive_file"] + files[f"{prefix}active_file"]
+                return DeviceMemory(held, limit)
     return DeviceMemory(used, total)
 
 

@@ -49,6 +49,18 @@ def test_the_limit_of_a_container_counts(proc: Path) -> None:
     assert machine_memory(proc, proc) == DeviceMemory(1 * MIB, 4 * MIB)
 
 
+def test_the_limit_of_a_container_counts_by_the_first_version_of_cgroups_too(proc: Path) -> None:
+    memory = proc / "memory"
+    memory.mkdir()
+    (memory / "memory.usage_in_bytes").write_text(f"{MIB}\n")
+    stat = f"inactive_file 0\nactive_file 0\ntotal_inactive_file {MIB // 2}\ntotal_active_file 0\n"
+    (memory / "memory.stat").write_text(stat)
+    (memory / "memory.limit_in_bytes").write_text(f"{2 * MIB}\n")
+    assert machine_memory(proc, proc) == DeviceMemory(MIB // 2, 2 * MIB)
+    (memory / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert machine_memory(proc, proc) == DeviceMemory(1 * MIB, 4 * MIB), "no limit"
+
+
 def test_what_a_process_has_started_is_counted_with_it() -> None:
     child = (
         "import subprocess, sys; data = bytearray(b'x') * (64 << 20); print('up', flush=True);"
