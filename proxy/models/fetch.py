@@ -203,6 +203,7 @@ async def _ask_child(
     if settings.model_revision:
         options = ("--revision", settings.model_revision, *options)
     result: Plan | Done | None = None
+    last_line = ""
     async with _child(settings, _DOWNLOAD, repository, *options) as child:
         async for raw in child.lines():
             match decode_event(raw):
@@ -219,18 +220,19 @@ async def _ask_child(
                 case Progress() as event:
                     on_event(event)
                 case None:
-                    for line in clean_lines(raw):
-                        on_line(line)
+                    for last_line in clean_lines(raw):
+                        on_line(last_line)
             if isinstance(result, Done):
                 return result
         code = await child.wait()
     if result is None or code != 0:
-        raise _no_result(code)
+        raise _no_result(code, last_line)
     return result
 
 
-def _no_result(code: int) -> EngineFailure:
-    text = f"The download ended without a result (code {code})."
+def _no_result(code: int, last_line: str = "") -> EngineFailure:
+    reason = f": {last_line}" if last_line else "."
+    text = f"The download ended without a result (code {code}){reason}"
     return EngineFailure(Cause.UNKNOWN, text, permanent=False)
 
 

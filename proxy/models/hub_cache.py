@@ -137,7 +137,7 @@ class RepoCache:
         ref = self.folder / "refs" / revision
         # A complete cache on a read-only volume is served without a ref.
         with suppress(OSError):
-            if revision == commit or (ref.exists() and ref.read_text() == commit):
+            if revision == commit or (ref.exists() and ref.read_bytes() == commit.encode()):
                 return
             ref.parent.mkdir(parents=True, exist_ok=True)
             new = ref.with_name(f"{ref.name}.{os.getpid()}.new")

@@ -8,6 +8,7 @@ errors are recognized by type.
 from __future__ import annotations
 
 import errno
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,13 +79,14 @@ def not_writable(asked: Asked, problem: str) -> EngineFailure:
 
 
 def not_cached(asked: Asked, missing: list[str]) -> EngineFailure:
+    name = "HF_HUB_OFFLINE" if "HF_HUB_OFFLINE" in os.environ else "TRANSFORMERS_OFFLINE"
     shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     state = f"lacks {shown}" if missing else "does not hold it"
     return _failure(
         Cause.MODEL_NOT_FOUND,
-        f"HF_HUB_OFFLINE is set and {asked.repo} (revision {asked.revision}) is not complete on"
+        f"{name} is set and {asked.repo} (revision {asked.revision}) is not complete on"
         f" this machine: the cache at {asked.cache} {state}",
-        "unset HF_HUB_OFFLINE for one start, or set HF_HOME to a cache that holds the model",
+        f"unset {name} for one start, or set HF_HOME to a cache that holds the model",
     )
 
 
@@ -128,6 +130,15 @@ def _explain_one(error: BaseException, asked: Asked) -> EngineFailure | None:
         return not_cached(asked, [])
     if isinstance(error, FileMetadataError) or _is_a(error, "JSONDecodeError"):
         return _unreachable(asked, "does not answer as a Hugging Face hub does")
+    file = os.environ.get("SSL_CERT_FILE")
+    is_unnamed = isinstance(error, FileNotFoundError | PermissionError) and error.filename is None
+    if file and (is_unnamed or _is_a(error, "SSLError")):  # ssl does not say which file
+        return _failure(
+            Cause.HUB_UNREACHABLE,
+            f"the hub at {asked.endpoint} cannot be asked: SSL_CERT_FILE={file!r} holds no"
+            " certificates",
+            "set SSL_CERT_FILE to a file of certificates that this user may read, or unset it",
+        )
     words = _OS_ERROR.search(str(error))
     number = error.errno if isinstance(error, OSError) else int(words[1]) if words else None
     if number in _NO_SPACE:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from proxy.settings.values import FolderPath, Group, Names, variable
+from typing import Annotated
+
+from proxy.settings.values import FolderPath, Group, Names, only, variable
 
 
 class ModelSettings(Group, title="Model"):
@@ -52,7 +54,8 @@ class ModelSettings(Group, title="Model"):
         unset="`MODEL_NAME`",
         example="vision,gpt-4o",
     )
-    hf_token: str | None = variable(
+    # What is copied from a page may hold more than is seen; a header takes none of it.
+    hf_token: Annotated[str, only(str.isascii, "allowed are ASCII characters")] | None = variable(
         "HF_TOKEN",
         "HUGGING_FACE_HUB_TOKEN",
         effect="Token for gated and private repositories. "

@@ -101,7 +101,9 @@ def _has_home(path: str) -> bool:
     return True
 
 
-def _only(is_good: Callable[[str], object], allowed: str) -> AfterValidator:
+def only(is_good: Callable[[str], object], allowed: str) -> AfterValidator:
+    """A text that is good; `allowed` says which are."""
+
     def check(value: str) -> str:
         if not is_good(value):
             raise ValueError(allowed)
@@ -113,7 +115,7 @@ def _only(is_good: Callable[[str], object], allowed: str) -> AfterValidator:
 def matching(pattern: str, allowed: str) -> AfterValidator:
     """A text that is an example of `pattern`; `allowed` says it in words."""
     compiled = re.compile(pattern)
-    return _only(compiled.fullmatch, f"allowed is {allowed}")
+    return only(compiled.fullmatch, f"allowed is {allowed}")
 
 
 _DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
@@ -141,12 +143,12 @@ ProtocolName = Annotated[
 Protocols = Annotated[tuple[ProtocolName, ...], from_text(split_names)]
 FolderPath = Annotated[
     str,
-    _only(_has_home, "there is no home folder of that user here; allowed is a path"),
+    only(_has_home, "there is no home folder of that user here; allowed is a path"),
 ]
-Host = Annotated[str, _only(is_host, "allowed is an IP address or the name of a host")]
+Host = Annotated[str, only(is_host, "allowed is an IP address or the name of a host")]
 EngineUrl = Annotated[
     str,
-    _only(
+    only(
         _are_engine_urls,
         "allowed is http://host:port, or name=http://host:port for each of several",
     ),

@@ -104,6 +104,17 @@ def test_a_revision_is_fetched_by_its_commit(hub: FakeHub, home: Path) -> None:
     assert outcome.one(Done).revision == hub.commit(SMALL)
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe"])
+def test_a_ref_that_a_crash_has_spoiled_is_written_anew(
+    hub: FakeHub, home: Path, content: bytes
+) -> None:
+    done = download(hub.url, home, SMALL).one(Done)
+    (ref,) = home.rglob("refs/main")
+    ref.write_bytes(content)
+    assert download(hub.url, home, SMALL).one(Done) == done
+    assert ref.read_text() == done.revision
+
+
 def test_an_update_of_the_model_is_fetched(hub: FakeHub, home: Path, tmp_path: Path) -> None:
     hub.root = tmp_path / "models"
     config = hub.root / SMALL / "config.json"
@@ -221,11 +232,15 @@ def test_offline_serves_the_cache_without_a_word(hub: FakeHub, home: Path) -> No
     assert len(hub.requests) == asked
 
 
-def test_offline_without_the_model_says_what_is_missing(hub: FakeHub, home: Path) -> None:
-    outcome = download(hub.url, home, SMALL, env={"HF_HUB_OFFLINE": "1"})
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_without_the_model_says_what_is_missing(
+    hub: FakeHub, home: Path, variable: str
+) -> None:
+    outcome = download(hub.url, home, SMALL, env={variable: "1"})
     failed = outcome.one(Failed)
     assert (failed.cause, failed.permanent) == (Cause.MODEL_NOT_FOUND, True)
-    assert "HF_HUB_OFFLINE is set and tiny/model (revision main)" in failed.message
+    assert failed.message.startswith(f"{variable} is set and tiny/model (revision main)")
+    assert failed.remedy.startswith(f"unset {variable} ")
     assert "HF_HOME" in failed.remedy
     assert hub.requests == []
 

@@ -85,6 +85,14 @@ CASES = {
         Cause.HUB_UNREACHABLE, "does not answer as a Hugging Face hub does", "HF_ENDPOINT",
         permanent=False, fault=Fault(Kind.NOT_A_HUB),
     ),
+    "no certificates": Case(
+        Cause.HUB_UNREACHABLE, "SSL_CERT_FILE='/ca.pem' holds no certificates", "SSL_CERT_FILE",
+        env={"SSL_CERT_FILE": "/ca.pem"},
+    ),
+    "no certificates in it": Case(
+        Cause.HUB_UNREACHABLE, "SSL_CERT_FILE='/dev/null' holds no certificates", "SSL_CERT_FILE",
+        env={"SSL_CERT_FILE": "/dev/null"},
+    ),
     "always cut": Case(
         Cause.HUB_UNREACHABLE, "broke the connection off", permanent=False,
         fault=Fault(Kind.CUT, "GET /cdn/*", at=1000),

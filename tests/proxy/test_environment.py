@@ -186,6 +186,11 @@ def test_a_variable_that_is_no_text_is_named_and_its_value_is_not_repeated() -> 
     assert Settings.load({"FULL_NAME": "J\udcffrgen"}).environ["FULL_NAME"] == "J\udcffrgen"
 
 
+def test_a_token_that_no_header_can_hold_is_refused_and_not_repeated() -> None:
+    with pytest.raises(SettingsError, match=r"^HF_TOKEN=\*\*\*: allowed are ASCII characters"):
+        Settings.load({"HF_TOKEN": "hf_\u200babc"})
+
+
 def test_no_timeout_is_over_at_once() -> None:
     """0 is "never", as it is for WEDGE_SECONDS and the keep-alives."""
     timeouts = [name for (name, *_) in variables().values() if name.endswith("_TIMEOUT")]

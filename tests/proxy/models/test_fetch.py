@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.models.fetch import child_environ, data_directory, model_cache
+from proxy.errors import EngineFailure
+from proxy.models.fetch import child_environ, data_directory, look_up, model_cache
 from proxy.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -57,3 +58,9 @@ def test_the_cache_is_where_huggingface_hub_has_it(
     command = [sys.executable, "-c", code]
     told = subprocess.run(command, env=ours, capture_output=True, text=True, check=True).stdout
     assert Path(told.strip()) in (Path(os.path.expandvars(cache), part) for part in ("", "hub"))
+
+
+async def test_a_download_that_cannot_begin_says_why() -> None:
+    environ = {"PATH": os.environ["PATH"], "HF_HUB_DOWNLOAD_TIMEOUT": "30s"}
+    with pytest.raises(EngineFailure, match=r"\(code 1\): ValueError: .*'30s'"):
+        await look_up(Settings.load(environ), "org/name", lambda line: None)
