@@ -6,7 +6,7 @@ from typing import Annotated
 
 from proxy.settings.allowance import KeyLimits, parse_key_limits
 from proxy.settings.keys import ApiKey, parse_keys
-from proxy.settings.values import Group, Hosts, Origins, from_text, variable
+from proxy.settings.values import Group, Hosts, LocalPath, Origins, from_text, variable
 
 
 class AccessSettings(Group, title="Access"):
@@ -23,7 +23,7 @@ class AccessSettings(Group, title="Access"):
         example="alice:sk-d1Xa...,bob:sk-77Qe...",
         secret=True,
     )
-    api_keys_file: str | None = variable(
+    api_keys_file: LocalPath | None = variable(
         "API_KEYS_FILE",
         unit="path",
         effect="File with more keys, one a line. It is read again when it changes.",

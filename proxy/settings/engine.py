@@ -10,6 +10,7 @@ from proxy.settings.values import (
     Count,
     CountOrZero,
     Group,
+    LocalPath,
     from_text,
     matching,
     read_size,
@@ -119,7 +120,7 @@ class EngineSettings(Group, title="Engine"):
         unset="reasoning stays in the text",
         example="qwen3",
     )
-    chat_template: str | None = variable(
+    chat_template: LocalPath | None = variable(
         "CHAT_TEMPLATE",
         "CUSTOM_CHAT_TEMPLATE",
         unit="path",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from proxy.settings.values import FolderPath, Group, Names, only, variable
+from proxy.settings.values import Group, LocalPath, Names, only, variable
 
 
 class ModelSettings(Group, title="Model"):
@@ -23,7 +23,7 @@ class ModelSettings(Group, title="Model"):
         unset="`Qwen/Qwen2-VL-7B-Instruct` with a GPU, `demo` without one",
         example="qwen2-vl-7b",
     )
-    models_file: str | None = variable(
+    models_file: LocalPath | None = variable(
         "MODELS_FILE",
         unit="path",
         effect="TOML file with presets of your own. Its names go before the shipped ones. "
@@ -64,7 +64,7 @@ class ModelSettings(Group, title="Model"):
         example="hf_...",
         secret=True,
     )
-    hf_home: FolderPath | None = variable(
+    hf_home: LocalPath | None = variable(
         "HF_HOME",
         unit="path",
         effect="Folder of the Hugging Face cache. Put it on a volume that survives the container.",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from proxy.settings.otlp import ENDPOINT, PROTOCOL, OtlpProtocol, OtlpUrl, OtlpUrlOrNone
-from proxy.settings.values import Group, LogFormat, Port, from_text, variable
+from proxy.settings.values import Group, LocalPath, LogFormat, Port, from_text, variable
 
 
 class TelemetrySettings(Group, title="Logs, metrics and traces"):
@@ -22,7 +22,7 @@ class TelemetrySettings(Group, title="Logs, metrics and traces"):
         default=LogFormat.JSON,
         effect="Format of the log: `json`, or `text`, which is the default on a terminal.",
     )
-    log_file: str | None = variable(
+    log_file: LocalPath | None = variable(
         "LOG_FILE",
         unit="path",
         effect="File that gets every line of stdout too. It is rotated: 200 MiB at most.",

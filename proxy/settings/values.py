@@ -92,13 +92,13 @@ def _are_engine_urls(text: str) -> bool:
     return all(name and _is_engine_url(url) for name, url in engine_urls(text))
 
 
-def _has_home(path: str) -> bool:
-    """Whether a `~` in front stands for a folder here."""
+def _at_home(path: str) -> str:
+    """With the folder for a `~` in front: no shell puts it there in `--log-file=~/x`."""
     try:
-        Path(path).expanduser()
+        return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError:
-        return False
-    return True
+        text = "there is no home folder of that user here; allowed is a path"
+        raise ValueError(text) from None
 
 
 def only(is_good: Callable[[str], object], allowed: str) -> AfterValidator:
@@ -141,10 +141,7 @@ ProtocolName = Annotated[
     str, matching(rf"{_DOTTED}:[A-Za-z_]\w*", "the name of a class, as package.module:Name")
 ]
 Protocols = Annotated[tuple[ProtocolName, ...], from_text(split_names)]
-FolderPath = Annotated[
-    str,
-    only(_has_home, "there is no home folder of that user here; allowed is a path"),
-]
+LocalPath = Annotated[str, AfterValidator(_at_home)]
 Host = Annotated[str, only(is_host, "allowed is an IP address or the name of a host")]
 EngineUrl = Annotated[
     str,

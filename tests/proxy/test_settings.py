@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from proxy.settings import LogFormat, Settings, variables
 from proxy.settings.allowance import Allowance, KeyLimits
 from scripts.reference import groups
 
+HOME = Path.home()
 TRUE_WORDS = ("true", "1", "yes", "on", "True", "YES")
 FALSE_WORDS = ("false", "0", "no", "off", "False", "NO")
 BOOLEANS = [
@@ -29,6 +31,11 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("CHAT_TEMPLATE", "{{ messages }}\n", "chat_template", "{{ messages }}\n"),
     ("SERVED_MODEL_NAME", " a , b,, ", "served_model_names", ("a", "b")),
     ("OPENAI_SERVED_MODEL_NAME_OVERRIDE", "a,b", "served_model_names", ("a", "b")),
+    ("HF_HOME", "~/hf", "hf_home", f"{HOME}/hf"),
+    ("MODELS_FILE", "~/models.toml", "models_file", f"{HOME}/models.toml"),
+    ("API_KEYS_FILE", "~/keys", "api_keys_file", f"{HOME}/keys"),
+    ("LOG_FILE", "~/sidecar.log", "log_file", f"{HOME}/sidecar.log"),
+    ("CHAT_TEMPLATE", "~/a.jinja", "chat_template", f"{HOME}/a.jinja"),
     ("MAX_MODEL_LEN", "-1", "max_model_len", "-1"),
     ("MAX_MODEL_LEN", "1.5k", "max_model_len", "1.5k"),
     ("GPU_MEMORY_UTIL", "1", "gpu_memory_utilization", 1.0),
