@@ -229,7 +229,8 @@ def preprocessor_config() -> dict[str, Any]:
 def write_model(directory: Path, *, text_only: bool = False) -> None:
     """All files of the model; the marker comes last."""
     tokenizer = build_tokenizer()
-    tokenizer.save(str(directory / "tokenizer.json"))
+    # Its own `save` raises no OSError.
+    (directory / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     config = model_config(tokenizer)
     if text_only:
         config = text_only_config(config)

@@ -121,6 +121,14 @@ def test_a_build_that_is_told_to_end_leaves_no_half_model(tmp_path: Path) -> Non
     assert list(models.iterdir()) == []
 
 
+def test_a_disk_that_takes_no_more_is_told_in_one_line(tmp_path: Path) -> None:
+    build = f"ulimit -f 1; exec {sys.executable} -m proxy.models.demo {tmp_path}/demo"
+    done = subprocess.run(["bash", "-c", build], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "demo model: cannot write" in done.stderr
+    assert "File too large" in done.stderr
+
+
 def test_folder_of_someone_else_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
