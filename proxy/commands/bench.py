@@ -31,6 +31,7 @@ from proxy.errors import BenchFailure, SettingsError
 from proxy.installation import COMMAND
 from proxy.server.listener import allow_many_connections
 from proxy.settings import Settings
+from proxy.settings.values import is_url
 
 _MOST_STREAMS = 4096
 _MOST_TOKENS = 10**6
@@ -175,15 +176,11 @@ def _plan(given: argparse.Namespace, environ: Mapping[str, str], before: Run | N
 def _url(text: str) -> str:
     """The endpoint without the `/v1` that clients' base URLs have."""
     allowed = "allowed is http://HOST:PORT or https://HOST, with or without /v1"
-    try:
-        parts = urlsplit(text)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        raise SettingsError(f"{text!r} is no URL; {allowed}") from None
     if "@" in text:
         raise SettingsError("the URL has a password; give the key by OPENAI_API_KEY or --key-file")
-    if not is_good or parts.query or parts.fragment:
+    if not re.fullmatch(r"https?://[^?#]+", text, re.IGNORECASE) or not is_url(text):
         raise SettingsError(f"{text!r} is no URL of an endpoint; {allowed}")
+    parts = urlsplit(text)
     path = parts.path.rstrip("/")
     suffix = next((suffix for suffix in _PATHS if path.endswith(suffix)), "")
     return f"{parts.scheme}://{parts.netloc}{path.removesuffix(suffix)}"

@@ -468,6 +468,7 @@ def test_a_signal_before_the_first_level_is_one_line(engine: FakeEngine) -> None
         (["127.0.0.1:8000"], "allowed is http://HOST:PORT"),
         (["http://127.0.0.1:99999"], "allowed is http://HOST:PORT"),
         (["http://[::1"], "allowed is http://HOST:PORT"),
+        (["http://a..b"], "allowed is http://HOST:PORT"),
         (["http://127.0.0.1/?a=b"], "allowed is http://HOST:PORT"),
         ([f"http://me:{KEY}@127.0.0.1"], "the URL has a password"),
         (["--key-file", "none"], "--key-file none: No such file or directory"),
