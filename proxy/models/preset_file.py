@@ -151,6 +151,8 @@ def preset_of(name: str, table: Any, file: str) -> Preset:
         allowed = f"a-z, 0-9 and . _ -, and not {' or '.join(BUILT_IN)}"
         raise ValueError(f"cannot be a name; allowed are {allowed}")
     checked = _checked(name, table)
+    if len(set(checked.gpus)) < len(checked.gpus):  # CUDA has fewer, or none, of it
+        raise ValueError(f"gpus={shown([*checked.gpus])}: allowed is each GPU once")
     variables_of_model = {
         "MODEL_NAME": checked.repository,
         **({"MODEL_REVISION": checked.revision} if checked.revision else {}),

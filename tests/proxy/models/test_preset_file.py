@@ -91,6 +91,7 @@ BAD = [
     ("[mine]\nrepository = 'a/b'\nsleep = 'level2'", "sleep='level2': allowed is \"off\" or"),
     ("[mine]\nrepository = 'a/b'\ngpu_memory_gb = 0", "allowed is a number of GB above 0"),
     ("[mine]\nrepository = 'a/b'\ngpu_memory_gb = true", "allowed is a number of GB above 0"),
+    ("[mine]\nrepository = 'a/b'\ngpus = [0, 0]", "gpus=[0, 0]: allowed is each GPU once"),
     ("[mine]\nrepository = 'a/b'\nengine = 3", "engine=3: allowed is a table of variables"),
     ("[mine]\nrepository = 'a/b'\nweights_gb = -1", "allowed is a number of GB above 0"),
     ("[mine]\nrepository = 'a/b'\ncache_kib = 'x'", "allowed is a number of KiB, or 0"),
