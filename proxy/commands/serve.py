@@ -50,6 +50,9 @@ def serve() -> int:
     check_models(settings)
     if os.getpid() == 1 and (code := serve_as_child()) is not None:
         return code
+    # OpenTelemetry's SDK reads its variables by itself: without what platforms leave around values.
+    read = settings.environ.items()
+    os.environ.update({name: text for name, text in read if name.startswith("OTEL_")})
     # A person looks at a terminal, and a program at a pipe.
     is_unset = "log_format" not in settings.model_fields_set
     log_format = LogFormat.TEXT if is_unset and sys.stdout.isatty() else settings.log_format

@@ -33,7 +33,7 @@ def test_the_collector_gets_each_line_of_stdout_with_all_its_fields(
 ) -> None:
     environ = {
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
-        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=of-the-collector",
+        "OTEL_EXPORTER_OTLP_HEADERS": '"authorization=of-the-collector"',  # as `--env-file` has it
     }
     kind = GrpcCollector if protocol == "grpc" else Collector
     with (

@@ -41,7 +41,7 @@ def traced(
     """A sidecar whose spans come to `collector`."""
     environ = {
         ENDPOINT: collector.url,
-        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=of-the-collector",
+        "OTEL_EXPORTER_OTLP_HEADERS": '"authorization=of-the-collector"',  # as `--env-file` has it
         "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
         **SOON,
     }
