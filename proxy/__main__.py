@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from proxy.commands import complain
 
@@ -106,6 +107,8 @@ def run() -> int:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed: a socket of ours would get its number
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r+"))
+    if isinstance(sys.stdout, TextIOWrapper):  # as stderr: not every locale has all letters
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = sys.argv[1:]
     if _asks_for_help(words):  # a text that needs no package
         return _flushed(main(words))

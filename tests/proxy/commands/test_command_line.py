@@ -118,6 +118,14 @@ def test_an_unknown_option_of_the_process_is_exit_code_2_and_one_line() -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_a_letter_that_the_locale_cannot_show_ends_no_command() -> None:
+    command = [sys.executable, "-m", "proxy", "check", "./f\u00fcr"]
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii", "PORT": str(free_ports(1)[0])}
+    done = subprocess.run(command, cwd=PROJECT, env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "The model folder f\\xfcr does not exist." in done.stdout
+
+
 @pytest.mark.parametrize("name", ["otlp-traces-endpoint", "otlp-logs-endpoint"])
 def test_a_url_that_may_hold_no_secret_may_stand_there(name: str) -> None:
     assert with_options([f"--{name}", "http://c:4318"], {}).warnings == ()
