@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from proxy.models.events import Done, Emit, Failed, Plan, Progress, claim_stdout
-from proxy.models.hub_cache import RepoCache, SnapshotSize, discard_open_partials
+from proxy.models.hub_cache import RepoCache, SnapshotSize, discard_open_partials, write_problem
 from proxy.models.hub_failure import (
     Asked,
     explain,
@@ -93,7 +93,7 @@ class Fetch:
         if plan.bytes_to_fetch > plan.bytes_free:
             permanent = not self._cache.partial_bytes()  # else some of it will be free again
             raise no_room(self._asked, plan.bytes_to_fetch, plan.bytes_free, permanent=permanent)
-        if plan.bytes_to_fetch and (problem := self._cache.write_problem()):
+        if plan.bytes_to_fetch and (problem := write_problem(self._asked.cache)):
             raise not_writable(self._asked, problem)
         if check:
             return

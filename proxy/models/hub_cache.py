@@ -50,18 +50,7 @@ class RepoCache:
 
     def free_bytes(self) -> int:
         """Free space where the cache is, or where it is going to be."""
-        return shutil.disk_usage(self._existing_folder()).free
-
-    def write_problem(self) -> str | None:
-        """Why nothing can be written to the cache; None where something can."""
-        try:
-            with tempfile.TemporaryFile(dir=self._existing_folder()):
-                return None
-        except OSError as error:
-            return error.strerror or type(error).__name__
-
-    def _existing_folder(self) -> Path:
-        return next(folder for folder in (self.cache, *self.cache.parents) if folder.exists())
+        return shutil.disk_usage(_existing(self.cache)).free
 
     def remove_leftovers(self) -> int:
         """Delete partial files of dead processes; the number of bytes won back.
@@ -143,6 +132,19 @@ class RepoCache:
             new = ref.with_name(f"{ref.name}.{os.getpid()}.new")
             new.write_text(commit)
             new.replace(ref)
+
+
+def write_problem(folder: Path) -> str | None:
+    """Why nothing can be written to a folder that is there, or is going to be; None: it can."""
+    try:
+        with tempfile.TemporaryFile(dir=_existing(folder)):
+            return None
+    except OSError as error:
+        return error.strerror or type(error).__name__
+
+
+def _existing(folder: Path) -> Path:
+    return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 class SnapshotSize:

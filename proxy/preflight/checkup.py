@@ -9,14 +9,16 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 from proxy.engine.server import ModelsUnknown
-from proxy.errors import EngineFailure, SettingsError
+from proxy.errors import Cause, EngineFailure, SettingsError
 from proxy.machine.checks import check_disk, check_executable, check_port
 from proxy.machine.hardware import VISIBLE, Hardware, detect, engine_version
-from proxy.models.demo import DEMO_MODEL_NAME
+from proxy.models.demo import DEMO_MODEL_NAME, is_complete
 from proxy.models.events import Plan
-from proxy.models.fetch import describe, look_up, model_cache, served_names
+from proxy.models.fetch import data_directory, describe, look_up, model_cache, served_names
+from proxy.models.hub_cache import write_problem
 from proxy.models.kind import ModelKind, check_local_model, kind_of, repository_of
 from proxy.preflight.finding import Finding, Result
 from proxy.settings import Settings
@@ -233,6 +235,7 @@ async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description,
     """
     match await asyncio.to_thread(kind_of, name):
         case ModelKind.DEMO:
+            await asyncio.to_thread(_check_demo, data_directory(settings) / name)
             text = f"{name}: made on the spot, with random weights."
             return Finding("model", Result.OK, text), Description(name), 0
         case ModelKind.LOCAL:
@@ -261,6 +264,14 @@ async def _look_at(settings: Settings, name: str) -> tuple[Finding, Description,
                     text, result = f"{text} But {reason}.", Result.WARN
                 source = Finding("model", result, text)
             return source, await describe(name, offer), to_fetch
+
+
+def _check_demo(folder: Path) -> None:
+    """Raises EngineFailure where it is not there, and could not be made."""
+    if not is_complete(folder) and (problem := write_problem(folder)):
+        text = f"The demo model cannot be made: {folder} cannot be written: {problem}."
+        remedy = "Set HF_HOME to a folder that this user can write to."
+        raise EngineFailure(Cause.CACHE_NOT_WRITABLE, text, remedy=remedy, permanent=True)
 
 
 async def _attached(settings: Settings, url: str) -> Finding:

@@ -87,6 +87,12 @@ def test_without_a_gpu_and_a_model_name_the_demo_can_be_served(tmp_path: Path) -
     assert list(run.rows) == names
 
 
+def test_a_demo_that_cannot_be_written_cannot_be_served(tmp_path: Path) -> None:
+    run = Run(tmp_path, HOST="127.0.0.1", HF_HOME="/proc/none/hf")
+    assert (run.code, run.rows["model"][0]) == (1, "fail")
+    assert "/proc/none/sidecar/demo cannot be written: " in run.rows["model"][1]
+
+
 def test_an_engine_that_may_sleep_needs_no_port(tmp_path: Path) -> None:
     preset = '{"dozy": {"repository": "demo", "sleep": "level1"}}'
     run = Run(tmp_path, HOST="127.0.0.1", MODEL_NAME="dozy", MODELS_INLINE=preset)
