@@ -79,7 +79,9 @@ def not_writable(asked: Asked, problem: str) -> EngineFailure:
 
 
 def not_cached(asked: Asked, missing: list[str]) -> EngineFailure:
-    name = "HF_HUB_OFFLINE" if "HF_HUB_OFFLINE" in os.environ else "TRANSFORMERS_OFFLINE"
+    name = "HF_HUB_OFFLINE"  # huggingface_hub looks at the other one where this is unset
+    if name not in os.environ and "TRANSFORMERS_OFFLINE" in os.environ:
+        name = "TRANSFORMERS_OFFLINE"
     shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     state = f"lacks {shown}" if missing else "does not hold it"
     return _failure(
@@ -112,6 +114,15 @@ def left_out(asked: Asked, missing: list[str]) -> EngineFailure:
     return _unreachable(asked, f"did not deliver {len(missing)} files, {missing[0]} among them")
 
 
+def no_certificates(asked: Asked, file: str) -> EngineFailure:
+    return _failure(
+        Cause.HUB_UNREACHABLE,
+        f"the hub at {asked.endpoint} cannot be asked: "
+        f"SSL_CERT_FILE={file!r} holds no certificates",
+        "set SSL_CERT_FILE to a file of certificates that this user may read, or unset it",
+    )
+
+
 def _explain_one(error: BaseException, asked: Asked) -> EngineFailure | None:
     from huggingface_hub.errors import (
         FileMetadataError,
@@ -133,12 +144,7 @@ def _explain_one(error: BaseException, asked: Asked) -> EngineFailure | None:
     file = os.environ.get("SSL_CERT_FILE")
     is_unnamed = isinstance(error, FileNotFoundError | PermissionError) and error.filename is None
     if file and (is_unnamed or _is_a(error, "SSLError")):  # ssl does not say which file
-        return _failure(
-            Cause.HUB_UNREACHABLE,
-            f"the hub at {asked.endpoint} cannot be asked: SSL_CERT_FILE={file!r} holds no"
-            " certificates",
-            "set SSL_CERT_FILE to a file of certificates that this user may read, or unset it",
-        )
+        return no_certificates(asked, file)
     words = _OS_ERROR.search(str(error))
     number = error.errno if isinstance(error, OSError) else int(words[1]) if words else None
     if number in _NO_SPACE:

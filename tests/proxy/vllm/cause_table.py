@@ -151,6 +151,7 @@ def of_the_hub() -> Iterator[EngineFailure]:
     yield hub_failure.no_files(ASKED)
     yield hub_failure.unanswered(ASKED, 120)
     yield hub_failure.stalled(ASKED, 180)
+    yield hub_failure.no_certificates(ASKED, "/etc/ssl/ours.pem")
     yield explain(answer(401), ASKED)
     yield explain(answer(401), WITH_TOKEN)
     yield explain(answer(403), WITH_TOKEN)
