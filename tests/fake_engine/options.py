@@ -26,6 +26,7 @@ class Options:
     max_model_len: int = 1024
     max_num_seqs: int = 0
     """Generations at once; more wait, head sent, as in vLLM. 0: no limit."""
+    api_keys: list[str] = field(default_factory=list)
     access_log: bool = True
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS
     tick_ms: float = 0.0
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--served-model-name", nargs="+")
     parser.add_argument("--max-model-len", default="1024")
     parser.add_argument("--max-num-seqs", type=int, default=0)
+    parser.add_argument("--api-key", nargs="+", default=[])
     parser.add_argument("--disable-uvicorn-access-log", action="store_true")
     fake = parser.add_argument_group("of the fake only")
     fake.add_argument("--tick-ms", type=float, default=0.0)
@@ -70,6 +72,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
         also_tcp=known.also_tcp,
         max_model_len=_length(known.max_model_len),
         max_num_seqs=known.max_num_seqs,
+        api_keys=known.api_key,
         access_log=not known.disable_uvicorn_access_log and not known.tick_ms,
         keep_alive_seconds=float(
             environment.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", KEEP_ALIVE_SECONDS)

@@ -8,6 +8,7 @@ ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the 
 NOT_FOUND = {"detail": "Not Found"}
 METHOD_NOT_ALLOWED = {"detail": "Method Not Allowed"}
 UNREADABLE = {"detail": "There was an error parsing the body"}
+UNAUTHORIZED = {"error": "Unauthorized"}
 NOT_HTTP = b"Invalid HTTP request received."
 _TYPES = {
     400: "BadRequestError",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .exchange import Exchange
 
 CONTROL = "/__fake/"
+# vLLM asks for a key under these only; /tokenize and the rest stay open.
+_GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 _TASKS = {
     **dict.fromkeys(generate.APIS, "generate"),
     **dict.fromkeys(plain.AUDIO, "transcription"),
@@ -26,6 +28,7 @@ async def answer(engine: Engine, exchange: Exchange) -> Reply:
     method, path = exchange.record.method, exchange.path
     if path.startswith(CONTROL):
         return control.answer(engine, method, path, exchange.body)
+    _authorize(engine, exchange)
     if path in naps.PATHS and engine.scenario.dev_mode:
         query = exchange.record.target.partition("?")[2]
         return await naps.answer(engine, method, path, query)
@@ -43,6 +46,15 @@ async def answer(engine: Engine, exchange: Exchange) -> Reply:
     if path in plain.POSTS:
         return plain.POSTS[path](engine, body)
     return await generate.begin(engine, exchange, body)
+
+
+def _authorize(engine: Engine, exchange: Exchange) -> None:
+    keys = engine.options.api_keys
+    if not keys or not exchange.path.startswith(_GUARDED):
+        return
+    scheme, _, key = exchange.header("authorization").partition(" ")
+    if scheme.lower() != "bearer" or key not in keys:
+        raise refusals.Refusal(401, refusals.UNAUTHORIZED)
 
 
 def _get(engine: Engine, method: str, path: str) -> Reply:
