@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from time import monotonic
+from traceback import clear_frames
 from typing import TYPE_CHECKING
 
 from proxy.errors import MediaRefused
@@ -142,5 +143,16 @@ async def _fetch_together(
                 for url, one in wanted.items()
             }
     except ExceptionGroup as failed:
+        # Failures hold the frames in which they arose, and those what has come so far, in circles:
+        # it would lie there until a collection of garbage.
+        for failure in failed.exceptions:
+            _clear_frames(failure)
+        tasks.clear()
         raise failed.exceptions[0] from None
     return {url: task.result() for url, task in tasks.items()}
+
+
+def _clear_frames(failure: BaseException | None) -> None:
+    while failure is not None:
+        clear_frames(failure.__traceback__)
+        failure = failure.__context__

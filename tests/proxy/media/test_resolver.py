@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from proxy.access.routes import Route
 from proxy.errors import MediaRefused, MediaUnavailable
+from proxy.media.fetch import File
 from proxy.media.resolver import MediaResolver, media_resolver
 from proxy.settings import Settings
 from proxy.telemetry.record import Record
@@ -28,6 +30,8 @@ DATA_URL = "data:image/png;base64," + b64encode(PICTURE).decode()
 def answer(asked: Asked) -> bytes:
     if asked.target == "/none":
         return answered(status=404)
+    if asked.target == "/cut":
+        return answered(PICTURE, content_length=str(2 * len(PICTURE)))
     if asked.target == "/inside":
         return answered(status=302, location="http://in.example/")
     return answered(PICTURE, content_type="image/png")
@@ -178,6 +182,25 @@ async def test_a_request_that_fails_gives_its_memory_back(
     with pytest.raises((MediaRefused, MediaUnavailable)):
         await taken.resolve(Route.CHAT, chat(web.url("/x"), web.url(path)), record())
     assert taken.memory.held == 0
+
+
+@pytest.mark.parametrize("last", ["/none", "/cut"])
+async def test_what_has_come_for_a_request_that_fails_waits_for_no_collector_of_garbage(
+    web: Web, last: str
+) -> None:
+    resolver = web.resolver()
+    body = chat(web.url("/1"), web.url("/2"), web.url(last))
+    await resolver.resolve(Route.CHAT, chat(web.url("/1")), record())
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(MediaUnavailable) as failed:
+            await resolver.resolve(Route.CHAT, body, record())
+        del failed
+        await asyncio.sleep(0)
+        assert not [each for each in gc.get_objects() if isinstance(each, File)]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("leaves", [False, True])
