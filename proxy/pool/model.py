@@ -97,7 +97,7 @@ class ServedModel:
         self.scheduler: Scheduler | None = None
         """What loads and unloads it; None where someone else runs its engine."""
         self.order_files: Callable[[], None] = lambda: None
-        """Has its files fetched, after those of others that were ordered before."""
+        """Has its files fetched for the engine that it is given anew."""
         self.admit_load: Callable[[str | None], None] = lambda key: None
         """Counts a load that a request of an API key brings about, or refuses the request."""
         self._payers: set[str | None] = set()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -60,7 +61,7 @@ class ModelPool:
 
     def _adopt(self, model: ServedModel) -> None:
         """Connect it with what all models share."""
-        model.order_files = self._files_wanted.set
+        model.order_files = partial(self._fetch_renewed, model)
         model.state.listen(self._on_change)
         model.scheduler = self.scheduler
         if self.scheduler is not None:
@@ -113,7 +114,7 @@ class ModelPool:
         if not model.is_removed:
             model.is_leaving = False
             model.reopen()
-            self._files_wanted.set()
+            self._fetch_renewed(model)
             if was_loaded or model is self.default:
                 scheduler.order_load(model.name)
             scheduler.notify()
@@ -252,14 +253,23 @@ class ModelPool:
 
     async def _fetch_others(self) -> None:
         """Beside serving, but the default's files first. One that fails holds up no other."""
-        while self.default.state.snapshot.phase in _FETCHING:
-            await self.default.changed()
+        first = self.default  # a reload may name another one meanwhile, whose files come in turn
+        while first.state.snapshot.phase in _FETCHING:
+            await first.changed()
         while True:
             self._files_wanted.clear()
             for model in self.all:
-                if model.wants_files and not model.is_leaving and not model.engine.is_running:
-                    await model.fetch()
+                await self._fetch(model)
             await self._files_wanted.wait()
+
+    async def _fetch(self, model: ServedModel) -> None:
+        if model.wants_files and not model.is_leaving and not model.engine.is_running:
+            await model.fetch()
+
+    def _fetch_renewed(self, model: ServedModel) -> None:
+        """It was served, and mostly its files are here: it waits for no download of another."""
+        if self.scheduler is not None and not self.scheduler.is_stopping:
+            self._tasks.append(spawn(self._fetch(model), name=f"files of {model.name}"))
 
     async def stop(self) -> None:
         """Let running requests finish, then end all engines; those that run nothing at once."""

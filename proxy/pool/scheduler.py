@@ -117,7 +117,8 @@ class Scheduler:
         """Each is called with every load and unload that has ended."""
         self._clock = clock
         self._turns: set[asyncio.Event] = set()
-        self._is_stopping = False
+        self.is_stopping = False
+        """All engines are about to end, see `close`."""
         self._changed = asyncio.Event()
         self._load_orders = dict.fromkeys(preload[:1], clock())
         self._unload_orders: set[str] = set()
@@ -252,7 +253,7 @@ class Scheduler:
 
     def close(self) -> None:
         """All engines are about to end: what is under way ends with them, and is no failure."""
-        self._is_stopping = True
+        self.is_stopping = True
 
     async def stop(self) -> None:
         """End all engines, also those that load; returns when they are gone. `run` takes no more
@@ -316,7 +317,7 @@ class Scheduler:
         if self._running[name] is not running:
             self._report(running, Outcome.ABANDONED)
             return
-        if outcome is Outcome.FAILED and self._is_stopping:
+        if outcome is Outcome.FAILED and self.is_stopping:
             outcome = Outcome.ABANDONED
         self._load_orders.pop(name, None)
         self._not_before.pop(name, None)
@@ -333,7 +334,7 @@ class Scheduler:
             if running.step.action is Action.UNLOAD:
                 await handle.unload()
             elif not await handle.sleep():
-                outcome = Outcome.ABANDONED if self._is_stopping else Outcome.FAILED
+                outcome = Outcome.ABANDONED if self.is_stopping else Outcome.FAILED
             if load is not None:
                 await load
         except Exception:

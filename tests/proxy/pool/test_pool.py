@@ -79,17 +79,23 @@ async def test_a_model_that_would_not_sleep_is_ended(monkeypatch: pytest.MonkeyP
 class FakeEngine(Supervisor):
     """The engine of one model: its files come at once, or never."""
 
-    def __init__(self, model: ServedModel, *, has_files: bool) -> None:
+    def __init__(self, model: ServedModel, *, has_files: bool = True, hangs: bool = False) -> None:
         super().__init__()
         self._model = model
         self._has_files = has_files
+        self._hangs = hangs
 
     async def _run(self) -> None:
         state = self._model.state
+        if self._hangs:
+            state.enter(Phase.DOWNLOADING)
+            await asyncio.Event().wait()
         if not self._has_files:
             state.enter(Phase.RESTARTING, reason="the hub does not answer")
             await asyncio.Event().wait()
-        if state.snapshot.phase is Phase.CHECKING:
+        if not self._model.is_here:
+            if state.snapshot.phase is not Phase.CHECKING:
+                state.enter(Phase.CHECKING)
             state.enter(Phase.DOWNLOADING)
             state.update(model_path="/model")
         if self._fetches_only:
@@ -119,6 +125,60 @@ async def test_a_model_whose_files_do_not_come_holds_up_no_other(
     pool.start()
     await asyncio.wait_for(models[2].state.wait_until_settled(), PATIENCE)
     assert models[2].state.snapshot.ready
+    pool.admission.cut_now()
+    await pool.stop()
+    await pool.close_clients()
+
+
+def with_engine(monkeypatch: pytest.MonkeyPatch, name: str, *, hangs: bool = False) -> ServedModel:
+    """A model with an engine of its own, whose files never come if it `hangs`."""
+    model = a_model(name)
+    monkeypatch.setattr(model.settings, "__dict__", model.settings.__dict__ | OWN_ENGINE)
+    model.engine = FakeEngine(model, hangs=hangs)
+    return model
+
+
+async def test_a_default_that_is_exchanged_while_it_is_fetched_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ServedModel, "memory_bytes", 0)
+    models = [with_engine(monkeypatch, name, hangs=name == "default") for name in ("default", "b")]
+    pool = ModelPool(models, Admission())
+    pool.start()
+    await asyncio.sleep(0)
+    new = with_engine(monkeypatch, "new")
+    models[0].is_removed = True
+    pool.retire(models[0])
+    pool.add(new)
+    pool.arrange(["new", "b"])
+    for model in (new, models[1]):
+        await asyncio.wait_for(model.state.wait_until_settled(), PATIENCE)
+        assert model.state.snapshot.ready
+    pool.admission.cut_now()
+    await pool.stop()
+    await pool.close_clients()
+
+
+async def test_a_model_that_is_changed_waits_for_no_download_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ServedModel, "memory_bytes", 0)
+    monkeypatch.setattr(ServedModel, "_supervisor", lambda model: FakeEngine(model))
+    model = with_engine(monkeypatch, "served")
+    pool = ModelPool([model], Admission())
+    pool.start()
+    await asyncio.wait_for(model.state.wait_until_settled(), PATIENCE)
+    large = with_engine(monkeypatch, "large", hangs=True)
+    pool.add(large)
+    while large.state.snapshot.phase is not Phase.DOWNLOADING:
+        await large.changed()
+    model.adopt(model.settings)
+    pool.retire(model)
+    assert pool.scheduler is not None
+    await asyncio.wait_for(pool.scheduler.until_gone("served"), PATIENCE)
+    await asyncio.wait_for(model.state.wait_until_settled(), PATIENCE)
+    assert model.state.snapshot.ready
+    assert not large.is_here
     pool.admission.cut_now()
     await pool.stop()
     await pool.close_clients()
