@@ -100,16 +100,26 @@ class PoolMemory:
         """To be called right before each start of its engine."""
         view = model.view
         others = self._others(view)
-        reading = await _read(view.devices)
+        reading = dict(await _read(view.devices))
         views = [each.view for each in self._models]
-        taken = {
-            device
-            for each in views
-            if each.name != view.name and each.holds_memory
-            for device in each.devices
-        }
+        there = {each.name: each for each in views if each.name != view.name and each.holds_memory}
+        taken = {device for each in there.values() for device in each.devices}
+        # What has died may hold its memory for a moment yet, which is neither others' nor there to
+        # stay. Beside an engine that runs it cannot be told how much that is.
+        unsure: set[int] = set()
+        for name, start in [*self._starts.items()]:
+            devices = start.reading.keys() & view.gpus
+            if name not in there and devices:
+                del self._starts[name]
+                unsure |= devices
+        for device in unsure & taken:
+            reading.pop(device, None)
         if self._devices is not None:
-            self._devices |= {each: now for each, now in reading.items() if each not in taken}
+            for device in reading.keys() - taken:
+                before = self._devices.get(device)
+                if device in unsure and before is not None:
+                    reading[device] = min(before, reading[device], key=lambda each: each.used)
+                self._devices[device] = reading[device]
         self._starts[model.name] = _Start(reading, others)
 
     async def after_start(self, model: Tenant) -> None:
@@ -171,7 +181,8 @@ class PoolMemory:
     async def before_stop(self, model: Tenant) -> Reading:
         """To be handed to `after_stop`."""
         view = model.view
-        gives_memory_back = view.gpus and view.state is not ModelState.ASLEEP
+        # Else it holds little, or less than it may come to take.
+        gives_memory_back = view.gpus and view.state is ModelState.READY
         return await _read(view.gpus) if gives_memory_back else {}
 
     async def after_stop(self, model: Tenant, before: Reading) -> None:
@@ -204,8 +215,10 @@ class PoolMemory:
                 _name(model),
                 _gib(max(now[device].used for device in held)),
             )
-        elif waited >= 1:
-            _log.info("%s: its memory came back after %.1f s", _name(model), waited)
+        else:
+            self._starts.pop(model.name, None)
+            if waited >= 1:
+                _log.info("%s: its memory came back after %.1f s", _name(model), waited)
 
 
 async def _read(devices: Collection[int] | None) -> Reading:

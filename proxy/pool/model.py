@@ -437,6 +437,14 @@ class ServedModel:
         self._notify()
         if after.phase is Phase.READY and self.name:
             spawn(self._read_entries(), name="model entries")
+        if after.ready and before.phase is Phase.WARMING and not self._is_loading:
+            spawn(self._measure(), name="memory of a restart")
+
+    async def _measure(self) -> None:
+        """It was started again by itself, maybe because its first start had failed."""
+        if self.memory is not None:
+            await self.memory.after_start(self)
+            self._notify()
 
     async def _read_entries(self) -> None:
         self.entries = await self.probe.model_entries() or self.entries

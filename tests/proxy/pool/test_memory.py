@@ -49,9 +49,9 @@ class FakeTenant:
 
     @property
     def view(self) -> ModelView:
-        state = ModelState.READY if self.is_loaded else ModelState.UNLOADED
-        if self.state.snapshot.phase is Phase.ASLEEP:
-            state = ModelState.ASLEEP
+        states = {Phase.READY: ModelState.READY, Phase.ASLEEP: ModelState.ASLEEP}
+        states[Phase.RESTARTING] = ModelState.LOADING
+        state = states.get(self.state.snapshot.phase, ModelState.UNLOADED)
         return ModelView(self.name, state, 0.0, (0,), self.needed_bytes)
 
     async def sleep(self, pool: PoolMemory, given_back: int) -> None:
@@ -226,6 +226,67 @@ async def test_memory_that_does_not_come_back_is_waited_for_and_told(
     await one.stop(pool, 5 * GIB)
     assert "GPU 0 still holds memory" in caplog.text
     assert "the end of a/one: 16.0 GiB is used" in caplog.text
+
+
+async def test_an_engine_that_holds_nothing_any_more_is_not_waited_for(
+    gpu: FakeGpu, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has died, and gives way to another model before it is started again."""
+    one, _ = models = tenants(gpu, tmp_path, "a/one,a/other")
+    pool = pool_of(*models)
+    await one.start(pool, 20 * GIB, 1 * GIB)
+    caplog.clear()
+    gpu.used_bytes -= 20 * GIB
+    one.state.enter(Phase.RESTARTING)
+    await one.stop(pool, 0)
+    assert "still holds" not in caplog.text
+
+
+@pytest.mark.parametrize("ends", [Phase.RESTARTING, Phase.FAILED])
+@pytest.mark.parametrize("next_one", ["a/one", "a/other"])
+async def test_what_a_dead_engine_still_holds_is_neither_others_nor_missing_in_the_next_ones(
+    gpu: FakeGpu, tmp_path: Path, ends: Phase, next_one: str
+) -> None:
+    one, other = models = tenants(gpu, tmp_path, "a/one,a/other")
+    pool = pool_of(*models)
+    await pool.look()
+    await one.start(pool, 20 * GIB, 0)
+    assert one.sizing is not None
+    one.sizing.forget()
+    one.state.enter(ends)
+    after = one if next_one == one.name else other
+    if ends is Phase.RESTARTING and after is other:
+        await one.stop(pool, 0)
+    await pool.before_start(after)
+    assert pool.budget().memory_bytes == {0: 47 * GIB}
+    gpu.used_bytes -= 20 * GIB  # the driver has taken it back
+    for phase in (Phase.LOADING, Phase.WARMING, Phase.READY):
+        after.state.enter(phase)
+    gpu.used_bytes += 30 * GIB
+    after.kv_cache_bytes = 0
+    await pool.after_start(after)
+    assert after.needed_bytes == 30 * GIB
+    await after.stop(pool, 30 * GIB)
+    gpu.used_bytes += 2 * GIB  # somebody else's
+    await pool.before_start(after)
+    assert pool.budget().memory_bytes == {0: 45 * GIB}
+
+
+async def test_beside_an_engine_that_runs_no_restart_is_measured(
+    gpu: FakeGpu, tmp_path: Path
+) -> None:
+    """How much of the memory there the one before still holds cannot be told."""
+    one, other = models = tenants(gpu, tmp_path, "a/one,a/other", GPU_MEMORY_UTIL="0.4")
+    pool = pool_of(*models)
+    await pool.look()
+    await other.start(pool, 5 * GIB, 0)
+    await pool.before_start(one)
+    gpu.used_bytes += 8 * GIB
+    for phase in (Phase.LOADING, Phase.RESTARTING):
+        one.state.enter(phase)
+    await one.start(pool, 10 * GIB - 8 * GIB, 0)
+    assert one.sizing is not None
+    assert one.sizing.footprint is None
 
 
 async def test_a_model_that_fills_the_card_is_told_of_once_with_the_remedy(

@@ -309,6 +309,23 @@ async def test_the_memory_of_a_model_that_is_not_loaded_is_not_waited_for() -> N
     await model.clients.close()
 
 
+async def test_a_model_whose_first_start_has_failed_is_measured_at_the_next_one() -> None:
+    """Beside one that was never measured no other model is loaded."""
+    measured = asyncio.Event()
+
+    class Memory:
+        async def after_start(self, model: ServedModel) -> None:
+            measured.set()
+
+    model = a_model("one")
+    model.memory = cast("PoolMemory", Memory())
+    for phase in (Phase.LOADING, Phase.RESTARTING):
+        model.state.enter(phase)
+    is_running(model, Phase.READY)
+    await asyncio.wait_for(measured.wait(), PATIENCE)
+    await model.clients.close()
+
+
 @pytest.mark.parametrize(("parallel", "gpus"), [("1", (3,)), ("2", (3, 1)), ("8", (3, 1, 0))])
 async def test_a_model_is_planned_on_the_gpus_that_its_engine_takes(
     parallel: str, gpus: tuple[int, ...]
