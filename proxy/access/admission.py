@@ -71,6 +71,7 @@ class Admission:
         self._empty = asyncio.Event()
         self._empty.set()
         self.in_flight = 0
+        self._holds_inside = 0
         self.last_request = monotonic()
         """When the last one began or ended that was let in (monotonic seconds)."""
         self._left = 0
@@ -119,6 +120,11 @@ class Admission:
         await self._until_ready(key, watch, monotonic())
 
     @property
+    def at_engine(self) -> int:
+        """Requests inside, but for those that wait for the engine again."""
+        return self.in_flight - self._holds_inside
+
+    @property
     def places_waiting(self) -> int:
         """Requests that wait for a place at the engine."""
         return self._room.waiting
@@ -151,7 +157,11 @@ class Admission:
             if self._refusal() is not None or self._closed:
                 break
             await asyncio.sleep(_NOTICE_SECONDS / _NOTICE_LOOKS)
-        await self._until_ready(key, watch, began)
+        self._holds_inside += 1
+        try:
+            await self._until_ready(key, watch, began)
+        finally:
+            self._holds_inside -= 1
         return monotonic() - began
 
     def leave(self, key: str | None = None) -> None:

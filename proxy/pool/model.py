@@ -217,7 +217,7 @@ class ServedModel:
             load_seconds=now.wake_seconds or now.expected_start_seconds,
             pinned=self.pinned,
             is_closing=self.is_closing,
-            in_flight=self.admission.in_flight,
+            in_flight=self.admission.at_engine,
             waiting=self.admission.waiting,
             oldest_wait_since=self.admission.oldest_wait,
             last_used=self.last_used,

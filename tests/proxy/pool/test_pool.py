@@ -309,6 +309,22 @@ async def test_the_memory_of_a_model_that_is_not_loaded_is_not_waited_for() -> N
     await model.clients.close()
 
 
+async def test_a_request_that_waits_for_the_engine_again_keeps_no_model_from_giving_way() -> None:
+    """Else each would wait for the other: the request for the next engine, its end for none."""
+    model = ServedModel(Settings.load({**ENVIRON, "HOLD_SECONDS": "600"}), WaitingRoom(), ("one",))
+    is_running(model, Phase.READY)
+    await model.admission.enter()
+    model.close()
+    assert model.view.is_busy
+    waiting = asyncio.ensure_future(model.admission.hold_again())
+    await asyncio.sleep(0)
+    assert (model.view.in_flight, model.view.waiting) == (0, 1)
+    model.reopen()
+    await asyncio.wait_for(waiting, PATIENCE)
+    assert (model.view.in_flight, model.view.waiting) == (1, 0)
+    await model.clients.close()
+
+
 async def test_a_model_whose_first_start_has_failed_is_measured_at_the_next_one() -> None:
     """Beside one that was never measured no other model is loaded."""
     measured = asyncio.Event()
