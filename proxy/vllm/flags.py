@@ -121,9 +121,12 @@ def extra_words(settings: Settings) -> list[str]:
 
 
 def extra_flags(settings: Settings) -> dict[str, list[str]]:
-    """The flags in VLLM_EXTRA_ARGS with their last values. Raises SettingsError as
-    `extra_words`."""
-    return {name: values for _, name, values in _flags_in(extra_words(settings))}
+    """The flags in VLLM_EXTRA_ARGS with their last values; in its `--no-` form one is `false`.
+    Raises SettingsError as `extra_words`."""
+    return {
+        name: values if _name_of(written) else ["false"]
+        for written, name, values in _flags_in(extra_words(settings))
+    }
 
 
 def value_of(settings: Settings, flag: str) -> str | None:
@@ -161,7 +164,7 @@ def check_extra_words(words: list[str]) -> None:
     for word, name, values in _flags_in(words):
         variable, flag = f"VLLM_EXTRA_ARGS: {word}", known_flags()[name]
         if flag.kind == "boolean" and values:
-            opposite = f" or write --no-{name}" if flag.negatable else ""
+            opposite = f" or write --no-{name}" if flag.negatable and _name_of(word) else ""
             text = f"{variable} takes no value, and {shown(values[0])} is one"
             raise SettingsError(f"{text}; leave the value out{opposite}")
         for value in values if flag.kind == "list" else values[:1]:
@@ -173,8 +176,7 @@ def unknown_flags(words: list[str]) -> Iterator[tuple[str, str]]:
     names = [f"--{name}" for name in known_flags()]
     for word in words:
         written = word.partition("=")[0].partition(".")[0]
-        plain = written.replace("--no-", "--", 1)
-        if len(written) > 2 and written[:2] == "--" and not (_name_of(written) or _name_of(plain)):
+        if len(written) > 2 and written[:2] == "--" and not _name_in(written):
             near = get_close_matches(written, names, n=1)
             yield written, near[0] if near else ""
 
@@ -214,7 +216,7 @@ def _flags_in(words: Iterable[str]) -> Iterator[tuple[str, str, list[str]]]:
             if flags:
                 flags[-1][2].append(word)
         else:
-            flags.append((written, _name_of(written), [value] if equals else []))
+            flags.append((written, _name_in(written), [value] if equals else []))
     return (flag for flag in flags if flag[1])
 
 
@@ -229,6 +231,15 @@ def _name_of(written: str) -> str:
         if len(longer) == 1:
             return longer[0]
     return next((name for name, flag in known_flags().items() if written in flag.aliases), "")
+
+
+def _name_in(written: str) -> str:
+    """The same, and `--no-enforce-eager` -> `enforce-eager`."""
+    name = _name_of(written)
+    if not name and flag_name(written).startswith("--no-"):
+        negated = _name_of(f"--{written[5:]}")
+        name = negated if negated and known_flags()[negated].negatable else ""
+    return name
 
 
 def _check_value(variable: str, name: str, value: str) -> None:

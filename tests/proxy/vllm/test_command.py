@@ -378,6 +378,10 @@ def test_a_name_of_another_image_gets_one_warning_and_has_no_effect(name: str) -
             "takes no value, and 'false' is one; leave the value out or write --no-enforce-eager",
         ),
         (
+            {"VLLM_EXTRA_ARGS": "--no-enforce-eager=1"},
+            "takes no value, and '1' is one; leave the value",
+        ),
+        (
             {"VLLM_EXTRA_ARGS": "--cudagraph-capture-sizes 1 x"},
             "--cudagraph-capture-sizes='x': allowed is a whole number",
         ),
@@ -543,8 +547,10 @@ def test_the_engine_keeps_a_name_that_it_was_given(environ: dict[str, str]) -> N
 def test_a_flag_that_is_none_is_warned_about_in_extra_arguments() -> None:
     """Not more: the image may have another vLLM."""
     text = "--max-model-length 5 --xyz=1 --no-enforce-eager --seed 1 --limit-mm-per-prompt.image 1"
+    text += " --no-seed"
     assert warnings({"VLLM_EXTRA_ARGS": text + " --tensor_par 2 -O3 -1 --"}) == (
         "VLLM_EXTRA_ARGS: --max-model-length is no flag of the vLLM that this is for."
         " Did you mean --max-model-len?",
         "VLLM_EXTRA_ARGS: --xyz is no flag of the vLLM that this is for.",
+        "VLLM_EXTRA_ARGS: --no-seed is no flag of the vLLM that this is for. Did you mean --seed?",
     )

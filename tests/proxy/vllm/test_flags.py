@@ -6,7 +6,15 @@ import pytest
 
 from proxy.errors import SettingsError
 from proxy.settings import Settings
-from proxy.vllm.flags import adapter_names, arguments, flag_name, gpus_taken, known_flags, value_of
+from proxy.vllm.flags import (
+    adapter_names,
+    arguments,
+    flag_name,
+    gpus_taken,
+    is_changed,
+    known_flags,
+    value_of,
+)
 
 LORA = '{"name": "a", "path": "/a", "base_model_name": "c"}'
 
@@ -31,6 +39,25 @@ def test_the_value_of_a_flag_is_that_of_the_arguments_or_else_of_the_variable(
     environ: dict[str, str], value: str | None
 ) -> None:
     assert value_of(Settings.load(environ), "load-format") == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_on"),
+    [
+        ("", True),
+        ("--no-enable-sleep-mode", False),
+        ("--no_enable_sleep_mode", False),
+        ("--no-enable-sleep", False),
+        ("--no-enable-sleep-mode --enable-sleep-mode", True),
+        ("--enable-sleep-mode --no-enable-sleep-mode", False),
+        ("--no-enforce-eager", True),
+    ],
+)
+def test_a_flag_in_its_no_form_is_off_whatever_its_variable_says(
+    arguments: str, is_on: bool
+) -> None:
+    environ = {"ENABLE_SLEEP_MODE": "true", "VLLM_EXTRA_ARGS": arguments}
+    assert is_changed(Settings.load(environ), "enable-sleep-mode") is is_on
 
 
 @pytest.mark.parametrize(
@@ -76,6 +103,10 @@ def test_a_value_becomes_words_as_the_flag_takes_them(
         ({"TENSOR_PARALLEL_SIZE": "2", "DISTRIBUTED_EXECUTOR_BACKEND": "mp"}, 2),
         ({"DISTRIBUTED_EXECUTOR_BACKEND": "uni", "NNODES": "1"}, 1),
         ({"DATA_PARALLEL_EXTERNAL_LB": "false", "DATA_PARALLEL_HYBRID_LB": "0"}, 1),
+        (
+            {"VLLM_EXTRA_ARGS": "--no-data-parallel-external-lb", "DATA_PARALLEL_EXTERNAL_LB": "1"},
+            1,
+        ),
         ({"DATA_PARALLEL_SIZE": "two"}, None),
         ({"PIPELINE_PARALLEL_SIZE": " 2\n"}, 2),
         ({"pipeline_parallel_size": "2", "nnodes": "2"}, 1),
