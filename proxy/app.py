@@ -157,15 +157,19 @@ def _make_model(
 
 def _follow_names(metrics: Metrics, models: ModelPool) -> None:
     if models.only is None:  # else its engine says them
-        metrics.requests.served_models = tuple(name for each in models.all for name in each.names)
+        # A request by a name that is dropped goes on until its engine ends.
+        names = [name for each in models.all for name in each.names]
+        before = [name for each in models.all for name in names_of(each.settings)]
+        metrics.requests.served_models = tuple(dict.fromkeys([*names, *before]))
 
 
 def _measure_models(metrics: Metrics, models: ModelPool) -> None:
-    def forget(model: ServedModel) -> None:
+    def on_ended(model: ServedModel) -> None:
         _follow_names(metrics, models)
-        metrics.remove_engine(model.name, model.names)
+        if model.is_removed:
+            metrics.remove_engine(model.name)
 
-    models.on_gone = forget
+    models.on_ended = on_ended
     gauges = metrics.gauges
     gauges.engines = lambda: [(each.name, each.meter.reading()) for each in models]
     gauges.waiting = lambda: _waiting(models)

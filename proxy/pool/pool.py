@@ -54,8 +54,9 @@ class ModelPool:
         self._tasks: list[asyncio.Task[None]] = []
         self._meters: dict[str, asyncio.Task[None]] = {}
         self._settled_since = monotonic()
-        self.on_gone: Callable[[ServedModel], None] = lambda model: None
-        """Called with each model that a reload has removed, once its engine has ended."""
+        self.on_ended: Callable[[ServedModel], None] = lambda model: None
+        """Called with each model that a reload has removed or changed, once its engine has
+        ended."""
         for model in self._models:
             self._adopt(model)
 
@@ -118,10 +119,11 @@ class ModelPool:
             if was_loaded or model is self.default:
                 scheduler.order_load(model.name)
             scheduler.notify()
+            self.on_ended(model)
             return
         self._models.remove(model)
         self._meters.pop(model.name).cancel()
-        self.on_gone(model)
+        self.on_ended(model)
         await model.clients.close()
 
     def find(self, name: str | None, key: str | None) -> ServedModel:

@@ -66,12 +66,10 @@ class Metrics:
             self.families[catalogue.RESTARTS].child(model, cause)
         self.engine_phase(Phase.CHECKING, model)
 
-    def remove_engine(self, model: str, names: Iterable[str]) -> None:
-        """Its series end; `names` are those that its requests were counted by."""
+    def remove_engine(self, model: str) -> None:
+        """Its series end; those of its requests have, by its names (`RequestSeries`)."""
         self._engines.discard(model)
-        gone = {model, *names} - {*self.requests.served_models}
-        self.families.forget("model", gone)
-        self.requests.forget_models(gone)
+        self.families.forget("model", {model} - {*self.requests.served_models})
         self.gauges.downloaded_bytes.pop(model, None)
 
     def engine_phase(self, phase: Phase, model: str = "") -> None:

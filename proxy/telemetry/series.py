@@ -125,6 +125,8 @@ class RequestSeries:
         if names == self._served_models:
             return
         self._served_models = names
+        if names:  # an engine may not say them for a while
+            self._forget({model for _, model in self._series} - {*names, OTHER_MODEL})
         for route in self._routes:
             for name in names:
                 self._of(route, name).zero()
@@ -148,8 +150,8 @@ class RequestSeries:
         # The engine answers a request without a model by its first name.
         return OTHER_MODEL if model is not None or not served else served[0]
 
-    def forget_models(self, names: Collection[str]) -> None:
-        """Let go of the series of models of these names: the families have dropped them."""
+    def _forget(self, names: Collection[str]) -> None:
+        self._families.forget("model", names)
         self._series = {key: each for key, each in self._series.items() if key[1] not in names}
 
     def _of(self, route: str, model: str) -> Series:

@@ -15,6 +15,7 @@ from proxy.engine.phase import Phase
 from proxy.machine.hardware import Gpu, Hardware
 from tests.patience import PATIENCE
 from tests.proxy.house import House, house
+from tests.proxy.telemetry.records import finished
 
 ONE = {"repository": "org/one"}
 TWO = {"repository": "org/two", "served_names": ["two", "zwei"], "engine": {"MAX_MODEL_LEN": 1024}}
@@ -160,3 +161,34 @@ async def test_a_model_that_is_not_loaded_is_renewed_at_once(tmp_path: Path) -> 
         assert (before, two.view.gpus) == ((0,), (0, 1))
         assert not two.is_here
         assert two.wants_files
+
+
+async def test_the_series_of_a_name_that_is_dropped_end_with_the_engine_that_had_it(
+    tmp_path: Path,
+) -> None:
+    def count(name: str) -> float | None:
+        return there.metric("sidecar_requests_total", route="chat", model=name, outcome="ok")
+
+    async with loaded(tmp_path) as (there, file):
+        _, two = there.sidecar.models
+        write(file, one=ONE, two={**TWO, "served_names": ["two", "deux"]})
+        await reload(there)
+        there.sidecar.service.metrics.requests.ended(finished(model="zwei"))
+        assert (count("zwei"), count("deux")) == (1, 0), "it had begun before"
+        for phase in (Phase.DRAINING, Phase.STOPPED):
+            two.state.enter(phase)
+        async with asyncio.timeout(PATIENCE):
+            while two.is_leaving:  # noqa: ASYNC110 (another task's state)
+                await asyncio.sleep(0)
+        assert (count("zwei"), count("deux"), count("two")) == (None, 0, 0)
+
+
+async def test_the_series_of_a_name_that_the_engine_has_no_more_end() -> None:
+    async with house() as there:
+        for names in (("demo", "old"), ("demo", "new"), ()):
+            there.state.update(served_names=names)
+        counts = [
+            there.metric("sidecar_requests_total", route="chat", model=name, outcome="ok")
+            for name in ("demo", "new", "old")
+        ]
+        assert counts == [0, 0, None], "of an engine that does not say its names they stay"

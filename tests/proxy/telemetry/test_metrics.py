@@ -414,7 +414,7 @@ def test_a_model_that_is_gone_has_no_series_and_gets_none_from_who_has_waited_fo
     metrics.families[catalogue.MODEL_LOADS].child("two", "cold", "ok")
     metrics.model_downloaded(1, "two")
     metrics.requests.served_models = ("one",)
-    metrics.remove_engine("two", ["two", "zwei"])
+    metrics.remove_engine("two")
     late = finished(model="two", engine="two", model_wait_seconds=3.0)
     metrics.requests.ended(late)
     metrics.waited(late)
