@@ -80,7 +80,8 @@ class Sleeper(Protocol):
     meanwhile: it would wait for an answer until the server is woken."""
 
     def obstacle(self) -> str | None:
-        """Why it must not sleep, as a sentence; None where it may."""
+        """Why it must not sleep, as a sentence; None where it may, and is to at once: others have
+        less room then."""
 
     async def prepare(self, model: str) -> None:
         """After each start, before the first request: note what shows later that it is the same.

@@ -19,40 +19,46 @@ class PinnedMemory:
 
     def __init__(self, read: Callable[[], DeviceMemory | None] = machine_memory) -> None:
         self._read = read
-        self._held: dict[str, int] = {}
+        self._reserved: dict[str, int] = {}
+        self._pinned: set[str] = set()
+        """Those that hold theirs by now: it is among what is used."""
 
-    def obstacle(self, model: str, weights_bytes: int) -> str | None:
-        """Why there is no room for a model's weights; None where there is.
+    def reserve(self, model: str, weights_bytes: int) -> str | None:
+        """Have room for a model's weights, which is about to sleep; why there is none, or None.
 
-        Twice the weights of all that have slept have to fit what there is, and twice those of one
-        that never has what is free.
+        Twice the weights of all that have slept have to fit what there is, and twice those of all
+        that have not pinned theirs yet what is free.
         """
         if not weights_bytes:
             return None
         memory = self._read()
         if memory is None:
             return "the machine's memory cannot be read"
-        needed = _FACTOR * sum({**self._held, model: weights_bytes}.values())
+        reserved = {**self._reserved, model: weights_bytes}
+        needed = _FACTOR * sum(reserved.values())
         if needed > memory.total:
             return (
                 f"the models that sleep would take {needed / _GIB:.1f} GiB of the machine's memory,"
                 f" and there are {memory.total / _GIB:.1f} GiB"
             )
-        needed, free = _FACTOR * weights_bytes, memory.total - memory.used
-        if model not in self._held and needed > free:
+        coming = sum(size for name, size in reserved.items() if name not in self._pinned)
+        needed, free = _FACTOR * coming, memory.total - memory.used
+        if model not in self._pinned and needed > free:
             return (
                 f"it would take {needed / _GIB:.1f} GiB of the machine's memory, and"
                 f" {free / _GIB:.1f} GiB are free"
             )
+        self._reserved = reserved
         return None
 
-    def hold(self, model: str, weights_bytes: int) -> None:
+    def hold(self, model: str) -> None:
         """It sleeps: what it holds stays when it wakes."""
-        self._held[model] = weights_bytes
+        self._pinned.add(model)
 
     def release(self, model: str) -> None:
         """Its process is gone."""
-        self._held.pop(model, None)
+        self._reserved.pop(model, None)
+        self._pinned.discard(model)
 
 
 OF_ALL_ENGINES = PinnedMemory()

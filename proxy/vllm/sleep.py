@@ -73,7 +73,7 @@ class VllmSleeper(Sleeper):
             return "it gave no tokens after its start that could be compared after a wake"
         if self.weights_bytes is None:
             return "the size of its weights is not known"
-        return self._pinned.obstacle(self._name, self.weights_bytes)
+        return self._pinned.reserve(self._name, self.weights_bytes)
 
     def release(self) -> None:
         """Its process is gone, and with it all that it has pinned."""
@@ -115,7 +115,7 @@ class VllmSleeper(Sleeper):
             raise SleepFailed(f"It was told to sleep: {type(error).__name__}.") from error
         if is_asleep is not True:
             raise SleepFailed("It was told to sleep, and says that it does not.")
-        self._pinned.hold(self._name, self.weights_bytes or 0)
+        self._pinned.hold(self._name)
 
     async def wake(self, model: str) -> None:
         try:

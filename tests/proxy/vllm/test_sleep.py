@@ -194,16 +194,18 @@ async def test_a_model_that_generates_nothing_does_not_sleep(socket: EngineSocke
 
 async def test_the_weights_of_all_sleepers_have_to_fit(socket: EngineSocket) -> None:
     pinned = roomy()
-    pinned.hold("another", 24 * GIB)
+    assert pinned.reserve("another", 24 * GIB) is None
     async with both(socket, pinned) as (_, sleeper):
         await sleeper.prepare(MODEL)
         obstacle = sleeper.obstacle()
         assert obstacle is not None
         assert "80.0 GiB of the machine's memory" in obstacle
         sleeper.weights_bytes = 8 * GIB
+        assert sleeper.obstacle() is None
+        assert pinned.reserve("third", 1) is not None, "what it pins counts from now on"
         await sleeper.sleep()
-        assert pinned.obstacle("third", 1) is not None, "what it pins counts from now on"
+        assert pinned.reserve("third", 1) is not None
         sleeper.release()
-        assert pinned.obstacle("third", 1) is None, "until its process is gone"
+        assert pinned.reserve("third", 1) is None, "until its process is gone"
         sleeper.weights_bytes = None
         assert sleeper.obstacle() == "the size of its weights is not known"
