@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
-from proxy.engine.phase import Phase
+from proxy.engine.phase import ENDS, Phase
 from proxy.engine.process import Process
 from proxy.engine.restarts import Restarts
 from proxy.engine.server import (
@@ -90,6 +90,8 @@ class Engine(Supervisor):
 
     async def _run(self) -> None:
         self._restarts = Restarts(self._settings.max_restarts)
+        if self._state.snapshot.phase in ENDS:
+            self._state.enter(Phase.CHECKING)
         while True:
             try:
                 if self._model is None:
@@ -110,6 +112,7 @@ class Engine(Supervisor):
             if self._process is not None:
                 await self._process.stop(0)
                 self._process = None
+            self._end_sleep_order(is_asleep=False)  # none is taken from here on: see `sleep`
             if self._state.snapshot.phase in (Phase.DRAINING, Phase.ASLEEP):
                 # It was to give its memory back, and has.
                 _log.warning("the engine was ended in place of sleeping: %s", failure)
@@ -134,7 +137,6 @@ class Engine(Supervisor):
             return failure
         finally:
             watch.cancel()
-            self._end_sleep_order(is_asleep=False)
 
     async def _follow(self, process: Process) -> EngineFailure:
         """Read the output to its end, and say why the process ended."""
@@ -279,6 +281,7 @@ class Engine(Supervisor):
         process, was_up = self._process, before.model_loaded
         if before.phase is not Phase.DRAINING:  # one that was about to sleep is
             self._state.enter(Phase.DRAINING)
+        self._end_sleep_order(is_asleep=False)
         finished = await self._drained(self._settings.drain_seconds if was_up else 0)
         if process is not None:
             # vLLM ignores SIGTERM while it loads, and mostly hangs on it while requests

@@ -54,7 +54,7 @@ class Phase(StrEnum):
 
 
 _START = {
-    # LOADING: an engine that someone else runs needs nothing of us before.
+    # LOADING: the model is here already, or the engine is run by someone else.
     Phase.CHECKING: {Phase.DOWNLOADING, Phase.LOADING},
     # STOPPED: the files are here, and the model is to be loaded later.
     Phase.DOWNLOADING: {Phase.LOADING, Phase.STOPPED},
@@ -78,9 +78,9 @@ TRANSITIONS: Mapping[Phase, frozenset[Phase]] = MappingProxyType(
         # One that dies in its sleep is not started again: its place is another's now.
         Phase.ASLEEP: frozenset({Phase.WAKING, Phase.STOPPED} | _STOP),
         Phase.WAKING: frozenset({Phase.READY} | _FAILURE | _STOP),
-        # Only by `Supervisor.start`, called again. LOADING: the model is here already.
-        Phase.FAILED: frozenset({Phase.CHECKING, Phase.LOADING}),
-        Phase.STOPPED: frozenset({Phase.CHECKING, Phase.LOADING}),
+        # Only by `Supervisor.start`, called again.
+        Phase.FAILED: frozenset({Phase.CHECKING}),
+        Phase.STOPPED: frozenset({Phase.CHECKING}),
     }
 )
 

@@ -235,7 +235,7 @@ class ServedModel:
         return not keys or key in keys
 
     async def changed(self) -> None:
-        """Returns when the engine has come to another phase."""
+        """Returns when the engine has come to another phase, or its files are here."""
         await self._change.wait()
 
     def start(self) -> None:
@@ -404,7 +404,6 @@ class ServedModel:
 
     async def wait_for_turn(self) -> None:
         """Before each start of an engine process."""
-        self._notify()  # its files are here
         await self._may_start.wait()
         if self.memory is not None:
             await self.memory.before_start(self)
@@ -417,7 +416,7 @@ class ServedModel:
             self.scheduler.notify()
 
     def _on_change(self, before: Snapshot, after: Snapshot) -> None:
-        if after.phase is before.phase:
+        if after.phase is before.phase and after.model_path == before.model_path:
             return
         self.admission.is_open = after.ready and not self.is_closing
         if before.phase in _SERVING and after.phase in _DEAD:

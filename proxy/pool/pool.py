@@ -256,7 +256,7 @@ class ModelPool:
     async def _fetch_others(self) -> None:
         """Beside serving, but the default's files first. One that fails holds up no other."""
         first = self.default  # a reload may name another one meanwhile, whose files come in turn
-        while first.state.snapshot.phase in _FETCHING:
+        while first.state.snapshot.phase in _FETCHING and not first.is_here:
             await first.changed()
         while True:
             self._files_wanted.clear()

@@ -11,6 +11,7 @@ import pytest
 
 from proxy.engine import lifecycle
 from proxy.engine.phase import Phase
+from proxy.engine.process import Process
 from proxy.engine.server import Sleeper, SleepFailed, WakeFailed
 from proxy.errors import Cause
 from tests.patience import PATIENCE
@@ -184,4 +185,24 @@ async def test_no_health_is_asked_for_while_it_sleeps(monkeypatch: pytest.Monkey
     assert asked == before
     managed.engine.wake()
     await until(lambda: asked > before)
+    await managed.engine.stop()
+
+
+async def test_an_order_that_comes_while_a_dead_engine_is_cleared_away_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its last request ends before its death is told, and so its place may be given away."""
+    managed = await ready(Naps())
+    stop = Process.stop
+    orders = []
+
+    async def clear_away(process: Process, grace_seconds: float) -> int:
+        orders.append(asyncio.ensure_future(managed.engine.sleep()))
+        await asyncio.sleep(0)
+        return await stop(process, grace_seconds)
+
+    monkeypatch.setattr(Process, "stop", clear_away)
+    os.kill(managed.server.pid, signal.SIGKILL)
+    await until(lambda: bool(orders))
+    assert not await asyncio.wait_for(orders[0], PATIENCE)
     await managed.engine.stop()

@@ -180,8 +180,8 @@ async def test_an_engine_that_was_stopped_is_started_again_and_prepared_only_onc
     assert managed.server.prepared == 1
     assert len(set(pids)) == 2
     start = [Phase.LOADING, Phase.WARMING, Phase.READY, Phase.DRAINING, Phase.STOPPED]
-    assert managed.phases == start * 2
-    assert set(managed.state.snapshot.phase_seconds) == {Phase.STOPPED, *start[:-1]}
+    assert managed.phases == [*start, Phase.CHECKING, *start]
+    assert set(managed.state.snapshot.phase_seconds) == {Phase.STOPPED, Phase.CHECKING, *start[:-1]}
 
 
 async def test_an_engine_that_was_given_up_has_all_its_restarts_again_when_started_again() -> None:
@@ -190,11 +190,44 @@ async def test_an_engine_that_was_given_up_has_all_its_restarts_again_when_start
         await managed.engine.start()
         assert managed.state.snapshot.phase is Phase.FAILED
         await managed.engine.stop()  # does nothing
-    assert managed.phases == [Phase.LOADING, Phase.FAILED] * 2
+    end = [Phase.LOADING, Phase.FAILED]
+    assert managed.phases == [*end, Phase.CHECKING, *end]
     managed.server.source = SLEEPS
     managed.engine.start()
     await managed.until(Phase.READY)
     await managed.engine.stop()
+
+
+@pytest.mark.parametrize("server", [Script(), Script(FAILS)])
+async def test_a_start_that_is_called_off_before_its_turn_ends_like_any(
+    monkeypatch: pytest.MonkeyPatch, server: Script
+) -> None:
+    managed = Managed(server, MAX_RESTARTS="0")
+    managed.engine.start()
+    await until(lambda: managed.state.snapshot.phase in (Phase.READY, Phase.FAILED))
+    await managed.engine.stop()
+    monkeypatch.setattr(managed.engine, "_turn", asyncio.Event().wait)
+    managed.phases.clear()
+    managed.engine.start()
+    await asyncio.sleep(0)
+    await managed.engine.stop()
+    assert managed.phases == [Phase.CHECKING, Phase.DRAINING, Phase.STOPPED]
+
+
+async def test_a_start_that_fails_again_before_its_process_is_seen_to_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who waits for the load goes by the change of phase."""
+    managed = Managed(Script(FAILS), MAX_RESTARTS="0")
+    await managed.engine.start()
+    managed.phases.clear()
+
+    def refuse() -> Command:
+        raise EngineFailure(Cause.PORT_IN_USE, "It is taken.", permanent=False)
+
+    monkeypatch.setattr(managed.server, "command", refuse)
+    await managed.engine.start()
+    assert managed.phases == [Phase.CHECKING, Phase.FAILED]
 
 
 async def test_an_engine_that_dies_touches_no_other() -> None:

@@ -159,6 +159,22 @@ async def test_a_default_that_is_exchanged_while_it_is_fetched_holds_up_no_other
     await pool.close_clients()
 
 
+async def test_a_default_that_is_not_to_be_loaded_holds_up_no_files_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ServedModel, "memory_bytes", 0)
+    models = [with_engine(monkeypatch, name) for name in ("default", "other")]
+    pool = ModelPool(models, Admission())
+    pool.start()
+    assert pool.scheduler is not None
+    pool.scheduler.order_unload("default")
+    await asyncio.wait_for(models[1].state.wait_until_settled(), PATIENCE)
+    assert not models[0].state.snapshot.ready
+    pool.admission.cut_now()
+    await pool.stop()
+    await pool.close_clients()
+
+
 async def test_a_model_that_is_changed_waits_for_no_download_of_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
