@@ -97,7 +97,8 @@ class ServedModel:
         self.scheduler: Scheduler | None = None
         """What loads and unloads it; None where someone else runs its engine."""
         self.order_files: Callable[[], None] = lambda: None
-        """Has its files fetched for the engine that it is given anew."""
+        """Has its files fetched for an engine that is made anew, or was ended before it had
+        them."""
         self.admit_load: Callable[[str | None], None] = lambda key: None
         """Counts a load that a request of an API key brings about, or refuses the request."""
         self._payers: set[str | None] = set()
@@ -312,6 +313,7 @@ class ServedModel:
                 self.state.update(**_UNPREPARED)
                 if self.state.snapshot.phase is Phase.FAILED:  # of this one nothing is known yet
                     self.state.enter(Phase.CHECKING)
+            if not self.is_here and self.state.snapshot.phase is not Phase.FAILED:
                 self.wants_files = True
                 self.order_files()
         finally:

@@ -83,11 +83,11 @@ class FakeEngine(Supervisor):
         super().__init__()
         self._model = model
         self._has_files = has_files
-        self._hangs = hangs
+        self.hangs = hangs
 
     async def _run(self) -> None:
         state = self._model.state
-        if self._hangs:
+        if self.hangs:
             state.enter(Phase.DOWNLOADING)
             await asyncio.Event().wait()
         if not self._has_files:
@@ -170,6 +170,34 @@ async def test_a_default_that_is_not_to_be_loaded_holds_up_no_files_of_others(
     pool.scheduler.order_unload("default")
     await asyncio.wait_for(models[1].state.wait_until_settled(), PATIENCE)
     assert not models[0].state.snapshot.ready
+    pool.admission.cut_now()
+    await pool.stop()
+    await pool.close_clients()
+
+
+async def test_a_model_whose_load_is_called_off_while_it_is_fetched_is_fetched_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was given up before its files were here, and was ordered again."""
+    monkeypatch.setattr(ServedModel, "memory_bytes", 0)
+    engine = FakeEngine(model := with_engine(monkeypatch, "one"), hangs=True)
+    model.engine = engine
+    pool = ModelPool([with_engine(monkeypatch, "default"), model], Admission())
+    model.wants_files = False
+    model.state.enter(Phase.FAILED)
+    pool.start()
+    assert pool.scheduler is not None
+    async with asyncio.timeout(PATIENCE):
+        pool.scheduler.order_load("one")
+        while model.state.snapshot.phase is not Phase.DOWNLOADING:
+            await model.changed()
+        engine.hangs = False
+        pool.scheduler.order_unload("one")
+        while not model.is_here:
+            await model.changed()
+        pool.scheduler.order_load("one")
+        await model.state.wait_until_settled()
+    assert model.state.snapshot.ready
     pool.admission.cut_now()
     await pool.stop()
     await pool.close_clients()
