@@ -97,8 +97,7 @@ class ServedModel:
         self.scheduler: Scheduler | None = None
         """What loads and unloads it; None where someone else runs its engine."""
         self.order_files: Callable[[], None] = lambda: None
-        """Has its files fetched for an engine that is made anew, or was ended before it had
-        them."""
+        """Has its files fetched, for an engine that is made anew or was given up before."""
         self.admit_load: Callable[[str | None], None] = lambda key: None
         """Counts a load that a request of an API key brings about, or refuses the request."""
         self._payers: set[str | None] = set()
@@ -265,7 +264,6 @@ class ServedModel:
         if isinstance(self.engine, Engine) and is_asleep:
             self.engine.wake()
         elif not self.engine.is_running:
-            self.wants_files = False
             self.engine.start()
         try:
             while True:
@@ -313,7 +311,6 @@ class ServedModel:
                 self.state.update(**_UNPREPARED)
                 if self.state.snapshot.phase is Phase.FAILED:  # of this one nothing is known yet
                     self.state.enter(Phase.CHECKING)
-            if not self.is_here and self.state.snapshot.phase is not Phase.FAILED:
                 self.wants_files = True
                 self.order_files()
         finally:
@@ -326,6 +323,11 @@ class ServedModel:
     def reopen(self) -> None:
         self._is_open.set()
         self.admission.is_open = self.state.snapshot.ready
+
+    def fetch_again(self) -> None:
+        if self.state.snapshot.phase is Phase.FAILED and not self.is_here:
+            self.wants_files = True
+            self.order_files()
 
     def notify_unused(self, *, wanted: bool) -> None:
         self.admission.on_empty = self._notify if wanted else None

@@ -268,8 +268,9 @@ def _wish(model: ModelView, now: float, orders: Orders) -> _Wish | None:
         return None
     wishes = []
     can_load = model.state in _CAN_LOAD and model.is_here
+    is_tried_again = model.state is ModelState.FAILED and model.is_here
     ordered_at = orders.load.get(model.name)
-    if ordered_at is not None and (can_load or model.state is ModelState.FAILED):
+    if ordered_at is not None and (can_load or is_tried_again):
         wishes.append(_Wish(ordered_at, model, Reason.ORDERED))
     if can_load and now >= orders.not_before.get(model.name, now):
         if model.waiting and model.oldest_wait_since is not None:

@@ -60,6 +60,10 @@ class ModelHandle(Protocol):
     def reopen(self) -> None:
         """Undo `close`."""
 
+    def fetch_again(self) -> None:
+        """A load is ordered: where its files could not be had, try to get them. It is not loaded
+        before they are here."""
+
     def notify_unused(self, *, wanted: bool) -> None:
         """Whether to call `Scheduler.notify` when its last request ends. Mostly no step follows,
         and there is such an end after each request that is alone."""
@@ -175,6 +179,8 @@ class Scheduler:
         """Load it as if a request waited for it, also where it has failed."""
         self._unload_orders.discard(name)
         self._load_orders.setdefault(name, self._clock())
+        for handle in self._named(name):
+            handle.fetch_again()
         self.notify()
 
     def order_unload(self, name: str) -> None:

@@ -292,6 +292,9 @@ class FakeModel:
         if self.state is ModelState.READY:
             self._release()
 
+    def fetch_again(self) -> None:
+        pass
+
     def notify_unused(self, *, wanted: bool) -> None:
         self.is_awaited = wanted
 

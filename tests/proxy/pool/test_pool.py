@@ -77,19 +77,18 @@ async def test_a_model_that_would_not_sleep_is_ended(monkeypatch: pytest.MonkeyP
 
 
 class FakeEngine(Supervisor):
-    """The engine of one model: its files come at once, or never."""
+    """The engine of one model: its files come at once, when they are told to, or never."""
 
     def __init__(self, model: ServedModel, *, has_files: bool = True, hangs: bool = False) -> None:
         super().__init__()
         self._model = model
         self._has_files = has_files
-        self.hangs = hangs
+        self.files_come = asyncio.Event()
+        if not hangs:
+            self.files_come.set()
 
     async def _run(self) -> None:
         state = self._model.state
-        if self.hangs:
-            state.enter(Phase.DOWNLOADING)
-            await asyncio.Event().wait()
         if not self._has_files:
             state.enter(Phase.RESTARTING, reason="the hub does not answer")
             await asyncio.Event().wait()
@@ -97,6 +96,7 @@ class FakeEngine(Supervisor):
             if state.snapshot.phase is not Phase.CHECKING:
                 state.enter(Phase.CHECKING)
             state.enter(Phase.DOWNLOADING)
+            await self.files_come.wait()
             state.update(model_path="/model")
         if self._fetches_only:
             state.enter(Phase.STOPPED)
@@ -175,10 +175,10 @@ async def test_a_default_that_is_not_to_be_loaded_holds_up_no_files_of_others(
     await pool.close_clients()
 
 
-async def test_a_model_whose_load_is_called_off_while_it_is_fetched_is_fetched_again(
+async def test_the_files_of_a_failed_model_are_fetched_before_it_has_a_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It was given up before its files were here, and was ordered again."""
+    """Else others would give way to it for the whole of a download."""
     monkeypatch.setattr(ServedModel, "memory_bytes", 0)
     engine = FakeEngine(model := with_engine(monkeypatch, "one"), hangs=True)
     model.engine = engine
@@ -191,11 +191,9 @@ async def test_a_model_whose_load_is_called_off_while_it_is_fetched_is_fetched_a
         pool.scheduler.order_load("one")
         while model.state.snapshot.phase is not Phase.DOWNLOADING:
             await model.changed()
-        engine.hangs = False
-        pool.scheduler.order_unload("one")
-        while not model.is_here:
-            await model.changed()
-        pool.scheduler.order_load("one")
+        await pool.default.state.wait_until_settled()
+        assert pool.scheduler.transition("one") is None
+        engine.files_come.set()
         await model.state.wait_until_settled()
     assert model.state.snapshot.ready
     pool.admission.cut_now()
