@@ -22,7 +22,7 @@ class Supervisor(ABC):
         """`model` is a field of each log line; None where there is only one."""
         self._log_tag = model
         self._task: asyncio.Task[None] | None = None
-        self._fetches_only = False
+        self._fetches_only = self._is_ending = False
 
     @property
     def is_running(self) -> bool:
@@ -44,7 +44,7 @@ class Supervisor(ABC):
         while the task runs is an error of the caller's.
         """
         assert not self.is_running, "the engine has not stopped yet"
-        self._fetches_only = fetches_only
+        self._fetches_only, self._is_ending = fetches_only, False
         self._task = spawn(self._supervise(), name="engine")
         return self._task
 
@@ -57,8 +57,10 @@ class Supervisor(ABC):
         """
         if self._task is None or self._task.done():
             return
-        if not self._task.cancelling():
-            self._task.cancel()
+        if not self._is_ending:
+            self._is_ending = True
+            # After its first step, which may be due yet: else nobody would be told of its end.
+            asyncio.get_running_loop().call_soon(self._task.cancel)
         await asyncio.wait({self._task})
 
     async def _supervise(self) -> None:

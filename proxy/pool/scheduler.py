@@ -316,7 +316,7 @@ class Scheduler:
         name = running.step.model.name
         outcome = Outcome.FAILED
         try:
-            if await handle.load():
+            if not self.is_stopping and await handle.load():
                 outcome = Outcome.OK
         except Exception:
             _log.exception("%s: the sidecar failed to load it", name)

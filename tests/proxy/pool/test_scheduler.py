@@ -325,6 +325,17 @@ async def test_a_failed_model_is_loaded_again_by_order_only() -> None:
 
 
 @simulated
+async def test_a_load_that_was_decided_in_the_moment_of_the_stop_is_not_begun() -> None:
+    a = FakeModel("a")
+    async with Pod(a) as pod:
+        pod.scheduler.order_load("a")
+        await asyncio.sleep(0)
+        assert pod.scheduler.transition("a") is not None
+    assert a.loads == 0
+    assert [each.outcome for each in pod.transitions] == [Outcome.ABANDONED]
+
+
+@simulated
 async def test_a_load_is_due_that_was_ordered_or_is_under_way_or_has_room_from_the_start() -> None:
     """A request for such a model does not bring its load about."""
 
