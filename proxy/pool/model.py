@@ -325,7 +325,8 @@ class ServedModel:
         self.admission.is_open = self.state.snapshot.ready
 
     def fetch_again(self) -> None:
-        if self.state.snapshot.phase is Phase.FAILED and not self.is_here:
+        has_failed = self.state.snapshot.phase is Phase.FAILED and not self.engine.is_running
+        if has_failed and not self.is_here:
             self.wants_files = True
             self.order_files()
 

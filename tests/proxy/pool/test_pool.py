@@ -189,6 +189,10 @@ async def test_the_files_of_a_failed_model_are_fetched_before_it_has_a_place(
     assert pool.scheduler is not None
     async with asyncio.timeout(PATIENCE):
         pool.scheduler.order_load("one")
+        await asyncio.sleep(0)
+        assert engine.is_running
+        pool.scheduler.order_load("one")
+        assert not model.wants_files, "they are fetched once"
         while model.state.snapshot.phase is not Phase.DOWNLOADING:
             await model.changed()
         await pool.default.state.wait_until_settled()
