@@ -27,8 +27,8 @@ MARKED = $(shell grep -rlE --include='test_*.py' 'pytest\.mark\.(engine|alone)' 
 CHECKS = "mypy" "python scripts/engine_flags.py --check" "scripts/check-monitoring.sh" \
   "bandit -q -c pyproject.toml -r proxy scripts" "mkdocs build --strict" "ruff check ." "ruff format --check ." \
   "shellcheck $(SHELL_SCRIPTS)" "hadolint Dockerfile deploy/fleet/Dockerfile" \
-  "python scripts/prometheus_rule.py --check" "python scripts/runpod_hub.py --check" \
-  "python scripts/reference.py --check" "python monitoring/dashboards.py --check" "python scripts/audit.py" \
+  "python scripts/prometheus_rule.py --check" "python scripts/reference.py --check" \
+  "python monitoring/dashboards.py --check" "python scripts/audit.py" \
   "python scripts/check_links.py" "codespell *.md docs proxy scripts deploy monitoring examples .github" \
   "actionlint" "zizmor --offline --quiet .github" \
   "check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml" \

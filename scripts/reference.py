@@ -7,8 +7,8 @@
 docs/configuration.md, .env.example and what `serve --help` prints come from proxy/settings, the
 fields of docs/logs.md and docs/log-schema.json from proxy/telemetry/request_log.py, the metrics of
 docs/metrics.md from proxy/telemetry/catalogue.py, the relayed routes of docs/endpoints.md from
-proxy/access/routes.py. Of a page, only what stands between
-`<!-- BEGIN name -->` and `<!-- END name -->` is written; the rest is written by hand.
+proxy/access/routes.py, .runpod from proxy/settings and the presets. Of a page, only what stands
+between `<!-- BEGIN name -->` and `<!-- END name -->` is written; the rest is written by hand.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import re
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -29,15 +30,16 @@ from pydantic import TypeAdapter
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from proxy.access.routes import ROUTES, Endpoint, Route  # noqa: E402
+from proxy.access.routes import GENERATING, ROUTES, Endpoint, Route  # noqa: E402
 from proxy.engine.phase import Phase  # noqa: E402
 from proxy.pool import scheduler as pool_scheduler  # noqa: E402
-from proxy.pool.metrics import EVICTIONS, LoadKind  # noqa: E402
-from proxy.pool.plan import Action, Reason  # noqa: E402
+from proxy.pool.metrics import EVICTIONS, LoadKind, TransitionMetrics  # noqa: E402
+from proxy.pool.plan import Action, ModelState, Reason  # noqa: E402
 from proxy.settings import Settings, variables  # noqa: E402
 from proxy.settings.values import Group, first_sentence  # noqa: E402
 from proxy.telemetry.catalogue import DECLARED  # noqa: E402
 from proxy.telemetry.gauges import STATES  # noqa: E402
+from proxy.telemetry.metrics import Metrics  # noqa: E402
 from proxy.telemetry.record import Outcome  # noqa: E402
 from proxy.telemetry.request_log import (  # noqa: E402
     IN_FLIGHT_FIELDS,
@@ -312,6 +314,45 @@ def label_table() -> str:
     return "\n".join(rows)
 
 
+def series_table() -> str:
+    """The series that are there before the first request, and what there is one more of."""
+    metrics = Metrics(GENERATING)
+    metrics.requests.served_models = ("demo",)
+    found = series_of(metrics)
+    TransitionMetrics(metrics.families).add_model("demo")
+    metrics.gauges.models = lambda: [("demo", ModelState.READY)]
+    of_loads = series_of(metrics) - found
+    counts = {
+        "each served name": {
+            name: count for (label, name), count in found.items() if label == "model"
+        },
+        "each route": {
+            name: count // len(GENERATING)
+            for (label, name), count in found.items()
+            if label == "route"
+        },
+        "each model that is loaded here": {name: count for (_, name), count in of_loads.items()},
+        "the sidecar": {name: count for (label, name), count in found.items() if not label},
+    }
+    rows = ["| For | Series | From `sidecar_…` |", "| --- | --- | --- |"]
+    for owner, of_metrics in counts.items():
+        listed = ", ".join(f"`{name}` {count}" for name, count in of_metrics.items())
+        rows.append(row((owner, str(sum(of_metrics.values())), listed)))
+    return "\n".join(rows)
+
+
+def series_of(metrics: Metrics) -> Counter[tuple[str, str]]:
+    """How many there are by whose they are (a `model`'s, a `route`'s, or nobody's) and metric."""
+    return Counter(
+        (
+            next((label for label in ("model", "route") if label in sample.labels), ""),
+            family.name.removeprefix("sidecar_"),
+        )
+        for family in metrics.registry.collect()
+        for sample in family.samples
+    )
+
+
 def route_table() -> str:
     rows = ["| Path | Route | What |", "| --- | --- | --- |"]
     for spec in ROUTES:
@@ -356,7 +397,10 @@ def row(cells: Iterable[str]) -> str:
 
 def pages() -> dict[Path, str]:
     """Every file that is written, whole or in part, and its text."""
+    from scripts import runpod_hub  # which takes the schema of a type from here
+
     return {
+        **runpod_hub.files(),
         ROOT / ".env.example": env_example(),
         ROOT / "proxy" / "commands" / "options.txt": options(),
         ROOT / "docs" / "configuration.md": filled(
@@ -366,7 +410,8 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "logs.md": filled("docs/logs.md", {"fields": log_table()}),
         ROOT / "docs" / "log-schema.json": log_schema(),
         ROOT / "docs" / "metrics.md": filled(
-            "docs/metrics.md", {"metrics": metric_table(), "labels": label_table()}
+            "docs/metrics.md",
+            {"metrics": metric_table(), "labels": label_table(), "series": series_table()},
         ),
     }
 
@@ -395,7 +440,9 @@ def main(arguments: list[str]) -> int:
     }
     for path, text in stale.items():
         if check:
-            print(f"{path.relative_to(ROOT)}: stale; run {COMMAND}", file=sys.stderr)
+            print(
+                f"{path.relative_to(ROOT)}: stale; run .venv/bin/python {COMMAND}", file=sys.stderr
+            )
         else:
             path.write_text(text, encoding="utf-8")
             print(f"{COMMAND}: wrote {path.relative_to(ROOT)}")

@@ -1,36 +1,28 @@
-"""Writes .runpod/hub.json and .runpod/tests.json from the sidecar's own settings.
-
-    .venv/bin/python scripts/runpod_hub.py [--check]
+"""The files of RunPod's Hub, made from the sidecar's own settings for `scripts/reference.py`.
 
 Each variable has one entry with its default and its effect; the presets are four of the shipped
-ones. `--check` writes nothing and exits with 1 where a file is stale. Fields are those
-of RunPod's publishing guide (https://docs.runpod.io/hub/publishing-guide).
+ones. Fields are those of RunPod's publishing guide (https://docs.runpod.io/hub/publishing-guide).
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from proxy.models.preset_choice import SHIPPED  # noqa: E402
-from proxy.models.preset_file import read_presets  # noqa: E402
-from proxy.settings import Settings, variables  # noqa: E402
-from proxy.settings.values import first_sentence  # noqa: E402
-from scripts.reference import plain_schema  # noqa: E402
+from proxy.models.preset_choice import SHIPPED
+from proxy.models.preset_file import read_presets
+from proxy.settings import Settings, variables
+from proxy.settings.values import first_sentence
+from scripts.reference import plain_schema
 
 Entry = dict[str, Any]
 
-HUB = ROOT / ".runpod" / "hub.json"
-TESTS = ROOT / ".runpod" / "tests.json"
+ROOT = Path(__file__).resolve().parent.parent
 CUDA_VERSIONS = ["13.0"]  # of the image's plain tag
 # RunPod's limit for one pod, static values and defaults together.
 MAX_VALUES = 50
@@ -161,24 +153,8 @@ def tests() -> Entry:
     }
 
 
-def main(arguments: list[str]) -> int:
-    if arguments not in ([], ["--check"]):
-        print(__doc__, file=sys.stderr)
-        return 2
-    stale = 0
-    for path, content in ((HUB, hub()), (TESTS, tests())):
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            continue
-        if arguments:
-            print(f"{path}: stale; run python {shlex.quote(sys.argv[0])}", file=sys.stderr)
-            stale = 1
-        else:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            print(f"{path}: written")
-    return stale
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def files() -> dict[Path, str]:
+    return {
+        ROOT / ".runpod" / name: json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        for name, content in (("hub.json", hub()), ("tests.json", tests()))
+    }

@@ -7,21 +7,15 @@ import shlex
 from pathlib import Path
 
 import pytest
-from prometheus_client.samples import Sample
 
-from proxy.access.routes import GENERATING
 from proxy.models.preset_choice import load_settings
-from proxy.pool.metrics import TransitionMetrics
-from proxy.pool.plan import ModelState
 from proxy.settings import Settings, variables
-from proxy.telemetry.metrics import Metrics
 from proxy.vllm.command import engine_command, warnings_about
 from scripts import reference
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV_EXAMPLE = (ROOT / ".env.example").read_text()
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
-METRICS = (ROOT / "docs" / "metrics.md").read_text()
 # What must be there before they mean something: a file, an installed module.
 OF_FILES = {"MODELS_FILE", "API_KEYS_FILE", "PROTOCOLS", "LOG_FILE"}
 
@@ -34,7 +28,7 @@ def test_a_stale_page_fails_the_check_until_it_is_written(
     monkeypatch.setattr(reference, "ROOT", tmp_path)
     monkeypatch.setattr(reference, "pages", lambda: {page: "of today"})
     assert reference.main(["--check"]) == 1
-    assert capsys.readouterr().err == "page.md: stale; run scripts/reference.py\n"
+    assert capsys.readouterr().err == "page.md: stale; run .venv/bin/python scripts/reference.py\n"
     assert reference.main([]) == 0
     assert reference.main(["--check"]) == 0
     assert page.read_text() == "of today"
@@ -108,29 +102,3 @@ def test_every_variable_has_an_anchor_of_its_own() -> None:
 )
 def test_a_row_says_default_unit_and_what_is_allowed(name: str, cells: str) -> None:
     assert f"`{name}` | {cells} | " in CONFIGURATION
-
-
-def rows(title: str) -> list[list[str]]:
-    """The cells of the table below a heading, without its head."""
-    section = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", METRICS, re.MULTILINE | re.DOTALL)
-    assert section is not None, title
-    lines = [line for line in section[1].splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-
-
-def samples_of(metrics: Metrics) -> list[Sample]:
-    return [sample for family in metrics.registry.collect() for sample in family.samples]
-
-
-def test_the_numbers_of_series_are_those_there_are() -> None:
-    metrics = Metrics(GENERATING)
-    metrics.requests.served_models = ("demo",)
-    samples = samples_of(metrics)
-    of_model = sum("model" in sample.labels for sample in samples)
-    of_routes = sum("route" in sample.labels and "model" not in sample.labels for sample in samples)
-    others = len(samples) - of_model - of_routes
-    TransitionMetrics(metrics.families).add_model("demo")
-    metrics.gauges.models = lambda: [("demo", ModelState.READY)]
-    of_loads = len(samples_of(metrics)) - len(samples)
-    listed = [int(number) for _, number, _ in rows("How many series")]
-    assert listed == [of_model, of_routes / len(GENERATING), of_loads, others]
