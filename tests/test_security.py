@@ -29,7 +29,7 @@ TRIED = {
 def test_the_counts_are_those_of_the_tables() -> None:
     rows = re.findall(r"^\| (.*?) \| ([\d,]+) \| 0 \|$", DOCUMENT, re.MULTILINE)
     said = [int(tried.replace(",", "")) for _, tried in rows]
-    assert said == list(TRIED.values())
+    assert said == list(TRIED.values()), "docs/security.md is to say the numbers on the right"
     assert all(row.startswith(name) for (row, _), name in zip(rows, TRIED, strict=True))
 
 
@@ -40,11 +40,6 @@ def test_every_attack_has_a_source() -> None:
         *(source for _, source in smuggling.ATTACKS.values()),
     ]
     assert all(sources)
-
-
-def test_every_control_route_is_named_as_refused() -> None:
-    section = DOCUMENT.partition("## Routes of vLLM that are refused")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`(/[^`]*)`", section)) == set(CONTROL)
 
 
 def test_the_figures_in_the_text_are_the_defaults() -> None:

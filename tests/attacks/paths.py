@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 ORANGE = "Orange Tsai, Breaking Parser Logic, Black Hat 2018"
 PAYLOADS = "PayloadsAllTheThings, Directory Traversal"
 BYPASS = "HackTricks, 403 & 401 Bypasses"
 RFC = "RFC 3986"
 OWN = "own"
 
-# vLLM's routes that are not relayed: all in its source, whatever flags or variables turn them on.
-# tests/fuzz/test_paths.py compares the list with it, docs/security.md repeats it.
-CONTROL = (
-    *("/abort_requests", "/adapters/{name}", "/cohere/v2/chat", "/cohere/v2/chat/render"),
-    *("/collective_rpc", "/docs", "/docs/oauth2-redirect", "/fault_tolerance/apply"),
-    *("/fault_tolerance/status", "/finish_weight_update", "/generative_scoring"),
-    *("/get_world_size", "/health", "/inference/v1/generate", "/init_weight_transfer_engine"),
-    *("/invocations", "/is_paused", "/is_scaling_elastic_ep", "/is_sleeping", "/kv_event_sources"),
-    *("/load", "/metrics", "/openapi.json", "/pause", "/ping", "/ready", "/readyz", "/redoc"),
-    *("/release_kv_cache_memory", "/reset_encoder_cache", "/reset_mm_cache"),
-    *("/reset_prefix_cache", "/resume", "/scale_elastic_ep", "/server_info"),
-    *("/shutdown_weight_transfer_engine", "/sleep", "/start_draft_weight_update"),
-    *("/start_profile", "/start_weight_update", "/static", "/stop_profile", "/tokenizer_info"),
-    *("/update_weight_version", "/update_weights", "/v1/chat/completions/batch"),
-    *("/v1/chat/completions/derender", "/v1/chat/completions/render", "/v1/completions/derender"),
-    *("/v1/completions/render", "/v1/load_lora_adapter", "/v1/messages/render"),
-    *("/v1/responses/render", "/v1/systemone", "/v1/unload_lora_adapter", "/v2/embed"),
-    *("/wake_up", "/weight_checker", "/weight_info"),
-    *("/inference/v1/abort_requests", "/docs/", "/metrics/"),
+# vLLM's routes that are not relayed, as docs/security.md lists them: all in its source, whatever
+# flags or variables turn them on. tests/fuzz/test_paths.py compares them with it.
+_REFUSED = (
+    (Path(__file__).parents[2] / "docs" / "security.md")
+    .read_text()
+    .partition("## Routes of vLLM that are refused")[2]
+    .partition("\n## ")[0]
 )
+CONTROL = tuple(re.findall(r"`(/[^`]*)`", _REFUSED))
 # Of these the sidecar has pages of its own under the same name; none of them asks that of vLLM.
 OWN_PAGES = frozenset({"/health", "/metrics", "/openapi.json", "/ping", "/readyz"})
 
