@@ -372,7 +372,8 @@ def test_the_page_has_the_bytes_that_prometheus_clients_own_metrics_would_make(
         metrics.requests.ended(record)
         reference.add(record)
     expected = choose_encoder(accept)[0](reference.registry).decode().removesuffix("# EOF\n")
-    assert expected in page_of(metrics, accept)[0].decode()
+    page = page_of(metrics, accept)[0].decode()
+    assert expected in page, "each metric of requests has a twin in reference.py, in this order"
     assert len(expected) > 20_000
     assert ("trace_id" in expected) == (accept == OPENMETRICS)
 
