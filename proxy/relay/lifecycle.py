@@ -20,7 +20,6 @@ from proxy.telemetry.record import Outcome, Record, TraceContext
 
 _log = logging.getLogger("proxy.relay")
 
-_MAX_USER_AGENT_CHARS = 200
 _OUTCOMES: dict[type[RequestFailure], Outcome] = {
     errors.ClientClosed: Outcome.CLIENT_CLOSED,
     errors.Unauthorized: Outcome.REJECTED,
@@ -182,7 +181,7 @@ def record_of(request: Request, route: Route, key: str | None = None) -> Record:
         tracestate=tracestate.decode("latin-1") if tracestate is not None else None,
         key=key,
         client=request.client,
-        user_agent=user_agent.decode("latin-1")[:_MAX_USER_AGENT_CHARS] if user_agent else None,
+        user_agent=user_agent.decode("latin-1") if user_agent else None,
         retries=int(retries) if retries is not None and _COUNT.fullmatch(retries) else None,
         started=request.began,
     )

@@ -22,6 +22,7 @@ from proxy.telemetry.record import Outcome, Record
 
 # Words that came over the wire may be megabytes long; a log line may not.
 MAX_FIELD_CHARS = 512
+_MAX_USER_AGENT_CHARS = 200
 
 # What is logged of a request that was running when the engine died; never what was in it.
 IN_FLIGHT_FIELDS = (
@@ -272,7 +273,8 @@ class LogFields(Struct, omit_defaults=True, gc=False):
     ] = None
     client: Annotated[str | None, Field("Address of the peer.", "where the socket has none")] = None
     user_agent: Annotated[
-        str | None, _text("What the client calls itself.", "where it does not say", 200)
+        str | None,
+        _text("What the client calls itself.", "where it does not say", _MAX_USER_AGENT_CHARS),
     ] = None
     retries: Annotated[
         int | None,
@@ -331,7 +333,7 @@ def log_fields(record: Record) -> LogFields:
         _ms(record.engine_ttft_seconds),
         _ms(record.engine_queue_seconds),
         record.client,
-        _short(record.user_agent),
+        _short(record.user_agent, _MAX_USER_AGENT_CHARS),
         record.retries,
     )
 
@@ -342,11 +344,11 @@ def present_fields(record: Record) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _short(text: str | None) -> str | None:
+def _short(text: str | None, most: int = MAX_FIELD_CHARS) -> str | None:
     """Cut, and without lone surrogates: no UTF-8 has them, so no page and no span could."""
-    if text is None or (text.isascii() and len(text) <= MAX_FIELD_CHARS):
+    if text is None or (text.isascii() and len(text) <= most):
         return text
-    return text[:MAX_FIELD_CHARS].encode("utf-8", "replace").decode()
+    return text[:most].encode("utf-8", "replace").decode()
 
 
 def _between(start: float | None, end: float | None) -> float | None:

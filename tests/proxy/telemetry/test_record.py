@@ -175,7 +175,7 @@ def test_overhead_is_the_sidecars_own_time_and_never_negative(
 @pytest.mark.parametrize("name", ["path", "model", "error", "finish_reason", "user_agent"])
 def test_words_that_came_over_the_wire_cannot_make_a_line_endless(name: str) -> None:
     record = finished(**{name: "x" * 5_000_000})
-    assert present_fields(record)[name] == "x" * MAX_FIELD_CHARS
+    assert present_fields(record)[name] == "x" * (200 if name == "user_agent" else MAX_FIELD_CHARS)
 
 
 def test_a_record_takes_no_field_that_is_not_declared() -> None:
