@@ -818,7 +818,7 @@ def main() -> int:
         elif not options.check:
             path.write_text(text)
     if stale:
-        print(f"dashboards: out of date: {', '.join(stale)}; run monitoring/dashboards.py")
+        print(f"{', '.join(stale)}: stale; run .venv/bin/python monitoring/dashboards.py")
     return 1 if stale else 0
 
 

@@ -122,7 +122,7 @@ def check(path: Path, expected: str) -> int:
         found.splitlines(), expected.splitlines(), str(path.name), "installed vLLM", lineterm=""
     )
     print("\n".join(diff))
-    print("engine_flags: out of date; run scripts/engine_flags.py and commit the result")
+    print("out of date; run .venv/bin/python scripts/engine_flags.py")
     return 1
 
 

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     if not options.check:
         TARGET.write_text(text, encoding="utf-8")
     elif not TARGET.exists() or TARGET.read_text(encoding="utf-8") != text:
-        print(f"{TARGET}: stale; run python scripts/prometheus_rule.py", file=sys.stderr)
+        print(f"{TARGET}: stale; run .venv/bin/python scripts/prometheus_rule.py", file=sys.stderr)
         return 1
     return 0
 

@@ -61,4 +61,4 @@ def test_check_shows_what_differs(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert '-    "enforce-eagerly": {' in done.stdout
     assert '+    "enforce-eager": {' in done.stdout
-    assert "run scripts/engine_flags.py" in done.stdout
+    assert "run .venv/bin/python scripts/engine_flags.py" in done.stdout

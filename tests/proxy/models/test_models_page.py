@@ -19,7 +19,7 @@ TEXT = PAGE.read_text(encoding="utf-8")
 
 
 def test_the_table_is_that_of_the_shipped_file() -> None:
-    assert page(TEXT) == TEXT, "run python -m tests.proxy.models.models_table"
+    assert page(TEXT) == TEXT, "run .venv/bin/python -m tests.proxy.models.models_table"
 
 
 def test_the_examples_can_be_read(tmp_path: Path) -> None:

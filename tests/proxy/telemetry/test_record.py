@@ -210,4 +210,5 @@ def test_a_lone_surrogate_is_in_no_field_that_leaves_us() -> None:
 
 
 def test_every_declared_field_is_written() -> None:
-    assert list(present_fields(full())) == list(LogFields.__struct_fields__)
+    written = list(present_fields(full()))
+    assert written == list(LogFields.__struct_fields__), "full() has each, log_fields() in order"

@@ -7,7 +7,7 @@ from tests.proxy.vllm.cause_table import PAGE, page, rows
 
 
 def test_the_page_is_what_the_code_says() -> None:
-    assert PAGE.read_text() == page(), "python -m tests.proxy.vllm.cause_table"
+    assert PAGE.read_text() == page(), ".venv/bin/python -m tests.proxy.vllm.cause_table"
 
 
 def test_every_cause_is_on_the_page() -> None:
