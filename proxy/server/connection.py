@@ -263,7 +263,7 @@ class ClientConnection(asyncio.Protocol):
             self._writable = asyncio.Event()
             await self._writable.wait()
 
-    # What the host asks for.
+    # What `Server` asks for.
 
     def end_if_slow(
         self, now: float, stall_seconds: float, whole_seconds: float | None, idle_seconds: float
@@ -335,7 +335,7 @@ class ClientConnection(asyncio.Protocol):
     def _exceeded_limit(
         self, now: float, stall_seconds: float, whole_seconds: float | None
     ) -> str | None:
-        """The variable whose time is over."""
+        """The variable whose time is over; None: nothing is waited for, or not for that long."""
         if self._in_head:
             return "BODY_TIMEOUT" if now - self._began >= stall_seconds else None
         if not self._in_body or self._latest is None or self._session is not None:

@@ -49,7 +49,7 @@ class Dispatch:
         self._needs_key = settings.needs_key
 
     async def __call__(self, exchange: Exchange) -> None:
-        """One request: CORS, authenticate, rate limit, route, relay."""
+        """One request: its route, the page that asks, its key and limits; then who answers."""
         request = exchange.request
         if not request.method and exchange.unreadable is not None:
             await self._relay.refuse(exchange, exchange.unreadable)

@@ -66,6 +66,7 @@ class Exchange:
     """How long the client did not read what was there for it."""
     started: bool = False
     is_padded: bool = False
+    """The response began before it was known (`pad`): `start` comes too late for its head."""
     _body: bytes | bytearray = b""
     _wanted: int = 0
     _waiter: asyncio.Future[None] | None = None
