@@ -44,7 +44,7 @@ class Work(Protocol):
     """Set when it has just failed a request: it may be dead, which its health will show."""
 
     @property
-    def waiting(self) -> int:
+    def owed(self) -> int:
         """Requests that the engine has whole and has not answered whole."""
 
     @property
@@ -70,7 +70,7 @@ class WedgeWatch:
         self._read_at_seconds = 0.0
         """Of stillness: the counters are read then, not at every look."""
         self._last_progress = 0.0
-        self._work_waited = False
+        self._owed_before = 0
         self._counters: Counters = ()
         self._is_blind = False
         self._has_warned = False
@@ -117,24 +117,24 @@ class WedgeWatch:
         self._unhealthy_seconds = 0.0 if healthy else self._unhealthy_seconds + passed
         if not is_first and self._unhealthy_seconds >= self._limit_seconds:
             return f"its health check has failed for {self._unhealthy_seconds:.0f} s"
-        waiting, waited = self._work.waiting, self._work_waited
-        self._work_waited = waiting > 0
+        owed, owed_before = self._work.owed, self._owed_before
+        self._owed_before = owed
         self._read_answer(passed)
         if (last_progress := self._work.last_progress) > self._last_progress:
             self._last_progress = last_progress
             self._reset()
-        elif waiting and waited:
+        elif owed and owed_before:
             # Counted on, not anew, where a client gives up before WEDGE_SECONDS and asks again;
             # and only between two looks that both saw one wait, so that it is never too much.
             self._still_seconds += passed
-            return await self._look_closer(waiting)
+            return await self._look_closer(owed)
         return self._overdue_answer()
 
     def close(self) -> None:
         if self._question is not None:
             self._question.cancel()
 
-    async def _look_closer(self, waiting: int) -> str | None:
+    async def _look_closer(self, owed: int) -> str | None:
         """Compare the counters; where they stand still too, ask for a token."""
         if self._still_seconds < self._read_at_seconds:
             return None
@@ -155,7 +155,7 @@ class WedgeWatch:
             return symptom
         can_compare = bool(before) and not self._is_blind
         if can_compare and self._has_asked and self._still_seconds >= self._limit_seconds:
-            requests = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
+            requests = "1 request waits" if owed == 1 else f"{owed} requests wait"
             return (
                 f"{requests}, and for {self._still_seconds:.0f} s it has generated nothing, "
                 "not even a token that was asked for to see"
@@ -163,7 +163,7 @@ class WedgeWatch:
         if self._still_seconds >= self._limit_seconds / 2:
             if not self._has_asked:
                 text = "the engine is silent on %d requests: asking it for a token"
-                _log.warning(text, waiting)
+                _log.warning(text, owed)
                 self._has_asked = True
             if self._question is None:
                 self._question = spawn(self._generates(), name="wedge question")

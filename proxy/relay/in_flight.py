@@ -34,8 +34,8 @@ class Lost(NamedTuple):
 class InFlightRequests:
     """Every request from its gate to its end. A request costs a few changes of two dicts."""
 
-    def __init__(self, guard: PoisonGuard) -> None:
-        self._guard = guard
+    def __init__(self, poison: PoisonGuard) -> None:
+        self._poison = poison
         self.trouble = asyncio.Event()
         """Set when the engine has broken off an answer, or answered with an error of its own."""
         self._inside: dict[int, Record] = {}
@@ -57,8 +57,9 @@ class InFlightRequests:
         if not body:
             return
         self._bodies[id(record)] = body
-        if self._guard.active:
-            fingerprint = self._guard.check(sum(map(len, body)), lambda: _fingerprint(record, body))
+        if self._poison.active:
+            length = sum(map(len, body))
+            fingerprint = self._poison.check(length, lambda: _fingerprint(record, body))
             if fingerprint is not None:
                 self._suspects[id(record)] = fingerprint
 
@@ -68,13 +69,13 @@ class InFlightRequests:
         if self._inside.pop(key, None) is None:
             return
         self._last_progress = max(self._last_progress, _last_progress(record))
-        if record.outcome in _LOST and key not in self._reported and _was_sent(record):
+        if record.outcome in _LOST and key not in self._reported and record.sent is not None:
             self._lost.append((monotonic(), self._loss(record)))
             self.trouble.set()
         self._bodies.pop(key, None)
         self._reported.discard(key)
         if self._suspects and (suspect := self._suspects.pop(key, None)) is not None:
-            self._guard.request_ended(suspect, answered=record.outcome is Outcome.OK)
+            self._poison.request_ended(suspect, answered=record.outcome is Outcome.OK)
 
     def pop_lost(self) -> list[Lost]:
         """The engine has died: the requests that were lost with it. Each is returned once."""
@@ -84,13 +85,13 @@ class InFlightRequests:
         still = [
             record
             for key, record in self._inside.items()
-            if key not in self._reported and _was_sent(record)
+            if key not in self._reported and record.sent is not None
         ]
         self._reported |= {id(record) for record in still}
         return lost + [self._loss(record) for record in still]
 
     @property
-    def waiting(self) -> int:
+    def owed(self) -> int:
         """Requests that the engine has whole and has not answered whole.
 
         Not among them: uploads that run, and WebSocket sessions, which owe no answer.
@@ -118,7 +119,7 @@ class InFlightRequests:
 
     def _loss(self, record: Record) -> Lost:
         body = self._bodies.get(id(record))
-        hashed = body is not None and self._guard.enabled
+        hashed = body is not None and self._poison.enabled
         return Lost(record, _fingerprint(record, body) if hashed and body else None)
 
 
@@ -129,10 +130,6 @@ def _last_progress(record: Record) -> float:
     is_whole = record.outcome is Outcome.OK and record.last_byte is not None
     is_work = record.method == "POST" and (record.route in _WORK or record.completion_tokens)
     return max(moment, record.last_byte or 0.0) if is_whole and is_work else moment
-
-
-def _was_sent(record: Record) -> bool:
-    return record.sent is not None
 
 
 def _fingerprint(record: Record, body: Parts) -> Fingerprint:

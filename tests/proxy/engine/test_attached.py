@@ -22,7 +22,7 @@ URL = "http://127.0.0.1:9"
 class Faulty(ServerProbe):
     """A probe with a fault of its own on every third look; a place with no work."""
 
-    waiting = 0
+    owed = 0
     last_progress = 0.0
     oldest = None
 

@@ -111,7 +111,7 @@ class Script(Server, ServerProbe):
 class Work:
     """Nothing is ever sent."""
 
-    waiting = 0
+    owed = 0
     last_progress = 0.0
     oldest = None
 

@@ -21,7 +21,7 @@ LIMIT_SECONDS = 60.0
 class Engine(ServerProbe):
     """An engine, the work it was sent, and the clock, all moved by hand."""
 
-    waiting: int = 1
+    owed: int = 1
     last_progress: float = 0.0
     oldest: float | None = 1000.0
     """When the oldest of its requests was sent."""
@@ -105,22 +105,22 @@ async def test_an_engine_that_does_nothing_about_its_requests_is_stuck(watched: 
 
 
 async def test_several_requests_are_named_as_several(watched: Watched) -> None:
-    watched.engine.waiting = 3
+    watched.engine.owed = 3
     symptom = await watched.after(200)
     assert symptom is not None
     assert symptom[0].startswith("3 requests wait")
 
 
 async def test_an_idle_engine_is_not_stuck_and_is_not_asked_anything(watched: Watched) -> None:
-    watched.engine.waiting = 0
+    watched.engine.owed = 0
     assert await watched.after(3600) is None
     assert (watched.engine.metrics_read, watched.engine.asked) == (0, 0)
 
 
 async def test_the_first_request_after_an_idle_hour_gets_its_whole_time(watched: Watched) -> None:
-    watched.engine.waiting = 0
+    watched.engine.owed = 0
     await watched.after(3600)
-    watched.engine.waiting = 1
+    watched.engine.owed = 1
     assert await watched.after(LIMIT_SECONDS - 1) is None
 
 
@@ -190,7 +190,7 @@ async def test_without_counters_a_token_that_is_still_missing_when_all_have_left
     blind: Watched,
 ) -> None:
     assert await blind.after(LIMIT_SECONDS) is None
-    blind.engine.waiting, blind.engine.oldest = 0, None
+    blind.engine.owed, blind.engine.oldest = 0, None
     assert await blind.after(200) is not None
 
 
@@ -225,16 +225,16 @@ async def test_that_the_counters_cannot_be_read_is_logged_once(
 
 async def test_clients_that_give_up_early_do_not_hide_it(watched: Watched) -> None:
     for _ in range(4):
-        watched.engine.waiting = 1
+        watched.engine.owed = 1
         if await watched.after(20) is not None:
             return
-        watched.engine.waiting = 0
+        watched.engine.owed = 0
         assert await watched.after(20) is None
     pytest.fail("four clients of 20 s each waited in vain")
 
 
 async def test_health_that_fails_for_good_is_told_even_where_nobody_asks(watched: Watched) -> None:
-    watched.engine.waiting = 0
+    watched.engine.owed = 0
     assert await watched.after(LIMIT_SECONDS - 1, healthy=False) is None
     assert await watched.after(1, healthy=True) is None
     symptom = await watched.after(200, healthy=False)

@@ -59,13 +59,13 @@ def test_the_engine_owes_an_answer_from_the_last_byte_sent_to_the_last_byte_got(
 ) -> None:
     record = Record("POST", PATH, Route.CHAT)
     in_flight.begin(record)
-    assert in_flight.waiting == 0, "its body is still on its way to us"
+    assert in_flight.owed == 0, "its body is still on its way to us"
     record.body_read = 1.0
-    assert in_flight.waiting == 0
+    assert in_flight.owed == 0
     record.sent = 2.0
-    assert in_flight.waiting == 1
+    assert in_flight.owed == 1
     record.last_byte = 3.0
-    assert in_flight.waiting == 0
+    assert in_flight.owed == 0
     ended(in_flight, record)
 
 
@@ -75,7 +75,7 @@ def test_an_upload_that_is_piped_is_owed_nothing_until_it_is_over(
     record = Record("POST", PATH, Route.AUDIO)
     in_flight.begin(record)
     record.sent = 1.0
-    assert in_flight.waiting == 0
+    assert in_flight.owed == 0
 
 
 def test_progress_is_the_newest_token_or_event_of_a_stream_also_of_one_that_is_over(
