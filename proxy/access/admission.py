@@ -111,7 +111,7 @@ class Admission:
         if self._closed or (self._waits_no_more and self._refusal() is not None):
             raise self._farewell()
 
-    async def engine_ready(self, key: str | None, watch: Watch | None) -> None:
+    async def wait_for_engine(self, key: str | None, watch: Watch | None) -> None:
         """Wait for the engine alone, as far as `enter` would.
 
         Raises:

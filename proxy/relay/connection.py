@@ -2,7 +2,7 @@
 
 This is the hot path. It speaks through `asyncio.Protocol` and httptools (the parser that
 vLLM's own server uses), because a general client costs several times as much; the tokens of a
-stream take a fast_path (docs/performance.md has the figures).
+stream take a fast path (docs/performance.md has the figures).
 
 The engine is asked not to compress. Where something in between does all the same, JSON and events
 are decompressed here: else their tokens were unknown, and no event could be withheld.
@@ -62,7 +62,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._writable = asyncio.Event()
         self._writable.set()
-        self._closed = False
+        self.closed = False
         self.response = Response()
         self._request_sent = True
         self.is_new = True
@@ -133,7 +133,7 @@ class Connection(asyncio.Protocol):
 
         Unless the body has ended already, the sink is called at once, be it with nothing. It is
         called from within the read of the socket: a task that wakes up for each token would
-        cost more than everything that is done for it. What takes the fast_path it does not get.
+        cost more than everything that is done for it. What takes the fast path it does not get.
 
         Raises:
             EngineDied: the connection closed before the declared end.
@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
         try:
             if not self.response.is_whole:
                 self._deliver(sink, self._last_byte or monotonic())
-                if fast_path is not None and not self._closed:
+                if fast_path is not None and not self.closed:
                     self._fast_path = fast_path
                     fast_path.attach(self, lambda: self.response.between_chunks)
                     self._transport.set_protocol(fast_path)
@@ -174,14 +174,14 @@ class Connection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more of the answer for now; the engine's writes will stall."""
-        if not self.paused and not self._closed:
+        if not self.paused and not self.closed:
             self.paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
         if self.paused:
             self.paused = False
-            if not self._closed:
+            if not self.closed:
                 self._transport.resume_reading()
 
     def abort(self, failure: RequestFailure) -> None:
@@ -196,7 +196,7 @@ class Connection(asyncio.Protocol):
         # may be in the kernel; it mostly closes then, a moment later.
         is_sent = self._request_sent and not self._transport.get_write_buffer_size()
         is_refused = self._is_long and self.response.status >= 400
-        if is_whole and is_sent and not is_refused and not self._closed:
+        if is_whole and is_sent and not is_refused and not self.closed:
             self.idle_since = monotonic()
             self.is_new = False
             self._pool.put(self)
@@ -204,18 +204,14 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             self._transport.abort()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
 
     @property
     def usable(self) -> bool:
         """After an exchange: whether there may be another."""
-        return not self._closed and monotonic() - self.idle_since < MAX_IDLE_SECONDS
+        return not self.closed and monotonic() - self.idle_since < MAX_IDLE_SECONDS
 
     def has_unread(self) -> bool:
         """Whether there is what the loop has not come to read: the engine's leaving, or bytes that
@@ -280,9 +276,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         for data in self._spare.rest() if self._spare is not None else ():
-            if not (self._closed or self.response.is_whole):
+            if not (self.closed or self.response.is_whole):
                 self.data_received(data)
-        self._closed = True
+        self.closed = True
         self._pool.forget(self)
         self._writable.set()
         if exc is None and self._failure is None:

@@ -122,7 +122,7 @@ class RequestLifecycle:
             record.engine, began = model.name, monotonic()
             try:
                 try:
-                    await model.admission.engine_ready(record.key, watch)
+                    await model.admission.wait_for_engine(record.key, watch)
                 finally:  # who gives up has waited too
                     waited = monotonic() - began
                     _add_wait(record, waited)

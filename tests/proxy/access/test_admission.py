@@ -97,7 +97,7 @@ async def test_a_request_that_may_not_bring_a_load_about_does_not_wait(hold_seco
     with pytest.raises(RateLimited):
         await asyncio.wait_for(gate.enter("alice"), PATIENCE)
     with pytest.raises(RateLimited):
-        await asyncio.wait_for(gate.engine_ready("bob", None), PATIENCE)
+        await asyncio.wait_for(gate.wait_for_engine("bob", None), PATIENCE)
     assert (gate.waiting, gate.in_flight, keys) == (0, 0, ["alice", "bob"])
     engine.become_ready()
     await gate.enter("alice")

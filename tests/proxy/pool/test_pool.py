@@ -326,11 +326,11 @@ async def test_a_load_is_counted_for_the_key_that_brings_it_about() -> None:
         model.scheduler, model.admit_load = scheduler, counted.append
     for key in ("alice", "alice", "bob"):
         with pytest.raises(EngineUnavailable):  # nothing is held
-            await asked.admission.engine_ready(key, None)
+            await asked.admission.wait_for_engine(key, None)
     assert counted == ["alice"], "once for each load: the others find it ordered"
     pinned.pinned = True
     with pytest.raises(EngineUnavailable):
-        await pinned.admission.engine_ready("carol", None)
+        await pinned.admission.wait_for_engine("carol", None)
     assert counted == ["alice"], "it is loaded whoever asks for it"
     for model in (asked, pinned):
         await model.clients.close()
