@@ -95,7 +95,7 @@ def build(
         on_names=partial(_follow_names, metrics, models),
     )
     meters = Meters(gpu_meter(), disk_meter(model_cache(settings)))
-    _measure_models(metrics, models)
+    _connect_gauges(metrics, models)
     metrics.gauges.gpus = meters.gpu.reading
     metrics.gauges.disk = meters.disk.reading
     metrics.gauges.price_per_hour = settings.gpu_price_per_hour
@@ -163,7 +163,7 @@ def _follow_names(metrics: Metrics, models: ModelPool) -> None:
         metrics.requests.served_models = tuple(dict.fromkeys([*names, *before]))
 
 
-def _measure_models(metrics: Metrics, models: ModelPool) -> None:
+def _connect_gauges(metrics: Metrics, models: ModelPool) -> None:
     def on_ended(model: ServedModel) -> None:
         _follow_names(metrics, models)
         if model.is_removed:

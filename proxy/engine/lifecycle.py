@@ -118,7 +118,7 @@ class Engine(Supervisor):
                 _log.warning("the engine was ended in place of sleeping: %s", failure)
                 self._state.enter(Phase.STOPPED)
                 return
-            wait = self._after(failure, was_started=was_started)
+            wait = self._plan_restart(failure, was_started=was_started)
             if wait is None:
                 return
             await asyncio.sleep(wait)
@@ -173,7 +173,7 @@ class Engine(Supervisor):
         self._has_worked = True
         while (symptom := await self._until_wedged(model)) is None:
             assert sleeper is not None, "only what can sleep is ordered to"
-            if (failed := await self._rest(sleeper, model)) is not None:
+            if (failed := await self._sleep_until_woken(sleeper, model)) is not None:
                 return failed
             self._state.enter(Phase.READY)
         failure = self._output.diagnose(None, was_ready=True)
@@ -197,8 +197,8 @@ class Engine(Supervisor):
             ordered.cancel()
             watch.close()
 
-    async def _rest(self, sleeper: Sleeper, model: str) -> EngineFailure | None:
-        """Sleep until woken; None where it is as it was, else why it has to be ended."""
+    async def _sleep_until_woken(self, sleeper: Sleeper, model: str) -> EngineFailure | None:
+        """None where it is as it was before, else why it has to be ended."""
         self._wake_ordered.clear()
         self._state.enter(Phase.DRAINING)
         try:
@@ -246,7 +246,7 @@ class Engine(Supervisor):
             await asyncio.sleep(_WARM_UP_PAUSE_SECONDS)
         return problem
 
-    def _after(self, failure: EngineFailure, *, was_started: bool) -> float | None:
+    def _plan_restart(self, failure: EngineFailure, *, was_started: bool) -> float | None:
         """Seconds until the next start; None where there will be none."""
         changes: dict[str, Any] = {
             "cause": failure.cause,

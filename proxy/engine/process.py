@@ -106,7 +106,7 @@ class Process:
         self._child.stdin.close()
 
     async def discard(self, grace_seconds: float = 0) -> int:
-        """Like `stop`; what is left of its output is read by nobody else."""
+        """Like `stop`, for output that nobody else reads any more: it is read to its end here."""
         if grace_seconds:
             self.terminate()
             with suppress(TimeoutError):
@@ -116,7 +116,7 @@ class Process:
         return await self._read_to_end()
 
     async def _read_to_end(self) -> int:
-        """So that the pipe is closed."""
+        """So that the pipe is closed; returns the exit code."""
         async for _ in self.lines():
             pass
         return await self.wait()
