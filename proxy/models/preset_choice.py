@@ -18,10 +18,10 @@ from proxy.models.several import (
     check_keys,
     check_sleep,
     check_together,
+    engine_variables,
     environs_of_models,
     names_all,
     names_of,
-    of_engine,
 )
 from proxy.settings import Settings
 from proxy.settings.preset import Preset
@@ -61,7 +61,7 @@ def load_settings(
             model = _with_preset(Settings.load(own), own, presets)
             if model.upstream_url is None:
                 port = ports.get(names_of(model)[0]) or next(free_ports)
-                own |= of_engine(settings, name, port)
+                own |= engine_variables(settings, name, port)
                 model = _with_preset(Settings.load(own), own, presets)
         except SettingsError as error:
             raise SettingsError(f"model {name}: {error}") from None
@@ -78,7 +78,7 @@ def load_settings(
 def _with_preset(
     settings: Settings, environ: Mapping[str, str], presets: Mapping[str, Preset]
 ) -> Settings:
-    """Raises SettingsError."""
+    """The same with the preset that MODEL_NAME names, if there is one. Raises SettingsError."""
     preset = presets.get(settings.model_name or "")
     if preset is None:
         return settings

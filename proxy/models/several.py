@@ -72,7 +72,7 @@ def names_all(settings: Settings) -> bool:
     return ALL in split_names(settings.model_name or "")
 
 
-def of_engine(settings: Settings, name: str, port: int) -> dict[str, str]:
+def engine_variables(settings: Settings, name: str, port: int) -> dict[str, str]:
     """What an engine of ours has for itself: its port, and its cache of compiled code."""
     changes = {"UPSTREAM_PORT": str(port)}
     if port != settings.upstream_port:
@@ -80,7 +80,7 @@ def of_engine(settings: Settings, name: str, port: int) -> dict[str, str]:
         if root is None:
             root = str(Path(settings.environ.get("XDG_CACHE_HOME", "~/.cache"), "vllm"))
         folder = re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip("-.") or "model"
-        with suppress(RuntimeError):  # nobody's home
+        with suppress(RuntimeError):  # `~` of a user who has no home folder
             root = str(Path(root).expanduser())
         changes["VLLM_CACHE_ROOT"] = str(Path(root, "models", folder))
     return changes

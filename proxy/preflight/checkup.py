@@ -65,7 +65,7 @@ def check_gpus(settings: Settings, hardware: Hardware) -> None:
             )
 
 
-def of_model(settings: Settings, hardware: Hardware) -> Hardware:
+def hardware_of(settings: Settings, hardware: Hardware) -> Hardware:
     """The machine as the model's engine sees it."""
     gpus = tuple(hardware.gpus[each] for each in settings.gpus if each < len(hardware.gpus))
     return replace(hardware, gpus=gpus) if settings.gpus else hardware
@@ -77,7 +77,7 @@ def devices_of(settings: Settings, hardware: Hardware) -> tuple[int, ...]:
     Raises:
         SettingsError: VLLM_EXTRA_ARGS cannot be read.
     """
-    gpus = of_model(settings, hardware).gpus[: gpus_taken(settings)]
+    gpus = hardware_of(settings, hardware).gpus[: gpus_taken(settings)]
     return tuple(gpu.index for gpu in gpus)
 
 
@@ -122,7 +122,7 @@ async def check_up(settings: Settings) -> list[Finding]:
     await _check_model(rows, settings, hardware, needed)
     for each in settings.others:
         own: list[Finding] = []
-        seen = hardware_finding(each, of_model(each, hardware))
+        seen = hardware_finding(each, hardware_of(each, hardware))
         if seen.result is not Result.OK and not hardware.trouble:  # which has its row above
             own.append(seen)
         _check_port(own, each)
@@ -179,7 +179,7 @@ async def _check_model(
     Raises:
         SettingsError: a variable holds what its flag cannot take.
     """
-    hardware = of_model(settings, hardware)
+    hardware = hardware_of(settings, hardware)
     with _failure_as_row(rows, "model"):
         name = model_name(settings, hardware)
         check_arguments(settings, name, hardware)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from proxy.errors import EngineFailure, SettingsError
 from proxy.machine.hardware import VISIBLE, Hardware, detect
-from proxy.preflight.checkup import check_gpus, devices_of, model_name, of_model
+from proxy.preflight.checkup import check_gpus, devices_of, hardware_of, model_name
 from proxy.preflight.finding import Finding, Result
 from proxy.preflight.sizing import Sizing
 from proxy.settings import Settings
@@ -90,6 +90,6 @@ def needs_of(settings: Settings, hardware: Hardware) -> Iterator[Need]:
     """Of each model, as far as it can be judged here. Reads files."""
     for each in settings.models:
         with suppress(EngineFailure):  # told of when it is prepared
-            seen = of_model(each, hardware)
+            seen = hardware_of(each, hardware)
             sizing = Sizing(each, model_name(each, seen), seen)
             yield Need(each, devices_of(each, hardware) or (MACHINE,), sizing)

@@ -26,7 +26,7 @@ from proxy.models.fetch import (
     model_cache,
     served_names,
 )
-from proxy.preflight.checkup import inspect, model_name, of_model
+from proxy.preflight.checkup import hardware_of, inspect, model_name
 from proxy.preflight.finding import Result
 from proxy.preflight.sizing import Sizing
 from proxy.settings import Settings
@@ -86,7 +86,7 @@ class VllmServer:
             found = await asyncio.to_thread(detect, settings.environ.get(VISIBLE))
         except SettingsError as error:
             raise EngineFailure(Cause.TOO_FEW_GPUS, str(error), permanent=True) from None
-        self.hardware = of_model(settings, found)
+        self.hardware = hardware_of(settings, found)
         level = logging.WARNING if self.hardware.trouble else logging.INFO
         _log.log(level, "hardware: %s", self.hardware.sentence())
         check_executable("vllm")
