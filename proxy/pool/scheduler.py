@@ -120,7 +120,7 @@ class Scheduler:
         self.observers = list(observers)
         """Each is called with every load and unload that has ended."""
         self._clock = clock
-        self._turns: set[asyncio.Event] = set()
+        self._waiters: set[asyncio.Event] = set()
         self.is_stopping = False
         """All engines are about to end, see `close`."""
         self._changed = asyncio.Event()
@@ -134,8 +134,8 @@ class Scheduler:
     def notify(self) -> None:
         """Something has changed: plan anew."""
         self._changed.set()
-        for turn in self._turns:
-            turn.set()
+        for waiter in self._waiters:
+            waiter.set()
 
     async def turn(self, name: str) -> None:
         """Wait until nothing else is loaded, unloaded or started on the devices of this model: then
@@ -164,13 +164,13 @@ class Scheduler:
 
     async def _until(self, is_so: Callable[[], bool]) -> None:
         changed = asyncio.Event()
-        self._turns.add(changed)
+        self._waiters.add(changed)
         try:
             while not is_so():
                 changed.clear()
                 await changed.wait()
         finally:
-            self._turns.discard(changed)
+            self._waiters.discard(changed)
 
     def _named(self, name: str) -> Iterator[ModelHandle]:
         return (handle for handle in self._handles() if handle.view.name == name)
