@@ -18,13 +18,14 @@ from typing import NoReturn
 from proxy.errors import Cause, EngineFailure, SettingsError
 from proxy.installation import COMMAND
 from proxy.machine.hardware import VISIBLE, Gpu, Hardware, detect
+from proxy.machine.memory import MACHINE
 from proxy.models.events import Done
 from proxy.models.fetch import look_up
 from proxy.models.fit import fit
 from proxy.models.kind import ModelKind, check_local_model, kind_of, repository_of
 from proxy.models.preset_choice import load_settings, presets_of
 from proxy.models.several import names_of
-from proxy.preflight.together import MACHINE, needs_of
+from proxy.preflight.together import needs_of
 from proxy.settings import Settings
 from proxy.settings.environment import did_you_mean
 from proxy.settings.preset import Preset

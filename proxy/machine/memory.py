@@ -13,6 +13,9 @@ from pathlib import Path
 
 from proxy.machine.hardware import opened_nvml
 
+MACHINE = -1
+"""The device of a model without GPUs: the machine's own memory."""
+
 _PROC = Path("/proc")
 _CGROUP = Path("/sys/fs/cgroup")
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
-from proxy.machine.memory import DeviceMemory, gpu_memory, machine_memory, process_memory
-from proxy.pool.plan import MACHINE, Budget, ModelState, ModelView
+from proxy.machine.memory import MACHINE, DeviceMemory, gpu_memory, machine_memory, process_memory
+from proxy.pool.plan import Budget, ModelState, ModelView
 from proxy.preflight.sizing import Sizing
 from proxy.settings import Settings
 
@@ -130,11 +130,9 @@ class PoolMemory:
         taken = await _taken(model, start)
         if taken is not None and taken > 0 and start.others == self._others(model.view):
             await asyncio.to_thread(sizing.keep, taken, model.kv_cache_bytes)
-            cache = (
-                "" if not model.kv_cache_bytes else f", {_gib(model.kv_cache_bytes)} of it cache"
-            )
-            where = _words(model.view.devices)
-            _log.info("%s takes %s of %s%s", _name(model), _gib(taken), where, cache)
+            cache, where = model.kv_cache_bytes, _words(model.view.devices)
+            of_it = f", {_gib(cache)} of it cache" if cache else ""
+            _log.info("%s takes %s of %s%s", _name(model), _gib(taken), where, of_it)
             self._warn_of_full_device(model, sizing)
 
     async def after_sleep(self, model: Tenant) -> None:

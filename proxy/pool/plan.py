@@ -22,8 +22,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-MACHINE = -1
-"""The device of a model without GPUs: the machine's own memory."""
+from proxy.machine.memory import MACHINE
 
 _GIB = 1024**3
 

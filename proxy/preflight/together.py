@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from proxy.errors import EngineFailure, SettingsError
 from proxy.machine.hardware import VISIBLE, Hardware, detect
+from proxy.machine.memory import MACHINE
 from proxy.preflight.checkup import check_gpus, devices_of, hardware_of, model_name
 from proxy.preflight.finding import Finding, Result
 from proxy.preflight.sizing import Sizing
 from proxy.settings import Settings
 
-MACHINE = -1
 _GIB = 1024**3
 
 
