@@ -190,10 +190,7 @@ class Account:
         shown: list[float | bytes] = []
         for bucket in self._buckets:
             missing = bucket.full_at - now
-            # A bit of the clock's must not cost a whole one.
-            left = (
-                bucket.capacity - missing * bucket.rate + 1e-6 if missing > 0 else bucket.capacity
-            )
+            left = bucket.level(now) + 1e-6  # a bit of the clock's must not cost a whole one
             shown += (left if left > 0 else 0, duration(missing) if missing > 0 else b"0ms")
         if self._tokens is None and self.allowance.tpd is not None:
             left = self.allowance.tpd - self._day_tokens
@@ -276,6 +273,6 @@ def duration(seconds: float) -> bytes:
         return b"%.1fs" % seconds
     whole = math.ceil(exact)
     hours, minutes = divmod(whole // 60, 60)
-    return (
-        b"%dh%dm%ds" % (hours, minutes, whole % 60) if hours else b"%dm%ds" % (minutes, whole % 60)
-    )
+    if hours:
+        return b"%dh%dm%ds" % (hours, minutes, whole % 60)
+    return b"%dm%ds" % (minutes, whole % 60)
