@@ -11,15 +11,12 @@ from proxy.vllm.reading import read_counters
 from proxy.vllm.warm_up import KEY_REMEDY, KEY_STATUSES, warm_up
 
 _MODELS = "/v1/models"
-
+_NO_LIST = (ValueError, KeyError, TypeError, RecursionError)
 _HEALTH_TIMEOUT_SECONDS = 5.0
 _MODELS_REMEDY = (
     "Check that UPSTREAM_URL is vLLM's own address, and see its log. Where the engine lists no"
     " model, SERVED_MODEL_NAME is taken for its name."
 )
-
-
-_NO_LIST = (ValueError, KeyError, TypeError, RecursionError)
 
 
 class Probe(ServerProbe):
