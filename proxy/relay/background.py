@@ -26,7 +26,6 @@ class BackgroundResponses:
 
     def reader(self, read: Reader, record: Record) -> Reader:
         """Reads the answer to `record` as `read` does, without what is counted already."""
-
         awaited = self._awaited
 
         def read_created(payload: bytes) -> EventSummary:

@@ -22,8 +22,8 @@ import httptools
 
 from proxy.errors import EngineDied, InvalidEngineResponse, RequestFailure
 from proxy.relay.fast_path import FastPath
-from proxy.relay.headers import Header, Headers
 from proxy.relay.spare import Spare
+from proxy.server.request import Header, Headers
 
 Parts = Sequence[bytes | bytearray | memoryview]
 # Takes body bytes and when they came (monotonic seconds).

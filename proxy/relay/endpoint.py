@@ -288,7 +288,6 @@ async def pass_on(
     deadline: Deadline | None,
 ) -> None:
     """The answer's body, from its first byte to its last."""
-
     feed, write = answer.feed, out.write
     is_written = True
 

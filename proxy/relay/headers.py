@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping
 from random import getrandbits
 
 from proxy.access.routes import Route
-from proxy.server.request import Header as Header
-from proxy.server.request import Headers as Headers
-from proxy.server.request import Request
+from proxy.server.request import Header, Headers, Request
 
 # RFC 9110 section 7.6.1, and the names that proxies treat alike.
 _HOP_BY_HOP = frozenset(
@@ -38,6 +36,8 @@ _OURS_TO_SET = frozenset(
 _UNCOMPRESSED = (b"accept-encoding", b"identity")
 _NOT_SENT = _HOP_BY_HOP | _OURS_TO_SET
 
+# What is true of one body only.
+OF_THE_BODY = (b"content-type", b"content-encoding", b"content-length")
 # The usual values of `Connection`; neither names another header.
 _ORDINARY = (b"keep-alive", b"close")
 

@@ -13,7 +13,7 @@ import msgspec
 
 from proxy.access.routes import Route
 from proxy.errors import InvalidEngineResponse, ModelNotFound
-from proxy.relay.headers import speaks_anthropic
+from proxy.relay.headers import OF_THE_BODY, speaks_anthropic
 from proxy.server.exchange import Exchange
 from proxy.server.request import Headers, Request
 
@@ -21,7 +21,6 @@ _LIST = b"/v1/models"
 _MAX_LIST_BYTES = 16 * 1024 * 1024
 _MAX_NAME_CHARS = 200
 _MAX_TIME = 253_402_300_799  # the last second of the year 9999
-_OF_THE_BODY = (b"content-type", b"content-encoding", b"content-length")
 
 
 class Question(NamedTuple):
@@ -129,7 +128,7 @@ class ModelsResponse:
                 body = models_answer(body, self._question)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 raise InvalidEngineResponse("The engine's list of models cannot be read.") from None
-            self._head = [pair for pair in self._head if pair[0] not in _OF_THE_BODY]
+            self._head = [pair for pair in self._head if pair[0] not in OF_THE_BODY]
             self._head += [
                 (b"content-type", b"application/json"),
                 (b"content-length", b"%d" % len(body)),

@@ -25,10 +25,11 @@ from proxy.protocols.body import decoded
 from proxy.protocols.openai import events_of_answer, events_of_stream
 from proxy.protocols.protocol import Ask, Done, Error, Event, Protocol
 from proxy.relay.answer import EVENT_STREAM
-from proxy.relay.headers import Headers
+from proxy.relay.headers import OF_THE_BODY
 from proxy.relay.refusal import error_event
 from proxy.relay.stream import data_of
 from proxy.server.exchange import Exchange
+from proxy.server.request import Headers
 
 _log = logging.getLogger("proxy.relay")
 
@@ -39,9 +40,8 @@ _TARGETS: dict[Route, bytes] = {
     Route.CHAT: b"/v1/chat/completions",
     Route.COMPLETIONS: b"/v1/completions",
 }
-_OF_THE_BODY = (b"content-type", b"content-encoding", b"content-length")
 # An answer that is compressed could not be read.
-_NOT_SENT = (*_OF_THE_BODY[:2], b"accept-encoding")
+_NOT_SENT = (b"content-type", b"content-encoding", b"accept-encoding")
 # Whole events are all that comes here, so that no CR can be half of a CRLF.
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r){2}")
 _JSON = (b"content-type", b"application/json")
@@ -207,5 +207,5 @@ class Translation:
         return InternalFailure(f"The protocol {name} failed.")
 
     def _headers(self, content_type: str) -> Headers:
-        kept = [pair for pair in self._head if pair[0] not in _OF_THE_BODY]
+        kept = [pair for pair in self._head if pair[0] not in OF_THE_BODY]
         return [*kept, (b"content-type", content_type.encode())]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import EngineTimeout, InvalidEngineResponse
 from proxy.relay.connection import MAX_HEAD_BYTES
-from proxy.relay.headers import Headers
+from proxy.server.request import Headers
 from tests.fuzz.making import PLACES, in_pieces, jumble, repeatable, spoilt
 from tests.fuzz.seeds import ANSWERS, TOKENS
 from tests.fuzz.source import cut

@@ -16,7 +16,7 @@ from enum import StrEnum
 
 from proxy.errors import EngineTimeout, RequestFailure
 from proxy.relay.connection import Connection
-from proxy.relay.headers import Headers
+from proxy.server.request import Headers
 from tests.fuzz.seeds import TOKENS
 from tests.fuzz.source import Source, cut
 from tests.patience import PATIENCE

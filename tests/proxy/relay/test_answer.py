@@ -20,8 +20,8 @@ from proxy.relay.answer import (
 )
 from proxy.relay.background import BackgroundResponses
 from proxy.relay.event import ANSWER_READERS, EVENT_READERS
-from proxy.relay.headers import Headers
 from proxy.relay.stream import MAX_HELD_BYTES
+from proxy.server.request import Headers
 from proxy.telemetry.record import Outcome, Record
 from proxy.telemetry.request_log import present_fields
 from tests.proxy.relay.recordings import recording

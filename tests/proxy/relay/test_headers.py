@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from proxy.relay.headers import Headers, request_id, to_client, to_upstream, traceparent
+from proxy.relay.headers import request_id, to_client, to_upstream, traceparent
+from proxy.server.request import Headers
 
 HOST, ID = b"127.0.0.1:8001", b"id-1"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

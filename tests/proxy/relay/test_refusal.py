@@ -9,8 +9,9 @@ import pytest
 from proxy import errors
 from proxy.access.routes import Route
 from proxy.errors import RequestFailure
-from proxy.relay.headers import Headers, speaks_anthropic
+from proxy.relay.headers import speaks_anthropic
 from proxy.relay.refusal import error_event, refusal
+from proxy.server.request import Headers
 from tests.proxy.server.exchanges import request_of
 
 FAILURES = sorted(RequestFailure.__subclasses__(), key=lambda leaf: leaf.__name__)
