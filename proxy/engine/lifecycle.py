@@ -150,7 +150,7 @@ class Engine(Supervisor):
                 if progress.phase is Phase.COMPILING and phase is Phase.LOADING:
                     self._state.enter(Phase.COMPILING)
                 self._state.update(progress=progress.fraction)
-        self._output.close()
+        self._output.flush()
         was_ready = self._state.snapshot.phase not in (Phase.LOADING, Phase.COMPILING)
         return self._output.diagnose(await process.wait(), was_ready=was_ready)
 

@@ -130,8 +130,8 @@ class ServerOutput(Protocol):
     def expect_end(self) -> None:
         """The process is told to end: what it prints of that is no error."""
 
-    def close(self) -> None:
-        """There will be no other line: log what was held back."""
+    def flush(self) -> None:
+        """Log what was held back."""
 
     def diagnose(self, exit_code: int | None, *, was_ready: bool) -> EngineFailure:
         """Why the process could not start (`was_ready` false) or stopped serving (true).

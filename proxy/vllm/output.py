@@ -73,7 +73,7 @@ class Output(ServerOutput):
         if not self._is_allowed(1 + len(raw) // _LINE_BYTES):
             self._dropped += 1
             return
-        self.close()
+        self.flush()
         for line in self._clean(raw):
             parsed = parse_line(line)
             if self._progress.phase is not Phase.WARMING:
@@ -98,7 +98,7 @@ class Output(ServerOutput):
         # Its server takes the end of its core, which it has ordered itself, for a death.
         self._is_ending = True
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Log how many lines were dropped since the last time, if any."""
         if self._dropped:
             text = "%d lines of the engine's output were dropped: it prints more than %d a second"

@@ -82,20 +82,21 @@ def diagnose(lines: Sequence[str], exit_code: int | None, *, was_ready: bool) ->
     death = min((mark for mark in marks if mark is not None), default=None)
     stop = index(output, _ASKED_TO_STOP)
     if not was_ready:
-        return (
-            _by_rule(START_RULES, errors(output))
-            or (_by_death(output, death, starting=True) if death is not None else None)
-            or (
-                _unexplained(
-                    Cause.START_TIMEOUT,
-                    "The engine did not start in time",
-                    last_lines(output)[-1:],
-                    "A large model on a slow disk needs longer; otherwise " + _SEE_LOG.lower(),
-                )
-                if exit_code is None
-                else _by_exit_code(exit_code)
+        failure = _by_rule(START_RULES, errors(output))
+        if failure is None and death is not None:
+            failure = _by_death(output, death, starting=True)
+        if failure is None and exit_code is None:
+            return _unexplained(
+                Cause.START_TIMEOUT,
+                "The engine did not start in time",
+                last_lines(output)[-1:],
+                "A large model on a slow disk needs longer; otherwise " + _SEE_LOG.lower(),
             )
-            or (_asked_to_stop() if stop is not None else None)
+        failure = failure or _by_exit_code(exit_code)
+        if failure is None and stop is not None:
+            return _asked_to_stop()
+        return (
+            failure
             or _by_missing_process(output)
             or _unexplained(
                 Cause.UNKNOWN,

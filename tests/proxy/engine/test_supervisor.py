@@ -50,7 +50,7 @@ class Output(ServerOutput):
     def expect_end(self) -> None:
         pass
 
-    def close(self) -> None:
+    def flush(self) -> None:
         pass
 
     def diagnose(self, exit_code: int | None, *, was_ready: bool) -> EngineFailure:

@@ -125,8 +125,8 @@ def test_output_without_an_end_is_dropped_and_counted_and_its_newest_lines_are_k
     for _ in range(BURST_LINES):  # one second's worth later: no more than that passes
         output.take(b"again")
     passed = len(caplog.records)
-    output.close()
-    output.close()
+    output.flush()
+    output.flush()
     (warning,) = caplog.records[passed:]
     assert "dropped" in warning.getMessage()
 
