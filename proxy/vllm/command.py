@@ -150,7 +150,7 @@ def sizing_arguments(
     Raises:
         SettingsError: a variable holds what its flag cannot take.
     """
-    argv = _documented_arguments(settings, has_gpu, memory)
+    argv = _arguments_of_ours(settings, has_gpu, memory)
     traces = settings.engine_traces_endpoint
     if traces is None and settings.trace_target is not None:
         # Where the sidecar's spans go, the engine's go too, unless a variable says otherwise.
@@ -194,7 +194,7 @@ def masked(argv: Iterable[str]) -> list[str]:
     return shown
 
 
-def _documented_arguments(settings: Settings, has_gpu: bool, memory: EngineMemory) -> list[str]:
+def _arguments_of_ours(settings: Settings, has_gpu: bool, memory: EngineMemory) -> list[str]:
     parallel = settings.tensor_parallel_size
     # vLLM's own keep-alive, on the two routes that have it, takes whole seconds and 0 for never; on
     # the other routes the sidecar does it.
