@@ -383,32 +383,3 @@ def test_grafana_is_given_the_prometheus_and_the_folder_that_compose_mounts() ->
     )
     names = {path.name for path in (ROOT / "monitoring/grafana/dashboards").iterdir()}
     assert names == {"service.json", "engine.json", "models.json", "cost.json"}
-
-
-# Documents ----------------------------------------------------------------------------------------
-
-
-def rooms() -> dict[str, str]:
-    """The tree of docs/architecture.md: path below the repository -> the line's own name."""
-    text = (
-        (ROOT / "docs/architecture.md").read_text().split("## Rooms\n\n```\n")[1].split("\n```")[0]
-    )
-    found: dict[str, str] = {}
-    folders: list[str] = []
-    for line in text.splitlines():
-        if row := re.match(r"( {0,4})([a-z_]+(?:/|\.\w+))(?: |$)", line):
-            depth = len(row[1]) // 2
-            del folders[depth:]
-            found["".join([*folders, row[2]])] = row[2]
-            if row[2].endswith("/"):
-                folders.append(row[2])
-    return found
-
-
-def test_the_tree_of_the_architecture_has_every_module_of_the_rooms_that_it_opens() -> None:
-    named = rooms()
-    assert all((ROOT / path).exists() for path in named)
-    opened = {ROOT / path for path in named} & {path.parent for path in map(ROOT.joinpath, named)}
-    for folder in opened - {ROOT / "proxy/api"}:  # of which it names what is not obvious
-        modules = {path for path in folder.glob("*.py") if path.name != "__init__.py"}
-        assert {str(path.relative_to(ROOT)) for path in modules} <= named.keys()
