@@ -116,15 +116,15 @@ class ServedModel:
         )
         self.poison = PoisonGuard(enabled=settings.poison_guard)
         self.in_flight = InFlightRequests(self.poison)
-        self._connect()
+        self._use_settings()
         self.meter = EngineMeter(self.probe, self.state)
         self._server: VllmServer | None = None
         self.hardware: Callable[[], Hardware] = Hardware
         """The machine that the engine runs on, as far as that is ours."""
-        self.engine = self._supervisor()
+        self.engine = self._make_engine()
         self.state.listen(self._on_change)
 
-    def _connect(self) -> None:
+    def _use_settings(self) -> None:
         self.clients = EngineClients(self.settings, self.state.retry_after)
         self.upstream, self.probe = self.clients.upstream, self.clients.probe
         self._gpus_taken = gpus_taken(self.settings)
@@ -303,11 +303,11 @@ class ServedModel:
             if self.successor is not None:  # its next engine is made by the newest settings
                 self.settings, self.successor = self.successor, None
                 spawn(self.clients.close(), name="old clients")
-                self._connect()
+                self._use_settings()
                 self.meter.probe = self.probe
                 if self._server is not None:
                     self._server.close()
-                self.engine = self._supervisor()
+                self.engine = self._make_engine()
                 self.state.update(**_UNPREPARED)
                 if self.state.snapshot.phase is Phase.FAILED:  # of this one nothing is known yet
                     self.state.enter(Phase.CHECKING)
@@ -453,7 +453,7 @@ class ServedModel:
     async def _read_entries(self) -> None:
         self.entries = await self.probe.model_entries() or self.entries
 
-    def _supervisor(self) -> Supervisor:
+    def _make_engine(self) -> Supervisor:
         settings, state = self.settings, self.state
         if settings.upstream_url:
             return AttachedEngine(settings, state, self.probe, self._drained, self.in_flight)
