@@ -184,7 +184,7 @@ def is_loopback(host: str) -> bool:
 def _stamp_of(path: Path) -> Stamp | None:
     """None where there is no such file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino

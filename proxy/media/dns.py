@@ -29,7 +29,7 @@ class DnsResolver:
         async with asyncio.timeout(_SECONDS):
             try:
                 ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-                found = await loop.run_in_executor(self._threads, ask)
+                entries = await loop.run_in_executor(self._threads, ask)
             except RuntimeError as error:  # there can be no more threads
                 raise OSError(str(error)) from None
-        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+        return list(dict.fromkeys(str(address[0]) for *_, address in entries))

@@ -136,14 +136,14 @@ class Policy:
             MediaUnavailable: it leads nowhere, and whoever asks may know that.
         """
         try:
-            found = await self._resolve(target.host, target.port)
+            addresses = await self._resolve(target.host, target.port)
         except (OSError, UnicodeError):
-            found = []
-        if not found and (self._allow_private or self._domains):
+            addresses = []
+        if not addresses and (self._allow_private or self._domains):
             raise MediaUnavailable(f"{param} {_UNKNOWN}.", param=param)
-        if not found or not all(map(self.lets_reach, found)):
+        if not addresses or not all(map(self.lets_reach, addresses)):
             raise _refused(param, _PRIVATE if is_address(target.host) else _NO_PUBLIC_NAME)
-        return found
+        return addresses
 
 
 def _refused(param: str, reason: str) -> MediaRefused:

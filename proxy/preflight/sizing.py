@@ -99,8 +99,8 @@ class Sizing:
             # share, and a start has none of these.
             filled = 0 if footprint.kv_cache_bytes == 0 else declared or 0
             return max(footprint.device_bytes, filled)
-        is_said = settings.gpu_memory_utilization is not None or settings.loaded_together > 1
-        if is_said and declared is not None:
+        is_binding = settings.gpu_memory_utilization is not None or settings.loaded_together > 1
+        if is_binding and declared is not None:
             return declared
         if self._has_gpu:
             return None

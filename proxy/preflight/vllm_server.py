@@ -83,10 +83,10 @@ class VllmServer:
         if state.snapshot.phase is not Phase.CHECKING:
             state.enter(Phase.CHECKING)  # again, after the hub or the port failed
         try:
-            found = await asyncio.to_thread(detect, settings.environ.get(VISIBLE))
+            machine = await asyncio.to_thread(detect, settings.environ.get(VISIBLE))
         except SettingsError as error:
             raise EngineFailure(Cause.TOO_FEW_GPUS, str(error), permanent=True) from None
-        self.hardware = hardware_of(settings, found)
+        self.hardware = hardware_of(settings, machine)
         level = logging.WARNING if self.hardware.trouble else logging.INFO
         _log.log(level, "hardware: %s", self.hardware.sentence())
         check_executable("vllm")

@@ -37,7 +37,7 @@ def named_protocols(settings: Settings) -> tuple[Protocol, ...]:
         SettingsError: one is not allowed, is not there, is no protocol, or has a path that it
             cannot have.
     """
-    found: list[Protocol] = []
+    protocols: list[Protocol] = []
     taken = {settings.health_check_path: "the health check"}
     routes = RouteTable(settings.extra_routes)
     for name in settings.protocols:
@@ -53,8 +53,8 @@ def named_protocols(settings: Settings) -> tuple[Protocol, ...]:
             if routes.find(path.encode()) is not None:
                 raise _refused(name, f"{path} is relayed to the engine already")
             taken[path] = name
-        found.append(protocol)
-    return tuple(found)
+        protocols.append(protocol)
+    return tuple(protocols)
 
 
 def _made(name: str, allowed: tuple[str, ...]) -> Protocol:

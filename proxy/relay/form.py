@@ -50,8 +50,8 @@ def model_of_form(body: Text, boundary: bytes) -> Scan[str | None]:
 
 def _find(body: Text, delimiter: bytes, start: int) -> Scan[int | None]:
     for at in range(start, len(body), _SEARCH_BYTES):
-        found = body.find(delimiter, at, at + _SEARCH_BYTES + len(delimiter))
+        place = body.find(delimiter, at, at + _SEARCH_BYTES + len(delimiter))
         yield SLICE_WORK
-        if found >= 0:
-            return found
+        if place >= 0:
+            return place
     return None

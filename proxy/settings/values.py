@@ -65,11 +65,11 @@ def is_host(name: str | None) -> bool:
 
 def engine_urls(value: str) -> list[tuple[str, str]]:
     """`a=http://one:1,b=http://two:2` -> names and URLs; no name where there is none."""
-    found = []
+    engines = []
     for entry in split_names(value):
         name, _, url = entry.rpartition("=")
-        found.append((name.strip(), url.strip()))
-    return found
+        engines.append((name.strip(), url.strip()))
+    return engines
 
 
 def is_url(text: str) -> bool:

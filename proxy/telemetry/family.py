@@ -83,7 +83,7 @@ class Declaration(Generic[Child]):
             metric.add_sample(self.name, _labels(self.labels, values), number)
         return metric
 
-    def known(self, number: float | None) -> Metric:
+    def of_one(self, number: float | None) -> Metric:
         """The family with its one number; without a sample where that is not known."""
         return self.metric(() if number is None else [((), number)])
 

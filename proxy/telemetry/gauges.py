@@ -62,10 +62,10 @@ class Gauges(Collector):
             yield declaration.metric(
                 ((index,), number) for index, number in readings if number is not None
             )
-        yield catalogue.GPU_PRICE.known(self.price_per_hour)
+        yield catalogue.GPU_PRICE.of_one(self.price_per_hour)
         yield catalogue.MODEL_BYTES.of_models(self.downloaded_bytes.items())
-        yield catalogue.LOOP_LAG.known(self.loop_lag.seconds)
-        yield catalogue.DISK_FREE.known(disk.free_bytes)
-        yield catalogue.DISK_TOTAL.known(disk.total_bytes)
+        yield catalogue.LOOP_LAG.of_one(self.loop_lag.seconds)
+        yield catalogue.DISK_FREE.of_one(disk.free_bytes)
+        yield catalogue.DISK_TOTAL.of_one(disk.total_bytes)
         # Of the process, as logging is.
-        yield catalogue.LOG_LINES_DROPPED.known(dropped_lines())
+        yield catalogue.LOG_LINES_DROPPED.of_one(dropped_lines())
