@@ -153,9 +153,10 @@ class _Frame:
 class _Scanner:
     def __init__(self, text: Text) -> None:
         self._text = text
-        self._work = 0
+        self._work = 0  # since the last yield
 
     def find(self, wanted: Shape | None, at: int, max_values: int) -> Scan[Leaves]:
+        """`wanted` is what is looked for in the value that begins at `at`; None: nothing."""
         text, frames = self._text, list[_Frame]()
         at = yield from self._after_spaces(at)
         if text[at] != _OPENING_BRACE:

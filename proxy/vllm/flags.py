@@ -22,8 +22,6 @@ from proxy.settings.values import read_size
 TABLE = Path(__file__).with_name("flags.json")
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
-
-
 # vLLM's parser of a configuration's fields takes 80m for 80000000, outside of texts.
 _TEXT_OR_SIZE = re.compile(r'("(?:[^"\\]|\\.)*")|\b\d+(?:\.\d+)?[kKmMgGtT]\b')
 _LORA_MODULES = "lora-modules"
