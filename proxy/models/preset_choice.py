@@ -48,7 +48,6 @@ def load_settings(
     if not environs:
         settings = _with_preset(settings, environ, presets)
         check_keys(settings)
-        # A model that is unloaded is not refused: it takes minutes until it is loaded again.
         is_unloaded = settings.idle_limit_seconds and settings.upstream_url is None
         if is_unloaded and "HOLD_SECONDS" not in settings.environ:
             return settings.model_copy(update={"hold_seconds": float(HOLD_SECONDS)})
