@@ -56,6 +56,8 @@ _UNPREPARED: dict[str, Any] = {
 }
 # Requests that wait for one of several models hold their bodies meanwhile.
 _MAX_HELD = 64
+# How often a list of models is asked for that does not come.
+_ENTRIES_SECONDS = 5.0
 
 
 class ServedModel:
@@ -451,7 +453,12 @@ class ServedModel:
             self._notify()
 
     async def _read_entries(self) -> None:
-        self.entries = await self.probe.model_entries() or self.entries
+        """It listed its models before it was ready; busy now, it may be late with the list."""
+        while self.state.snapshot.ready:
+            if entries := await self.probe.model_entries():
+                self.entries = entries
+                return
+            await asyncio.sleep(_ENTRIES_SECONDS)
 
     def _make_engine(self) -> Supervisor:
         settings, state = self.settings, self.state

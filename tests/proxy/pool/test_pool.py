@@ -18,6 +18,7 @@ from proxy.engine.phase import Phase
 from proxy.engine.supervisor import Supervisor
 from proxy.errors import EngineUnavailable, EngineUnreachable, ModelNotFound
 from proxy.machine.hardware import Gpu, Hardware
+from proxy.pool import model as model_module
 from proxy.pool import pool as pool_module
 from proxy.pool.memory import PoolMemory
 from proxy.pool.model import ServedModel
@@ -209,7 +210,7 @@ async def test_a_model_that_is_changed_waits_for_no_download_of_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ServedModel, "memory_bytes", 0)
-    monkeypatch.setattr(ServedModel, "_supervisor", lambda model: FakeEngine(model))
+    monkeypatch.setattr(ServedModel, "_make_engine", lambda model: FakeEngine(model))
     model = with_engine(monkeypatch, "served")
     pool = ModelPool([model], Admission())
     pool.start()
@@ -261,6 +262,25 @@ async def test_an_adapter_is_known_before_its_engine_is_ready(modules: str) -> N
 def is_running(model: ServedModel, phase: Phase) -> None:
     for each in dict.fromkeys((Phase.LOADING, Phase.WARMING, Phase.READY, phase)):
         model.state.enter(each)
+
+
+async def test_an_engine_that_is_late_with_its_list_of_models_is_asked_for_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, lists, is_there = a_model("one"), [{}, {"one": b"{}"}], asyncio.Event()
+
+    async def model_entries() -> dict[str, bytes]:
+        entries = lists.pop(0)
+        if not lists:
+            is_there.set()
+        return entries
+
+    monkeypatch.setattr(model_module, "_ENTRIES_SECONDS", 0)
+    monkeypatch.setattr(one.probe, "model_entries", model_entries)
+    is_running(one, Phase.READY)
+    await asyncio.wait_for(is_there.wait(), PATIENCE)
+    assert list(one.entries) == ["one"]
+    await ModelPool([one], Admission()).close_clients()
 
 
 async def test_what_is_stored_is_asked_of_an_engine_that_is_degraded_too(
