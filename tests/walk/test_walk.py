@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.patience import PATIENCE
 from tests.wire.client import CHAT, prompt
 from tests.wire.service import until
 
-MOST_FILES = 20
+MOST_FILES, WALKS = 20, 10
 _DRAWN_FILE = re.compile(r"\b[\w/]+\.py\b")
 
 
@@ -32,9 +33,10 @@ def _is_logged(service: Service, request_id: str) -> bool:
 
 
 def walked(service: Service, notes: Path, *, stream: bool) -> set[str]:
-    """What a chat runs through. A timer may run beside one: it is in one walk, not in all."""
-    walks = []
-    for number in range(5):
+    """What nearly every chat runs through. A timer may run beside one, and on a crowded machine all
+    tokens of one may come at once, past no fast path."""
+    walks = Counter[str]()
+    for number in range(WALKS):
         name = f"walk-{stream}-{number}"
         os.kill(service.process.pid, signal.SIGUSR1)
         answer = service.client.post(
@@ -46,9 +48,9 @@ def walked(service: Service, notes: Path, *, stream: bool) -> set[str]:
         until(partial(_is_logged, service, name), "the line of the request")
         os.kill(service.process.pid, signal.SIGUSR2)
         until(notes.exists, "the files that it ran through")
-        walks.append(set(json.loads(notes.read_text())))
+        walks.update(set(json.loads(notes.read_text())))
         notes.unlink()
-    return set.intersection(*walks)
+    return {file for file, times in walks.items() if times >= 0.8 * WALKS}
 
 
 def test_a_chat_runs_through_the_files_that_are_drawn_and_no_more_than_twenty(
