@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import subprocess
 import sys
+import warnings
 import wave
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -164,5 +167,10 @@ def test_a_program_of_the_guide_runs_behind_its_first_lines(
     with wave.open("speech.wav", "wb") as speech:
         speech.setparams((1, 2, 16000, 0, "NONE", "not compressed"))
         speech.writeframes(bytes(32000))
-    exec(in_front(GUIDE[0] + GUIDE[number], sidecar.port), {})
+    names: dict[str, Any] = {}
+    exec(in_front(GUIDE[0] + GUIDE[number], sidecar.port), names)
     assert capsys.readouterr().out.strip()
+    with warnings.catch_warnings():  # as a process that ends, they leave their clients open
+        warnings.simplefilter("ignore", ResourceWarning)
+        names.clear()
+        gc.collect()

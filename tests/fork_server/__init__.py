@@ -128,7 +128,8 @@ class ForkServer:
                 cwd=_PROJECT,
                 env={**inherited, **environ},
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                # Its stdout is theirs, to which it must not look like a file with a position.
+                stdout=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
             )
         atexit.register(self.close)
@@ -138,7 +139,7 @@ class ForkServer:
         if self._orders is not None:
             self._orders.close()
             self._orders = None
-            self._process.wait()
+            self._process.communicate()
 
     def _fork(
         self,

@@ -111,7 +111,7 @@ def test_a_slash_at_the_end_of_a_route_is_none(service: Sidecar, path: str, body
     assert service.record(slashed)["route"] == service.record(bare)["route"]
 
 
-@pytest.mark.parametrize("path", ["/health", "/health/live", "/metrics", "/dashboard", "/info"])
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/metrics", "/info"])
 def test_nor_at_the_end_of_a_page(service: Sidecar, path: str) -> None:
     assert (service.ask(f"{path}/").status, service.ask(path).status) == (200, 200)
     assert service.ask(f"{path}//").status == 404
