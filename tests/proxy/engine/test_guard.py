@@ -87,8 +87,13 @@ def test_missing_command_says_so(guarded: Guarded) -> None:
 def test_orphans_of_a_command_that_is_killed_are_ended(guarded: Guarded) -> None:
     guard = guarded("sh", "-c", TREE)
     tree = guarded.tree(guard, 3)
-    (command,) = (each for each in tree if Path(f"/proc/{each.pid}/comm").read_text() == "sh\n")
-    os.kill(command.pid, signal.SIGKILL)
+
+    def shells() -> list[int]:
+        return [each.pid for each in tree if Path(f"/proc/{each.pid}/comm").read_text() == "sh\n"]
+
+    wait_until(lambda: len(shells()) == 1, PATIENCE, "two that are no shells any more")
+    (command,) = shells()
+    os.kill(command, signal.SIGKILL)
     assert guard.wait(PATIENCE) == 137
     assert not alive(tree)
 
