@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Protocol
 
@@ -61,8 +61,12 @@ class Tenant(Protocol):
 class _Start:
     """The devices just before a start, and who else was on them: name, process, and state."""
 
+    devices: frozenset[int]
     reading: Reading
+    """Of those of them whose memory is sure to be others'."""
     others: frozenset[tuple[str, int | None, ModelState]]
+    has_slept: bool = False
+    """Since then, at least once."""
 
 
 class PoolMemory:
@@ -108,9 +112,9 @@ class PoolMemory:
         # stay. Beside an engine that runs it cannot be told how much that is.
         unsure: set[int] = set()
         for name, start in [*self._starts.items()]:
-            devices = start.reading.keys() & view.gpus
+            devices = start.devices & set(view.gpus)
             if name not in there and devices:
-                del self._starts[name]
+                self._starts[name] = replace(start, devices=start.devices - devices)
                 unsure |= devices
         for device in unsure & taken:
             reading.pop(device, None)
@@ -120,7 +124,7 @@ class PoolMemory:
                 if device in unsure and before is not None:
                     reading[device] = min(before, reading[device], key=lambda each: each.used)
                 self._devices[device] = reading[device]
-        self._starts[model.name] = _Start(reading, others)
+        self._starts[model.name] = _Start(frozenset(view.devices), reading, others)
 
     async def after_start(self, model: Tenant) -> None:
         """The engine is ready: what has it taken? Kept unless something else has changed."""
@@ -138,9 +142,10 @@ class PoolMemory:
     async def after_sleep(self, model: Tenant) -> None:
         """The engine sleeps: what of its GPUs does it still hold? Kept the first time after a
         start, unless something else has changed since then."""
-        start, sizing = self._starts.pop(model.name, None), model.sizing
-        if start is None or sizing is None or not model.view.gpus:
+        start, sizing = self._starts.get(model.name), model.sizing
+        if start is None or start.has_slept or sizing is None or not model.view.gpus:
             return
+        self._starts[model.name] = replace(start, has_slept=True)
         held = await _taken(model, start)
         if held is not None and start.others == self._others(model.view):
             await asyncio.to_thread(sizing.keep_asleep, max(held, 0))

@@ -34,6 +34,7 @@ class FakeTenant:
     gpu: FakeGpu
     kv_cache_bytes: int | None = None
     pid: int | None = None
+    gpus: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         self.state = EngineState(self.name)
@@ -52,7 +53,7 @@ class FakeTenant:
         states = {Phase.READY: ModelState.READY, Phase.ASLEEP: ModelState.ASLEEP}
         states[Phase.RESTARTING] = ModelState.LOADING
         state = states.get(self.state.snapshot.phase, ModelState.UNLOADED)
-        return ModelView(self.name, state, 0.0, (0,), self.needed_bytes)
+        return ModelView(self.name, state, 0.0, self.gpus, self.needed_bytes)
 
     async def sleep(self, pool: PoolMemory, given_back: int) -> None:
         self.state.enter(Phase.DRAINING)
@@ -272,6 +273,25 @@ async def test_what_a_dead_engine_still_holds_is_neither_others_nor_missing_in_t
     assert pool.budget().memory_bytes == {0: 45 * GIB}
 
 
+async def test_what_a_dead_engine_holds_of_its_other_gpu_is_not_others_either(
+    gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine has been started on one of its GPUs meanwhile."""
+    there = FakeGpu(used_bytes=FOREIGN)
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(gpu, there))
+    dead, here, other = models = tenants(gpu, tmp_path, "a/dead,a/here,a/other")
+    dead.gpus, other.gpus, other.gpu = (0, 1), (1,), there
+    pool = pool_of(*models)
+    await pool.look()
+    await dead.start(pool, 20 * GIB, 0)
+    there.used_bytes += 20 * GIB
+    dead.state.enter(Phase.FAILED)
+    await here.start(pool, 5 * GIB - 20 * GIB, 0)
+    await other.start(pool, 5 * GIB - 20 * GIB, 0)
+    assert pool.budget().memory_bytes == {0: 47 * GIB, 1: 47 * GIB}
+    assert (here.needed_bytes, other.needed_bytes) == (5 * GIB, 5 * GIB)
+
+
 async def test_beside_an_engine_that_runs_no_restart_is_measured(
     gpu: FakeGpu, tmp_path: Path
 ) -> None:
@@ -287,6 +307,10 @@ async def test_beside_an_engine_that_runs_no_restart_is_measured(
     await one.start(pool, 10 * GIB - 8 * GIB, 0)
     assert one.sizing is not None
     assert one.sizing.footprint is None
+    one.state.enter(Phase.FAILED)  # and holds its memory for a moment yet
+    await other.stop(pool, 5 * GIB)
+    await pool.before_start(other)
+    assert pool.budget().memory_bytes == {0: 47 * GIB}
 
 
 async def test_a_model_that_fills_the_card_is_told_of_once_with_the_remedy(
@@ -361,3 +385,18 @@ async def test_the_end_of_a_model_in_its_sleep_gives_back_too_little_to_wait_for
     await one.sleep(pool, 19 * GIB)
     await one.stop(pool, 1 * GIB)
     assert "still holds" not in caplog.text
+
+
+async def test_what_an_engine_held_that_ended_in_its_sleep_is_not_others_and_is_measured(
+    gpu: FakeGpu, tmp_path: Path
+) -> None:
+    """Its memory comes back while the next one starts."""
+    one, other = models = tenants(gpu, tmp_path, "one,other", **PRESETS)
+    pool = pool_of(*models)
+    await pool.look()
+    await one.start(pool, 20 * GIB, 1 * GIB)
+    await one.sleep(pool, 19 * GIB)
+    await one.stop(pool, 0)
+    await other.start(pool, 5 * GIB - 1 * GIB, 0)
+    assert pool.budget().memory_bytes == {0: 47 * GIB}
+    assert other.needed_bytes == 5 * GIB
