@@ -234,7 +234,7 @@ class ModelPool:
             self.default.start()
             self._tasks = [
                 spawn(self._schedule(self.scheduler), name="scheduler"),
-                spawn(self._fetch_others(), name="files of models"),
+                spawn(self._fetch_others(self.default), name="files of models"),
             ]
         if len(self._models) > 1 and self.scheduler is not None:
             self._tasks.append(spawn(self._check_disk(), name="disk for all models"))
@@ -253,9 +253,8 @@ class ModelPool:
         if finding is not None:
             _log.warning(finding.sentence)
 
-    async def _fetch_others(self) -> None:
-        """Beside serving, but the default's files first. One that fails holds up no other."""
-        first = self.default  # a reload may name another one meanwhile, whose files come in turn
+    async def _fetch_others(self, first: ServedModel) -> None:
+        """Beside serving, but after `first`, the default. One that fails holds up no other."""
         while first.state.snapshot.phase in _FETCHING and not first.is_here:
             await first.changed()
         while True:
