@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -51,7 +51,7 @@ class ModelPool:
             self.scheduler = Scheduler(lambda: self._models, self.budget, preload=names)
         self._given_up = asyncio.Event()
         self._files_wanted = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._meters: dict[str, asyncio.Task[None]] = {}
         self._settled_since = monotonic()
         self.on_ended: Callable[[ServedModel], None] = lambda model: None
@@ -99,8 +99,7 @@ class ModelPool:
         is_new = not model.is_leaving
         model.leave()
         if is_new:
-            self._tasks = [task for task in self._tasks if not task.done()]
-            self._tasks.append(spawn(self._end(model), name=f"end of {model.name}"))
+            self._spawn(self._end(model), f"end of {model.name}")
 
     async def _end(self, model: ServedModel) -> None:
         scheduler = self.scheduler
@@ -232,15 +231,18 @@ class ModelPool:
                 model.engine.start()
         else:
             self.default.start()
-            self._tasks = [
-                spawn(self._schedule(self.scheduler), name="scheduler"),
-                spawn(self._fetch_others(self.default), name="files of models"),
-            ]
+            self._spawn(self._schedule(self.scheduler), "scheduler")
+            self._spawn(self._fetch_others(self.default), "files of models")
         if len(self._models) > 1 and self.scheduler is not None:
-            self._tasks.append(spawn(self._check_disk(), name="disk for all models"))
-        engines = spawn(self._given_up.wait(), name="engines")
-        self._tasks.append(engines)
-        return engines
+            self._spawn(self._check_disk(), "disk for all models")
+        return self._spawn(self._given_up.wait(), "engines")
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Until `stop` at the latest."""
+        task = spawn(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _schedule(self, scheduler: Scheduler) -> None:
         await self.memory.look()
@@ -270,7 +272,7 @@ class ModelPool:
     def _fetch_renewed(self, model: ServedModel) -> None:
         """It was served, and mostly its files are here: it waits for no download of another."""
         if self.scheduler is not None and not self.scheduler.is_stopping:
-            self._tasks.append(spawn(self._fetch(model), name=f"files of {model.name}"))
+            self._spawn(self._fetch(model), f"files of {model.name}")
 
     async def stop(self) -> None:
         """Let running requests finish, then end all engines; those that run nothing at once."""

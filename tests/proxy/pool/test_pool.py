@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import cast
 
 import httpx
@@ -112,6 +113,17 @@ class FakeEngine(Supervisor):
         self._model.state.enter(Phase.STOPPED)
 
 
+@asynccontextmanager
+async def running(pool: ModelPool) -> AsyncIterator[None]:
+    pool.start()
+    try:
+        yield
+    finally:
+        pool.admission.cut_now()
+        await pool.stop()
+        await pool.close_clients()
+
+
 @pytest.mark.parametrize("without_files", ["default", "second"])
 async def test_a_model_whose_files_do_not_come_holds_up_no_other(
     monkeypatch: pytest.MonkeyPatch, without_files: str
@@ -123,12 +135,9 @@ async def test_a_model_whose_files_do_not_come_holds_up_no_other(
         monkeypatch.setattr(model, "engine", engine)
         monkeypatch.setattr(model.settings, "__dict__", model.settings.__dict__ | OWN_ENGINE)
     pool = ModelPool(models, Admission())
-    pool.start()
-    await asyncio.wait_for(models[2].state.wait_until_settled(), PATIENCE)
-    assert models[2].state.snapshot.ready
-    pool.admission.cut_now()
-    await pool.stop()
-    await pool.close_clients()
+    async with running(pool):
+        await asyncio.wait_for(models[2].state.wait_until_settled(), PATIENCE)
+        assert models[2].state.snapshot.ready
 
 
 def with_engine(monkeypatch: pytest.MonkeyPatch, name: str, *, hangs: bool = False) -> ServedModel:
@@ -146,20 +155,17 @@ async def test_a_default_that_is_exchanged_while_it_is_fetched_holds_up_no_other
     monkeypatch.setattr(ServedModel, "memory_bytes", 0)
     models = [with_engine(monkeypatch, name, hangs=name == "default") for name in ("default", "b")]
     pool = ModelPool(models, Admission())
-    pool.start()
-    for _ in range(ticks):  # its files may not even be asked for yet
-        await asyncio.sleep(0)
-    new = with_engine(monkeypatch, "new")
-    models[0].is_removed = True
-    pool.retire(models[0])
-    pool.add(new)
-    pool.arrange(["new", "b"])
-    for model in (new, models[1]):
-        await asyncio.wait_for(model.state.wait_until_settled(), PATIENCE)
-        assert model.state.snapshot.ready
-    pool.admission.cut_now()
-    await pool.stop()
-    await pool.close_clients()
+    async with running(pool):
+        for _ in range(ticks):  # its files may not even be asked for yet
+            await asyncio.sleep(0)
+        new = with_engine(monkeypatch, "new")
+        models[0].is_removed = True
+        pool.retire(models[0])
+        pool.add(new)
+        pool.arrange(["new", "b"])
+        for model in (new, models[1]):
+            await asyncio.wait_for(model.state.wait_until_settled(), PATIENCE)
+            assert model.state.snapshot.ready
 
 
 async def test_a_default_that_is_not_to_be_loaded_holds_up_no_files_of_others(
@@ -168,14 +174,11 @@ async def test_a_default_that_is_not_to_be_loaded_holds_up_no_files_of_others(
     monkeypatch.setattr(ServedModel, "memory_bytes", 0)
     models = [with_engine(monkeypatch, name) for name in ("default", "other")]
     pool = ModelPool(models, Admission())
-    pool.start()
-    assert pool.scheduler is not None
-    pool.scheduler.order_unload("default")
-    await asyncio.wait_for(models[1].state.wait_until_settled(), PATIENCE)
-    assert not models[0].state.snapshot.ready
-    pool.admission.cut_now()
-    await pool.stop()
-    await pool.close_clients()
+    async with running(pool):
+        assert pool.scheduler is not None
+        pool.scheduler.order_unload("default")
+        await asyncio.wait_for(models[1].state.wait_until_settled(), PATIENCE)
+        assert not models[0].state.snapshot.ready
 
 
 async def test_the_files_of_a_failed_model_are_fetched_before_it_has_a_place(
@@ -188,24 +191,21 @@ async def test_the_files_of_a_failed_model_are_fetched_before_it_has_a_place(
     pool = ModelPool([with_engine(monkeypatch, "default"), model], Admission())
     model.wants_files = False
     model.state.enter(Phase.FAILED)
-    pool.start()
-    assert pool.scheduler is not None
-    async with asyncio.timeout(PATIENCE):
-        pool.scheduler.order_load("one")
-        await asyncio.sleep(0)
-        assert engine.is_running
-        pool.scheduler.order_load("one")
-        assert not model.wants_files, "they are fetched once"
-        while model.state.snapshot.phase is not Phase.DOWNLOADING:
-            await model.changed()
-        await pool.default.state.wait_until_settled()
-        assert pool.scheduler.transition("one") is None
-        engine.files_come.set()
-        await model.state.wait_until_settled()
-    assert model.state.snapshot.ready
-    pool.admission.cut_now()
-    await pool.stop()
-    await pool.close_clients()
+    async with running(pool):
+        assert pool.scheduler is not None
+        async with asyncio.timeout(PATIENCE):
+            pool.scheduler.order_load("one")
+            await asyncio.sleep(0)
+            assert engine.is_running
+            pool.scheduler.order_load("one")
+            assert not model.wants_files, "they are fetched once"
+            while model.state.snapshot.phase is not Phase.DOWNLOADING:
+                await model.changed()
+            await pool.default.state.wait_until_settled()
+            assert pool.scheduler.transition("one") is None
+            engine.files_come.set()
+            await model.state.wait_until_settled()
+        assert model.state.snapshot.ready
 
 
 async def test_a_model_that_is_changed_waits_for_no_download_of_another(
@@ -215,22 +215,19 @@ async def test_a_model_that_is_changed_waits_for_no_download_of_another(
     monkeypatch.setattr(ServedModel, "_make_engine", lambda model: FakeEngine(model))
     model = with_engine(monkeypatch, "served")
     pool = ModelPool([model], Admission())
-    pool.start()
-    await asyncio.wait_for(model.state.wait_until_settled(), PATIENCE)
-    large = with_engine(monkeypatch, "large", hangs=True)
-    pool.add(large)
-    while large.state.snapshot.phase is not Phase.DOWNLOADING:
-        await large.changed()
-    model.adopt(model.settings)
-    pool.retire(model)
-    assert pool.scheduler is not None
-    await asyncio.wait_for(pool.scheduler.until_gone("served"), PATIENCE)
-    await asyncio.wait_for(model.state.wait_until_settled(), PATIENCE)
-    assert model.state.snapshot.ready
-    assert not large.is_here
-    pool.admission.cut_now()
-    await pool.stop()
-    await pool.close_clients()
+    async with running(pool):
+        await asyncio.wait_for(model.state.wait_until_settled(), PATIENCE)
+        large = with_engine(monkeypatch, "large", hangs=True)
+        pool.add(large)
+        while large.state.snapshot.phase is not Phase.DOWNLOADING:
+            await large.changed()
+        model.adopt(model.settings)
+        pool.retire(model)
+        assert pool.scheduler is not None
+        await asyncio.wait_for(pool.scheduler.until_gone("served"), PATIENCE)
+        await asyncio.wait_for(model.state.wait_until_settled(), PATIENCE)
+        assert model.state.snapshot.ready
+        assert not large.is_here
 
 
 async def test_the_name_of_a_default_that_a_key_may_not_use_is_not_told(
