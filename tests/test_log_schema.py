@@ -13,6 +13,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from proxy.settings import LogFormat
+from proxy.tasks import model_of_task
 from proxy.telemetry.logs import configure
 from proxy.telemetry.record import Outcome
 from proxy.telemetry.request_log import LogFields, log_in_flight, log_request
@@ -48,6 +49,21 @@ def test_lines_as_they_are_written_pass(lines: Lines) -> None:
         logging.getLogger("proxy.relay").exception("failed", extra={"request_id": "id-4"})
     found = written(lines)
     assert len(found) == 10
+    check_lines(found)
+
+
+def test_of_several_models_each_line_may_name_the_one_that_its_task_takes_care_of(
+    lines: Lines,
+) -> None:
+    """Also where a library says it: in a callback, or of an exception that nobody awaits."""
+    configure(LogFormat.JSON, "debug")
+    names = ("proxy", "proxy.relay", "proxy.tasks", "proxy.pool", "vllm", "asyncio", "httpx")
+    token = model_of_task.set("two")
+    for name in names:
+        logging.getLogger(name).warning("a word")
+    model_of_task.reset(token)
+    found = written(lines)
+    assert [line["model"] for line in found] == ["two"] * len(names)
     check_lines(found)
 
 
@@ -96,7 +112,7 @@ def test_the_page_shows_a_line_as_it_is_declared() -> None:
     (example,) = re.findall(r'```json\n(\{"level": "INFO".*?)```', PAGE, re.S)
     line = json.loads(example)
     assert faults(line) == []
-    names = [name for name in line if name not in SCHEMA["properties"]]
+    names = [name for name in line if name in REQUEST]
     assert names == [name for name in LogFields.__struct_fields__ if name in line]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from proxy.relay.unix_transport import UnixTransport
 from proxy.relay.upstream import Upstream
 from proxy.settings import Settings
 from proxy.vllm.engine_socket import EngineSocket
@@ -27,7 +28,8 @@ class EngineClients:
         """None: the engine listens at an address."""
         uds = str(self.socket.path) if self.socket else None
         self.upstream = Upstream(host, port, authority, uds=uds, retry_after=retry_after)
-        self.probe = Probe(f"http://{authority}", uds)
+        transport = UnixTransport(uds) if uds else None
+        self.probe = Probe(f"http://{authority}", transport)
 
     async def close(self) -> None:
         """When the engine has ended for good."""

@@ -22,14 +22,16 @@ _MODELS_REMEDY = (
 class Probe(ServerProbe):
     """Questions to one vLLM. Control plane only: requests of users never pass here."""
 
-    def __init__(self, base_url: str, uds: str | None = None) -> None:
-        """`uds`: the Unix socket that it listens on, in place of the address."""
-        # Plain HTTP: loading certificates would only delay the start.
-        self.client = httpx.AsyncClient(  # nosec B501
+    def __init__(self, base_url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        """`transport`: the way to it, where that is not TCP."""
+        if transport is None:
+            # Plain HTTP: loading certificates would only delay the start.
+            transport = httpx.AsyncHTTPTransport(verify=False, trust_env=False)  # nosec B501
+        self.client = httpx.AsyncClient(
             base_url=base_url,
             timeout=_HEALTH_TIMEOUT_SECONDS,
             trust_env=False,
-            transport=httpx.AsyncHTTPTransport(uds=uds, verify=False, trust_env=False),
+            transport=transport,
         )
 
     async def healthy(self) -> bool:

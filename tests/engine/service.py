@@ -153,6 +153,8 @@ class Service:
             undeclared = [line for line in self.text().splitlines() if _UNDECLARED in line]
             assert not undeclared, "missing in proxy/engine/transitions.py"
             check_lines(self.lines())
+            escaped = [line for line in self.lines("asyncio") if "exc_info" in line]
+            assert not escaped, "an exception that only the event loop has caught"
 
     # What it says
 

@@ -15,6 +15,7 @@ from proxy.engine.server import SleepFailed, WakeFailed
 from proxy.errors import SettingsError
 from proxy.machine.memory import DeviceMemory
 from proxy.machine.pinned_memory import PinnedMemory
+from proxy.relay.unix_transport import UnixTransport
 from proxy.vllm import sleep
 from proxy.vllm.engine_socket import EngineSocket
 from proxy.vllm.probe import Probe
@@ -45,7 +46,7 @@ async def both(
     socket: EngineSocket, pinned: PinnedMemory | None = None, **scenario: str
 ) -> AsyncIterator[tuple[FakeEngine, VllmSleeper]]:
     """An engine, and who puts it to sleep."""
-    probe = Probe("http://127.0.0.1:8001", str(socket.path))
+    probe = Probe("http://127.0.0.1:8001", UnixTransport(str(socket.path)))
     sleeper = VllmSleeper(probe.client, "one", pinned or roomy(), socket)
     sleeper.weights_bytes = 16 * GIB
     with engine_of(socket, **scenario) as engine:
