@@ -187,6 +187,19 @@ class Service:
         (line,) = found()
         return line
 
+    def access_lines(self) -> list[Line]:
+        """Those of all requests so far, once none runs and each has its line."""
+
+        def lines() -> list[Line]:
+            return self.lines("proxy.access")
+
+        def is_whole() -> bool:
+            ended = self.metric("sidecar_requests_total")
+            return self.metric("sidecar_requests_in_flight") == 0 and ended == len(lines())
+
+        wait_until(is_whole, PATIENCE, "a line for each request")
+        return lines()
+
     def health(self) -> Mapping[str, Any]:
         health: dict[str, Any] = self.client.get("/health").json()
         return health

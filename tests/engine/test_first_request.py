@@ -54,6 +54,6 @@ def test_it_never_becomes_ready(tmp_path: Path, model: Path) -> None:
         assert health["status"] == "failed"
         assert health["reason"]
         assert service.client.get("/ping").status_code == 503
-        phases = [line["message"] for line in service.lines("proxy.engine")]
-        assert any("warming" in each for each in phases)
-        assert not any("-> ready" in each for each in phases)
+        phases = service.phases_until("failed")
+        assert "warming" in phases
+        assert "ready" not in phases

@@ -391,7 +391,7 @@ def test_tokens_in_the_log_are_the_engines_own(
 ) -> None:
     body = {"model": "demo", "prompt": "Hello"}
     warm_up = service.client.post("/tokenize", json=body).json()["count"]
-    lines = service.lines("proxy.access")
+    lines = service.access_lines()
     asked = sum(line.get("prompt_tokens", 0) for line in lines)
     generated = sum(line.get("completion_tokens", 0) for line in lines)
     page = "/metrics/engine"
@@ -504,7 +504,7 @@ def test_openai_is_told_why_a_model_that_generates_does_not_embed(
 )
 def test_clients_of_other_packages(service: Service, environment: str, program: str) -> None:
     python = peer(environment, "python")
-    before = len(service.lines("proxy.access"))
+    before = len(service.access_lines())
     done = subprocess.run(
         [python, f"tests/engine/clients/{program}", service.url],
         cwd=PROJECT,
@@ -521,8 +521,7 @@ def test_clients_of_other_packages(service: Service, environment: str, program: 
     assert got["tool"] == ["look"]
     assert got["structured"] in ("left", "right")
     assert "The engine has no route POST /v1/embeddings" in got["refused"]
-    wait_until(lambda: len(service.lines("proxy.access")) >= before + 5, PATIENCE, "all lines")
-    lines = service.lines("proxy.access")[before:]
+    lines = service.access_lines()[before:]
     assert [line["outcome"] for line in lines].count("ok") == 4
     assert {line["error"] for line in lines if "error" in line} == {"route_not_served"}
 
@@ -551,7 +550,7 @@ def test_vllm_bench_serve_measures_what_the_log_tells(service: Service, tmp_path
     model = service.client.get("/v1/models").json()["data"][0]["root"]
     engine = bench.Service({"ours": service.port}, {}, "demo", model)
     load = bench.Load(streams=4, requests=8, prompt_tokens=16, answer_tokens=8, warm_up_requests=0)
-    before = len(service.lines("proxy.access"))
+    before = len(service.access_lines())
     done = subprocess.run(
         bench.client_command(engine, "ours", load, seed=1),
         cwd=tmp_path,
@@ -563,7 +562,7 @@ def test_vllm_bench_serve_measures_what_the_log_tells(service: Service, tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     (result,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
     assert (result["completed"], result["failed"]) == (8, 0)
-    lines = service.lines("proxy.access")[before:]
+    lines = service.access_lines()[before:]
     chats = [line for line in lines if line["route"] == "chat"]
     assert {line["outcome"] for line in chats} == {"ok"}
     # It asks once more to see that the server is there.

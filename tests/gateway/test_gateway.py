@@ -62,16 +62,7 @@ def stream(gateway: LiteLLM, model: str = NAME, key: str = MASTER_KEY, prompt: s
 
 def generations(sidecar: Sidecar) -> list[Line]:
     """The sidecar's lines of generations, once each request that came has its line."""
-
-    def is_whole() -> bool:
-        ended = sidecar.value("sidecar_requests_total")
-        return sidecar.value("sidecar_requests_in_flight") == 0 and ended == len(lines())
-
-    def lines() -> list[Line]:
-        return sidecar.lines("proxy.access")
-
-    wait_until(is_whole, PATIENCE, "a line for each request")
-    return [line for line in lines() if line["route"] != "models"]
+    return [line for line in sidecar.access_lines() if line["route"] != "models"]
 
 
 def new_line(sidecar: Sidecar, before: int) -> Line:
