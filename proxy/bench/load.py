@@ -70,8 +70,8 @@ async def _warm_up(endpoint: Endpoint, body: bytes) -> Sample:
 
 
 class LevelRun:
-    """One level while it runs. Requests begin for `seconds`; those that still run then have as
-    long again, and are cut after it."""
+    """One level while it runs. Requests begin for `seconds`; those that still run after them are
+    cut after `grace_seconds`."""
 
     def __init__(self, endpoint: Endpoint, streams: int, plan: Plan) -> None:
         self.samples: list[Sample] = []
@@ -91,15 +91,17 @@ class LevelRun:
         ]
         stopped = spawn(stop.wait(), name="stop")
         done = asyncio.gather(*workers, return_exceptions=True)
-        seconds = self._plan.seconds
+        plan, either = self._plan, {stopped, done}
         try:
-            await asyncio.wait({stopped, done}, timeout=seconds, return_when="FIRST_COMPLETED")
+            await asyncio.wait(either, timeout=plan.seconds, return_when="FIRST_COMPLETED")
             self._closed.set()
             window = monotonic() - self.started
             for sample in self._running:
                 sample.window_events = sample.record.generated_events
             if not stop.is_set():
-                await asyncio.wait({stopped, done}, timeout=seconds, return_when="FIRST_COMPLETED")
+                await asyncio.wait(
+                    either, timeout=plan.grace_seconds, return_when="FIRST_COMPLETED"
+                )
         finally:
             for task in (stopped, *workers):
                 task.cancel()

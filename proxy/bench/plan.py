@@ -35,6 +35,11 @@ class Plan(Load, frozen=True, kw_only=True):
     model: str | None = None
     levels: tuple[int, ...] = (1, 8, 32)
 
+    @property
+    def grace_seconds(self) -> float:
+        """For how long those are waited for that still run when a level's `seconds` are over."""
+        return self.seconds
+
     def __repr__(self) -> str:
         """Without the key."""
         return f"Plan(url={self.url!r}, model={self.model!r}, levels={self.levels})"

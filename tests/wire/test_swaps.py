@@ -167,8 +167,13 @@ def test_one_key_cannot_make_the_pod_swap_for_ever(tmp_path: Path) -> None:
         assert chat(service, model="two").json()["model"] == "two", "bob has used none"
         assert chat(service, "sk-alice", model="two").status_code == 200, "it is loaded now"
         assert chat(service, "sk-alice", model="one").status_code == 429
-        loads = [model for model, action, _ in transitions(service) if action == "load"]
-        assert loads == ["one", "two", "one", "two"]
+        until(
+            lambda: (
+                [model for model, action, _ in transitions(service) if action == "load"]
+                == ["one", "two", "one", "two"]
+            ),
+            "the lines of four loads",
+        )
 
 
 def test_a_pinned_model_never_gives_way(tmp_path: Path) -> None:
