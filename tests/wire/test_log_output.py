@@ -260,6 +260,7 @@ def test_a_pipe_gets_json_unasked(shared_engine: FakeEngine, tmp_path: Path) -> 
     shared_engine.reset()
     with Sidecar(tmp_path, shared_engine, LOG_FORMAT="") as service:
         service.wait_until_ready()
+        until(service.lines, "the first lines")
         assert service.lines()[0]["message"] == f"API        {service.url}/v1"
 
 

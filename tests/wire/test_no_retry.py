@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests.patience import on_a_clock
 from tests.wire.client import CHAT, MESSAGES, STREAM, Client, new_id, prompt, request
 from tests.wire.service import Sidecar, ending, until
 from tests.wire.streams import raw, sized
@@ -101,14 +100,22 @@ def test_a_connection_the_engine_has_closed_is_not_used(service: Sidecar) -> Non
             assert use(client, service) != number
 
 
-@on_a_clock("the engine closes an idle connection after 40 ms, perhaps just under a request")
 def test_a_hundred_requests_against_an_engine_that_closes_idle_connections(
     service: Sidecar,
 ) -> None:
+    """A few may be written in the moment of the end: they were not seen, and clients are told."""
+    lost = 0
     with service.connect() as client:
         for number in range(100):
-            use(client, service, {"keepalive_close_ms": 40})
+            request_id = client.ask(CHAT, prompt(CHAT), fake={"keepalive_close_ms": 40})
+            is_answered = client.answer().status == 200
+            assert len(service.seen(request_id)) == is_answered
+            if not is_answered:
+                lost += 1
+                died = (502, "engine_died", "upstream", "engine_died")
+                assert ending(service.record(request_id)) == died
             time.sleep(0.02 if number % 2 else 0)
+    assert lost <= 10
 
 
 def test_a_late_answer_to_one_that_left_is_nobodys(service: Sidecar) -> None:

@@ -138,9 +138,12 @@ def test_what_stays_is_not_touched_and_what_goes_finishes_its_streams(tmp_path: 
         assert engines_of(service)["one"] == before["one"]
         until(lambda: 'model="two"' not in service.client.get("/metrics").text, "no series of it")
         assert 'sidecar_model_state{model="three"' in service.client.get("/metrics").text
-        lines = [line["message"] for line in service.lines("proxy.pool")]
         expected = "models reloaded by this machine: three added; two removed; 1 unchanged"
-        assert lines.count(expected) == 1
+        until(lambda: said(service).count(expected) == 1, "the line of the reload")
+
+
+def said(service: Service) -> list[str]:
+    return [line["message"] for line in service.lines("proxy.pool")]
 
 
 def test_a_changed_model_is_loaded_anew_with_what_its_preset_says_now(tmp_path: Path) -> None:

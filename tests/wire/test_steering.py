@@ -55,9 +55,13 @@ def test_a_model_is_unloaded_and_loaded_by_order(service: Service) -> None:
     assert (answer.status_code, answer.json()["name"]) == (202, "two")
     until(lambda: row(service, "two")["status"] == "ready", "its load")
     assert chat(service, model="two").json()["model"] == "two"
-    lines = [line["message"] for line in service.lines() if line["logger"] == "proxy.pool"]
-    orders = [line for line in lines if line.endswith("ordered by ops")]
-    assert orders == ["two: unload ordered by ops", "two: load ordered by ops"]
+    lines = ["two: unload ordered by ops", "two: load ordered by ops"]
+    until(lambda: orders(service) == lines, "the lines of both orders")
+
+
+def orders(service: Service) -> list[str]:
+    lines = [line["message"] for line in service.lines("proxy.pool")]
+    return [line for line in lines if line.endswith("ordered by ops")]
 
 
 def test_a_request_for_an_unloaded_model_loads_it_again(service: Service) -> None:

@@ -104,6 +104,7 @@ def test_failed_start_is_tried_again_after_a_while(start: Start, tmp_path: Path)
     service.wait_for("ready", PATIENCE)
     assert starts(tmp_path) == 2
     assert "reason" not in service.health()
+    assert "restarting" in service.phases_until("ready")
     (restarting,) = (
         line for line in service.lines("proxy.engine") if line.get("phase_before") == "restarting"
     )
