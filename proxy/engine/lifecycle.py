@@ -96,10 +96,9 @@ class Engine(Supervisor):
             try:
                 if self._model is None:
                     self._model = await self._server.prepare()
-                if self._fetches_only:
+                if self._fetches_only or not await self._turn():
                     self._state.enter(Phase.STOPPED)
                     return
-                await self._turn()
                 failure = await self._live_once(self._model)
             except EngineFailure as error:
                 failure = error

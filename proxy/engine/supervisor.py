@@ -10,9 +10,9 @@ from proxy.tasks import model_of_task, spawn
 
 Drained = Callable[[float], Awaitable[bool]]
 """Waits for running requests, at most so many seconds; false where some still run."""
-Turn = Callable[[], Awaitable[None]]
-"""Waits until a process may be started. Whoever it returns to starts one before anything else runs:
-that is what two engines that share a device go by."""
+Turn = Callable[[], Awaitable[bool]]
+"""Waits until a process may be started; false where none is to be. Whoever it returns to starts one
+before anything else runs: that is what two engines that share a device go by."""
 
 
 class Supervisor(ABC):

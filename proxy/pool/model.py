@@ -90,10 +90,10 @@ class ServedModel:
         """Reads the devices of all models."""
         self._is_open = asyncio.Event()
         self._is_open.set()
-        self._may_start = asyncio.Event()
-        """Set from the beginning of a load until that of the next unload."""
+        self._may_start = False
+        """From the beginning of a load until that of the next unload."""
         self._is_loading = self._is_unloading = self._is_failing = False
-        self._was_started = self._has_been_ready = False
+        self._has_been_ready = False
         self._model_state = ModelState.UNLOADED
         self._since = monotonic()
         self.scheduler: Scheduler | None = None
@@ -144,9 +144,13 @@ class ServedModel:
             return self.model_state
         if self.settings.upstream_url is not None:
             return ModelState.UNLOADED
-        # The first model is loaded from the start, its files included.
-        is_coming = self._was_started and self.model_state is ModelState.UNLOADED
+        is_coming = self._is_ordered and self.model_state is ModelState.UNLOADED
         return ModelState.LOADING if is_coming or phase is Phase.DEGRADED else self.model_state
+
+    @property
+    def _is_ordered(self) -> bool:
+        """Its load is, as that of the first model is from the start, its files included."""
+        return self.scheduler is not None and self.scheduler.is_ordered(self.name)
 
     @property
     def model_state(self) -> ModelState:
@@ -242,7 +246,6 @@ class ServedModel:
 
     def start(self) -> None:
         """Bring its files here, and load it when the scheduler says so."""
-        self._was_started = True
         self.wants_files = False
         self.engine.start()
 
@@ -259,7 +262,8 @@ class ServedModel:
     # What the scheduler does with it, as a `ModelHandle`
 
     async def load(self) -> bool:
-        self._may_start.set()
+        self._may_start = True
+        self._notify()
         self._payers.clear()
         self._is_loading = True
         is_asleep = self.state.snapshot.phase is Phase.ASLEEP
@@ -280,7 +284,7 @@ class ServedModel:
             self._is_loading = False
 
     async def sleep(self) -> bool:
-        self._may_start.clear()
+        self._may_start = False
         self._is_unloading = True
         try:
             if isinstance(self.engine, Engine) and await self.engine.sleep():
@@ -293,7 +297,7 @@ class ServedModel:
         return False
 
     async def unload(self) -> None:
-        self._may_start.clear()
+        self._may_start = False
         self._is_unloading = True
         try:
             before: Reading = {}
@@ -409,13 +413,17 @@ class ServedModel:
             if self._is_open.is_set() and self.state.is_settled:
                 return
 
-    async def wait_for_turn(self) -> None:
-        """Before each start of an engine process."""
-        await self._may_start.wait()
-        if self.memory is not None:
-            await self.memory.before_start(self)
-        if self.scheduler is not None:
-            await self.scheduler.turn(self.name)
+    async def wait_for_turn(self) -> bool:
+        """Before each start of an engine process; false where its load is not ordered any more."""
+        scheduler, memory = self.scheduler, self.memory
+        assert scheduler is not None
+        assert memory is not None
+        await scheduler.until(lambda: self._may_start or not self._is_ordered)
+        if not self._may_start:
+            return False
+        await memory.before_start(self)
+        await scheduler.turn(self.name)
+        return True
 
     def _notify(self) -> None:
         """Something has changed that the scheduler goes by."""

@@ -104,22 +104,22 @@ class ModelPool:
     async def _end(self, model: ServedModel) -> None:
         scheduler = self.scheduler
         assert scheduler is not None
-        was_loaded = model.view.is_loaded
+        if not model.is_removed and (model.view.is_loaded or model is self.default):
+            scheduler.order_load(model.name)  # at its end, unless it is to be unloaded by then
         scheduler.notify()
         if not await model.admission.wait_idle(model.settings.drain_seconds):
             model.cut("The model was removed or changed")
         await scheduler.until_gone(model.name)
         await model.unload()
-        scheduler.forget(model.name)
+        scheduler.forget_failure(model.name)
         if not model.is_removed:
             model.is_leaving = False
             model.reopen()
             self._fetch_renewed(model)
-            if was_loaded or model is self.default:
-                scheduler.order_load(model.name)
             scheduler.notify()
             self.on_ended(model)
             return
+        scheduler.forget_orders(model.name)
         self._models.remove(model)
         self._meters.pop(model.name).cancel()
         self.on_ended(model)

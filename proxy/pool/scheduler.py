@@ -151,7 +151,7 @@ class Scheduler:
                 if view.name != name
             )
 
-        await self._until(are_devices_free)
+        await self.until(are_devices_free)
 
     async def until_gone(self, name: str) -> None:
         """Wait until this model is unloaded, and nothing is done to it."""
@@ -160,9 +160,9 @@ class Scheduler:
             holds_memory = (each.view.holds_memory for each in self._named(name))
             return name not in self._running and not any(holds_memory)
 
-        await self._until(is_gone)
+        await self.until(is_gone)
 
-    async def _until(self, is_so: Callable[[], bool]) -> None:
+    async def until(self, is_so: Callable[[], bool]) -> None:
         changed = asyncio.Event()
         self._waiters.add(changed)
         try:
@@ -186,7 +186,7 @@ class Scheduler:
     def order_unload(self, name: str) -> None:
         """End its engine once its running requests are over, also where it could sleep, or does: a
         new request loads it again."""
-        self._load_orders.pop(name, None)
+        self.forget_orders(name)
         self._unload_orders.add(name)
         self.notify()
 
@@ -195,17 +195,24 @@ class Scheduler:
         self._preload.append(name)
         self.notify()
 
-    def forget(self, name: str) -> None:
-        """Drop all that is ordered for this model, and what its last load has shown."""
+    def forget_failure(self, name: str) -> None:
+        """The next load of this model is none like the last one: it may begin at once."""
+        self._not_before.pop(name, None)
+
+    def forget_orders(self, name: str) -> None:
+        """Nobody but a request, or a pin, has this model loaded any more."""
         self._load_orders.pop(name, None)
         self._unload_orders.discard(name)
-        self._not_before.pop(name, None)
         self._preload = [each for each in self._preload if each != name]
 
     def transition(self, name: str) -> Step | None:
         """What is being done to this model now."""
         running = self._running.get(name)
         return None if running is None else running.step
+
+    def is_ordered(self, name: str) -> bool:
+        """Its load is due, whoever asks for it."""
+        return name in self._load_orders
 
     def is_coming(self, name: str) -> bool:
         """Its load is under way, or is due whoever asks for it."""
@@ -278,7 +285,7 @@ class Scheduler:
         for handle, view in zip(self._handles(), views, strict=True):
             ordered_at = self._load_orders.get(view.name, view.since)
             has_failed = view.state is ModelState.FAILED and ordered_at < view.since
-            if view.state is ModelState.READY or has_failed:
+            if (view.state is ModelState.READY and not view.is_leaving) or has_failed:
                 self._load_orders.pop(view.name, None)
             elif view.state in (ModelState.UNLOADED, ModelState.FAILED):
                 self._unload_orders.discard(view.name)

@@ -45,11 +45,14 @@ def order(pool: ModelPool, model: ServedModel, action: str, admin: str) -> None:
                 for view in scheduler.views()
             ]
             for view in views:
-                if not view.pinned or view.state is ModelState.FAILED:
+                has_failed = view.state is ModelState.FAILED and view.name != model.name
+                if not view.pinned or has_failed:
                     continue
                 if (reason := obstacle(view, views, pool.budget())) is not None:
                     raise ModelConflict(f"This pin cannot be: {reason}. Unpin another model first.")
             model.pinned = True
+            if model.view.state is ModelState.FAILED:
+                scheduler.order_load(model.name)
         case "unpin":
             model.pinned = False
     scheduler.notify()

@@ -119,8 +119,9 @@ class Work:
         self.trouble = asyncio.Event()
 
 
-async def at_once() -> None:
+async def at_once() -> bool:
     """It is always this engine's turn."""
+    return True
 
 
 class Managed:

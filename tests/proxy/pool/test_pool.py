@@ -100,10 +100,9 @@ class FakeEngine(Supervisor):
             state.enter(Phase.DOWNLOADING)
             await self.files_come.wait()
             state.update(model_path="/model")
-        if self._fetches_only:
+        if self._fetches_only or not await self._model.wait_for_turn():
             state.enter(Phase.STOPPED)
             return
-        await self._model.wait_for_turn()
         for phase in (Phase.LOADING, Phase.WARMING, Phase.READY):
             state.enter(phase)
         await asyncio.Event().wait()

@@ -83,8 +83,9 @@ class Life:
     async def run(self) -> None:
         draw = self._draw
         self._pool.start()
-        for _ in range(draw.choice([5, 20, 40, 80])):
-            self._happen(draw.choices([*_HAPPENINGS], [*_HAPPENINGS.values()])[0])
+        likely = [often * draw.choice([0, 1, 3]) for often in _HAPPENINGS.values()]
+        for _ in range(draw.choice([1, 5, 20, 40, 80]) if any(likely) else 0):
+            self._happen(draw.choices([*_HAPPENINGS], likely)[0])
             await asyncio.sleep(draw.choice([0, 0, 0.1, 3, 3, 10, 50]))
             await self._take_steps()
         if draw.random() < 0.5:
@@ -118,6 +119,10 @@ class Life:
                 self._settings[name] = self._new_settings(name)
                 if what == "remove" and len(self._settings) > 1:
                     del self._settings[name]
+                if self._draw.random() < 0.3:  # another one is the default
+                    names = [*self._settings]
+                    self._draw.shuffle(names)
+                    self._settings = {each: self._settings[each] for each in names}
                 self._reload._apply(self._settings, self._scheduler)  # as a file has them
             case _:
                 with suppress(ModelConflict):
@@ -169,15 +174,32 @@ class Life:
             self._check_rest()
             view = self._pool.named(name).view
             assert view.state is ModelState.READY or view.since > ordered_at, f"{view} is not tried"
+        for name in [*self._settings]:  # also while a reload has its engine made anew
+            what = self._draw.choice(["load", "unload", "pin"])
+            self._happen("change", name)
+            await asyncio.sleep(self._draw.choice([0, 0.1, 0.5]))
+            ordered_at = now()
+            self._happen(what, name)
+            await asyncio.sleep(_QUIET_SECONDS / 4)
+            view = self._pool.named(name).view
+            if what == "unload":
+                assert view.state in (ModelState.UNLOADED, ModelState.FAILED), view
+            elif what == "load" or view.pinned:
+                assert view.state is ModelState.READY or view.since > ordered_at, view
+            self._happen("unpin", name)
+        self._check_rest()
 
     def _check_rest(self) -> None:
         views = self._scheduler.views()
         assert all(client.done() for client in self._clients), f"a request waits: {views}"
+        for model in self._pool:
+            assert model.status not in (ModelState.LOADING, ModelState.UNLOADING), model.view
         for view in views:
             assert view.state not in (ModelState.LOADING, ModelState.UNLOADING), view
             assert not view.is_leaving, view
         assert {view.name for view in views if view.holds_memory} == {*self._machine.processes}
         assert self._pool.budget().memory_bytes == dict.fromkeys(GPUS, GPU_BYTES)
+        assert self._pool.idle_seconds() > 0, views
 
     async def _stop(self) -> None:
         _log.info("at %.2f: stop", now())
