@@ -43,6 +43,7 @@ from proxy.models.hub_failure import (
 )
 from proxy.models.patience import Patience, watch
 from proxy.models.platform_cache import RUNPOD_CACHE, find_snapshot
+from proxy.settings.environment import without_secrets
 from proxy.vllm.description import Description
 from proxy.vllm.files import choose_files, weight_files
 
@@ -229,7 +230,7 @@ def _asked(repo: str, revision: str | None) -> Asked:
     return Asked(
         repo=repo,
         revision=revision or constants.DEFAULT_REVISION,
-        endpoint=constants.ENDPOINT,
+        endpoint=without_secrets(constants.ENDPOINT),
         cache=Path(constants.HF_HUB_CACHE).expanduser(),
         has_token=has_token,
     )

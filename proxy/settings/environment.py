@@ -18,9 +18,40 @@ from proxy.errors import SettingsError
 # that is called "metrics" (kubernetes.io/docs/concepts/services-networking/service).
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 _NOT_TEXT = re.compile(r"[\0\ud800-\udfff]")
-_USER_OF_URL = re.compile(r"(?<=://)[^/?#@\s]+@")
-_JSON_FIELD = re.compile(r'("([^"\\]*)"\s*:\s*)"(?:[^"\\]|\\.)*"')
-_SECRETS = ("key", "token", "secret", "password", "credential", "authorization")
+# What is called so may be a secret; not what counts tokens, or is a number of one.
+_WORDS = r"token(?!s|iz|[_-](?:budget|id|threshold|type))|secret|passw(?:or)?d|credential"
+_WORDS += "|authorization|signature"
+_SECRET_NAME = re.compile(rf"key(?!_value|word)|{_WORDS}", re.IGNORECASE)
+_NAME = rf"(?=[\w.-]*?(?:{_SECRET_NAME.pattern}))[\w.-]++"
+# In a sentence it is the last of the name, and a key may be one of a dictionary.
+_NAME_IN_TEXT = (
+    rf"(?<![\w.-])(?!-)(?=[\w.-]*?(?:(?:api|access)[_-]?key|{_WORDS})(?![\w.-]))[\w.-]++"
+)
+_ENCLOSED = r"""b?(?P<quote>\\*["']).*?(?<!\\)(?P=quote)|\[[^]]*\]|\{[^}]*\}"""
+_SECRETS = tuple(
+    (re.compile(pattern, re.IGNORECASE | re.DOTALL | re.ASCII), replacement)
+    for pattern, replacement in (
+        # Who asks, in front of a URL's host.
+        (r'(://)[^/?#\s"]+@', r"\1***@"),
+        # Tokens of Hugging Face and keys of OpenAI's kind; words such as hf_overrides are none.
+        # Behind a slash it is rather a name: then only what is as long as a token.
+        (r"(?-i:(?<![\w/.-])(hf_)(?![a-z]{1,16}\b))[a-z\d]{8,}+(?!_)", r"\1***"),
+        (r"(?-i:(?<=/)(hf_))[a-z\d]{30,}", r"\1***"),
+        (r"(?-i:(?<![\w/.-])(sk-))[\w-]{6,}", r"\1***"),
+        (r"""(\bbearer\s+)[^\s"'\\,]+""", r"\1***"),
+        # OpenTelemetry repeats what it cannot use of OTEL_EXPORTER_OTLP_HEADERS.
+        (r"(header (?:format|value)[^:]*:).*", r"\1 ***"),
+        # A field of JSON, or as Python writes it; a flag; a part of a URL's query.
+        (rf"""((["']){_NAME}\\*\2\s*:\s*)(?:{_ENCLOSED})""", r"\1\g<quote>***\g<quote>"),
+        (rf"""((?<![\w.-])--{_NAME}(?:=|\s+(?!-)))(?:{_ENCLOSED}|[^\s"']+)""", r"\1***"),
+        (rf"""([?&]{_NAME}=)[^&#\s"'\\]+""", r"\1***"),
+        (
+            rf"({_NAME_IN_TEXT}\s?[=:]\s?(?:bearer\s+|basic\s+)?)"
+            rf"""(?:{_ENCLOSED}|(?!\d+\b)[^\s,;&)}}\]"'\\]+)""",
+            r"\1***",
+        ),
+    )
+)
 # Read by the sidecar, or by what it starts, and shown in logs and answers.
 _PREFIXES = ("HF_", "HUGGING_FACE_", "OTEL_", "SM_VLLM_", "VLLM_")
 
@@ -114,15 +145,12 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
 
 def names_secret(name: str) -> bool:
     """Whether what is called so may be a secret."""
-    name = name.lower()
-    return any(part in name for part in _SECRETS) and not ("tokens" in name or "tokenizer" in name)
+    return _SECRET_NAME.search(name) is not None
 
 
 def without_secrets(text: str) -> str:
-    """A value as it may be shown: without who asks in a URL, and without what fields of JSON hold
-    that are called like a secret."""
-
-    def hidden(field: re.Match[str]) -> str:
-        return f'{field[1]}"***"' if names_secret(field[2]) else field[0]
-
-    return _JSON_FIELD.sub(hidden, _USER_OF_URL.sub("***@", text))
+    """A text as it may be shown: a value, words, or what others print. Whatever is shown of a
+    secret's kind goes through here."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from proxy.settings.environment import without_secrets
 from proxy.settings.values import Group, LocalPath, Names, only, variable
+
+_PUBLIC = "allowed is a name or an address without a password, token or key in it"
+
+
+def _is_public(name: str) -> bool:
+    return without_secrets(name) == name
 
 
 class ModelSettings(Group, title="Model"):
     """Which model is served, and where it comes from."""
 
-    model_name: str | None = variable(
+    # It is shown in many places, and what vLLM fetches from takes no password.
+    model_name: Annotated[str, only(_is_public, _PUBLIC)] | None = variable(
         "MODEL_NAME",
         "MODEL_ID",
         "VLLM_MODEL_NAME",

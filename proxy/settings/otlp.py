@@ -32,7 +32,6 @@ _URL_ALLOWED = (
     "allowed is http://host:port or https://host:port, with a path or without; "
     "secrets belong into OTEL_EXPORTER_OTLP_HEADERS"
 )
-_UNUSABLE_HEADER = re.compile(r"(header (?:format|value)[^:]*:).*", re.IGNORECASE | re.DOTALL)
 
 
 class OtlpProtocol(StrEnum):
@@ -124,9 +123,3 @@ def _checked(name: str, value: str) -> str:
         return _check_url(value)
     except ValueError as error:
         raise ValueError(f"{name}=***: {error}") from None
-
-
-def without_header(text: str) -> str:
-    """Words of OpenTelemetry's without what it cannot use of OTEL_EXPORTER_OTLP_HEADERS: it repeats
-    that, and it is mostly a key."""
-    return _UNUSABLE_HEADER.sub(r"\1 ***", text) if "eader" in text else text

@@ -11,7 +11,8 @@ from typing import Any
 from opentelemetry.sdk.resources import Resource
 
 from proxy import __version__
-from proxy.settings.otlp import OtlpProtocol, OtlpTarget, without_header
+from proxy.settings.environment import without_secrets
+from proxy.settings.otlp import OtlpProtocol, OtlpTarget
 
 SERVICE_NAME = "vllm-sidecar"
 _MAX_REASON_CHARS = 300
@@ -47,7 +48,7 @@ class SdkLog(logging.Handler):
         return text[:_MAX_REASON_CHARS]
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = without_header(record.getMessage())
+        text = without_secrets(record.getMessage())
         if getattr(self._of_thread, "is_first", True):
             self._of_thread.reason, self._of_thread.is_first = text, False
         _log.log(logging.WARNING if text.startswith("Header") else logging.DEBUG, "%s", text)

@@ -28,6 +28,7 @@ from proxy.vllm.flags import (
     gpus_taken,
     is_changed,
     known_flags,
+    name_in,
     unknown_flags,
 )
 from proxy.vllm.share import CPU_KV_CACHE, DEMO_KV_CACHE_GIB, EngineMemory, declared_memory
@@ -185,7 +186,7 @@ def masked(argv: Iterable[str]) -> list[str]:
     for word in argv:
         is_flag = word.startswith("--")
         name, equals, _ = word.partition("=")
-        secret = is_flag and names_secret(name)
+        secret = is_flag and (names_secret(name) or names_secret(name_in(name)))
         if secret and equals:
             shown.append(f"{name}=***")
         else:

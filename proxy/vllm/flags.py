@@ -174,7 +174,7 @@ def unknown_flags(words: list[str]) -> Iterator[tuple[str, str]]:
     names = [f"--{name}" for name in known_flags()]
     for word in words:
         written = word.partition("=")[0].partition(".")[0]
-        if len(written) > 2 and written[:2] == "--" and not _name_in(written):
+        if len(written) > 2 and written[:2] == "--" and not name_in(written):
             near = get_close_matches(written, names, n=1)
             yield written, near[0] if near else ""
 
@@ -214,7 +214,7 @@ def _flags_in(words: Iterable[str]) -> Iterator[tuple[str, str, list[str]]]:
             if flags:
                 flags[-1][2].append(word)
         else:
-            flags.append((written, _name_in(written), [value] if equals else []))
+            flags.append((written, name_in(written), [value] if equals else []))
     return (flag for flag in flags if flag[1])
 
 
@@ -231,7 +231,7 @@ def _name_of(written: str) -> str:
     return next((name for name, flag in known_flags().items() if written in flag.aliases), "")
 
 
-def _name_in(written: str) -> str:
+def name_in(written: str) -> str:
     """The same, and `--no-enforce-eager` -> `enforce-eager`."""
     name = _name_of(written)
     if not name and flag_name(written).startswith("--no-"):

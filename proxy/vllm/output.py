@@ -9,7 +9,7 @@ from time import monotonic
 from proxy.engine.phase import Phase
 from proxy.engine.server import Progress, ServerOutput
 from proxy.errors import EngineFailure
-from proxy.settings.otlp import without_header
+from proxy.settings.environment import without_secrets
 from proxy.vllm.diagnosis import diagnose
 from proxy.vllm.kv_cache import read_kv_cache
 from proxy.vllm.log_lines import clean_lines, is_lost_span, parse_line, shorten
@@ -28,8 +28,8 @@ _DROP_SECONDS = 1.0
 
 
 def hide(secret: str | None, line: str) -> str:
-    """Without the secret: libraries that debug print the headers they send, the hub's token too."""
-    return without_header(line.replace(secret, "***") if secret else line)
+    """Without the secret and its like: libraries that debug print the headers they send."""
+    return without_secrets(line.replace(secret, "***") if secret else line)
 
 
 class Output(ServerOutput):

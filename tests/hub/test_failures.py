@@ -207,6 +207,12 @@ def test_a_disk_that_fills_up_on_the_way_is_named(hub: FakeHub, home: Path) -> N
     assert f"the disk at {home}/hub is full" in failed.message
 
 
+def test_the_password_of_a_hub_is_not_told(home: Path) -> None:
+    failed = download("http://me:hush@127.0.0.1:9", home, SMALL).one(Failed)
+    assert failed.message.startswith("the hub at http://***@127.0.0.1:9 cannot be reached")
+    assert "hush" not in failed.message
+
+
 ASKED = Asked("a/b", "main", "https://hub", Path("/cache"), has_token=False)
 
 

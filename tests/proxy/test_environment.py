@@ -12,7 +12,7 @@ import pytest
 from proxy.commands import check
 from proxy.errors import SettingsError
 from proxy.settings import Settings, variables
-from proxy.settings.environment import shown, without_quotes
+from proxy.settings.environment import shown, without_quotes, without_secrets
 from proxy.vllm.command import engine_command, warnings_about
 from proxy.vllm.module_imports import missing_package
 
@@ -205,3 +205,118 @@ def test_a_message_repeats_a_value_without_the_password_in_it() -> None:
         Settings.load({"UPSTREAM_URL": "http://me:hush@engine:8000"})
     assert str(refused.value).startswith("UPSTREAM_URL='http://***@engine:8000': allowed is ")
     assert "hush" not in shown('{"api_key": "hush"}')
+
+
+@pytest.mark.parametrize("url", ["https://me:hush@h/org/model", "s3://b/m?token=hush"])
+@pytest.mark.parametrize("name", ["{}", "a, {}"])
+def test_an_address_of_a_model_that_has_a_secret_in_it_is_refused(name: str, url: str) -> None:
+    """It would be in answers, in log lines, in the names that are served."""
+    with pytest.raises(
+        SettingsError, match=r"^MODEL_NAME=.*\*\*\*.*: allowed is a name"
+    ) as refused:
+        Settings.load({"MODEL_NAME": name.format(url)})
+    assert "hush" not in str(refused.value)
+
+
+# Secrets --------------------------------------------------------------------------------------
+
+HF = "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ01234567"
+NAMES = (
+    "token",
+    "api_key",
+    "apiKey",
+    "X-Api-Key",
+    "HF_TOKEN",
+    "s3.secret_access_key",
+    "passwd",
+    "db-password",
+    "credentials",
+    "authorization",
+    "x-amz-signature",
+    "api_keys",
+)
+VALUES = ("hush", "hush-hush_2.0/+=", "ключhush", HF)
+# With the name and the value of a secret, what may be shown before and behind it.
+WITH_NAME = (
+    '{"a": {"%s": "%s"}, "b": 1}',
+    '{"%s":["%s", "hush"],"b": 1}',
+    '{"%s": {"value": "%s"}, "b": 1}',
+    "{'%s': '%s', 'b': 1}",
+    '{"a": "{\\"%s\\": \\"%s\\"}", "b": 1}',
+    '{"%s": "a\\"%s", "b": 1}',
+    "vllm serve --%s=%s --b 1",
+    "vllm serve --%s %s --b 1",
+    "vllm serve --%s '%s hush' --b 1",
+    "vllm serve --a.%s=%s --b 1",
+    "https://h/a?x=1&%s=%s&b=1",
+    '{"url": "https://h/a?%s=%s", "b": 1}',
+    "['https://h/a?%s=%s', 'b']",
+)
+WITHOUT_NAME = (
+    '{"url": "https://me:%s@h:1/x", "b": 1}',
+    "https://%s@h/x b",
+    "https://me:p@%s@h/x b",
+    "redis://:%s@h b",
+    "authorization: Bearer %s b",
+    "[('authorization', 'bearer %s'), b]",
+    "authorization: Basic %s b",
+    "password=%s b",
+    "HF_TOKEN=%s b",
+    "api_key='%s hush', b",
+    "x-api-key: %s b",
+)
+
+
+def hidden_in(text: str, secret: str) -> None:
+    made = without_secrets(text)
+    assert "hush" not in made, made
+    assert secret not in made, made
+    assert "***" in made, made
+    assert "b" in made.rpartition("***")[2], "what comes behind it is still there"
+    assert without_secrets(made) == made
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("form", WITH_NAME)
+def test_what_is_called_a_secret_is_not_shown(form: str, value: str) -> None:
+    for name in NAMES:
+        hidden_in(form % (name, value), value)
+
+
+@pytest.mark.parametrize("form", WITHOUT_NAME)
+def test_what_looks_like_a_secret_is_not_shown(form: str) -> None:
+    for value in ("hush", "ключhush", HF):
+        hidden_in(form % value, value)
+
+
+@pytest.mark.parametrize(
+    "form", ["%s b", '["%s", "b"]', "--x=%s b", "a/%s b", "(%s) b", "a: %s, b"]
+)
+def test_a_token_of_the_hub_is_not_shown_wherever_it_is(form: str) -> None:
+    hidden_in(form % HF, HF)
+    assert without_secrets("hf_Secret01") == "hf_***"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "org/model-7B",
+            "/models/hf_cache/hf_Model7B",
+            "s3://bucket/a@b",
+            "sk-learn",
+            "hf_overrides",
+        ),
+        *('["https://c","x@y"]', '{"hf_safetensors": 1, "hf_text_config": {}}', "scikit-learn"),
+        *('{"num_key_value_heads": "8", "bos_token_id": 1, "max_tokens": "5"}', "tokens: 5"),
+        *("--tokenizer org/x --max-num-batched-tokens 8", "--long-prefill-token-threshold 4"),
+        *("num_key_value_heads=8, long_prefill_token_threshold=0, skip_tokenizer_init=False",),
+        *("KeyError: 'lm_head.weight'", "unexpected keyword argument: 'x'", "key: lm_head"),
+        *("argument --hf-token: expected one argument", "Set --max-model-len or HF_TOKEN."),
+        *("GPU KV cache size: 1,024 tokens", "encoder_cudagraph_token_budgets': []"),
+        *("http://h:1/v1?timeout=5&n=a", "", "\\" * 20_000, "?" * 20_000),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_what_is_no_secret_is_shown(text: str) -> None:
+    assert without_secrets(text) == text

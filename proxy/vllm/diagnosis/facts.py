@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from difflib import get_close_matches
 
+from proxy.settings.environment import names_secret, without_secrets
 from proxy.vllm.flags import flag_name, known_flags
 
 _MAX_VALUE_CHARS = 120
@@ -22,28 +22,6 @@ _VARIABLES = {
     "max-num-batched-tokens": "MAX_BATCHED_TOKENS",
     "port": "UPSTREAM_PORT",
 }
-_SECRET_NAME = re.compile(r"token$|key$|password|secret|credential|authorization", re.IGNORECASE)
-_SECRETS = (
-    (re.compile(r"\bhf_\w{6,}"), "hf_***"),
-    (re.compile(r"\bsk-[\w-]{6,}"), "sk-***"),
-    (re.compile(r"(\bBearer\s+)\S+", re.IGNORECASE), r"\1***"),
-    (re.compile(r"(://)[^/?#@\s]+@"), r"\1***@"),
-    (
-        re.compile(
-            r"(\b\w*(?:token|(?:api|access)[_-]?key|password|secret)['\"]?\s{0,3}[=:]\s{0,3})"
-            r"(?:\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^\s,)}\]]+)",
-            re.IGNORECASE,
-        ),
-        r"\1***",
-    ),
-)
-
-
-def redact(text: str) -> str:
-    """`text` without anything that looks like a token, a key or a password."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
 
 
 def clip(text: str, limit: int = _MAX_VALUE_CHARS) -> str:
@@ -60,9 +38,9 @@ def variable_of(flag: str) -> str:
 
 def facts_of(groups: dict[str, str]) -> dict[str, str]:
     """The groups of a rule as they may be shown, and what follows from them."""
-    secret = _SECRET_NAME.search(groups.get("flag", groups.get("field", "")))
+    is_secret = names_secret(groups.get("flag", groups.get("field", "")))
     facts = {
-        name: "***" if secret and name in ("value", "problem") else clip(redact(text))
+        name: "***" if is_secret and name in ("value", "problem") else clip(without_secrets(text))
         for name, text in groups.items()
     }
     facts |= {"space": "", "gpu_memory": "", "fit": "", "shorten": "Lower MAX_MODEL_LEN,"}

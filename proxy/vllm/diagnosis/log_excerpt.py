@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from proxy.vllm.diagnosis.facts import clip, redact
+from proxy.settings.environment import without_secrets
+from proxy.vllm.diagnosis.facts import clip
 from proxy.vllm.diagnosis.rule import EXCEPTION
 from proxy.vllm.log_lines import LogLine
 
@@ -64,5 +65,5 @@ def last_lines(output: Iterable[LogLine]) -> list[str]:
 
 def quote(messages: Sequence[str]) -> str:
     """Their text on one short line, without secrets and without directories."""
-    quoted = " | ".join(_DIRECTORIES.sub("…/", redact(message)) for message in messages)
+    quoted = " | ".join(_DIRECTORIES.sub("…/", without_secrets(message)) for message in messages)
     return clip(quoted, MAX_QUOTED_CHARS)
