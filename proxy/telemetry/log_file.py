@@ -36,10 +36,14 @@ class LogFile:
 
     def write(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
         """How many lines were lost, and why. All go into one file: a queue holds far less."""
+        is_cut = self._file.inside_line
         try:
             if not self._is_there():
                 self._open_anew()
             size = os.fstat(self._file.fd).st_size
+            if is_cut and not size and self._path.is_file():
+                # Somebody has emptied it: the rest of a line would be its first one.
+                self._file = Descriptor(self._file.fd)
             if size and size + sum(map(len, lines)) > MAX_BYTES and self._path.is_file():
                 older = [Path(f"{self._path}.{count + 1}") for count in range(OLDER_FILES)]
                 names = list(zip(older, [self._path, *older], strict=False))
@@ -49,7 +53,9 @@ class LogFile:
                 self._open_anew()
         except OSError as refused:
             return len(lines), refused
-        return self._file.write(lines)
+        is_cut = is_cut and not self._file.inside_line
+        lost, error = self._file.write(lines)
+        return lost + is_cut, error
 
     def close(self) -> None:
         os.close(self._file.fd)

@@ -188,6 +188,22 @@ def test_when_there_is_room_again_whole_lines_are_written_again(path: Path) -> N
     assert kept > 100
 
 
+@pytest.mark.parametrize("room_is_made", [lambda path: os.truncate(path, 0), os.unlink])
+def test_a_file_that_is_emptied_begins_with_a_whole_line(
+    path: Path, room_is_made: Callable[[Path], None]
+) -> None:
+    """What an operator does about a full disk."""
+    file = log_file.LogFile(str(path))
+    line = b'{"message":"%s"}\n' % (b"x" * 1000)
+    with files_limited_to(1500):
+        lost, error = file.write([line, line])
+        assert (lost, error is not None, file.inside_line) == (0, True, True)
+        room_is_made(path)
+        assert file.write([line]) == (1, None)
+    file.close()
+    assert path.read_bytes() == line
+
+
 def test_lines_that_a_file_has_lost_are_counted_and_told_of(
     lines: Lines, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
