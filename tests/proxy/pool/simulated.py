@@ -36,9 +36,12 @@ class _SimulatedLoop(asyncio.SelectorEventLoop):
             if self.broken is not None:
                 broken, self.broken = self.broken, None
                 raise broken
-            assert timeout is not None, "everything waits for what never comes"
-            self._now += max(timeout, 1e-9)
-            return select(0)
+            order = list(selector.get_map())
+            ready = sorted(select(0), key=lambda each: order.index(each[0].fd))
+            if not ready:
+                assert timeout is not None, "everything waits for what never comes"
+                self._now += max(timeout, 1e-9)
+            return ready
 
         selector.select = jump  # type: ignore[method-assign]
         super().__init__(selector)
