@@ -53,14 +53,6 @@ def test_a_hub_takes_what_the_cache_is_asked_by(name: str) -> None:
     assert FOR_THE_CACHE[name] <= set(parameters), text
 
 
-def test_a_parser_of_httptools_can_be_told_to_ignore_what_comes_behind_the_end() -> None:
-    """Version 0.6.2 lacks it. The answer to `Connection: close` is lost without it."""
-    parser = import_module("httptools").HttpRequestParser(object())
-    parser.set_dangerous_leniencies(lenient_data_after_close=True)
-    parser.feed_data(b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n")
-    parser.feed_data(b"GET / HTTP/1.1\r\n\r\n")
-
-
 @pytest.mark.parametrize("name", ["siblings", "sha"])
 def test_what_a_hub_says_of_a_model_has_what_is_used_of_it(name: str) -> None:
     model = import_module("huggingface_hub.hf_api").ModelInfo(id="org/name")

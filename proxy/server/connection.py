@@ -51,7 +51,11 @@ class ClientConnection(asyncio.Protocol):
         self._dispatch = dispatch
         self._connections = connections
         self._loop = asyncio.get_running_loop()
-        self._parser = _new_parser(self)
+        # A body, as far as one read brought it: its chunks may be of one byte, and a call of ours
+        # for each would hold up others.
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
+        self._parser = httptools.HttpRequestParser(self)
         self._target = b""
         self._headers: Headers = []
         # What is being answered, what was read last, and what waits between the two.
@@ -108,6 +112,7 @@ class ClientConnection(asyncio.Protocol):
                 failure = MalformedRequest(_HTTP2 if is_http2 else _NO_REQUEST)
             self._refuse(failure)
         else:
+            self._take_body()
             if self._bytes_since_progress > MAX_HEAD_BYTES:
                 self._refuse(_head_too_large())
                 self.pause_reading()
@@ -186,17 +191,20 @@ class ClientConnection(asyncio.Protocol):
             if len(self._pipeline) >= PIPELINE_PAUSE_AT:
                 self.pause_reading()
 
-    def on_body(self, body: bytes) -> None:
-        self._bytes_since_progress = 0
-        if self._latest is not None:
-            self._latest.feed(body)
-
     def on_message_complete(self) -> None:
+        self._take_body()
         if self._in_body and self._latest is not None:
             self._in_body = False
             if not self._parser.should_keep_alive():  # trailers may say so, too
                 self._latest.keep_alive = False
             self._latest.complete()
+
+    def _take_body(self) -> None:
+        if self._pieces:
+            self._bytes_since_progress = 0
+            if self._latest is not None:
+                self._latest.feed(b"".join(self._pieces))
+            self._pieces.clear()
 
     # One exchange after the other.
 
@@ -225,8 +233,8 @@ class ClientConnection(asyncio.Protocol):
         if not exchange.is_over:
             self.transport.close()
         elif not exchange.keep_alive:
-            is_readable = exchange.is_complete and exchange.unreadable is None
-            if is_readable or self.transport.is_closing():
+            is_read = exchange.is_complete and exchange.failure is None
+            if is_read or self.transport.is_closing():
                 self.transport.close()
                 return
             # A socket that is closed with bytes unread is reset, which undoes the response: what
@@ -371,7 +379,7 @@ class ClientConnection(asyncio.Protocol):
                 return
             without = (header for header in self._headers if header[0] != b"upgrade")
             data = self._head(without) + rest
-            self._parser = _new_parser(self)
+            self._parser = httptools.HttpRequestParser(self)
 
     def _begin_session(self, early: bytes) -> None:
         """A request that is the last one: what comes behind it, of which there is `early` already,
@@ -466,13 +474,6 @@ def _fault_of_handshake(request: Request) -> str | None:
     if _KEY_OF_WEBSOCKET.fullmatch(named.get(b"sec-websocket-key", b"")) is None:
         return "its Sec-WebSocket-Key is missing, or not 16 bytes in base64"
     return None
-
-
-def _new_parser(connection: ClientConnection) -> httptools.HttpRequestParser:
-    parser = httptools.HttpRequestParser(connection)
-    # What comes behind the last request of a connection is not looked at.
-    parser.set_dangerous_leniencies(lenient_data_after_close=True)
-    return parser
 
 
 def _head_too_large() -> HeadTooLarge:

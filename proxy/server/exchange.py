@@ -51,7 +51,7 @@ class Exchange:
     is_session: bool = False
     """It offers a WebSocket: its body is the frames behind its head, which have no end."""
     failure: RequestFailure | None = None
-    """Why the rest of the request cannot be read."""
+    """Why the rest of the request, or what came behind it, cannot be read."""
     is_complete: bool = False
     """The whole request has come."""
     is_over: bool = False
@@ -171,9 +171,9 @@ class Exchange:
             self._wake()
 
     def fail(self, failure: RequestFailure) -> None:
-        """The rest of the request cannot be read; it is the last one on its connection."""
+        """The rest, or what came behind it, cannot be read; it is the last on its connection."""
         self.keep_alive = False
-        if not self.is_complete and self.failure is None:
+        if self.failure is None:
             self.failure = failure
             self._wake()
 
@@ -185,7 +185,8 @@ class Exchange:
 
     def cut(self, failure: RequestFailure) -> None:
         """Nobody waits any longer for the rest of the request, nor for what is done about it."""
-        self.fail(failure)
+        if not self.is_complete:
+            self.fail(failure)
         if self._on_leave is not None:
             self._on_leave(failure)
 

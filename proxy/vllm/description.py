@@ -63,7 +63,7 @@ def read_config(path: Path) -> ModelConfig | None:
     """What a config.json says; None where there is none that could be read."""
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return parse_config(document) if isinstance(document, dict) else None
 
@@ -99,7 +99,8 @@ def describe_folder(name: str, folder: Path) -> Description:
 def _cache_elements(document: Mapping[str, Any], text: Mapping[str, Any]) -> int | None:
     """None unless each layer keeps a key and a value of each token."""
     kinds = text.get("layer_types") or ()
-    if document.get("is_encoder_decoder") or any(kind != _FULL_ATTENTION for kind in kinds):
+    keeps_all = isinstance(kinds, list | tuple) and all(kind == _FULL_ATTENTION for kind in kinds)
+    if document.get("is_encoder_decoder") or not keeps_all:
         return None
     # Qwen2's files name a window and say that it is not used.
     ignored = {"sliding_window"} if text.get("use_sliding_window") is False else set()

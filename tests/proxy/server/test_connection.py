@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from math import inf
 from time import monotonic
+from types import FrameType
 from typing import cast
 
 import pytest
@@ -102,10 +104,25 @@ async def test_a_closed_connection_whose_client_does_not_read_is_not_kept_for_ev
         await connection.departed()
 
 
+LAST = b"connection: close\r\n"
+LONG_BODY = b"content-length: 100000000\r\n\r\n"
+
+
 @pytest.mark.parametrize("leaves", [True, False])
-async def test_after_an_early_last_response_the_rest_is_read_for_a_while(leaves: bool) -> None:
-    head = b"POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 100000000\r\n\r\n"
-    async with connected(head) as (connection, client):
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST / HTTP/1.1\r\n" + LAST + LONG_BODY,
+        b"GET / HTTP/1.1\r\n" + LAST + b"\r\nPOST / HTTP/1.1\r\n" + LONG_BODY,
+        b"GET / HTTP/1.1\r\n" + LAST + b"\r\nPOST /",
+    ],
+    ids=["its own body", "another request", "a part of one"],
+)
+async def test_after_a_last_response_the_rest_is_read_for_a_while(
+    sent: bytes, leaves: bool
+) -> None:
+    """A socket that is closed with bytes unread is reset, which undoes the response."""
+    async with connected(sent) as (connection, client):
         loop = asyncio.get_running_loop()
         assert (await received(client, 1000)).endswith(b"\r\n\r\nx"), "with its end"
         for _ in range(20):
@@ -117,6 +134,29 @@ async def test_after_an_early_last_response_the_rest_is_read_for_a_while(leaves:
         else:
             look(connection, LINGER_SECONDS)
         await connection.departed()
+
+
+async def test_a_body_in_chunks_of_one_byte_costs_no_call_for_each() -> None:
+    """A read of 256 KiB has 43,000 of them."""
+    calls, sizes = 0, list[int]()
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    async def measure(exchange: Exchange) -> None:
+        sizes.append(len(await exchange.whole_body(LARGE)))
+        await answer(exchange)
+
+    async with connected(b"", measure) as (connection, client):
+        connection.data_received(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+        sys.setprofile(count)
+        connection.data_received(b"1\r\nx\r\n" * 10_000)
+        sys.setprofile(None)
+        connection.data_received(b"0\r\n\r\n")
+        await received(client, 1)
+    assert sizes == [10_000]
+    assert calls < 100
 
 
 HANDSHAKE = (

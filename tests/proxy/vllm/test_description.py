@@ -64,6 +64,7 @@ def test_the_language_part_of_a_multimodal_model_is_what_counts() -> None:
         {"kv_lora_rank": 512},
         {"sliding_window": 4096},
         {"layer_types": ["full_attention", "sliding_attention"]},
+        {"layer_types": 28},
         {"num_hidden_layers": None},
         {"num_attention_heads": [4, 8]},
     ],
@@ -83,7 +84,7 @@ def test_architectures_that_are_no_list_are_left_out(names: object) -> None:
     assert parse_config({"architectures": names}).architectures == ()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"', '{"a":' * 100_000])
 def test_a_config_that_cannot_be_read_is_left_out(tmp_path: Path, content: str) -> None:
     path = tmp_path / "config.json"
     assert read_config(path) is None
