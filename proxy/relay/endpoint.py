@@ -352,5 +352,5 @@ async def _refuse(
 def _note_bytes(exchange: Exchange, record: Record) -> None:
     record.bytes_in, record.bytes_out = exchange.received_bytes, exchange.sent_bytes
     record.client_stall_seconds = exchange.stall_seconds
-    if exchange.is_padded and exchange.is_over:
+    if exchange.is_padded:
         record.status = 200  # the status that the client got

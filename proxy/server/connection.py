@@ -282,8 +282,9 @@ class ClientConnection(asyncio.Protocol):
         left meanwhile."""
         if self.is_lost:
             return
-        if self.transport.is_closing():
-            # It waits until the client has read what was written, or for ever.
+        is_idle = self._current is None and not (self._in_head or self._in_body)
+        if self.transport.is_closing() or (is_idle and self._lingers_since is None):
+            # The client may still read what was written, or never do.
             unsent = self.transport.get_write_buffer_size()
             if unsent != self._unsent_bytes:
                 self._unsent_bytes, self._last_read = unsent, now
@@ -298,12 +299,9 @@ class ClientConnection(asyncio.Protocol):
             self.transport.abort()
             return
         limit = self._exceeded_limit(now, stall_seconds, whole_seconds)
-        is_answered = self._in_body and self._latest is not None and self._latest.is_over
         if limit is None:
-            is_idle = self._current is None and not (self._in_head or self._in_body)
-            if is_idle and now - self._last_read >= idle_seconds:
-                self.transport.close()
-        elif is_answered:
+            return
+        if self._in_body and self._latest is not None and self._latest.is_over:  # it is answered
             self.transport.close()
         else:
             part = "head" if self._in_head else "body"

@@ -200,6 +200,18 @@ def test_an_error_then_comes_in_a_body_whose_status_is_200(
     assert fields(line, "status", "outcome", "error") == (200, outcome, error)
 
 
+def test_an_error_that_breaks_off_has_the_status_that_its_client_got(kept: Sidecar) -> None:
+    kept.engine.reset()
+    fake = {"hold_at": 0, "status": 400, "die": "inside_event:0"}
+    with kept.connect() as client:
+        request_id = client.ask(CHAT, prompt(CHAT), fake=fake)
+        assert client.head().status == 200
+        assert client.chunk() == b" "
+        kept.engine.release()
+        assert not client.rest().endswith(b"0\r\n\r\n")
+    assert ending(kept.record(request_id))[:2] == (200, "engine_died")
+
+
 def test_an_answer_of_another_protocol_is_kept_busy_too(kept: Sidecar) -> None:
     body = {"prompt": "a", "max_tokens": 1}
     answer = held(kept, "/generate", body, text="b")

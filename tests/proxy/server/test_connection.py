@@ -77,6 +77,22 @@ async def test_an_idle_connection_is_closed_after_its_time_and_not_before() -> N
         await connection.departed()
 
 
+async def test_a_connection_is_idle_when_its_client_has_read_what_was_written() -> None:
+    async with connected(b"GET /large HTTP/1.1\r\n\r\n") as (connection, client):
+        while not connection.transport.get_write_buffer_size():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        look(connection, 0)
+        await received(client, LARGE // 2)
+        look(connection, KEEP_ALIVE_SECONDS)
+        assert not connection.transport.is_closing(), "it reads, if slowly"
+        while connection.transport.get_write_buffer_size():
+            await received(client, LARGE // 8)
+        look(connection, 2 * KEEP_ALIVE_SECONDS - 1)
+        assert not connection.transport.is_closing(), "it has read the last of it just now"
+        look(connection, 3 * KEEP_ALIVE_SECONDS)
+        await connection.departed()
+
+
 @pytest.mark.parametrize("sent", [b"", b"\r\n"])
 async def test_a_connection_on_which_nothing_comes_is_closed_likewise(sent: bytes) -> None:
     async with connected(sent) as (connection, client):
