@@ -266,13 +266,13 @@ class FakeEngine:
             pieces = cut(draw, whole) if way == "cut" else [whole]
         if ask.trouble == "adds":
             pieces[-1] += b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+        if ask.trouble not in ("", "adds"):
+            ask.hindrances.add(ask.trouble)
         pauses = draw.choice([(0,), (0, 0, 0, 0.01), (0, 0.3, 3)] if len(pieces) < 50 else [(0,)])
         for piece in pieces:
             await loop.sock_sendall(sock, piece)
             await asyncio.sleep(draw.choice(pauses))
         ask.is_answered = ask.trouble in ("", "adds")
-        if not ask.is_answered:
-            ask.hindrances.add(ask.trouble)
         while ask.trouble in ("garbles", "hangs") and await loop.sock_recv(sock, _READ_BYTES):
             pass
         return bool(ask.trouble)

@@ -132,7 +132,7 @@ class Life:
         for down in downs:
             down.cancel()
         await self._stop(Lifecycle(sidecar))
-        await asyncio.wait([*clients, *self._engine.tasks], timeout=1000)
+        await asyncio.wait([*clients, *self._engine.tasks], timeout=10_000)
         for task in [*clients, *self._engine.tasks]:
             task.result()
         self._check_rest(sidecar)
@@ -149,7 +149,7 @@ class Life:
     def _hinder(self, hindrance: str) -> None:
         for client in self._clients:
             for ask in client.asks:
-                ask.hindrances |= set() if client.is_done else {hindrance}
+                ask.hindrances |= set() if self._records[ask.id] else {hindrance}
 
     async def _connect(self) -> None:
         draw, loop = self._draw, asyncio.get_running_loop()
