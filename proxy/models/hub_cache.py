@@ -226,7 +226,7 @@ def _shards(index: Path) -> set[str]:
     """Raises ValueError."""
     try:
         return set(json.loads(index.read_bytes())["weight_map"].values())
-    except (OSError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{index} cannot be read") from error
 
 

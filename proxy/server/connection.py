@@ -112,7 +112,8 @@ class ClientConnection(asyncio.Protocol):
                 failure = MalformedRequest(_HTTP2 if is_http2 else _NO_REQUEST)
             self._refuse(failure)
         else:
-            self._take_body()
+            if self._pieces:
+                self._take_body()
             if self._bytes_since_progress > MAX_HEAD_BYTES:
                 self._refuse(_head_too_large())
                 self.pause_reading()
@@ -192,7 +193,8 @@ class ClientConnection(asyncio.Protocol):
                 self.pause_reading()
 
     def on_message_complete(self) -> None:
-        self._take_body()
+        if self._pieces:
+            self._take_body()
         if self._in_body and self._latest is not None:
             self._in_body = False
             if not self._parser.should_keep_alive():  # trailers may say so, too
@@ -200,11 +202,10 @@ class ClientConnection(asyncio.Protocol):
             self._latest.complete()
 
     def _take_body(self) -> None:
-        if self._pieces:
-            self._bytes_since_progress = 0
-            if self._latest is not None:
-                self._latest.feed(b"".join(self._pieces))
-            self._pieces.clear()
+        self._bytes_since_progress = 0
+        if self._latest is not None:
+            self._latest.feed(b"".join(self._pieces))
+        self._pieces.clear()
 
     # One exchange after the other.
 

@@ -89,11 +89,12 @@ def test_a_cache_that_is_ours_is_asked_about_at_the_hub(hub: FakeHub, tmp_path: 
     assert hub.requests
 
 
+@pytest.mark.parametrize("text", ['{"weight_map": null}', "[" * 100_000])
 def test_a_cached_model_whose_list_of_shards_is_spoiled_is_fetched(
-    hub: FakeHub, home: Path, platform: Path
+    hub: FakeHub, home: Path, platform: Path, text: str
 ) -> None:
     folder = put(platform, NEW)
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": null}')
+    (folder / "model.safetensors.index.json").write_text(text)
     outcome = download(hub.url, home, SMALL, "--platform-cache", str(platform))
     assert outcome.one(Done).path.startswith(str(home))
     assert "Traceback" not in outcome.stderr
