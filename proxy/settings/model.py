@@ -8,17 +8,14 @@ from proxy.settings.environment import without_secrets
 from proxy.settings.values import Group, LocalPath, Names, only, variable
 
 _PUBLIC = "allowed is a name or an address without a password, token or key in it"
-
-
-def _is_public(name: str) -> bool:
-    return without_secrets(name) == name
+_Name = Annotated[str, only(lambda name: without_secrets(name) == name, _PUBLIC)]
 
 
 class ModelSettings(Group, title="Model"):
     """Which model is served, and where it comes from."""
 
     # It is shown in many places, and what vLLM fetches from takes no password.
-    model_name: Annotated[str, only(_is_public, _PUBLIC)] | None = variable(
+    model_name: _Name | None = variable(
         "MODEL_NAME",
         "MODEL_ID",
         "VLLM_MODEL_NAME",
