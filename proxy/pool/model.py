@@ -149,7 +149,7 @@ class ServedModel:
 
     @property
     def _is_ordered(self) -> bool:
-        """Its load is, as that of the first model is from the start, its files included."""
+        """Its load is ordered. That of the first model is from the start."""
         return self.scheduler is not None and self.scheduler.is_ordered(self.name)
 
     @property

@@ -163,6 +163,7 @@ class Scheduler:
         await self.until(is_gone)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for it; it is looked at again whenever a model or an order changes."""
         changed = asyncio.Event()
         self._waiters.add(changed)
         try:
@@ -196,11 +197,11 @@ class Scheduler:
         self.notify()
 
     def forget_failure(self, name: str) -> None:
-        """The next load of this model is none like the last one: it may begin at once."""
+        """What made its last load fail has changed: the next one may begin at once."""
         self._not_before.pop(name, None)
 
     def forget_orders(self, name: str) -> None:
-        """Nobody but a request, or a pin, has this model loaded any more."""
+        """Only a request or a pin loads this model from now on."""
         self._load_orders.pop(name, None)
         self._unload_orders.discard(name)
         self._preload = [each for each in self._preload if each != name]

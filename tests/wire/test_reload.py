@@ -139,10 +139,10 @@ def test_what_stays_is_not_touched_and_what_goes_finishes_its_streams(tmp_path: 
         until(lambda: 'model="two"' not in service.client.get("/metrics").text, "no series of it")
         assert 'sidecar_model_state{model="three"' in service.client.get("/metrics").text
         expected = "models reloaded by this machine: three added; two removed; 1 unchanged"
-        until(lambda: said(service).count(expected) == 1, "the line of the reload")
+        until(lambda: messages(service).count(expected) == 1, "the line of the reload")
 
 
-def said(service: Service) -> list[str]:
+def messages(service: Service) -> list[str]:
     return [line["message"] for line in service.lines("proxy.pool")]
 
 

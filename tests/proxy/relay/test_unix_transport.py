@@ -49,7 +49,7 @@ class Peer:
     """The engine's end of a connection."""
 
     def __init__(self, end: socket.socket) -> None:
-        self._end, self._loop = end, asyncio.get_running_loop()
+        self.end, self._loop = end, asyncio.get_running_loop()
 
     @classmethod
     async def accepted(cls, engine: socket.socket) -> Peer:
@@ -58,14 +58,14 @@ class Peer:
     async def request(self, end: bytes = b"\r\n\r\n") -> bytes:
         read = b""
         while not read.endswith(end):
-            read += await self._loop.sock_recv(self._end, 65536)
+            read += await self._loop.sock_recv(self.end, 65536)
         return read
 
     def say(self, text: bytes) -> None:
-        self._end.send(text)
+        self.end.send(text)
 
     def leave(self) -> None:
-        self._end.close()
+        self.end.close()
 
 
 async def test_answers_come_whole_over_one_connection(
@@ -145,7 +145,7 @@ async def test_an_engine_that_says_nothing_is_a_timeout_and_sees_the_connection_
     with pytest.raises(httpx.ReadTimeout):
         await asking
     with suppress(ConnectionResetError):
-        assert await asyncio.get_running_loop().sock_recv(peer._end, 1) == b""
+        assert await asyncio.get_running_loop().sock_recv(peer.end, 1) == b""
     peer.leave()
 
 
@@ -167,7 +167,7 @@ async def test_a_question_that_ends_as_its_answer_comes_leaves_no_trace(
     await peer.request()
     cancel: Callable[[], object] = asking.cancel
     loop.add_reader(ends, cancel)
-    await asyncio.sleep(0.01)  # now the loop looks at both
+    await asyncio.sleep(0)  # the loop looks at both
     end.send(b"x")
     peer.say(OK)
     with pytest.raises(asyncio.CancelledError):
