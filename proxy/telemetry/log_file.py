@@ -36,12 +36,12 @@ class LogFile:
 
     def write(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
         """How many lines were lost, and why. All go into one file: a queue holds far less."""
-        is_cut = self._file.inside_line
+        was_cut = self._file.inside_line
         try:
             if not self._is_there():
                 self._open_anew()
             size = os.fstat(self._file.fd).st_size
-            if is_cut and not size and self._path.is_file():
+            if was_cut and not size and self._path.is_file():
                 # Somebody has emptied it: the rest of a line would be its first one.
                 self._file = Descriptor(self._file.fd)
             if size and size + sum(map(len, lines)) > MAX_BYTES and self._path.is_file():
@@ -53,9 +53,9 @@ class LogFile:
                 self._open_anew()
         except OSError as refused:
             return len(lines), refused
-        is_cut = is_cut and not self._file.inside_line
+        is_torn = was_cut and not self._file.inside_line  # its rest has no file to go to
         lost, error = self._file.write(lines)
-        return lost + is_cut, error
+        return lost + is_torn, error
 
     def close(self) -> None:
         os.close(self._file.fd)
